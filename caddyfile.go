@@ -1,0 +1,160 @@
+package proxyprotocol
+
+import (
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
+)
+
+// UnmarshalCaddyfile sets up the listener wrapper from Caddyfile tokens. Syntax:
+//
+//	proxy_protocol_mode [on|off|unspecified] {
+//		trusted_proxies <source> <args...>
+//		on|off|unspecified <ranges...>
+//		timeout <duration>
+//		max_header_size <size>
+//		version v1|v2
+//		http3 allow
+//	}
+func (lw *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume wrapper name
+	if d.NextArg() {
+		mode, err := ParseMode(d.Val())
+		if err != nil {
+			return d.WrapErr(err)
+		}
+		lw.Mode = mode
+		if d.NextArg() {
+			return d.Errf("unexpected argument '%s': give one mode, and modes of single peers in the block, like 'off 127.0.0.0/8'", d.Val())
+		}
+	}
+	for seen := make(map[string]bool); d.NextBlock(0); {
+		option := d.Val()
+		if mode, err := ParseMode(option); err == nil {
+			if err := lw.unmarshalRanges(d, mode); err != nil {
+				return err
+			}
+			continue
+		}
+		if seen[option] {
+			return d.Errf("%s is there twice: give it once", option)
+		}
+		seen[option] = true
+		if err := lw.unmarshalOption(d, option); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string) error {
+	if option == "trusted_proxies" {
+		return lw.unmarshalTrustedProxies(d)
+	}
+	args := d.RemainingArgs()
+	arg := strings.Join(args, " ")
+	var err error
+	switch option {
+	case "timeout":
+		var timeout caddy.Duration
+		if timeout, err = parseTimeout(arg); err == nil {
+			lw.Timeout = &timeout
+		}
+	case "max_header_size":
+		var size int
+		if size, err = parseMaxHeaderSize(arg); err == nil {
+			lw.MaxHeaderSize = &size
+		}
+	case "version":
+		lw.Version, err = arg, checkVersion(arg)
+	case "http3":
+		lw.HTTP3, err = arg, checkHTTP3(arg)
+	default:
+		return d.Errf("unrecognized option '%s': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (%s) with ranges", option, acceptedModes)
+	}
+	if len(args) != 1 {
+		return d.Errf("%s takes one argument", option)
+	}
+	if err != nil {
+		return d.Errf("%s: %v", option, err)
+	}
+	return nil
+}
+
+func parseTimeout(s string) (caddy.Duration, error) {
+	timeout, err := caddy.ParseDuration(s)
+	if err != nil {
+		return 0, err
+	}
+	return caddy.Duration(timeout), checkTimeout(timeout)
+}
+
+func parseMaxHeaderSize(s string) (int, error) {
+	size, err := humanize.ParseBytes(s)
+	if err != nil {
+		return 0, err
+	}
+	size = min(size, 1<<31-1) // out of bounds on every platform
+	return int(size), checkMaxHeaderSize(int(size))
+}
+
+// unmarshalRanges adds the ranges of a line, and checks them against those before.
+func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) error {
+	ranges := expandRanges(d.RemainingArgs())
+	if len(ranges) == 0 {
+		return d.Errf("%s: %v (the wrapper's own mode stands on its first line)", mode, errNoRanges)
+	}
+	for _, s := range ranges {
+		if _, err := parseRange(s); err != nil {
+			return d.Errf("%s: %v", mode, err)
+		}
+	}
+	lw.Ranges = append(lw.Ranges, ModeRanges{Mode: mode, Ranges: ranges})
+	if _, err := compileRanges(lw.Ranges); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// unmarshalTrustedProxies has the syntax of the server option of this name.
+func (lw *ListenerWrapper) unmarshalTrustedProxies(d *caddyfile.Dispenser) error {
+	if lw.Mode == Off {
+		return d.Errf("trusted_proxies: %v", errTrustUnderOff)
+	}
+	if !d.NextArg() {
+		return d.Err("trusted_proxies expects an IP range source module name as its first argument")
+	}
+	id := "http.ip_sources." + d.Val()
+	module, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return err
+	}
+	source, ok := module.(caddyhttp.IPRangeSource)
+	if !ok {
+		return d.Errf("module %s (%T) is not an IP range source", id, module)
+	}
+	if static, ok := source.(*caddyhttp.StaticIPRange); ok {
+		if _, err := compileTrusted(static.Ranges); err != nil {
+			return d.Errf("trusted_proxies: %v", err)
+		}
+	}
+	lw.TrustedProxiesRaw = caddyconfig.JSONModuleObject(source, "source", source.(caddy.Module).CaddyModule().ID.Name(), nil)
+	return nil
+}
+
+// expandRanges replaces Caddy's shortcut for all private ranges.
+func expandRanges(args []string) []string {
+	var ranges []string
+	for _, arg := range args {
+		if arg == "private_ranges" {
+			ranges = append(ranges, caddyhttp.PrivateRangesCIDR()...)
+		} else {
+			ranges = append(ranges, arg)
+		}
+	}
+	return ranges
+}

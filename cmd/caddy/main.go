@@ -1,0 +1,15 @@
+// Package main builds a whole Caddy with the proxyprotocol module in it.
+package main
+
+import (
+	_ "time/tzdata"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/portzero/caddy-proxy-protocol"
+)
+
+func main() {
+	caddycmd.Main()
+}

@@ -1,0 +1,251 @@
+package proxyprotocol
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// conn is a connection whose beginning is judged by a mode. Its header is read in the
+// goroutine that first asks for an address, reads or writes; under Off, only reads look.
+//
+// It has no method ConnectionState: net/http would take it for a TLS connection.
+type conn struct {
+	net.Conn // the accepted connection; every method that could pass it by is below
+
+	rules    *rules
+	mode     Mode
+	trust    trust
+	accepted time.Time
+	peer     net.Addr
+
+	// phase is how far the beginning has been judged. What is not guarded by a mutex
+	// below is written before phase leaves pending, and read after.
+	phase atomic.Uint32
+
+	header    wire.Header
+	tlvs      wire.TLVs
+	marked    bool
+	hasClient bool        // the header names a client, which is:
+	client    net.TCPAddr // its IP is clientIP
+	clientIP  [16]byte
+	local     localAddr
+
+	// mu serializes whoever judges the beginning.
+	mu       sync.Mutex
+	received []byte         // read from the socket, not handed on
+	pooled   *buffer        // what received lies in, if it came from the pool
+	held     [heldSize]byte // what received lies in while it may begin a signature
+	watchFor reason         // why a header is refused while watching
+
+	// deadlines guards the read deadline, which the header's timeout may cut short.
+	deadlines    sync.Mutex
+	readDeadline time.Time // what the user of the connection wants
+	limited      bool      // the socket's deadline is the earlier of it and the timeout
+	limitOnly    bool      // the socket's deadline is the timeout alone
+}
+
+// heldSize is room for all of a signature but its last byte, and that byte.
+const heldSize = len(wire.SignatureV2)
+
+// The phases of a connection. They only ever go forward.
+const (
+	// pending: whether there is a header is not known yet.
+	pending uint32 = iota
+	// watching: the addresses are final. What the socket says next is held back as
+	// long as it may be the signature of a header, which would be refused.
+	watching
+	// draining: no header can come. Read hands on what was received.
+	draining
+	// open: reads go straight to the socket.
+	open
+	// refused: the connection is closed, reads and writes fail.
+	refused
+)
+
+// localAddr is the local address of a connection. Every listener wrapper passes it
+// through and net/http keeps it in each request's context, so that it leads from the
+// request to the connection whatever lies between.
+type localAddr struct {
+	net.Addr
+	conn *conn
+}
+
+func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Time) *conn {
+	wrapped := &conn{Conn: c, rules: rules, mode: mode, trust: trust, accepted: accepted, peer: c.RemoteAddr()}
+	wrapped.local = localAddr{c.LocalAddr(), wrapped}
+	if mode == Off {
+		wrapped.watchFor = reasonForbidden
+		wrapped.phase.Store(watching)
+	}
+	return wrapped
+}
+
+// RemoteAddr returns the client's address, with port 0 if it is marked, or the peer's
+// if no header named a client or the connection was refused.
+func (c *conn) RemoteAddr() net.Addr {
+	c.settle()
+	if phase := c.phase.Load(); phase == pending || phase == refused || !c.hasClient {
+		return c.peer
+	}
+	return &c.client
+}
+
+// LocalAddr returns the header's destination, or the socket's own address if there is
+// none, it is unspecified, or the connection is marked: it chooses TLS policies and
+// certificates.
+func (c *conn) LocalAddr() net.Addr {
+	c.settle()
+	return &c.local
+}
+
+// Read reads what follows the header.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.phase.Load() == open {
+		return c.Conn.Read(p)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase.Load() == pending {
+		if err := c.judge(true); err != nil {
+			return 0, err
+		}
+	}
+	switch c.phase.Load() {
+	case watching:
+		return c.watch(p)
+	case draining:
+		return c.drain(p), nil
+	case refused:
+		return 0, refusedError("read", c.peer)
+	default:
+		return c.Conn.Read(p)
+	}
+}
+
+// Write writes to the socket, not before the beginning is judged.
+func (c *conn) Write(p []byte) (int, error) {
+	if err := c.mayWrite(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom: the socket's own may use sendfile.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	if err := c.mayWrite(); err != nil {
+		return 0, err
+	}
+	if to, ok := c.Conn.(io.ReaderFrom); ok {
+		return to.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+}
+
+func (c *conn) mayWrite() error {
+	if c.phase.Load() == pending {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.phase.Load() == pending {
+			if err := c.judge(false); err != nil {
+				return err
+			}
+		}
+	}
+	if c.phase.Load() == refused {
+		return refusedError("write", c.peer)
+	}
+	return nil
+}
+
+// CloseRead and CloseWrite shut down one half of the connection, if it can do that.
+func (c *conn) CloseRead() error {
+	if half, ok := c.Conn.(interface{ CloseRead() error }); ok {
+		return half.CloseRead()
+	}
+	return errors.ErrUnsupported
+}
+
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// NetConn returns the accepted connection. What is read from it passes the header by.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
+// SyscallConn implements syscall.Conn.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+// SetDeadline implements net.Conn.
+func (c *conn) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+// SetReadDeadline implements net.Conn. It can shorten the wait for a header, not
+// lengthen it.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if c.phase.Load() != pending {
+		return c.Conn.SetReadDeadline(t)
+	}
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	c.readDeadline = t
+	return c.applyDeadline()
+}
+
+// limit cuts the read deadline short by the header's timeout. If nobody reads, but an
+// address is asked for, say, the timeout is the only deadline: an answer before it
+// would be the peer's address, and a header could still follow.
+func (c *conn) limit(reading bool) error {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	c.limited, c.limitOnly = true, !reading
+	return c.applyDeadline()
+}
+
+func (c *conn) unlimit() {
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	c.limited = false
+	_ = c.applyDeadline() // fails on a closed connection only, as will what comes next
+}
+
+func (c *conn) applyDeadline() error {
+	t := c.readDeadline
+	if limit := c.deadline(); c.limited && (c.limitOnly || t.IsZero() || limit.Before(t)) {
+		t = limit
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// deadline is when the first header must be complete.
+func (c *conn) deadline() time.Time { return c.accepted.Add(c.rules.timeout) }
+
+// settle makes the addresses final, unless the socket fails before.
+func (c *conn) settle() {
+	if c.phase.Load() != pending {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase.Load() == pending {
+		_ = c.judge(false) // whoever reads or writes next will be told
+	}
+}

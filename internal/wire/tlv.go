@@ -1,0 +1,60 @@
+package wire
+
+import (
+	"encoding/binary"
+	"iter"
+)
+
+// tlvHeadSize is the size of a TLV's type and length.
+const tlvHeadSize = 3
+
+// Type is the type of a TLV (section 2.2).
+type Type uint8
+
+// The types that the specification registers.
+const (
+	TypeALPN      Type = 0x01
+	TypeAuthority Type = 0x02
+	TypeCRC32C    Type = 0x03
+	TypeNoop      Type = 0x04
+	TypeUniqueID  Type = 0x05
+	TypeSSL       Type = 0x20
+	TypeNetNS     Type = 0x30
+)
+
+// MaxUniqueIDSize is the size of the longest value of a unique ID (section 2.2.5).
+const MaxUniqueIDSize = 128
+
+// TLV is one type-length-value vector.
+type TLV struct {
+	Type  Type
+	Value []byte
+}
+
+// TLVs are the TLVs behind a header's addresses, as they came.
+type TLVs []byte
+
+// All yields the TLVs in order, those of repeated types and NOOPs too, up to the
+// first that overruns the end. [Decode] hands out none that does.
+func (t TLVs) All() iter.Seq[TLV] {
+	return func(yield func(TLV) bool) {
+		for len(t) >= tlvHeadSize {
+			end := tlvHeadSize + int(binary.BigEndian.Uint16(t[1:]))
+			if end > len(t) || !yield(TLV{Type(t[0]), t[tlvHeadSize:end:end]}) {
+				return
+			}
+			t = t[end:]
+		}
+	}
+}
+
+// First returns the value of the first TLV of a type; of repeated ones the first
+// counts.
+func (t TLVs) First(typ Type) (value []byte, ok bool) {
+	for tlv := range t.All() {
+		if tlv.Type == typ {
+			return tlv.Value, true
+		}
+	}
+	return nil, false
+}

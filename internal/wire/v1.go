@@ -1,0 +1,210 @@
+package wire
+
+// decodeV1 decodes a v1 header (section 2.1): one line of text, of which nothing
+// is interpreted before its CRLF is there.
+func decodeV1(b []byte) Result {
+	const keyword = len(SignatureV1) + 1
+	if len(b) < keyword {
+		return Result{State: Partial, Version: 1}
+	}
+	if b[keyword-1] != ' ' {
+		return invalid(1, ProblemSpace, keyword-1)
+	}
+	// Of an UNKNOWN line the receiver must ignore all there is before the CRLF;
+	// in any other a lone CR or LF is known to be wrong at once.
+	unknown := hasPrefix(b[keyword:], "UNKNOWN ")
+	end := keyword
+	for ; ; end++ {
+		if end+2 > MaxSizeV1 {
+			return invalid(1, ProblemNoCRLF, MaxSizeV1-1)
+		}
+		if end == len(b) || end+1 == len(b) && b[end] == '\r' {
+			return Result{State: Partial, Version: 1}
+		}
+		if b[end] == '\r' && b[end+1] == '\n' {
+			break
+		}
+		if !unknown && (b[end] == '\r' || b[end] == '\n') {
+			return invalid(1, ProblemLoneCRLF, end)
+		}
+	}
+	h, err := parseLine(b[:end], keyword)
+	if err.Problem != 0 {
+		return Result{State: Invalid, Version: 1, Err: err}
+	}
+	return Result{State: Complete, Version: 1, Header: h, Size: end + len("\r\n")}
+}
+
+// parseLine parses a v1 line without its CRLF from the protocol keyword on.
+func parseLine(line []byte, at int) (Header, Error) {
+	h := Header{version: 1, command: Proxy}
+	var parse func(line []byte, at int, ip *[16]byte) (next int, ok bool)
+	switch rest := line[at:]; {
+	case string(rest) == "UNKNOWN" || hasPrefix(rest, "UNKNOWN "):
+		return h, Error{}
+	case hasPrefix(rest, "TCP4 "):
+		h.family, h.transport, parse = IPv4, Stream, parseIPv4
+	case hasPrefix(rest, "TCP6 "):
+		h.family, h.transport, parse = IPv6, Stream, parseIPv6
+	default:
+		return h, Error{ProblemKeyword, at}
+	}
+	at += len("TCP4 ")
+
+	var ok bool
+	if at, ok = parse(line, at, &h.src); !ok {
+		return h, Error{ProblemAddress, at}
+	}
+	if at, ok = parseSpace(line, at); !ok {
+		return h, Error{ProblemSpace, at}
+	}
+	if at, ok = parse(line, at, &h.dst); !ok {
+		return h, Error{ProblemAddress, at}
+	}
+	if at, ok = parseSpace(line, at); !ok {
+		return h, Error{ProblemSpace, at}
+	}
+	if at, ok = parsePort(line, at, &h.srcPort); !ok {
+		return h, Error{ProblemPort, at}
+	}
+	if at, ok = parseSpace(line, at); !ok {
+		return h, Error{ProblemSpace, at}
+	}
+	if at, ok = parsePort(line, at, &h.dstPort); !ok {
+		return h, Error{ProblemPort, at}
+	}
+	if at != len(line) {
+		return h, Error{ProblemTrailing, at}
+	}
+	return h, Error{}
+}
+
+// The parsers below read one field of line at a byte and answer the byte behind
+// it, or the byte that is wrong.
+
+func parseSpace(line []byte, at int) (int, bool) {
+	if at == len(line) || line[at] != ' ' {
+		return at, false
+	}
+	return at + 1, true
+}
+
+// parseNumber reads a decimal number of 0 to limit without leading zeros.
+func parseNumber(line []byte, at, limit int) (n, next int, ok bool) {
+	start := at
+	for ; at < len(line) && '0' <= line[at] && line[at] <= '9'; at++ {
+		n = n*10 + int(line[at]-'0')
+		if n > limit || at > start && line[start] == '0' {
+			return 0, at, false
+		}
+	}
+	return n, at, at > start
+}
+
+func parsePort(line []byte, at int, port *uint16) (int, bool) {
+	n, at, ok := parseNumber(line, at, 1<<16-1)
+	*port = uint16(n)
+	return at, ok
+}
+
+func parseIPv4(line []byte, at int, ip *[16]byte) (int, bool) {
+	for i := range 4 {
+		if i > 0 {
+			if at == len(line) || line[at] != '.' {
+				return at, false
+			}
+			at++
+		}
+		n, next, ok := parseNumber(line, at, 255)
+		if !ok {
+			return next, false
+		}
+		ip[i], at = byte(n), next
+	}
+	return at, true
+}
+
+// parseIPv6 reads up to eight groups of up to four hexadecimal digits with at
+// most one "::" (RFC 4291, section 2.2). Of the forms with an IPv4 address at the
+// end it takes the IPv4-mapped one only, because senders write that.
+func parseIPv6(line []byte, at int, ip *[16]byte) (int, bool) {
+	groups, ellipsis := 0, -1
+	if hasPrefix(line[at:], "::") {
+		ellipsis = 0
+		at += 2
+	}
+	for groups < 8 {
+		start, group := at, 0
+		for ; at < len(line) && at < start+4; at++ {
+			digit := hexDigit(line[at])
+			if digit < 0 {
+				break
+			}
+			group = group<<4 | digit
+		}
+		if at == start {
+			if ellipsis == groups { // the address ends with "::"
+				break
+			}
+			return at, false
+		}
+		if at < len(line) && line[at] == '.' {
+			return parseMapped(line, start, ip, groups, ellipsis)
+		}
+		ip[2*groups], ip[2*groups+1] = byte(group>>8), byte(group)
+		groups++
+		if groups == 8 || at == len(line) || line[at] != ':' {
+			break
+		}
+		at++
+		if at < len(line) && line[at] == ':' {
+			if ellipsis >= 0 {
+				return at, false
+			}
+			ellipsis = groups
+			at++
+		}
+	}
+	if ellipsis < 0 {
+		return at, groups == 8
+	}
+	if groups == 8 {
+		return at, false
+	}
+	tail := 2 * (groups - ellipsis)
+	copy(ip[16-tail:], ip[2*ellipsis:2*groups])
+	clear(ip[2*ellipsis : 16-tail])
+	return at, true
+}
+
+// parseMapped reads the IPv4 address at the end of an IPv4-mapped IPv6 address,
+// of which some groups and an ellipsis have been read into ip.
+func parseMapped(line []byte, at int, ip *[16]byte, groups, ellipsis int) (int, bool) {
+	const zeros = 5 // groups of zeros before the group ffff
+	if groups == 0 || ellipsis == groups || ellipsis < 0 && groups != zeros+1 || ellipsis >= 0 && groups > zeros {
+		return at, false
+	}
+	var prefix [2 * (zeros + 1)]byte // what has been read must be this much of it
+	prefix[2*groups-2], prefix[2*groups-1] = 0xff, 0xff
+	if string(ip[:2*groups]) != string(prefix[:2*groups]) {
+		return at, false
+	}
+	var v4 [16]byte
+	at, ok := parseIPv4(line, at, &v4)
+	*ip = [16]byte{10: 0xff, 11: 0xff}
+	copy(ip[12:], v4[:4])
+	return at, ok
+}
+
+func hexDigit(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	default:
+		return -1
+	}
+}

@@ -1,0 +1,137 @@
+package wire
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+)
+
+// fixedSizeV2 is the size of what every v2 header begins with: signature, version
+// and command, family and transport, and the length of what follows.
+const fixedSizeV2 = len(SignatureV2) + 4
+
+// Sizes of the v2 address blocks (section 2.2).
+const (
+	addrsSizeIPv4 = 2*4 + 2*2
+	addrsSizeIPv6 = 2*16 + 2*2
+	addrsSizeUnix = 2 * 108
+)
+
+// decodeV2 decodes a v2 header (section 2.2). What its first 16 bytes get wrong is
+// refused before the rest arrives.
+func decodeV2(b []byte, maxSize int) Result {
+	const (
+		atCommand = len(SignatureV2)
+		atFamily  = atCommand + 1
+		atLength  = atCommand + 2
+	)
+	h := Header{version: 2}
+	if len(b) > atCommand {
+		if b[atCommand]>>4 != 2 {
+			return invalid(2, ProblemVersion, atCommand)
+		}
+		h.command = Command(b[atCommand] & 0xf)
+		if h.command > Proxy {
+			return invalid(2, ProblemCommand, atCommand)
+		}
+	}
+	// A LOCAL header's block is discarded "including the family which is ignored".
+	if len(b) > atFamily && h.command == Proxy {
+		h.family, h.transport = Family(b[atFamily]>>4), Transport(b[atFamily]&0xf)
+		if h.family > Unix {
+			return invalid(2, ProblemFamily, atFamily)
+		}
+		if h.transport > Dgram {
+			return invalid(2, ProblemTransport, atFamily)
+		}
+	}
+	if len(b) < fixedSizeV2 {
+		return Result{State: Partial, Version: 2}
+	}
+
+	size := fixedSizeV2 + int(binary.BigEndian.Uint16(b[atLength:]))
+	if size > maxSize {
+		return invalid(2, ProblemTooLarge, atLength)
+	}
+	addrsSize, skip := 0, false
+	switch {
+	case h.command == Local, h.family == FamilyUnspec, h.transport == TransportUnspec:
+		skip = true
+	case h.family == IPv4:
+		addrsSize = addrsSizeIPv4
+	case h.family == IPv6:
+		addrsSize = addrsSizeIPv6
+	default:
+		addrsSize = addrsSizeUnix
+	}
+	if size < fixedSizeV2+addrsSize {
+		return invalid(2, ProblemLength, atLength)
+	}
+	if len(b) < size {
+		return Result{State: Partial, Version: 2}
+	}
+	if skip {
+		return Result{State: Complete, Version: 2, Header: h, Size: size}
+	}
+
+	addrs := b[fixedSizeV2 : fixedSizeV2+addrsSize]
+	switch h.family {
+	case IPv4:
+		copy(h.src[:], addrs[0:4])
+		copy(h.dst[:], addrs[4:8])
+	case IPv6:
+		copy(h.src[:], addrs[0:16])
+		copy(h.dst[:], addrs[16:32])
+	}
+	if h.family != Unix {
+		ports := addrs[addrsSize-4:]
+		h.srcPort, h.dstPort = binary.BigEndian.Uint16(ports), binary.BigEndian.Uint16(ports[2:])
+	}
+	if err := checkTLVs(b[:size], fixedSizeV2+addrsSize); err.Problem != 0 {
+		return Result{State: Invalid, Version: 2, Err: err}
+	}
+	return Result{State: Complete, Version: 2, Header: h, Size: size, TLVs: TLVs(b[fixedSizeV2+addrsSize : size])}
+}
+
+// checkTLVs checks the TLVs that fill header from a byte on, and its checksum if
+// one of them is one.
+func checkTLVs(header []byte, at int) Error {
+	checksum := 0 // where its value is, if there is one
+	for at < len(header) {
+		if len(header)-at < tlvHeadSize {
+			return Error{ProblemTLVOverrun, at}
+		}
+		value := at + tlvHeadSize
+		next := value + int(binary.BigEndian.Uint16(header[at+1:]))
+		if next > len(header) {
+			return Error{ProblemTLVOverrun, at + 1}
+		}
+		switch typ := Type(header[at]); {
+		case typ == TypeCRC32C && next-value != crc32.Size:
+			return Error{ProblemCRC32CSize, at + 1}
+		case typ == TypeCRC32C && checksum > 0:
+			return Error{ProblemCRC32CTwice, at}
+		case typ == TypeCRC32C:
+			checksum = value
+		case typ == TypeUniqueID && next-value > MaxUniqueIDSize:
+			return Error{ProblemUniqueID, at + 1}
+		}
+		at = next
+	}
+	if checksum > 0 && binary.BigEndian.Uint32(header[checksum:]) != crc32c(header, checksum) {
+		return Error{ProblemChecksum, checksum}
+	}
+	return Error{}
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// zeros stands for the checksum's value while the checksum is computed (section
+// 2.2.3); the header itself is never written to.
+var zeros [crc32.Size]byte
+
+// crc32c is the checksum of a v2 header whose checksum value is at this byte.
+func crc32c(header []byte, at int) uint32 {
+	sum := crc32.Update(0, castagnoli, header[:at])
+	sum = crc32.Update(sum, castagnoli, zeros[:])
+	return crc32.Update(sum, castagnoli, header[at+crc32.Size:])
+}

@@ -1,0 +1,242 @@
+package proxyprotocol
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// This file judges the beginning of a connection: it holds the decision table that
+// README.md shows. All of it runs with conn.mu held.
+
+// judge reads the first header, or finds that there is none, and moves on from pending.
+// It returns an error if the socket failed or the user's deadline passed first; then it
+// can be tried again.
+func (c *conn) judge(reading bool) (err error) {
+	// net/http asks for the address before it can recover a panic, and a panic there
+	// ends the process. The listener below and the source of ranges are anyone's code.
+	defer func() {
+		if r := recover(); r != nil {
+			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
+			err = nil
+		}
+	}()
+	if c.mode == On && !c.mayAnnounce() {
+		c.refuse(reasonUntrusted, nil)
+		return nil
+	}
+	if err := c.limit(reading); err != nil {
+		return err
+	}
+	next, err := c.readHeader()
+	c.unlimit()
+	c.phase.Store(next)
+	return err
+}
+
+// mayAnnounce reports whether the peer may send a header, and asks the source if that
+// is not known yet.
+func (c *conn) mayAnnounce() bool {
+	if c.trust == unasked {
+		c.trust = c.rules.ask(c.peer)
+	}
+	return c.trust == trusted
+}
+
+// readHeader reads until it is known which phase comes after pending.
+func (c *conn) readHeader() (next uint32, err error) {
+	for empty := 0; empty < maxEmptyReads; {
+		before := len(c.received)
+		err := c.receive()
+		if len(c.received) > before {
+			empty = 0
+			if next := c.decide(wire.Decode(c.received, c.rules.maxHeaderSize)); next != pending {
+				return next, nil
+			}
+		} else {
+			empty++
+		}
+		if err != nil {
+			return c.interrupted(err)
+		}
+	}
+	return pending, io.ErrNoProgress
+}
+
+// maxEmptyReads is how often a socket may return neither bytes nor an error in a row.
+const maxEmptyReads = 100
+
+// decide answers the phase that follows from what was received, or pending if more is
+// needed.
+func (c *conn) decide(r wire.Result) (next uint32) {
+	if r.Version != 0 {
+		if allowed := c.rules.version; allowed != 0 && allowed != r.Version {
+			return c.refuse(reasonVersion, fmt.Errorf("version %d, and only %d is allowed", r.Version, allowed))
+		}
+		if !c.mayAnnounce() {
+			return c.refuse(reasonUntrusted, nil)
+		}
+	}
+	switch r.State {
+	case wire.Complete:
+		return c.accept(r)
+	case wire.Invalid:
+		return c.refuse(reasonOf(r.Err), r.Err)
+	case wire.Absent:
+		if c.mode == On {
+			return c.refuse(reasonMissing, nil)
+		}
+		return draining
+	default:
+		return pending
+	}
+}
+
+// interrupted answers the phase that follows when the socket ends, fails, or has said
+// too little until a deadline.
+func (c *conn) interrupted(err error) (next uint32, _ error) {
+	state, _ := wire.Signature(c.received)
+	switch {
+	case isEOF(err) && state == wire.Partial:
+		return c.refuse(reasonMalformed, errCutOff), nil
+	case isEOF(err) && c.mode == On && len(c.received) > 0:
+		return c.refuse(reasonMissing, errCutOff), nil
+	case isEOF(err) && c.mode == On:
+		return c.refuse(reasonIO, err), nil
+	case isEOF(err) && len(c.received) > 0:
+		return draining, nil
+	case isEOF(err):
+		return open, nil
+	case isTimeout(err) && !time.Now().Before(c.deadline()):
+		if c.mode == On || state == wire.Partial {
+			return c.refuse(reasonTimeout, nil), nil
+		}
+		// The peer's address is final, so a header that is completed later is too late.
+		c.hold(c.received)
+		c.watchFor = reasonTimeout
+		return watching, nil
+	default:
+		return pending, err
+	}
+}
+
+var errCutOff = errors.New("cut off by the end of the connection")
+
+// accept takes over what the header says and looks at what came with it.
+func (c *conn) accept(r wire.Result) (next uint32) {
+	c.header = r.Header
+	if len(r.TLVs) > 0 {
+		c.tlvs = append(c.tlvs, r.TLVs...) // the buffer goes back to the pool
+	}
+	if r.Header.HasAddrs() {
+		c.setAddrs()
+	}
+	c.received = c.received[r.Size:]
+	c.watchFor = reasonDuplicate
+	c.rules.log.accepted(c)
+	switch state, _ := wire.Signature(c.received); state {
+	case wire.Partial:
+		return c.refuseHeader()
+	case wire.Absent:
+		return draining
+	default:
+		c.hold(c.received)
+		return watching
+	}
+}
+
+// setAddrs makes the header's addresses those of the connection.
+func (c *conn) setAddrs() {
+	source, destination := c.header.Source(), c.header.Destination()
+	c.hasClient = true
+	c.marked = c.mode == Unspecified
+
+	ip := source.Addr().Unmap()
+	c.client.Port = int(source.Port())
+	if c.marked {
+		c.client.Port = 0
+	}
+	if ip.Is4() {
+		v4 := ip.As4()
+		c.client.IP = c.clientIP[:copy(c.clientIP[:], v4[:])]
+	} else {
+		c.clientIP = ip.As16()
+		c.client.IP = c.clientIP[:]
+	}
+	// Caddy's own sender writes an unspecified destination.
+	if to := destination.Addr().Unmap(); !c.marked && !to.IsUnspecified() {
+		c.local.Addr = &net.TCPAddr{IP: to.AsSlice(), Port: int(destination.Port())}
+	}
+}
+
+// watch reads while a header would be refused. What may be the beginning of a signature
+// is held back; the whole of one is enough to refuse.
+func (c *conn) watch(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		into := p
+		if len(into) <= len(c.received) {
+			into = c.held[:]
+		}
+		held := copy(into, c.received)
+		n, err := c.Conn.Read(into[held:])
+		got := into[:held+n]
+		switch state, _ := wire.Signature(got); {
+		case state == wire.Partial:
+			c.refuseHeader()
+			return 0, refusedError("read", c.peer)
+		case state == wire.Absent, isEOF(err) && len(got) > 0:
+			c.received = got
+			c.phase.Store(draining)
+			return c.drain(p), nil // an error will be back with the next read
+		default:
+			c.hold(got)
+			if err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
+// drain hands on what was received.
+func (c *conn) drain(p []byte) int {
+	n := copy(p, c.received)
+	c.received = c.received[n:]
+	if len(c.received) == 0 {
+		c.release()
+		c.phase.Store(open)
+	}
+	return n
+}
+
+// hold keeps what may be the beginning of a signature, and no buffer.
+func (c *conn) hold(b []byte) {
+	n := copy(c.held[:], b)
+	c.release()
+	c.received = c.held[:n]
+}
+
+// refuseHeader refuses a header that came while watching.
+func (c *conn) refuseHeader() (next uint32) { return c.refuse(c.watchFor, nil) }
+
+// refuse closes the connection without a word to it. err tells the log more.
+func (c *conn) refuse(why reason, err error) (next uint32) {
+	c.phase.Store(refused)
+	c.Conn.Close()
+	c.rules.log.refused(c.peer, c.local.Addr, c.mode, why, err)
+	c.release()
+	return refused
+}
+
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }
+
+func isTimeout(err error) bool {
+	var netErr net.Error
+	return errors.As(err, &netErr) && netErr.Timeout()
+}

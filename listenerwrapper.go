@@ -1,0 +1,286 @@
+package proxyprotocol
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/gaissmai/bart"
+	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// ListenerWrapper reads the PROXY protocol header (v1 or v2) at the beginning of
+// connections, so that access logs, matchers and TLS policies see the client instead of
+// the load balancer. Its mode says whether a header is mandatory (`on`), forbidden (`off`)
+// or parsed if present, with the connection marked by source port 0 (`unspecified`, for
+// tests only). What does not fit the mode is refused: the connection is closed without a
+// byte written to it, and a line is logged.
+//
+// It must come before the `tls` listener wrapper, because the header comes before the TLS
+// handshake.
+//
+// The protocol is specified in doc/proxy-protocol.txt of HAProxy.
+type ListenerWrapper struct {
+	// Whether connections must (`on`), must not (`off`) or may (`unspecified`) begin with
+	// a header. Default: `unspecified`, which is for tests only.
+	Mode Mode `json:"mode,omitempty"`
+
+	// Which peers may send a header, as for the server's own `trusted_proxies`. Under
+	// `on` a connection from any other peer is refused before a byte is read. Under
+	// `unspecified` a header from any other peer is refused. Not allowed under `off`.
+	// Default: every peer may. A source that returns no ranges trusts nobody.
+	//
+	// The peers of a Unix socket are trusted, because the file's permissions decide who
+	// can connect, but not those of an abstract Unix socket.
+	TrustedProxiesRaw json.RawMessage `json:"trusted_proxies,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
+
+	// Peers with a mode of their own, to which neither `mode` nor `trusted_proxies`
+	// applies. The most specific range that contains a peer wins.
+	Ranges []ModeRanges `json:"ranges,omitempty"`
+
+	// How long a connection may take from accept to the end of its header. Default: 5s.
+	// Must be positive; the specification (section 2) advises at least 3s, to cover a TCP
+	// retransmit.
+	Timeout *caddy.Duration `json:"timeout,omitempty"`
+
+	// The size of the largest header to accept, in bytes, its signature and TLVs included.
+	// Default: 4096. At least 536, the size every receiver must take (section 2), and at
+	// most 65551, the largest there is (section 2.2).
+	MaxHeaderSize *int `json:"max_header_size,omitempty"`
+
+	// The only header version to accept, `v1` or `v2`. A header of the other one is refused
+	// in every mode. Default: both are accepted.
+	Version string `json:"version,omitempty"`
+
+	// Set to `allow` to keep HTTP/3 on a server whose mode, or that of any range, is `on`.
+	// By default it is disabled there, because the headers of this wrapper exist on TCP
+	// only: HTTP/3 would be a way around it.
+	HTTP3 string `json:"http3,omitempty"`
+
+	rules *rules
+}
+
+// ModeRanges gives peers a mode of their own.
+type ModeRanges struct {
+	// The mode of these peers: `on`, `off` or `unspecified`.
+	Mode Mode `json:"mode"`
+
+	// The IP addresses or CIDR ranges of these peers; at least one. A range must not stand
+	// under two modes. Zones are not allowed. An IPv4-mapped IPv6 range counts as IPv4; no
+	// other IPv6 range, `::/0` neither, covers IPv4.
+	Ranges []string `json:"ranges"`
+}
+
+const (
+	defaultTimeout       = 5 * time.Second
+	advisedTimeout       = 3 * time.Second // specification, section 2
+	defaultMaxHeaderSize = 4096
+	allowHTTP3           = "allow"
+)
+
+// versions are the accepted values of Version.
+var versions = map[string]uint8{"": 0, "v1": 1, "v2": 2}
+
+// CaddyModule returns the Caddy module information.
+func (ListenerWrapper) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "caddy.listeners.proxy_protocol_mode",
+		New: func() caddy.Module { return new(ListenerWrapper) },
+	}
+}
+
+// Provision validates the configuration, compiles the ranges, and checks and adjusts the
+// server that the wrapper is configured on.
+func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
+	logger := ctx.Logger()
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server != nil {
+		logger = logger.With(zap.String("server_name", server.Name()))
+	}
+	rules, err := lw.compile(ctx, server, logger)
+	if err != nil {
+		return err
+	}
+	lw.rules = rules
+	if server != nil {
+		if err := lw.prepareServer(ctx, server, logger); err != nil {
+			return err
+		}
+	}
+	lw.warn(logger)
+	return nil
+}
+
+// WrapListener wraps l.
+func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
+	return &listener{Listener: l, rules: lw.rules}
+}
+
+// compile validates the configuration and makes rules of it.
+func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*rules, error) {
+	rules := &rules{
+		policy:        policy{mode: lw.Mode, server: server},
+		timeout:       defaultTimeout,
+		maxHeaderSize: defaultMaxHeaderSize,
+		log:           newConnLog(logger),
+	}
+	var err error
+	if rules.ranges, err = compileRanges(lw.Ranges); err != nil {
+		return nil, err
+	}
+	if lw.Timeout != nil {
+		rules.timeout = time.Duration(*lw.Timeout)
+	}
+	if lw.MaxHeaderSize != nil {
+		rules.maxHeaderSize = *lw.MaxHeaderSize
+	}
+	rules.version = versions[lw.Version]
+	if err := errors.Join(
+		inField("timeout", checkTimeout(rules.timeout)),
+		inField("max_header_size", checkMaxHeaderSize(rules.maxHeaderSize)),
+		inField("version", checkVersion(lw.Version)),
+		inField("http3", checkHTTP3(lw.HTTP3)),
+	); err != nil {
+		return nil, err
+	}
+	if lw.TrustedProxiesRaw == nil {
+		return rules, nil
+	}
+	if lw.Mode == Off {
+		return nil, inField("trusted_proxies", errTrustUnderOff)
+	}
+	source, err := ctx.LoadModule(lw, "TrustedProxiesRaw")
+	if err != nil {
+		return nil, fmt.Errorf("loading trusted proxies modules: %v", err)
+	}
+	if static, ok := source.(*caddyhttp.StaticIPRange); ok {
+		rules.trusted, err = compileTrusted(static.Ranges)
+		return rules, inField("trusted_proxies", err)
+	}
+	rules.source = source.(caddyhttp.IPRangeSource)
+	return rules, nil
+}
+
+// compileRanges makes a table of all ranges that cost the same to look up in however many
+// there are. It returns nil if there are none.
+func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	table := new(bart.Table[Mode])
+	for i, m := range all {
+		if len(m.Ranges) == 0 {
+			return nil, fmt.Errorf("ranges[%d].ranges: %w", i, errNoRanges)
+		}
+		for j, s := range m.Ranges {
+			prefix, err := parseRange(s)
+			if err == nil {
+				err = insertRange(table, prefix, m.Mode)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("ranges[%d].ranges[%d]: %w", i, j, err)
+			}
+		}
+	}
+	return table, nil
+}
+
+// insertRange refuses a range that has another mode already.
+func insertRange(table *bart.Table[Mode], prefix netip.Prefix, mode Mode) error {
+	if other, ok := table.Get(prefix); ok && other != mode {
+		return fmt.Errorf("%s has mode '%s' already and cannot have '%s' as well", prefix, other, mode)
+	}
+	table.Insert(prefix, mode)
+	return nil
+}
+
+func compileTrusted(ranges []string) (*bart.Lite, error) {
+	table := new(bart.Lite)
+	for _, s := range ranges {
+		prefix, err := parseRange(s)
+		if err != nil {
+			return nil, err
+		}
+		table.Insert(prefix)
+	}
+	return table, nil
+}
+
+// The checks below serve the Caddyfile, which names a line, and JSON, which names a field.
+
+var (
+	errNoRanges      = errors.New("needs at least one IP address or CIDR range")
+	errTrustUnderOff = errors.New("nobody may send a header under mode 'off': remove it, or set the mode to 'on'")
+)
+
+func inField(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", field, err)
+}
+
+func checkTimeout(d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("%s is not positive: use a duration like 5s", d)
+	}
+	return nil
+}
+
+func checkMaxHeaderSize(size int) error {
+	if size < wire.MinMaxSize || size > wire.MaxSize {
+		return fmt.Errorf("%d bytes is out of bounds: use %d to %d", size, wire.MinMaxSize, wire.MaxSize)
+	}
+	return nil
+}
+
+func checkVersion(version string) error {
+	if _, ok := versions[version]; !ok {
+		return fmt.Errorf("unknown version '%s': use v1 or v2, or leave it out to accept both", version)
+	}
+	return nil
+}
+
+func checkHTTP3(value string) error {
+	if value != "" && value != allowHTTP3 {
+		return fmt.Errorf("unknown value '%s': use %s, or leave it out to disable HTTP/3 where a header is mandatory", value, allowHTTP3)
+	}
+	return nil
+}
+
+// uses reports whether any peer has this mode.
+func (lw *ListenerWrapper) uses(mode Mode) bool {
+	if lw.Mode == mode {
+		return true
+	}
+	for _, m := range lw.Ranges {
+		if m.Mode == mode {
+			return true
+		}
+	}
+	return false
+}
+
+// warn logs what an operator should know of the configuration before traffic comes.
+func (lw *ListenerWrapper) warn(logger *zap.Logger) {
+	if lw.uses(Unspecified) {
+		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")
+	}
+	if lw.Mode == On && lw.rules.anyoneTrusted() {
+		logger.Warn("mode 'on' believes any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8")
+	}
+	if lw.rules.trusted != nil && lw.rules.trusted.Size() == 0 {
+		logger.Warn("'trusted_proxies' has no ranges: no peer may send a header")
+	}
+	if lw.rules.timeout < advisedTimeout {
+		logger.Warn("timeout is shorter than the PROXY protocol specification advises, to cover a TCP retransmit",
+			zap.Duration("timeout", lw.rules.timeout), zap.Duration("advised", advisedTimeout))
+	}
+}

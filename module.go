@@ -1,0 +1,31 @@
+// Package proxyprotocol makes a Caddy listener's handling of the PROXY protocol explicit
+// and fail-closed: on, off or unspecified.
+//
+// Bytes flow one way: internal/wire decodes headers, policy.go decides what a peer's
+// connection must begin with, judge.go judges the beginning of a connection by both, and
+// conn.go is the connection that Caddy then sees.
+package proxyprotocol
+
+import (
+	"io"
+	"net"
+	"syscall"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+func init() {
+	caddy.RegisterModule(ListenerWrapper{})
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*ListenerWrapper)(nil)
+	_ caddy.ListenerWrapper = (*ListenerWrapper)(nil)
+	_ caddyfile.Unmarshaler = (*ListenerWrapper)(nil)
+
+	_ net.Conn      = (*conn)(nil)
+	_ io.ReaderFrom = (*conn)(nil)
+	_ syscall.Conn  = (*conn)(nil)
+)

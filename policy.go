@@ -1,0 +1,138 @@
+package proxyprotocol
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/gaissmai/bart"
+)
+
+// policy decides from a peer's address alone what its connection must begin with,
+// before a byte of it is read. It does not change once it is built.
+type policy struct {
+	// mode is in force for peers outside of ranges.
+	mode Mode
+	// ranges has the modes of the peers that have one of their own; nil if none.
+	ranges *bart.Table[Mode]
+	// trusted has the peers outside of ranges that may send a header, if they were
+	// known at load. If it and source are nil, everyone may.
+	trusted *bart.Lite
+	// source is asked for them otherwise.
+	source caddyhttp.IPRangeSource
+	// server is what source is told of where the connection came in; may be nil.
+	server *caddyhttp.Server
+}
+
+// trust says whether a peer may send a header.
+type trust uint8
+
+const (
+	untrusted trust = iota
+	trusted
+	// unasked: only the source can tell.
+	unasked
+)
+
+// judge returns the mode in force for a peer that connected to local, and whether it
+// may send a header.
+func (p *policy) judge(peer, local net.Addr) (Mode, trust) {
+	addr := peerIP(peer)
+	if p.ranges != nil && addr.IsValid() {
+		if mode, ok := p.ranges.Lookup(addr); ok {
+			return mode, trusted
+		}
+	}
+	switch {
+	case p.anyoneTrusted():
+		return p.mode, trusted
+	case isSocketFile(local):
+		return p.mode, trusted
+	case !addr.IsValid():
+		return p.mode, untrusted
+	case p.source != nil:
+		return p.mode, unasked
+	case p.trusted.Contains(addr):
+		return p.mode, trusted
+	default:
+		return p.mode, untrusted
+	}
+}
+
+// anyoneTrusted reports whether no trusted peers were configured.
+func (p *policy) anyoneTrusted() bool { return p.trusted == nil && p.source == nil }
+
+// ask asks the source whether a peer may send a header. It runs code of another
+// module: the caller must be prepared for panics, and must not be the accept loop.
+func (p *policy) ask(peer net.Addr) trust {
+	ctx := context.WithValue(context.Background(), caddyhttp.ServerCtxKey, p.server)
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
+	r := (&http.Request{
+		Method:     http.MethodGet,
+		URL:        new(url.URL),
+		Header:     make(http.Header),
+		RemoteAddr: peer.String(),
+	}).WithContext(ctx)
+
+	addr := peerIP(peer)
+	for _, prefix := range p.source.GetIPRanges(r) {
+		if normalize(prefix).Contains(addr) {
+			return trusted
+		}
+	}
+	return untrusted
+}
+
+// peerIP is the IP address of a peer without IPv4 mapping and zone, or the zero Addr
+// if it has none.
+func peerIP(peer net.Addr) netip.Addr {
+	var addr netip.Addr
+	switch peer := peer.(type) {
+	case nil:
+	case *net.TCPAddr:
+		addr = peer.AddrPort().Addr()
+	default:
+		// Other listeners' connections may have address types of their own.
+		if addrPort, err := netip.ParseAddrPort(peer.String()); err == nil {
+			addr = addrPort.Addr()
+		}
+	}
+	return addr.Unmap().WithZone("")
+}
+
+// isSocketFile reports whether local is a Unix socket in the file system, whose
+// permissions decide who can connect. An abstract socket has none.
+func isSocketFile(local net.Addr) bool {
+	unix, ok := local.(*net.UnixAddr)
+	return ok && unix.Name != "" && unix.Name[0] != '@' && unix.Name[0] != 0
+}
+
+// parseRange parses an IP address or CIDR range as Caddy does, but refuses zones,
+// which Caddy drops.
+func parseRange(s string) (netip.Prefix, error) {
+	if strings.Contains(s, "%") {
+		return netip.Prefix{}, fmt.Errorf("'%s' has a zone: use an IP address or CIDR range without one", s)
+	}
+	prefix, err := caddyhttp.CIDRExpressionToPrefix(s)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("'%s' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1", s)
+	}
+	return normalize(prefix), nil
+}
+
+// normalize masks a range and makes an IPv4-mapped one IPv4, as peerIP does with
+// peers. An IPv6 range that is wider than the mapped ones does not cover IPv4.
+func normalize(prefix netip.Prefix) netip.Prefix {
+	const mapping = 96 // bits before the IPv4 address
+	if prefix.Addr().Is4In6() && prefix.Bits() >= mapping {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mapping)
+	}
+	return prefix.Masked()
+}

@@ -1,0 +1,125 @@
+package proxyprotocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// The names of listener wrappers that matter to each other.
+const (
+	wrapperName        = "proxy_protocol_mode"
+	builtinWrapperName = "proxy_protocol"
+	tlsWrapperName     = "tls"
+)
+
+// redirectServer is the key of the server that automatic HTTPS adds for its redirects.
+const redirectServer = "remaining_auto_https_redirects"
+
+// prepareServer refuses a server on which the wrapper could not work, and closes its ways
+// around the wrapper.
+func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) error {
+	if err := checkOrder(server); err != nil {
+		return fmt.Errorf("server %s: %w", server.Name(), err)
+	}
+	if lw.uses(On) && lw.HTTP3 != allowHTTP3 {
+		if err := disableHTTP3(server, logger); err != nil {
+			return fmt.Errorf("server %s: %w", server.Name(), err)
+		}
+	}
+	if lw.uses(On) || lw.uses(Unspecified) {
+		warnOfRedirects(ctx, logger)
+	}
+	return nil
+}
+
+// checkOrder checks the listener wrappers of the server.
+func checkOrder(server *caddyhttp.Server) error {
+	var names []string
+	for _, raw := range server.ListenerWrappersRaw {
+		var module struct {
+			Wrapper string `json:"wrapper"`
+		}
+		if err := json.Unmarshal(raw, &module); err != nil {
+			return err
+		}
+		names = append(names, module.Wrapper)
+	}
+	const inOrder = `write:
+
+	listener_wrappers {
+		proxy_protocol_mode on
+		tls
+	}
+`
+	own, tls := slices.Index(names, wrapperName), slices.Index(names, tlsWrapperName)
+	switch {
+	case own < 0:
+		return nil // another module made the wrapper
+	case slices.Contains(names[own+1:], wrapperName):
+		return fmt.Errorf("listener wrapper '%s' is there twice, and a connection has one header: keep one and %s", wrapperName, inOrder)
+	case slices.Contains(names, builtinWrapperName):
+		return fmt.Errorf("listener wrapper '%s' does not go with Caddy's own '%s', because a connection has one header: remove '%s' and %s", wrapperName, builtinWrapperName, builtinWrapperName, inOrder)
+	case len(server.TLSConnPolicies) > 0 && (tls < 0 || tls < own):
+		return fmt.Errorf("listener wrapper '%s' must come before '%s', because the header comes before the TLS handshake: %s", wrapperName, tlsWrapperName, inOrder)
+	default:
+		return nil
+	}
+}
+
+// disableHTTP3 takes HTTP/3 from the server.
+func disableHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
+	// Slices are replaced, never changed: servers share those they have by default.
+	var had bool
+	without := func(protocols []string) ([]string, error) {
+		if !slices.Contains(protocols, "h3") {
+			return protocols, nil
+		}
+		had = true
+		rest := slices.DeleteFunc(slices.Clone(protocols), func(p string) bool { return p == "h3" })
+		if len(rest) == 0 {
+			return nil, fmt.Errorf("no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in %s:\n\n\thttp3 allow\n", wrapperName)
+		}
+		return rest, nil
+	}
+	protocols, err := without(server.Protocols)
+	if err != nil {
+		return err
+	}
+	var listenProtocols [][]string
+	for _, of := range server.ListenProtocols {
+		rest, err := without(of)
+		if err != nil {
+			return err
+		}
+		listenProtocols = append(listenProtocols, rest)
+	}
+	server.Protocols, server.ListenProtocols = protocols, listenProtocols
+	if had && len(server.TLSConnPolicies) > 0 {
+		logger.Warn("HTTP/3 is disabled, because UDP carries no header on this wrapper's watch and would be a way around mode 'on'; to keep it all the same, add to 'proxy_protocol_mode': http3 allow")
+	}
+	return nil
+}
+
+// warnOfRedirects warns if automatic HTTPS redirects on a server without listener
+// wrappers: whoever sends it a header gets "400 Bad Request".
+func warnOfRedirects(ctx caddy.Context, logger *zap.Logger) {
+	app, err := ctx.AppIfConfigured("http")
+	if err != nil {
+		return // not configured as Caddy does it
+	}
+	httpApp, ok := app.(*caddyhttp.App)
+	if !ok {
+		return
+	}
+	redirects, ok := httpApp.Servers[redirectServer]
+	if !ok {
+		return
+	}
+	logger.Warn("Caddy's automatic HTTP->HTTPS redirects have no 'proxy_protocol_mode' and answer 400 to a header; if your load balancer sends headers there, add the site 'http:// { log }' and, if the wrapper is not in global 'servers' options without an address, a block 'servers :80 { listener_wrappers { ... } }'",
+		zap.Strings("listen", redirects.Listen))
+}
