@@ -113,7 +113,7 @@ func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) er
 			return d.Errf("%s: %v", mode, err)
 		}
 	}
-	lw.Ranges = append(lw.Ranges, ModeRanges{Mode: mode, Ranges: ranges})
+	lw.Ranges = append(lw.Ranges, ModeRanges{Mode: &mode, Ranges: ranges})
 	if _, err := compileRanges(lw.Ranges); err != nil {
 		return d.WrapErr(err)
 	}
@@ -138,23 +138,10 @@ func (lw *ListenerWrapper) unmarshalTrustedProxies(d *caddyfile.Dispenser) error
 		return d.Errf("module %s (%T) is not an IP range source", id, module)
 	}
 	if static, ok := source.(*caddyhttp.StaticIPRange); ok {
-		if _, err := compileTrusted(static.Ranges); err != nil {
+		if _, err := compileSet(static.Ranges); err != nil {
 			return d.Errf("trusted_proxies: %v", err)
 		}
 	}
 	lw.TrustedProxiesRaw = caddyconfig.JSONModuleObject(source, "source", source.(caddy.Module).CaddyModule().ID.Name(), nil)
 	return nil
-}
-
-// expandRanges replaces Caddy's shortcut for all private ranges.
-func expandRanges(args []string) []string {
-	var ranges []string
-	for _, arg := range args {
-		if arg == "private_ranges" {
-			ranges = append(ranges, caddyhttp.PrivateRangesCIDR()...)
-		} else {
-			ranges = append(ranges, arg)
-		}
-	}
-	return ranges
 }

@@ -20,22 +20,17 @@ type conn struct {
 	net.Conn // the accepted connection; every method that could pass it by is below
 
 	rules    *rules
-	mode     Mode
 	trust    trust
 	accepted time.Time
-	peer     net.Addr
 
-	// phase is how far the beginning has been judged. What is not guarded by a mutex
-	// below is written before phase leaves pending, and read after.
+	// phase is how far the beginning has been judged. The facts and addresses below
+	// are written before it leaves pending, and read after.
 	phase atomic.Uint32
 
-	header    wire.Header
-	tlvs      wire.TLVs
-	marked    bool
-	hasClient bool        // the header names a client, which is:
-	client    net.TCPAddr // its IP is clientIP
-	clientIP  [16]byte
-	local     localAddr
+	facts
+	client   net.TCPAddr // if the header named one; its IP is clientIP
+	clientIP [16]byte
+	local    localAddr
 
 	// mu serializes whoever judges the beginning.
 	mu       sync.Mutex
@@ -78,7 +73,8 @@ type localAddr struct {
 }
 
 func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Time) *conn {
-	wrapped := &conn{Conn: c, rules: rules, mode: mode, trust: trust, accepted: accepted, peer: c.RemoteAddr()}
+	wrapped := &conn{Conn: c, rules: rules, trust: trust, accepted: accepted}
+	wrapped.mode, wrapped.peer = mode, c.RemoteAddr()
 	wrapped.local = localAddr{c.LocalAddr(), wrapped}
 	if mode == Off {
 		wrapped.watchFor = reasonForbidden
@@ -91,7 +87,7 @@ func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Tim
 // if no header named a client or the connection was refused.
 func (c *conn) RemoteAddr() net.Addr {
 	c.settle()
-	if phase := c.phase.Load(); phase == pending || phase == refused || !c.hasClient {
+	if phase := c.phase.Load(); phase == pending || phase == refused || !c.header.HasAddrs() {
 		return c.peer
 	}
 	return &c.client

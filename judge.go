@@ -152,7 +152,6 @@ func (c *conn) accept(r wire.Result) (next uint32) {
 // setAddrs makes the header's addresses those of the connection.
 func (c *conn) setAddrs() {
 	source, destination := c.header.Source(), c.header.Destination()
-	c.hasClient = true
 	c.marked = c.mode == Unspecified
 
 	ip := source.Addr().Unmap()

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -69,8 +67,8 @@ type ListenerWrapper struct {
 
 // ModeRanges gives peers a mode of their own.
 type ModeRanges struct {
-	// The mode of these peers: `on`, `off` or `unspecified`.
-	Mode Mode `json:"mode"`
+	// The mode of these peers: `on`, `off` or `unspecified`; required.
+	Mode *Mode `json:"mode"`
 
 	// The IP addresses or CIDR ranges of these peers; at least one. A range must not stand
 	// under two modes. Zones are not allowed. An IPv4-mapped IPv6 range counts as IPv4; no
@@ -161,64 +159,16 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 		return nil, fmt.Errorf("loading trusted proxies modules: %v", err)
 	}
 	if static, ok := source.(*caddyhttp.StaticIPRange); ok {
-		rules.trusted, err = compileTrusted(static.Ranges)
+		rules.trusted, err = compileSet(static.Ranges)
 		return rules, inField("trusted_proxies", err)
 	}
 	rules.source = source.(caddyhttp.IPRangeSource)
 	return rules, nil
 }
 
-// compileRanges makes a table of all ranges that cost the same to look up in however many
-// there are. It returns nil if there are none.
-func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
-	if len(all) == 0 {
-		return nil, nil
-	}
-	table := new(bart.Table[Mode])
-	for i, m := range all {
-		if len(m.Ranges) == 0 {
-			return nil, fmt.Errorf("ranges[%d].ranges: %w", i, errNoRanges)
-		}
-		for j, s := range m.Ranges {
-			prefix, err := parseRange(s)
-			if err == nil {
-				err = insertRange(table, prefix, m.Mode)
-			}
-			if err != nil {
-				return nil, fmt.Errorf("ranges[%d].ranges[%d]: %w", i, j, err)
-			}
-		}
-	}
-	return table, nil
-}
-
-// insertRange refuses a range that has another mode already.
-func insertRange(table *bart.Table[Mode], prefix netip.Prefix, mode Mode) error {
-	if other, ok := table.Get(prefix); ok && other != mode {
-		return fmt.Errorf("%s has mode '%s' already and cannot have '%s' as well", prefix, other, mode)
-	}
-	table.Insert(prefix, mode)
-	return nil
-}
-
-func compileTrusted(ranges []string) (*bart.Lite, error) {
-	table := new(bart.Lite)
-	for _, s := range ranges {
-		prefix, err := parseRange(s)
-		if err != nil {
-			return nil, err
-		}
-		table.Insert(prefix)
-	}
-	return table, nil
-}
-
 // The checks below serve the Caddyfile, which names a line, and JSON, which names a field.
 
-var (
-	errNoRanges      = errors.New("needs at least one IP address or CIDR range")
-	errTrustUnderOff = errors.New("nobody may send a header under mode 'off': remove it, or set the mode to 'on'")
-)
+var errTrustUnderOff = errors.New("nobody may send a header under mode 'off': remove it, or set the mode to 'on'")
 
 func inField(field string, err error) error {
 	if err == nil {
@@ -261,7 +211,7 @@ func (lw *ListenerWrapper) uses(mode Mode) bool {
 		return true
 	}
 	for _, m := range lw.Ranges {
-		if m.Mode == mode {
+		if *m.Mode == mode {
 			return true
 		}
 	}

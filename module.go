@@ -13,10 +13,17 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 )
 
 func init() {
 	caddy.RegisterModule(ListenerWrapper{})
+	caddy.RegisterModule(MatchProxyProtocol{})
+	caddy.RegisterModule(MatchPinnedIP{})
+	caddy.RegisterModule(Handler{})
+	httpcaddyfile.RegisterHandlerDirective("proxy_protocol", parseCaddyfile)
+	// After what log_append does, so that the access log has its fields for refusals too.
+	httpcaddyfile.RegisterDirectiveOrder("proxy_protocol", httpcaddyfile.After, "log_level")
 }
 
 // Interface guards

@@ -2,12 +2,10 @@ package proxyprotocol
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -112,27 +110,4 @@ func peerIP(peer net.Addr) netip.Addr {
 func isSocketFile(local net.Addr) bool {
 	unix, ok := local.(*net.UnixAddr)
 	return ok && unix.Name != "" && unix.Name[0] != '@' && unix.Name[0] != 0
-}
-
-// parseRange parses an IP address or CIDR range as Caddy does, but refuses zones,
-// which Caddy drops.
-func parseRange(s string) (netip.Prefix, error) {
-	if strings.Contains(s, "%") {
-		return netip.Prefix{}, fmt.Errorf("'%s' has a zone: use an IP address or CIDR range without one", s)
-	}
-	prefix, err := caddyhttp.CIDRExpressionToPrefix(s)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("'%s' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1", s)
-	}
-	return normalize(prefix), nil
-}
-
-// normalize masks a range and makes an IPv4-mapped one IPv4, as peerIP does with
-// peers. An IPv6 range that is wider than the mapped ones does not cover IPv4.
-func normalize(prefix netip.Prefix) netip.Prefix {
-	const mapping = 96 // bits before the IPv4 address
-	if prefix.Addr().Is4In6() && prefix.Bits() >= mapping {
-		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mapping)
-	}
-	return prefix.Masked()
 }

@@ -26,6 +26,7 @@ func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Se
 	if err := checkOrder(server); err != nil {
 		return fmt.Errorf("server %s: %w", server.Name(), err)
 	}
+	installPlaceholders(server)
 	if lw.uses(On) && lw.HTTP3 != allowHTTP3 {
 		if err := disableHTTP3(server, logger); err != nil {
 			return fmt.Errorf("server %s: %w", server.Name(), err)

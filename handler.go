@@ -1,0 +1,121 @@
+package proxyprotocol
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// Handler gives a site or route a mode of its own, within what the listener accepted. A
+// request that does not fit is answered with the error 403, which access logs and error
+// routes see. It never changes an address or a mark.
+//
+// It needs the `proxy_protocol_mode` listener wrapper on its server.
+type Handler struct {
+	// What the connection of a request must have begun with; required:
+	//
+	// - `on`: a header that the listener accepted under mode `on`, so that its peer was
+	// allowed to send one; LOCAL headers count
+	// - `off`: no header
+	// - `unspecified`: anything
+	Mode *Mode `json:"mode"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.proxy_protocol",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	proxy_protocol [<matcher>] on|off|unspecified
+func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	return handler, handler.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile implements caddyfile.Unmarshaler.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if !d.NextArg() {
+		return d.Err(errNoMode.Error())
+	}
+	mode, err := ParseMode(d.Val())
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	h.Mode = &mode
+	if d.NextArg() {
+		return d.Errf("unexpected argument '%s': proxy_protocol takes one mode", d.Val())
+	}
+	if d.NextBlock(0) {
+		return d.Err("blocks are not supported: options of the listener stand in the listener wrapper 'proxy_protocol_mode'")
+	}
+	return nil
+}
+
+var errNoMode = errors.New("proxy_protocol needs a mode: " + acceptedModes)
+
+// Provision refuses a server without the listener wrapper: nobody would check its headers.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	if h.Mode == nil {
+		return fmt.Errorf("mode: %w", errNoMode)
+	}
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return errors.New("proxy_protocol works in the routes of an HTTP server only")
+	}
+	if !hasPlaceholders(server) {
+		return fmt.Errorf(`server %s has no listener wrapper '%s', which proxy_protocol needs; add to the global options:
+
+	servers {
+		listener_wrappers {
+			%s on
+			tls
+		}
+	}
+`, server.Name(), wrapperName, wrapperName)
+	}
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if err := h.check(factsOf(r)); err != nil {
+		return caddyhttp.Error(http.StatusForbidden, err)
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// check returns an error if a connection with these facts must not be served.
+func (h *Handler) check(f *facts) error {
+	switch {
+	case *h.Mode == Unspecified:
+		return nil
+	case f == nil:
+		return errors.New("nothing is known of a PROXY protocol header of this connection")
+	case *h.Mode == On && !f.present():
+		return errors.New("the connection did not begin with a PROXY protocol header")
+	case *h.Mode == On && f.mode != On:
+		return errors.New("the connection's PROXY protocol header was not accepted under mode 'on'")
+	case *h.Mode == Off && f.present():
+		return errors.New("the connection began with a PROXY protocol header")
+	default:
+		return nil
+	}
+}
+
+// Interface guards
+var (
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyfile.Unmarshaler       = (*Handler)(nil)
+)

@@ -1,0 +1,202 @@
+package proxyprotocol
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types/ref"
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/gaissmai/bart"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// MatchPinnedIP matches requests whose client IP, as the `client_ip` matcher has it, is one
+// of these and can be relied on: the connection is not marked, and its PROXY protocol
+// header, if it began with one, named an IP address and a source port other than 0, which
+// is an earlier hop's mark.
+//
+// Nothing matches a request whose connection did not come through the
+// `proxy_protocol_mode` listener wrapper.
+type MatchPinnedIP struct {
+	// The IP addresses or CIDR ranges to match; at least one. Placeholders are evaluated
+	// for every request and may hold several, separated by commas or spaces. One that
+	// holds nothing, or anything that is no IP address or CIDR range, matches nothing.
+	Ranges []string `json:"ranges,omitempty"`
+
+	fixed   *bart.Lite
+	dynamic []string
+	logger  *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (MatchPinnedIP) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.matchers.pinned_ip",
+		New: func() caddy.Module { return new(MatchPinnedIP) },
+	}
+}
+
+// UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
+//
+//	pinned_ip <ip|range|placeholder ...>
+func (m *MatchPinnedIP) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	// iterate to merge multiple matchers into one
+	for d.Next() {
+		args := d.RemainingArgs()
+		if len(args) == 0 {
+			return d.Err(errNoPins.Error())
+		}
+		m.Ranges = append(m.Ranges, expandRanges(args)...)
+		if d.NextBlock(0) {
+			return d.Err("malformed pinned_ip matcher: blocks are not supported")
+		}
+		if err := m.compile(); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+// CELLibrary produces options that expose this matcher for use in CEL
+// expression matchers.
+//
+// Example:
+//
+//	expression pinned_ip('203.0.113.7', '2001:db8::/32')
+func (MatchPinnedIP) CELLibrary(ctx caddy.Context) (cel.Library, error) {
+	return caddyhttp.CELMatcherImpl(
+		"pinned_ip",
+		"pinned_ip_match_request_list",
+		[]*cel.Type{cel.ListType(cel.StringType)},
+		func(data ref.Val) (caddyhttp.RequestMatcherWithError, error) {
+			ranges, err := celStrings(data)
+			if err != nil {
+				return nil, err
+			}
+			m := &MatchPinnedIP{Ranges: ranges}
+			return m, m.Provision(ctx)
+		},
+	)
+}
+
+// Provision validates and compiles the matcher.
+func (m *MatchPinnedIP) Provision(ctx caddy.Context) error {
+	m.logger = ctx.Logger()
+	return m.compile()
+}
+
+var errNoPins = errors.New("pinned_ip needs at least one IP address, CIDR range or placeholder")
+
+// compile sets what Match needs, anew at each call.
+func (m *MatchPinnedIP) compile() error {
+	if len(m.Ranges) == 0 {
+		return errNoPins
+	}
+	var fixed []string
+	m.dynamic = nil
+	for _, s := range m.Ranges {
+		if strings.Contains(s, "{") {
+			m.dynamic = append(m.dynamic, s)
+		} else {
+			fixed = append(fixed, s)
+		}
+	}
+	var err error
+	if m.fixed, err = compileSet(fixed); err != nil {
+		return fmt.Errorf("pinned_ip: %w", err)
+	}
+	return nil
+}
+
+// Match returns true if r matches m.
+func (m *MatchPinnedIP) Match(r *http.Request) bool { return matchWithoutError(m, r) }
+
+// MatchWithError returns true if r matches m.
+func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
+	if err := checkHandshake(r); err != nil {
+		return false, err
+	}
+	if f := factsOf(r); f == nil || !f.vouched() {
+		return false, nil
+	}
+	text, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	client, err := netip.ParseAddr(text)
+	if err != nil {
+		return false, nil // the peer of a Unix socket has none
+	}
+	client = client.Unmap().WithZone("")
+	if contains(m.fixed, client) {
+		return true, nil
+	}
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return false, nil
+	}
+	for _, s := range m.dynamic {
+		pins, err := evaluate(repl, s)
+		if err != nil {
+			if entry := m.logger.Check(zapcore.DebugLevel, "pinned_ip cannot use the value of a placeholder"); entry != nil {
+				entry.Write(zap.String("pinned_ip", s), zap.String("error", escape(err.Error())))
+			}
+			continue
+		}
+		if contains(pins, client) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// evaluate returns the ranges that text with placeholders holds for a request.
+func evaluate(repl *caddy.Replacer, s string) (*bart.Lite, error) {
+	var ranges []string
+	for _, value := range placeholderValues(repl, s) {
+		ranges = append(ranges, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })...)
+	}
+	if len(ranges) == 0 {
+		return nil, errors.New("no value")
+	}
+	return compileSet(ranges)
+}
+
+// placeholderValues returns the values of text with placeholders. Lists, like that of all
+// IP addresses of a client certificate, are only lists if a placeholder stands alone.
+func placeholderValues(repl *caddy.Replacer, s string) []string {
+	key, ok := strings.CutPrefix(s, "{")
+	if key, alone := strings.CutSuffix(key, "}"); ok && alone && !strings.ContainsAny(key, "{}") {
+		value, _ := repl.Get(key)
+		switch value := value.(type) {
+		case []net.IP:
+			var values []string
+			for _, ip := range value {
+				values = append(values, ip.String())
+			}
+			return values
+		case []string:
+			return value
+		}
+	}
+	return []string{repl.ReplaceAll(s, "")}
+}
+
+// vouched reports whether the client's address can be relied on: it is the peer's own, or
+// a header named it under mode On and no earlier hop marked it.
+func (f *facts) vouched() bool {
+	return !f.marked && (!f.present() || f.header.HasAddrs() && f.header.Source().Port() != 0)
+}
+
+// Interface guards
+var (
+	_ caddyhttp.RequestMatcherWithError = (*MatchPinnedIP)(nil)
+	_ caddy.Provisioner                 = (*MatchPinnedIP)(nil)
+	_ caddyfile.Unmarshaler             = (*MatchPinnedIP)(nil)
+	_ caddyhttp.CELLibraryProducer      = (*MatchPinnedIP)(nil)
+)

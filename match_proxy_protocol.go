@@ -1,0 +1,267 @@
+package proxyprotocol
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types/ref"
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/gaissmai/bart"
+)
+
+// MatchProxyProtocol matches requests by the PROXY protocol header of their connection.
+// All that is given must be true; of several values for the same thing one is enough.
+//
+// On a connection that is marked, because nobody vouched for its header, what the header
+// claims (`present`, `version`, `tlv`) matches only with `port_zero` beside it. Nothing
+// matches a request whose connection did not come through the `proxy_protocol_mode`
+// listener wrapper.
+type MatchProxyProtocol struct {
+	// What the connection must be; at least one of these or of the fields below is needed:
+	//
+	// - `present`: it began with a header, LOCAL and UNKNOWN ones included
+	// - `absent`: it began without one
+	// - `port_zero`: it is marked, which is shown by source port 0
+	// - `local`: it began with a header of command LOCAL
+	Is []string `json:"is,omitempty"`
+
+	// The header's version, `v1` or `v2`.
+	Version []string `json:"version,omitempty"`
+
+	// IP addresses or CIDR ranges of the peer: the load balancer, or whoever connected
+	// directly.
+	Peer []string `json:"peer,omitempty"`
+
+	// TLVs that the header must have, by the names of the placeholders (`authority`,
+	// `0xea`), each with the values of which it must have one; with none, any value will
+	// do. Values are compared byte by byte; those of `0xNN` are given in hexadecimal.
+	TLV map[string][]string `json:"tlv,omitempty"`
+
+	// compiled from the above
+	states   map[string]bool
+	versions []uint8
+	peers    *bart.Lite
+	tlvs     map[string][]string
+}
+
+// The words of the matcher.
+const (
+	isPresent  = "present"
+	isAbsent   = "absent"
+	isPortZero = "port_zero"
+	isLocal    = "local"
+)
+
+var matchWords = []string{isPresent, isAbsent, isPortZero, isLocal}
+
+// CaddyModule returns the Caddy module information.
+func (MatchProxyProtocol) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.matchers.proxy_protocol",
+		New: func() caddy.Module { return new(MatchProxyProtocol) },
+	}
+}
+
+// UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
+//
+//	proxy_protocol [present|absent|port_zero|local ...] {
+//		version v1|v2 ...
+//		peer <ranges...>
+//		tlv <name> [<values...>]
+//	}
+func (m *MatchProxyProtocol) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	// iterate to merge multiple matchers into one
+	for d.Next() {
+		m.Is = append(m.Is, d.RemainingArgs()...)
+		for nesting := d.Nesting(); d.NextBlock(nesting); {
+			if err := m.unmarshalOption(d); err != nil {
+				return err
+			}
+		}
+		if err := m.compile(); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+func (m *MatchProxyProtocol) unmarshalOption(d *caddyfile.Dispenser) error {
+	option := d.Val()
+	if !slices.Contains(matchOptions, option) {
+		return d.Errf("unrecognized option '%s': use %s", option, strings.Join(matchOptions, ", "))
+	}
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Errf("%s needs an argument", option)
+	}
+	if option == "tlv" {
+		m.addTLV(args[0], args[1:]...)
+	} else {
+		m.addOption(option, args...)
+	}
+	if err := m.compile(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// matchOptions are what the matcher takes beside words.
+var matchOptions = []string{"version", "peer", "tlv"}
+
+func (m *MatchProxyProtocol) addOption(option string, args ...string) {
+	switch option {
+	case "version":
+		m.Version = append(m.Version, args...)
+	case "peer":
+		m.Peer = append(m.Peer, expandRanges(args)...)
+	}
+}
+
+func (m *MatchProxyProtocol) addTLV(name string, values ...string) {
+	if m.TLV == nil {
+		m.TLV = make(map[string][]string)
+	}
+	m.TLV[name] = append(m.TLV[name], values...)
+}
+
+// CELLibrary produces options that expose this matcher for use in CEL
+// expression matchers.
+//
+// Example:
+//
+//	expression proxy_protocol('present', 'version:v2', 'peer:10.0.0.0/8', 'tlv:authority=example.com')
+func (MatchProxyProtocol) CELLibrary(ctx caddy.Context) (cel.Library, error) {
+	return caddyhttp.CELMatcherImpl(
+		"proxy_protocol",
+		"proxy_protocol_match_request_list",
+		[]*cel.Type{cel.ListType(cel.StringType)},
+		func(data ref.Val) (caddyhttp.RequestMatcherWithError, error) {
+			args, err := celStrings(data)
+			if err != nil {
+				return nil, err
+			}
+			m := new(MatchProxyProtocol)
+			for _, arg := range args {
+				option, value, ok := strings.Cut(arg, ":")
+				switch {
+				case ok && option == "tlv":
+					if name, value, ok := strings.Cut(value, "="); ok {
+						m.addTLV(name, value)
+					} else {
+						m.addTLV(name)
+					}
+				case ok && slices.Contains(matchOptions, option):
+					m.addOption(option, value)
+				default:
+					m.Is = append(m.Is, arg)
+				}
+			}
+			return m, m.Provision(ctx)
+		},
+	)
+}
+
+// Provision validates and compiles the matcher.
+func (m *MatchProxyProtocol) Provision(_ caddy.Context) error { return m.compile() }
+
+// compile sets what Match needs, anew at each call.
+func (m *MatchProxyProtocol) compile() error {
+	m.states, m.versions, m.peers, m.tlvs = make(map[string]bool), nil, nil, make(map[string][]string)
+	for _, word := range m.Is {
+		if !slices.Contains(matchWords, word) {
+			return fmt.Errorf("unknown word '%s': use %s", word, strings.Join(matchWords, ", "))
+		}
+		m.states[word] = true
+	}
+	for _, name := range m.Version {
+		version := versions[name]
+		if version == 0 {
+			return fmt.Errorf("version: unknown version '%s': use v1 or v2", name)
+		}
+		m.versions = append(m.versions, version)
+	}
+	if len(m.Peer) > 0 {
+		var err error
+		if m.peers, err = compileSet(m.Peer); err != nil {
+			return fmt.Errorf("peer: %w", err)
+		}
+	}
+	for given, values := range m.TLV {
+		name, err := parseTLVName(given)
+		if err != nil {
+			return fmt.Errorf("tlv: %w", err)
+		}
+		for _, value := range values {
+			if strings.HasPrefix(name, "0x") {
+				if _, err := hex.DecodeString(value); err != nil {
+					return fmt.Errorf("tlv: value '%s' of %s is not hexadecimal", value, name)
+				}
+				value = strings.ToLower(value)
+			}
+			m.tlvs[name] = append(m.tlvs[name], value)
+		}
+		if len(values) == 0 && m.tlvs[name] == nil {
+			m.tlvs[name] = []string{}
+		}
+	}
+	claims := m.states[isPresent] || m.states[isPortZero] || m.states[isLocal] || len(m.versions) > 0 || len(m.tlvs) > 0
+	switch {
+	case !claims && !m.states[isAbsent] && m.peers == nil:
+		return fmt.Errorf("the proxy_protocol matcher needs at least one of %s, %s", strings.Join(matchWords, ", "), strings.Join(matchOptions, ", "))
+	case claims && m.states[isAbsent]:
+		return errors.New("'absent' cannot be true together with anything that a header says")
+	case m.states[isLocal] && (m.states[isPortZero] || len(m.tlvs) > 0):
+		return errors.New("'local' cannot be true together with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs")
+	default:
+		return nil
+	}
+}
+
+// Match returns true if r matches m.
+func (m *MatchProxyProtocol) Match(r *http.Request) bool { return matchWithoutError(m, r) }
+
+// MatchWithError returns true if r matches m.
+func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
+	if err := checkHandshake(r); err != nil {
+		return false, err
+	}
+	f := factsOf(r)
+	if f == nil || f.marked && !m.states[isPortZero] && m.claimed() {
+		return false, nil
+	}
+	if m.states[isPresent] && !f.present() ||
+		m.states[isAbsent] && f.present() ||
+		m.states[isPortZero] && !f.marked ||
+		m.states[isLocal] && commandOf(f.header) != "LOCAL" ||
+		m.versions != nil && !slices.Contains(m.versions, f.header.Version()) ||
+		m.peers != nil && !contains(m.peers, peerIP(f.peer)) {
+		return false, nil
+	}
+	for name, values := range m.tlvs {
+		value, ok := f.namedTLVs().values[name]
+		if !ok || len(values) > 0 && !slices.Contains(values, value) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// claimed reports whether the matcher looks at what a header claims.
+func (m *MatchProxyProtocol) claimed() bool {
+	return m.states[isPresent] || len(m.versions) > 0 || len(m.tlvs) > 0
+}
+
+// Interface guards
+var (
+	_ caddyhttp.RequestMatcherWithError = (*MatchProxyProtocol)(nil)
+	_ caddy.Provisioner                 = (*MatchProxyProtocol)(nil)
+	_ caddyfile.Unmarshaler             = (*MatchProxyProtocol)(nil)
+	_ caddyhttp.CELLibraryProducer      = (*MatchProxyProtocol)(nil)
+)

@@ -1,0 +1,247 @@
+package proxyprotocol
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// placeholderRoot is the placeholder of all there is to say, and what the others begin
+// with.
+const placeholderRoot = "http.proxy_protocol"
+
+// placeholders is a matcher that matches nothing. It makes the placeholders known to a
+// request: a route with it in front of a server's routes costs every request far less
+// than a route with a handler, and is not counted by metrics.
+type placeholders struct{}
+
+// installPlaceholders puts the placeholders in front of all routes of the server.
+func installPlaceholders(server *caddyhttp.Server) {
+	route := caddyhttp.Route{MatcherSets: caddyhttp.MatcherSets{{placeholders{}}}}
+	server.Routes = append(caddyhttp.RouteList{route}, server.Routes...)
+	// Error routes where there were none would change how errors are logged.
+	if server.Errors != nil && len(server.Errors.Routes) > 0 {
+		server.Errors.Routes = append(caddyhttp.RouteList{route}, server.Errors.Routes...)
+	}
+}
+
+// hasPlaceholders reports whether a wrapper has put the placeholders in front of the
+// server's routes, which is to say whether there is one.
+func hasPlaceholders(server *caddyhttp.Server) bool {
+	for _, route := range server.Routes {
+		for _, set := range route.MatcherSets {
+			for _, matcher := range set {
+				if _, ok := matcher.(placeholders); ok {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// MatchWithError implements caddyhttp.RequestMatcherWithError. What a placeholder says is
+// found out when it is asked for.
+func (placeholders) MatchWithError(r *http.Request) (bool, error) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(func(key string) (any, bool) {
+			name, ok := strings.CutPrefix(key, placeholderRoot)
+			if !ok {
+				return nil, false
+			}
+			return placeholder(r, name)
+		})
+	}
+	return false, nil
+}
+
+// placeholder returns the value of a placeholder, and whether it is known. One that is
+// known and has no value is empty.
+func placeholder(r *http.Request, name string) (value any, known bool) {
+	f := factsOf(r)
+	if name == "" {
+		if f == nil {
+			return "", true
+		}
+		return &summary{f}, true
+	}
+	name, ok := strings.CutPrefix(name, ".")
+	if !ok {
+		return nil, false
+	}
+	if tlv, ok := strings.CutPrefix(name, "tlv."); ok {
+		tlv, err := parseTLVName(tlv)
+		if err != nil {
+			return nil, false
+		}
+		if f == nil {
+			return "", true
+		}
+		return escape(f.namedTLVs().values[tlv]), true
+	}
+	get, ok := getters[name]
+	if !ok {
+		return nil, false
+	}
+	if f == nil {
+		return "", true
+	}
+	return get(f, r), true
+}
+
+// getters are the placeholders that are no TLVs.
+var getters = map[string]func(f *facts, r *http.Request) any{
+	"mode":        func(f *facts, _ *http.Request) any { return f.mode.String() },
+	"present":     func(f *facts, _ *http.Request) any { return f.present() },
+	"version":     func(f *facts, _ *http.Request) any { return versionOf(f.header) },
+	"command":     func(f *facts, _ *http.Request) any { return commandOf(f.header) },
+	"transport":   func(f *facts, _ *http.Request) any { return transportOf(f.header) },
+	"port_zero":   func(f *facts, _ *http.Request) any { return f.marked },
+	"source":      func(f *facts, _ *http.Request) any { return textOf(f.header.Source()) },
+	"destination": func(f *facts, _ *http.Request) any { return textOf(f.header.Destination()) },
+	"client_ip":   func(_ *facts, r *http.Request) any { return hostOf(remoteOf(r)) },
+	"client_port": func(_ *facts, r *http.Request) any { return portOf(remoteOf(r)) },
+	"server_ip":   func(_ *facts, r *http.Request) any { return hostOf(localOf(r)) },
+	"server_port": func(_ *facts, r *http.Request) any { return portOf(localOf(r)) },
+	"peer":        func(f *facts, _ *http.Request) any { return addrString(f.peer) },
+	"peer_ip":     func(f *facts, _ *http.Request) any { return hostOf(addrString(f.peer)) },
+	"peer_port":   func(f *facts, _ *http.Request) any { return portOf(addrString(f.peer)) },
+}
+
+func versionOf(h wire.Header) any {
+	if h.Version() == 0 {
+		return ""
+	}
+	return int(h.Version())
+}
+
+// commandOf returns the command of a v2 header; v1 knows none.
+func commandOf(h wire.Header) string {
+	switch {
+	case h.Version() != 2:
+		return ""
+	case h.Command() == wire.Local:
+		return "LOCAL"
+	default:
+		return "PROXY"
+	}
+}
+
+// transportOf is in the words of a v1 header, which lacks some.
+func transportOf(h wire.Header) string {
+	switch {
+	case h.Version() == 0 || h.Command() == wire.Local:
+		return ""
+	case h.Family() == wire.FamilyUnspec || h.Transport() == wire.TransportUnspec:
+		return "UNKNOWN"
+	}
+	stream := h.Transport() == wire.Stream
+	switch {
+	case h.Family() == wire.Unix && stream:
+		return "UNIX_STREAM"
+	case h.Family() == wire.Unix:
+		return "UNIX_DGRAM"
+	case h.Family() == wire.IPv4 && stream:
+		return "TCP4"
+	case h.Family() == wire.IPv4:
+		return "UDP4"
+	case stream:
+		return "TCP6"
+	default:
+		return "UDP6"
+	}
+}
+
+func textOf(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// remoteOf returns the connection's remote address; a handler may have changed the request's.
+func remoteOf(r *http.Request) string {
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		return original.RemoteAddr
+	}
+	return r.RemoteAddr
+}
+
+func localOf(r *http.Request) string {
+	addr, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return addrString(addr)
+}
+
+// hostOf and portOf return the parts of an IP address with port, and empty for another, like
+// that of a Unix socket.
+func hostOf(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}
+
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	return port
+}
+
+// summary is all there is to say of a connection: an object in a log, its JSON
+// elsewhere. It has only what the header had.
+type summary struct{ *facts }
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (s *summary) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("mode", s.mode.String())
+	enc.AddString("peer", addrString(s.peer))
+	enc.AddBool("present", s.present())
+	if !s.present() {
+		return nil
+	}
+	enc.AddUint8("version", s.header.Version())
+	for _, field := range []struct{ key, value string }{
+		{"command", commandOf(s.header)},
+		{"transport", transportOf(s.header)},
+		{"source", textOf(s.header.Source())},
+		{"destination", textOf(s.header.Destination())},
+	} {
+		if field.value != "" {
+			enc.AddString(field.key, field.value)
+		}
+	}
+	enc.AddBool("port_zero", s.marked)
+	named := s.namedTLVs()
+	if len(named.telling) == 0 {
+		return nil
+	}
+	return enc.AddObject("tlv", zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
+		for _, name := range named.telling {
+			enc.AddString(name, escape(named.values[name]))
+		}
+		return nil
+	}))
+}
+
+// MarshalJSON implements json.Marshaler.
+func (s *summary) MarshalJSON() ([]byte, error) {
+	enc := zapcore.NewMapObjectEncoder()
+	if err := s.MarshalLogObject(enc); err != nil {
+		return nil, err
+	}
+	return json.Marshal(enc.Fields)
+}
+
+// String implements fmt.Stringer, for text with the placeholder in it.
+func (s *summary) String() string {
+	text, err := s.MarshalJSON()
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
