@@ -32,12 +32,15 @@ type conn struct {
 	clientIP [16]byte
 	local    localAddr
 
+	counted atomic.Bool
+
 	// mu serializes whoever judges the beginning.
 	mu       sync.Mutex
 	received []byte         // read from the socket, not handed on
 	pooled   *buffer        // what received lies in, if it came from the pool
 	held     [heldSize]byte // what received lies in while it may begin a signature
-	watchFor reason         // why a header is refused while watching
+	watchFor outcome        // why a header is refused while watching
+	version  uint8          // of the signature seen, or 0
 
 	// deadlines guards the read deadline, which the header's timeout may cut short.
 	deadlines    sync.Mutex
@@ -158,6 +161,18 @@ func (c *conn) mayWrite() error {
 		return refusedError("write", c.peer)
 	}
 	return nil
+}
+
+// Close closes the connection at once, and with it ends a read of the header.
+func (c *conn) Close() error {
+	err := c.Conn.Close()
+	switch c.phase.Load() {
+	case pending:
+		c.count(0, reasonIO)
+	case watching:
+		c.count(c.header.Version(), c.outcome())
+	}
+	return err
 }
 
 // CloseRead and CloseWrite shut down one half of the connection, if it can do that.

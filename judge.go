@@ -34,8 +34,38 @@ func (c *conn) judge(reading bool) (err error) {
 	}
 	next, err := c.readHeader()
 	c.unlimit()
-	c.phase.Store(next)
+	c.enter(next)
 	return err
+}
+
+// enter moves on to a phase. Once no header can come any more, what became of the
+// connection is known.
+func (c *conn) enter(phase uint32) {
+	if phase == draining || phase == open {
+		c.count(c.header.Version(), c.outcome())
+	}
+	c.phase.Store(phase)
+}
+
+// outcome is what became of a connection that is not pending or refused.
+func (c *conn) outcome() outcome {
+	switch {
+	case c.marked:
+		return outcomeMarked
+	case c.header.HasAddrs():
+		return outcomeClient
+	case c.present():
+		return outcomeLocal
+	default:
+		return outcomeDirect
+	}
+}
+
+// count counts the connection, unless it has been counted.
+func (c *conn) count(version uint8, o outcome) {
+	if c.counted.CompareAndSwap(false, true) {
+		c.rules.stats.count(c.mode, version, o)
+	}
 }
 
 // mayAnnounce reports whether the peer may send a header, and asks the source if that
@@ -73,6 +103,7 @@ const maxEmptyReads = 100
 // decide answers the phase that follows from what was received, or pending if more is
 // needed.
 func (c *conn) decide(r wire.Result) (next uint32) {
+	c.version = r.Version
 	if r.Version != 0 {
 		if allowed := c.rules.version; allowed != 0 && allowed != r.Version {
 			return c.refuse(reasonVersion, fmt.Errorf("version %d, and only %d is allowed", r.Version, allowed))
@@ -137,10 +168,11 @@ func (c *conn) accept(r wire.Result) (next uint32) {
 	}
 	c.received = c.received[r.Size:]
 	c.watchFor = reasonDuplicate
+	c.rules.stats.headerSeconds.Observe(time.Since(c.accepted).Seconds())
 	c.rules.log.accepted(c)
-	switch state, _ := wire.Signature(c.received); state {
+	switch state, version := wire.Signature(c.received); state {
 	case wire.Partial:
-		return c.refuseHeader()
+		return c.refuseHeader(version)
 	case wire.Absent:
 		return draining
 	default:
@@ -186,13 +218,14 @@ func (c *conn) watch(p []byte) (int, error) {
 		held := copy(into, c.received)
 		n, err := c.Conn.Read(into[held:])
 		got := into[:held+n]
-		switch state, _ := wire.Signature(got); {
+		switch state, version := wire.Signature(got); {
 		case state == wire.Partial:
-			c.refuseHeader()
+			c.received = got
+			c.refuseHeader(version)
 			return 0, refusedError("read", c.peer)
 		case state == wire.Absent, isEOF(err) && len(got) > 0:
 			c.received = got
-			c.phase.Store(draining)
+			c.enter(draining)
 			return c.drain(p), nil // an error will be back with the next read
 		default:
 			c.hold(got)
@@ -209,7 +242,7 @@ func (c *conn) drain(p []byte) int {
 	c.received = c.received[n:]
 	if len(c.received) == 0 {
 		c.release()
-		c.phase.Store(open)
+		c.enter(open)
 	}
 	return n
 }
@@ -222,13 +255,17 @@ func (c *conn) hold(b []byte) {
 }
 
 // refuseHeader refuses a header that came while watching.
-func (c *conn) refuseHeader() (next uint32) { return c.refuse(c.watchFor, nil) }
+func (c *conn) refuseHeader(version uint8) (next uint32) {
+	c.version = version
+	return c.refuse(c.watchFor, nil)
+}
 
 // refuse closes the connection without a word to it. err tells the log more.
-func (c *conn) refuse(why reason, err error) (next uint32) {
+func (c *conn) refuse(why outcome, err error) (next uint32) {
 	c.phase.Store(refused)
 	c.Conn.Close()
-	c.rules.log.refused(c.peer, c.local.Addr, c.mode, why, err)
+	c.count(c.version, why)
+	c.rules.refused(c.peer, c.local.Addr, c.mode, why, c.received, err)
 	c.release()
 	return refused
 }

@@ -19,6 +19,13 @@ type rules struct {
 	// version is the only header version allowed, or 0 for both.
 	version uint8
 	log     *connLog
+	stats   *stats
+}
+
+// refused keeps a record of a refusal.
+func (r *rules) refused(peer, local net.Addr, mode Mode, why outcome, received []byte, err error) {
+	r.stats.refused(peer, why, received)
+	r.log.refused(peer, local, mode, why, err)
 }
 
 // listener wraps the connections of a listener.
@@ -48,25 +55,29 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 	// A panic in the accept loop ends the process. Connections below are anyone's code.
 	defer func() {
 		if r := recover(); r != nil {
-			accepted.Close()
-			l.rules.log.refused(nil, l.Addr(), l.rules.mode, reasonIO, fmt.Errorf("panic: %v", r))
+			l.refuse(accepted, nil, nil, l.rules.mode, reasonIO, fmt.Errorf("panic: %v", r))
 			wrapped = nil
 		}
 	}()
 	peer, local := accepted.RemoteAddr(), accepted.LocalAddr()
 	mode, trust := l.rules.judge(peer, local)
+	l.rules.stats.sawPeer(peerIP(peer))
 	switch {
 	case isTLS(accepted):
-		accepted.Close()
-		l.rules.log.refused(peer, local, mode, reasonIO, errAlreadyTLS)
+		l.refuse(accepted, peer, local, mode, reasonIO, errAlreadyTLS)
 		return nil
 	case mode == On && trust == untrusted:
-		accepted.Close()
-		l.rules.log.refused(peer, local, mode, reasonUntrusted, nil)
+		l.refuse(accepted, peer, local, mode, reasonUntrusted, nil)
 		return nil
 	default:
 		return newConn(accepted, l.rules, mode, trust, time.Now())
 	}
+}
+
+func (l *listener) refuse(accepted net.Conn, peer, local net.Addr, mode Mode, why outcome, err error) {
+	accepted.Close()
+	l.rules.stats.count(mode, 0, why)
+	l.rules.refused(peer, local, mode, why, nil, err)
 }
 
 func isTLS(c net.Conn) bool {

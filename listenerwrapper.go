@@ -62,7 +62,9 @@ type ListenerWrapper struct {
 	// only: HTTP/3 would be a way around it.
 	HTTP3 string `json:"http3,omitempty"`
 
-	rules *rules
+	serverName    string
+	trustedSource string // the module of trusted_proxies, if there is one
+	rules         *rules
 }
 
 // ModeRanges gives peers a mode of their own.
@@ -100,7 +102,11 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 	logger := ctx.Logger()
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server != nil {
-		logger = logger.With(zap.String("server_name", server.Name()))
+		lw.serverName = server.Name()
+		logger = logger.With(zap.String("server_name", lw.serverName))
+	}
+	if err := registerMetrics(ctx); err != nil {
+		return err
 	}
 	rules, err := lw.compile(ctx, server, logger)
 	if err != nil {
@@ -118,7 +124,15 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 
 // WrapListener wraps l.
 func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
-	return &listener{Listener: l, rules: lw.rules}
+	rules := *lw.rules
+	rules.stats = listeners.acquire(listenerKey{lw.serverName, listenAddress(l.Addr())}, lw)
+	return &listener{Listener: l, rules: &rules}
+}
+
+// Cleanup gives up what outlives configurations, unless the next one uses it.
+func (lw *ListenerWrapper) Cleanup() error {
+	listeners.release(lw)
+	return nil
 }
 
 // compile validates the configuration and makes rules of it.
@@ -158,6 +172,7 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 	if err != nil {
 		return nil, fmt.Errorf("loading trusted proxies modules: %v", err)
 	}
+	lw.trustedSource = source.(caddy.Module).CaddyModule().ID.Name()
 	if static, ok := source.(*caddyhttp.StaticIPRange); ok {
 		rules.trusted, err = compileSet(static.Ranges)
 		return rules, inField("trusted_proxies", err)

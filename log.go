@@ -2,6 +2,7 @@ package proxyprotocol
 
 import (
 	"net"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,27 +25,58 @@ type connLog struct {
 }
 
 func newConnLog(logger *zap.Logger) *connLog {
+	omitted := &omittedLog{logger: logger, counts: make(map[string]uint64)}
 	return &connLog{
 		debug:    logger,
-		refusals: limited(logger, refusalInterval, refusalsLogged),
+		refusals: limited(logger, refusalInterval, refusalsLogged, zapcore.SamplerHook(omitted.hook)),
 		marked:   limited(logger, markedInterval, markedLogged),
 	}
 }
 
-func limited(logger *zap.Logger, interval time.Duration, first int) *zap.Logger {
+func limited(logger *zap.Logger, interval time.Duration, first int, opts ...zapcore.SamplerOption) *zap.Logger {
 	return logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, interval, first, 0)
+		return zapcore.NewSamplerWithOptions(core, interval, first, 0, opts...)
 	}))
+}
+
+// omittedLog sums up what the limit left out of the log.
+type omittedLog struct {
+	logger *zap.Logger
+
+	mu     sync.Mutex
+	counts map[string]uint64 // by message
+}
+
+// hook counts an entry that is left out. The first one starts the wait for the sum.
+func (l *omittedLog) hook(entry zapcore.Entry, decision zapcore.SamplingDecision) {
+	if decision&zapcore.LogDropped == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.counts) == 0 {
+		time.AfterFunc(refusalInterval, l.sumUp)
+	}
+	l.counts[entry.Message]++
+}
+
+func (l *omittedLog) sumUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for message, n := range l.counts {
+		l.logger.Warn("more of the same was left out of the log", zap.String("message", message), zap.Uint64("count", n))
+	}
+	clear(l.counts)
 }
 
 // refused logs a refusal. That a connection ended before it said anything is everyday
 // life: health checks that only connect do it.
-func (l *connLog) refused(peer, local net.Addr, mode Mode, why reason, err error) {
+func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err error) {
 	level := zapcore.WarnLevel
 	if why == reasonIO && isEOF(err) {
 		level = zapcore.DebugLevel
 	}
-	entry := l.refusals.Check(level, why.message())
+	entry := l.refusals.Check(level, refusalMessages[why])
 	if entry == nil {
 		return
 	}

@@ -21,6 +21,7 @@ func init() {
 	caddy.RegisterModule(MatchProxyProtocol{})
 	caddy.RegisterModule(MatchPinnedIP{})
 	caddy.RegisterModule(Handler{})
+	caddy.RegisterModule(adminStatus{})
 	httpcaddyfile.RegisterHandlerDirective("proxy_protocol", parseCaddyfile)
 	// After what log_append does, so that the access log has its fields for refusals too.
 	httpcaddyfile.RegisterDirectiveOrder("proxy_protocol", httpcaddyfile.After, "log_level")
@@ -30,6 +31,7 @@ func init() {
 var (
 	_ caddy.Provisioner     = (*ListenerWrapper)(nil)
 	_ caddy.ListenerWrapper = (*ListenerWrapper)(nil)
+	_ caddy.CleanerUpper    = (*ListenerWrapper)(nil)
 	_ caddyfile.Unmarshaler = (*ListenerWrapper)(nil)
 
 	_ net.Conn      = (*conn)(nil)

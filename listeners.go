@@ -1,0 +1,90 @@
+package proxyprotocol
+
+import (
+	"cmp"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// listeners are those in use, of the running configuration and, during a reload, of the
+// one before.
+var listeners = listenerPool{entries: make(map[listenerKey]*listenerEntry)}
+
+type listenerKey struct{ server, address string }
+
+type listenerEntry struct {
+	stats *stats
+	users []*ListenerWrapper // in the order of their configurations
+}
+
+type listenerPool struct {
+	mu      sync.Mutex
+	entries map[listenerKey]*listenerEntry
+}
+
+// acquire returns the stats of a listener: those it had, if it has been there before the
+// reload.
+func (p *listenerPool) acquire(key listenerKey, user *ListenerWrapper) *stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	entry := p.entries[key]
+	if entry == nil {
+		entry = &listenerEntry{stats: newStats(key.server)}
+		p.entries[key] = entry
+	}
+	entry.users = append(entry.users, user)
+	return entry.stats
+}
+
+// release gives up all listeners of a user.
+func (p *listenerPool) release(user *ListenerWrapper) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	left := make(map[string]bool) // servers that are still there
+	gone := make(map[string]bool)
+	for key, entry := range p.entries {
+		entry.users = slices.DeleteFunc(entry.users, func(u *ListenerWrapper) bool { return u == user })
+		if len(entry.users) == 0 {
+			delete(p.entries, key)
+			gone[key.server] = true
+		} else {
+			left[key.server] = true
+		}
+	}
+	for server := range gone {
+		if !left[server] {
+			forgetMetrics(server)
+		}
+	}
+}
+
+// each calls f for every listener, in order, with the wrapper that was configured last.
+func (p *listenerPool) each(f func(key listenerKey, stats *stats, lw *ListenerWrapper)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	keys := make([]listenerKey, 0, len(p.entries))
+	for key := range p.entries {
+		keys = append(keys, key)
+	}
+	slices.SortFunc(keys, func(a, b listenerKey) int {
+		return cmp.Or(cmp.Compare(a.server, b.server), cmp.Compare(a.address, b.address))
+	})
+	for _, key := range keys {
+		entry := p.entries[key]
+		f(key, entry.stats, entry.users[len(entry.users)-1])
+	}
+}
+
+// listenAddress is the address of a listener as Caddy writes it.
+func listenAddress(addr net.Addr) string {
+	if addr == nil {
+		return ""
+	}
+	if caddy.IsUnixNetwork(addr.Network()) {
+		return addr.Network() + "/" + addr.String()
+	}
+	return addr.String()
+}

@@ -1,0 +1,103 @@
+package proxyprotocol
+
+import (
+	"errors"
+	"net"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// outcome is what became of a connection, once. Its name is a label in metrics; that of a
+// refusal is the reason in logs.
+type outcome uint8
+
+const (
+	// outcomeClient: a header named the client, and is believed.
+	outcomeClient outcome = iota
+	// outcomeMarked: a header named the client, and nobody vouched for it.
+	outcomeMarked
+	// outcomeLocal: a header without IP addresses.
+	outcomeLocal
+	// outcomeDirect: no header, and none needed.
+	outcomeDirect
+
+	// From here on the connection was refused.
+
+	// reasonMissing: no header where one is mandatory.
+	reasonMissing
+	// reasonForbidden: a header where none is allowed.
+	reasonForbidden
+	// reasonUntrusted: the peer may not send a header.
+	reasonUntrusted
+	// reasonMalformed: the header breaks the specification, or was cut off.
+	reasonMalformed
+	// reasonChecksum: the header's CRC32C is wrong.
+	reasonChecksum
+	// reasonTooLarge: the header is larger than max_header_size.
+	reasonTooLarge
+	// reasonDuplicate: a second header.
+	reasonDuplicate
+	// reasonTimeout: the header was not complete in time.
+	reasonTimeout
+	// reasonVersion: the header's version is not allowed.
+	reasonVersion
+	// reasonIO: the connection ended or failed before it could be judged.
+	reasonIO
+
+	outcomes // how many there are
+)
+
+var outcomeNames = [outcomes]string{
+	outcomeClient:   "client",
+	outcomeMarked:   "marked",
+	outcomeLocal:    "local",
+	outcomeDirect:   "direct",
+	reasonMissing:   "missing",
+	reasonForbidden: "forbidden",
+	reasonUntrusted: "untrusted",
+	reasonMalformed: "malformed",
+	reasonChecksum:  "checksum",
+	reasonTooLarge:  "too_large",
+	reasonDuplicate: "duplicate",
+	reasonTimeout:   "timeout",
+	reasonVersion:   "version",
+	reasonIO:        "io",
+}
+
+// refusalMessages are the log messages of refusals. zap limits how many of each are logged.
+var refusalMessages = [outcomes]string{
+	reasonMissing:   "refused connection without PROXY protocol header",
+	reasonForbidden: "refused connection with PROXY protocol header",
+	reasonUntrusted: "refused connection from untrusted peer",
+	reasonMalformed: "refused connection with malformed PROXY protocol header",
+	reasonChecksum:  "refused connection with wrong PROXY protocol checksum",
+	reasonTooLarge:  "refused connection with too large PROXY protocol header",
+	reasonDuplicate: "refused connection with second PROXY protocol header",
+	reasonTimeout:   "refused connection whose PROXY protocol header came too late",
+	reasonVersion:   "refused connection with PROXY protocol header of a version not allowed",
+	reasonIO:        "connection failed before its PROXY protocol header",
+}
+
+// String returns the outcome's name.
+func (o outcome) String() string { return outcomeNames[o] }
+
+// reasonOf is the reason for refusing a header with this fault.
+func reasonOf(err wire.Error) outcome {
+	switch err.Problem {
+	case wire.ProblemChecksum:
+		return reasonChecksum
+	case wire.ProblemTooLarge:
+		return reasonTooLarge
+	default:
+		return reasonMalformed
+	}
+}
+
+// errRefused is what reads and writes on a refused connection fail with.
+var errRefused = errors.New("refused for breaking the PROXY protocol policy")
+
+// refusedError returns errRefused in the form that keeps net/http from writing a
+// "400 Bad Request" to the connection.
+func refusedError(op string, peer net.Addr) error {
+	return &net.OpError{Op: op, Net: "tcp", Addr: peer, Err: errRefused}
+}
