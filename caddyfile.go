@@ -76,7 +76,7 @@ func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string
 	default:
 		return d.Errf("unrecognized option '%s': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (%s) with ranges", option, acceptedModes)
 	}
-	if len(args) != 1 {
+	if len(args) != 1 || arg == "" {
 		return d.Errf("%s takes one argument", option)
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,9 +29,9 @@ type conn struct {
 	phase atomic.Uint32
 
 	facts
-	client   net.TCPAddr // if the header named one; its IP is clientIP
-	clientIP [16]byte
-	local    localAddr
+	client tcpAddr // if the header named one
+	server tcpAddr // what client connected to, if local says so
+	local  localAddr
 
 	counted atomic.Bool
 
@@ -41,6 +42,7 @@ type conn struct {
 	held     [heldSize]byte // what received lies in while it may begin a signature
 	watchFor outcome        // why a header is refused while watching
 	version  uint8          // of the signature seen, or 0
+	answered bool           // the peer's address was given out while pending: a header is too late
 
 	// deadlines guards the read deadline, which the header's timeout may cut short.
 	deadlines    sync.Mutex
@@ -75,9 +77,27 @@ type localAddr struct {
 	conn *conn
 }
 
+// tcpAddr is a net.TCPAddr with room for its IP address.
+type tcpAddr struct {
+	net.TCPAddr
+	ip [16]byte
+}
+
+// set sets an address. An IPv4-mapped one becomes IPv4.
+func (a *tcpAddr) set(addr netip.AddrPort) {
+	a.Port = int(addr.Port())
+	if ip := addr.Addr().Unmap(); ip.Is4() {
+		v4 := ip.As4()
+		a.IP = a.ip[:copy(a.ip[:], v4[:])]
+	} else {
+		a.ip = ip.As16()
+		a.IP = a.ip[:]
+	}
+}
+
 func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Time) *conn {
 	wrapped := &conn{Conn: c, rules: rules, trust: trust, accepted: accepted}
-	wrapped.mode, wrapped.peer = mode, c.RemoteAddr()
+	wrapped.mode, wrapped.peer = mode, peerAddr(c.RemoteAddr())
 	wrapped.local = localAddr{c.LocalAddr(), wrapped}
 	if mode == Off {
 		wrapped.watchFor = reasonForbidden
@@ -93,7 +113,7 @@ func (c *conn) RemoteAddr() net.Addr {
 	if phase := c.phase.Load(); phase == pending || phase == refused || !c.header.HasAddrs() {
 		return c.peer
 	}
-	return &c.client
+	return &c.client.TCPAddr
 }
 
 // LocalAddr returns the header's destination, or the socket's own address if there is
@@ -195,10 +215,16 @@ func (c *conn) NetConn() net.Conn { return c.Conn }
 
 // SyscallConn implements syscall.Conn.
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := c.Conn.(syscall.Conn); ok {
-		return sc.SyscallConn()
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
 	}
-	return nil, errors.ErrUnsupported
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	// Hide PollFD, by which os.File would splice past Read and Write.
+	return struct{ syscall.RawConn }{raw}, nil
 }
 
 // SetDeadline implements net.Conn.
@@ -257,6 +283,6 @@ func (c *conn) settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase.Load() == pending {
-		_ = c.judge(false) // whoever reads or writes next will be told
+		c.answered = c.judge(false) != nil // whoever reads or writes next will be told
 	}
 }

@@ -21,8 +21,9 @@ func (c *conn) judge(reading bool) (err error) {
 	// ends the process. The listener below and the source of ranges are anyone's code.
 	defer func() {
 		if r := recover(); r != nil {
-			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
 			err = nil
+			defer func() { _ = recover() }() // closing may panic as well
+			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
 		}
 	}()
 	if c.mode == On && !c.mayAnnounce() {
@@ -105,6 +106,9 @@ const maxEmptyReads = 100
 func (c *conn) decide(r wire.Result) (next uint32) {
 	c.version = r.Version
 	if r.Version != 0 {
+		if c.answered {
+			return c.refuse(reasonIO, errAnswered)
+		}
 		if allowed := c.rules.version; allowed != 0 && allowed != r.Version {
 			return c.refuse(reasonVersion, fmt.Errorf("version %d, and only %d is allowed", r.Version, allowed))
 		}
@@ -126,6 +130,8 @@ func (c *conn) decide(r wire.Result) (next uint32) {
 		return pending
 	}
 }
+
+var errAnswered = errors.New("the connection failed for a while, and its address was asked for before its header came")
 
 // interrupted answers the phase that follows when the socket ends, fails, or has said
 // too little until a deadline.
@@ -186,21 +192,14 @@ func (c *conn) setAddrs() {
 	source, destination := c.header.Source(), c.header.Destination()
 	c.marked = c.mode == Unspecified
 
-	ip := source.Addr().Unmap()
-	c.client.Port = int(source.Port())
+	c.client.set(source)
 	if c.marked {
 		c.client.Port = 0
 	}
-	if ip.Is4() {
-		v4 := ip.As4()
-		c.client.IP = c.clientIP[:copy(c.clientIP[:], v4[:])]
-	} else {
-		c.clientIP = ip.As16()
-		c.client.IP = c.clientIP[:]
-	}
 	// Caddy's own sender writes an unspecified destination.
-	if to := destination.Addr().Unmap(); !c.marked && !to.IsUnspecified() {
-		c.local.Addr = &net.TCPAddr{IP: to.AsSlice(), Port: int(destination.Port())}
+	if !c.marked && !destination.Addr().Unmap().IsUnspecified() {
+		c.server.set(destination)
+		c.local.Addr = &c.server.TCPAddr
 	}
 }
 
@@ -229,7 +228,7 @@ func (c *conn) watch(p []byte) (int, error) {
 			return c.drain(p), nil // an error will be back with the next read
 		default:
 			c.hold(got)
-			if err != nil {
+			if n == 0 || err != nil {
 				return 0, err
 			}
 		}
@@ -265,7 +264,7 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 	c.phase.Store(refused)
 	c.Conn.Close()
 	c.count(c.version, why)
-	c.rules.refused(c.peer, c.local.Addr, c.mode, why, c.received, err)
+	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, c.received, err)
 	c.release()
 	return refused
 }

@@ -55,11 +55,12 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 	// A panic in the accept loop ends the process. Connections below are anyone's code.
 	defer func() {
 		if r := recover(); r != nil {
-			l.refuse(accepted, nil, nil, l.rules.mode, reasonIO, fmt.Errorf("panic: %v", r))
 			wrapped = nil
+			defer func() { _ = recover() }() // closing may panic as well
+			l.refuse(accepted, nil, nil, l.rules.mode, reasonIO, fmt.Errorf("panic: %v", r))
 		}
 	}()
-	peer, local := accepted.RemoteAddr(), accepted.LocalAddr()
+	peer, local := peerAddr(accepted.RemoteAddr()), accepted.LocalAddr()
 	mode, trust := l.rules.judge(peer, local)
 	l.rules.stats.sawPeer(peerIP(peer))
 	switch {

@@ -88,12 +88,22 @@ func (p *policy) ask(peer net.Addr) trust {
 	return untrusted
 }
 
+// peerAddr is the address of a peer as it may be shown. A Unix socket's peer can choose the
+// name of its end, and choose one that looks like an IP address.
+func peerAddr(addr net.Addr) net.Addr {
+	if unix, ok := addr.(*net.UnixAddr); ok {
+		return &net.UnixAddr{Name: "@", Net: unix.Net}
+	}
+	return addr
+}
+
 // peerIP is the IP address of a peer without IPv4 mapping and zone, or the zero Addr
 // if it has none.
 func peerIP(peer net.Addr) netip.Addr {
 	var addr netip.Addr
 	switch peer := peer.(type) {
 	case nil:
+	case *net.UnixAddr: // a name that the peer chose, perhaps "10.0.0.1:80"
 	case *net.TCPAddr:
 		addr = peer.AddrPort().Addr()
 	default:

@@ -12,9 +12,10 @@ import (
 
 // The names of listener wrappers that matter to each other.
 const (
-	wrapperName        = "proxy_protocol_mode"
-	builtinWrapperName = "proxy_protocol"
-	tlsWrapperName     = "tls"
+	wrapperName         = "proxy_protocol_mode"
+	builtinWrapperName  = "proxy_protocol"
+	redirectWrapperName = "http_redirect"
+	tlsWrapperName      = "tls"
 )
 
 // redirectServer is the key of the server that automatic HTTPS adds for its redirects.
@@ -65,6 +66,8 @@ func checkOrder(server *caddyhttp.Server) error {
 		return fmt.Errorf("listener wrapper '%s' is there twice, and a connection has one header: keep one and %s", wrapperName, inOrder)
 	case slices.Contains(names, builtinWrapperName):
 		return fmt.Errorf("listener wrapper '%s' does not go with Caddy's own '%s', because a connection has one header: remove '%s' and %s", wrapperName, builtinWrapperName, builtinWrapperName, inOrder)
+	case slices.Contains(names[:own], redirectWrapperName):
+		return fmt.Errorf("listener wrapper '%s' must come before '%s', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\t%s on\n\t\t%s\n\t\ttls\n\t}\n", wrapperName, redirectWrapperName, wrapperName, redirectWrapperName)
 	case len(server.TLSConnPolicies) > 0 && (tls < 0 || tls < own):
 		return fmt.Errorf("listener wrapper '%s' must come before '%s', because the header comes before the TLS handshake: %s", wrapperName, tlsWrapperName, inOrder)
 	default:
@@ -76,28 +79,29 @@ func checkOrder(server *caddyhttp.Server) error {
 func disableHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
 	// Slices are replaced, never changed: servers share those they have by default.
 	var had bool
-	without := func(protocols []string) ([]string, error) {
+	without := func(protocols []string) []string {
 		if !slices.Contains(protocols, "h3") {
-			return protocols, nil
+			return protocols
 		}
 		had = true
-		rest := slices.DeleteFunc(slices.Clone(protocols), func(p string) bool { return p == "h3" })
-		if len(rest) == 0 {
-			return nil, fmt.Errorf("no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in %s:\n\n\thttp3 allow\n", wrapperName)
-		}
-		return rest, nil
+		return slices.DeleteFunc(slices.Clone(protocols), func(p string) bool { return p == "h3" })
 	}
-	protocols, err := without(server.Protocols)
-	if err != nil {
-		return err
-	}
+	protocols := without(server.Protocols)
+	// Listeners without protocols of their own have the server's.
+	inherits := server.ListenProtocols == nil
+	lost := false
 	var listenProtocols [][]string
 	for _, of := range server.ListenProtocols {
-		rest, err := without(of)
-		if err != nil {
-			return err
-		}
+		rest := without(of)
+		inherits = inherits || of == nil
+		lost = lost || of != nil && len(rest) == 0
 		listenProtocols = append(listenProtocols, rest)
+	}
+	if lost || inherits && len(protocols) == 0 {
+		return fmt.Errorf("no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in %s:\n\n\thttp3 allow\n", wrapperName)
+	}
+	if len(protocols) == 0 {
+		protocols = []string{"h1"} // not used by any listener; none would mean all
 	}
 	server.Protocols, server.ListenProtocols = protocols, listenProtocols
 	if had && len(server.TLSConnPolicies) > 0 {

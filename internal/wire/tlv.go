@@ -38,12 +38,12 @@ type TLVs []byte
 // first that overruns the end. [Decode] hands out none that does.
 func (t TLVs) All() iter.Seq[TLV] {
 	return func(yield func(TLV) bool) {
-		for len(t) >= tlvHeadSize {
-			end := tlvHeadSize + int(binary.BigEndian.Uint16(t[1:]))
-			if end > len(t) || !yield(TLV{Type(t[0]), t[tlvHeadSize:end:end]}) {
+		for rest := t; len(rest) >= tlvHeadSize; {
+			end := tlvHeadSize + int(binary.BigEndian.Uint16(rest[1:]))
+			if end > len(rest) || !yield(TLV{Type(rest[0]), rest[tlvHeadSize:end:end]}) {
 				return
 			}
-			t = t[end:]
+			rest = rest[end:]
 		}
 	}
 }

@@ -1,5 +1,7 @@
 package wire
 
+import "bytes"
+
 // decodeV1 decodes a v1 header (section 2.1): one line of text, of which nothing
 // is interpreted before its CRLF is there.
 func decodeV1(b []byte) Result {
@@ -10,55 +12,78 @@ func decodeV1(b []byte) Result {
 	if b[keyword-1] != ' ' {
 		return invalid(1, ProblemSpace, keyword-1)
 	}
-	// Of an UNKNOWN line the receiver must ignore all there is before the CRLF;
-	// in any other a lone CR or LF is known to be wrong at once.
-	unknown := hasPrefix(b[keyword:], "UNKNOWN ")
-	end := keyword
-	for ; ; end++ {
-		if end+2 > MaxSizeV1 {
-			return invalid(1, ProblemNoCRLF, MaxSizeV1-1)
-		}
-		if end == len(b) || end+1 == len(b) && b[end] == '\r' {
-			return Result{State: Partial, Version: 1}
-		}
-		if b[end] == '\r' && b[end+1] == '\n' {
-			break
-		}
-		if !unknown && (b[end] == '\r' || b[end] == '\n') {
-			return invalid(1, ProblemLoneCRLF, end)
-		}
+	end, r := lineEnd(b, keyword)
+	if end == 0 {
+		return r
 	}
 	h, err := parseLine(b[:end], keyword)
 	if err.Problem != 0 {
 		return Result{State: Invalid, Version: 1, Err: err}
 	}
-	return Result{State: Complete, Version: 1, Header: h, Size: end + len("\r\n")}
+	return Result{State: Complete, Version: 1, Header: h, Size: end + len(crlf)}
 }
+
+// lineEnd finds the CRLF, and answers for the whole header if it is not there.
+func lineEnd(b []byte, keyword int) (end int, _ Result) {
+	// What is not the CR here makes what is behind it unimportant.
+	const lastCR = MaxSizeV1 - 2
+	line := b[:min(len(b), MaxSizeV1)]
+	tooLong := len(line) > lastCR && line[lastCR] != '\r'
+	if tooLong {
+		line = line[:lastCR+1]
+	}
+	end = bytes.Index(line, crlf)
+	if end >= 0 {
+		line = line[:end]
+	}
+	// Of an UNKNOWN line the receiver must ignore all there is before the CRLF; in any
+	// other a lone CR or LF is known to be wrong at once.
+	if !hasPrefix(b[keyword:], "UNKNOWN ") {
+		lone := bytes.IndexByte(line, '\n')
+		if cr := bytes.IndexByte(line, '\r'); cr >= 0 && (lone < 0 || cr < lone) && (end >= 0 || cr < len(line)-1) {
+			lone = cr
+		}
+		if lone >= 0 {
+			return 0, invalid(1, ProblemLoneCRLF, lone)
+		}
+	}
+	switch {
+	case end >= 0:
+		return end, Result{}
+	case tooLong:
+		return 0, invalid(1, ProblemNoCRLF, lastCR)
+	case len(line) == MaxSizeV1:
+		return 0, invalid(1, ProblemNoCRLF, MaxSizeV1-1)
+	default:
+		return 0, Result{State: Partial, Version: 1}
+	}
+}
+
+var crlf = []byte("\r\n")
 
 // parseLine parses a v1 line without its CRLF from the protocol keyword on.
 func parseLine(line []byte, at int) (Header, Error) {
 	h := Header{version: 1, command: Proxy}
-	var parse func(line []byte, at int, ip *[16]byte) (next int, ok bool)
 	switch rest := line[at:]; {
 	case string(rest) == "UNKNOWN" || hasPrefix(rest, "UNKNOWN "):
 		return h, Error{}
 	case hasPrefix(rest, "TCP4 "):
-		h.family, h.transport, parse = IPv4, Stream, parseIPv4
+		h.family, h.transport = IPv4, Stream
 	case hasPrefix(rest, "TCP6 "):
-		h.family, h.transport, parse = IPv6, Stream, parseIPv6
+		h.family, h.transport = IPv6, Stream
 	default:
 		return h, Error{ProblemKeyword, at}
 	}
 	at += len("TCP4 ")
 
 	var ok bool
-	if at, ok = parse(line, at, &h.src); !ok {
+	if at, ok = parseIP(line, at, h.family, &h.src); !ok {
 		return h, Error{ProblemAddress, at}
 	}
 	if at, ok = parseSpace(line, at); !ok {
 		return h, Error{ProblemSpace, at}
 	}
-	if at, ok = parse(line, at, &h.dst); !ok {
+	if at, ok = parseIP(line, at, h.family, &h.dst); !ok {
 		return h, Error{ProblemAddress, at}
 	}
 	if at, ok = parseSpace(line, at); !ok {
@@ -105,6 +130,13 @@ func parsePort(line []byte, at int, port *uint16) (int, bool) {
 	n, at, ok := parseNumber(line, at, 1<<16-1)
 	*port = uint16(n)
 	return at, ok
+}
+
+func parseIP(line []byte, at int, family Family, ip *[16]byte) (int, bool) {
+	if family == IPv4 {
+		return parseIPv4(line, at, ip)
+	}
+	return parseIPv6(line, at, ip)
 }
 
 func parseIPv4(line []byte, at int, ip *[16]byte) (int, bool) {
