@@ -1,6 +1,7 @@
 package proxyprotocol
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -115,7 +116,7 @@ func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) er
 	}
 	lw.Ranges = append(lw.Ranges, ModeRanges{Mode: &mode, Ranges: ranges})
 	if _, err := compileRanges(lw.Ranges); err != nil {
-		return d.WrapErr(err)
+		return d.Errf("%s: %v", mode, errors.Unwrap(err)) // without the JSON field
 	}
 	return nil
 }

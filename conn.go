@@ -21,8 +21,8 @@ type conn struct {
 	net.Conn // the accepted connection; every method that could pass it by is below
 
 	rules    *rules
+	accepted time.Duration // since start
 	trust    trust
-	accepted time.Time
 
 	// phase is how far the beginning has been judged. The facts and addresses below
 	// are written before it leaves pending, and read after.
@@ -30,8 +30,6 @@ type conn struct {
 
 	facts
 	client tcpAddr // if the header named one
-	server tcpAddr // what client connected to, if local says so
-	local  localAddr
 
 	counted atomic.Bool
 
@@ -72,10 +70,31 @@ const (
 // localAddr is the local address of a connection. Every listener wrapper passes it
 // through and net/http keeps it in each request's context, so that it leads from the
 // request to the connection whatever lies between.
-type localAddr struct {
-	net.Addr
-	conn *conn
+type localAddr conn
+
+// Network implements net.Addr.
+func (a *localAddr) Network() string {
+	if addr := (*conn)(a).Conn.LocalAddr(); addr != nil {
+		return addr.Network()
+	}
+	return "tcp"
 }
+
+// String implements net.Addr.
+func (a *localAddr) String() string {
+	c := (*conn)(a)
+	if phase := c.phase.Load(); phase != pending && phase != refused && !c.marked {
+		// Caddy's own sender writes an unspecified destination.
+		to := c.header.Destination()
+		if ip := to.Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
+			return netip.AddrPortFrom(ip, to.Port()).String()
+		}
+	}
+	return addrString(c.Conn.LocalAddr())
+}
+
+// start is what times are counted from: a Duration is smaller than a Time and faster to get.
+var start = time.Now()
 
 // tcpAddr is a net.TCPAddr with room for its IP address.
 type tcpAddr struct {
@@ -95,10 +114,9 @@ func (a *tcpAddr) set(addr netip.AddrPort) {
 	}
 }
 
-func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Time) *conn {
-	wrapped := &conn{Conn: c, rules: rules, trust: trust, accepted: accepted}
+func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Duration) *conn {
+	wrapped := &conn{Conn: c, rules: rules, accepted: accepted, trust: trust}
 	wrapped.mode, wrapped.peer = mode, peerAddr(c.RemoteAddr())
-	wrapped.local = localAddr{c.LocalAddr(), wrapped}
 	if mode == Off {
 		wrapped.watchFor = reasonForbidden
 		wrapped.phase.Store(watching)
@@ -121,7 +139,7 @@ func (c *conn) RemoteAddr() net.Addr {
 // certificates.
 func (c *conn) LocalAddr() net.Addr {
 	c.settle()
-	return &c.local
+	return (*localAddr)(c)
 }
 
 // Read reads what follows the header.
@@ -266,14 +284,16 @@ func (c *conn) unlimit() {
 
 func (c *conn) applyDeadline() error {
 	t := c.readDeadline
-	if limit := c.deadline(); c.limited && (c.limitOnly || t.IsZero() || limit.Before(t)) {
-		t = limit
+	if c.limited {
+		if limit := c.deadline(); c.limitOnly || t.IsZero() || limit.Before(t) {
+			t = limit
+		}
 	}
 	return c.Conn.SetReadDeadline(t)
 }
 
 // deadline is when the first header must be complete.
-func (c *conn) deadline() time.Time { return c.accepted.Add(c.rules.timeout) }
+func (c *conn) deadline() time.Time { return start.Add(c.accepted + c.rules.timeout) }
 
 // settle makes the addresses final, unless the socket fails before.
 func (c *conn) settle() {

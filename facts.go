@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -21,25 +22,34 @@ type facts struct {
 	// marked says that the client's address came from a header nobody vouched for.
 	marked bool
 
-	named     namedTLVs
-	namedOnce sync.Once
+	// named is what they say, nil if there are none.
+	named *namedTLVs
+}
+
+// namedTLVs is what TLVs say, found out once, when somebody asks.
+type namedTLVs struct {
+	once  sync.Once
+	named tlv.Named
 }
 
 // factsOf returns the facts of a request's connection, or nil if there are none: its
 // connection did not come through this module.
 func factsOf(r *http.Request) *facts {
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr)
-	if !ok || local.conn.phase.Load() == pending {
+	if !ok || (*conn)(local).phase.Load() == pending {
 		return nil
 	}
-	return &local.conn.facts
+	return &(*conn)(local).facts
 }
 
 // present reports whether there was a header.
 func (f *facts) present() bool { return f.header.Version() != 0 }
 
-// namedTLVs returns what the TLVs say. It is found out once, when somebody asks.
-func (f *facts) namedTLVs() *namedTLVs {
-	f.namedOnce.Do(func() { f.named = nameTLVs(f.tlvs) })
-	return &f.named
+// say returns what the TLVs say, by name.
+func (f *facts) say() tlv.Named {
+	if f.named == nil {
+		return tlv.Named{}
+	}
+	f.named.once.Do(func() { f.named.named = tlv.Name(f.tlvs) })
+	return f.named.named
 }

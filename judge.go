@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -85,7 +86,8 @@ func (c *conn) readHeader() (next uint32, err error) {
 		err := c.receive()
 		if len(c.received) > before {
 			empty = 0
-			if next := c.decide(wire.Decode(c.received, c.rules.maxHeaderSize)); next != pending {
+			r := wire.Decode(c.received, c.rules.maxHeaderSize)
+			if next := c.decide(&r); next != pending {
 				return next, nil
 			}
 		} else {
@@ -103,7 +105,7 @@ const maxEmptyReads = 100
 
 // decide answers the phase that follows from what was received, or pending if more is
 // needed.
-func (c *conn) decide(r wire.Result) (next uint32) {
+func (c *conn) decide(r *wire.Result) (next uint32) {
 	c.version = r.Version
 	if r.Version != 0 {
 		if c.answered {
@@ -164,17 +166,22 @@ func (c *conn) interrupted(err error) (next uint32, _ error) {
 var errCutOff = errors.New("cut off by the end of the connection")
 
 // accept takes over what the header says and looks at what came with it.
-func (c *conn) accept(r wire.Result) (next uint32) {
+func (c *conn) accept(r *wire.Result) (next uint32) {
 	c.header = r.Header
 	if len(r.TLVs) > 0 {
-		c.tlvs = append(c.tlvs, r.TLVs...) // the buffer goes back to the pool
+		c.tlvs = slices.Clone(r.TLVs) // the buffer goes back to the pool
+		c.named = new(namedTLVs)
 	}
 	if r.Header.HasAddrs() {
-		c.setAddrs()
+		c.marked = c.mode == Unspecified
+		c.client.set(r.Header.Source())
+		if c.marked {
+			c.client.Port = 0
+		}
 	}
 	c.received = c.received[r.Size:]
 	c.watchFor = reasonDuplicate
-	c.rules.stats.headerSeconds.Observe(time.Since(c.accepted).Seconds())
+	c.rules.stats.headerSeconds.Observe((time.Since(start) - c.accepted).Seconds())
 	c.rules.log.accepted(c)
 	switch state, version := wire.Signature(c.received); state {
 	case wire.Partial:
@@ -184,22 +191,6 @@ func (c *conn) accept(r wire.Result) (next uint32) {
 	default:
 		c.hold(c.received)
 		return watching
-	}
-}
-
-// setAddrs makes the header's addresses those of the connection.
-func (c *conn) setAddrs() {
-	source, destination := c.header.Source(), c.header.Destination()
-	c.marked = c.mode == Unspecified
-
-	c.client.set(source)
-	if c.marked {
-		c.client.Port = 0
-	}
-	// Caddy's own sender writes an unspecified destination.
-	if !c.marked && !destination.Addr().Unmap().IsUnspecified() {
-		c.server.set(destination)
-		c.local.Addr = &c.server.TCPAddr
 	}
 }
 

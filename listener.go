@@ -71,7 +71,7 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 		l.refuse(accepted, peer, local, mode, reasonUntrusted, nil)
 		return nil
 	default:
-		return newConn(accepted, l.rules, mode, trust, time.Now())
+		return newConn(accepted, l.rules, mode, trust, time.Since(start))
 	}
 }
 

@@ -98,7 +98,7 @@ func (l *connLog) accepted(c *conn) {
 		if entry := l.marked.Check(zapcore.WarnLevel, "a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0"); entry != nil {
 			entry.Write(
 				zap.String("peer", addrString(c.peer)),
-				zap.String("local", addrString(c.local.Addr)),
+				zap.String("local", addrString(c.Conn.LocalAddr())),
 				zap.Stringer("claimed", c.header.Source()),
 			)
 		}

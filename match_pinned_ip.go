@@ -16,6 +16,8 @@ import (
 	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 )
 
 // MatchPinnedIP matches requests whose client IP, as the `client_ip` matcher has it, is one
@@ -144,7 +146,7 @@ func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 		pins, err := evaluate(repl, s)
 		if err != nil {
 			if entry := m.logger.Check(zapcore.DebugLevel, "pinned_ip cannot use the value of a placeholder"); entry != nil {
-				entry.Write(zap.String("pinned_ip", s), zap.String("error", escape(err.Error())))
+				entry.Write(zap.String("pinned_ip", s), zap.String("error", escape.Text(err.Error())))
 			}
 			continue
 		}

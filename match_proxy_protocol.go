@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
 // MatchProxyProtocol matches requests by the PROXY protocol header of their connection.
@@ -194,7 +196,7 @@ func (m *MatchProxyProtocol) compile() error {
 		}
 	}
 	for given, values := range m.TLV {
-		name, err := parseTLVName(given)
+		name, err := tlv.ParseName(given)
 		if err != nil {
 			return fmt.Errorf("tlv: %w", err)
 		}
@@ -245,7 +247,7 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 		return false, nil
 	}
 	for name, values := range m.tlvs {
-		value, ok := f.namedTLVs().values[name]
+		value, ok := f.say().Values[name]
 		if !ok || len(values) > 0 && !slices.Contains(values, value) {
 			return false, nil
 		}

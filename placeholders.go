@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -77,15 +79,15 @@ func placeholder(r *http.Request, name string) (value any, known bool) {
 	if !ok {
 		return nil, false
 	}
-	if tlv, ok := strings.CutPrefix(name, "tlv."); ok {
-		tlv, err := parseTLVName(tlv)
+	if given, ok := strings.CutPrefix(name, "tlv."); ok {
+		name, err := tlv.ParseName(given)
 		if err != nil {
 			return nil, false
 		}
 		if f == nil {
 			return "", true
 		}
-		return escape(f.namedTLVs().values[tlv]), true
+		return escape.Text(f.say().Values[name]), true
 	}
 	get, ok := getters[name]
 	if !ok {
@@ -216,13 +218,13 @@ func (s *summary) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		}
 	}
 	enc.AddBool("port_zero", s.marked)
-	named := s.namedTLVs()
-	if len(named.telling) == 0 {
+	named := s.say()
+	if len(named.Telling) == 0 {
 		return nil
 	}
 	return enc.AddObject("tlv", zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
-		for _, name := range named.telling {
-			enc.AddString(name, escape(named.values[name]))
+		for _, name := range named.Telling {
+			enc.AddString(name, escape.Text(named.Values[name]))
 		}
 		return nil
 	}))

@@ -51,7 +51,8 @@ func appendV1(b []byte, h Header) []byte {
 }
 
 func appendV2(b []byte, h Header, tlvs []TLV, checksum bool) ([]byte, error) {
-	if (len(tlvs) > 0 || checksum) && !h.HasAddrs() && h.family != Unix {
+	unix := h.family == Unix && h.transport != TransportUnspec
+	if (len(tlvs) > 0 || checksum) && !h.HasAddrs() && !unix {
 		return b, errSkippedTLVs
 	}
 	start := len(b)
@@ -67,7 +68,7 @@ func appendV2(b []byte, h Header, tlvs []TLV, checksum bool) ([]byte, error) {
 		b = append(b, h.dst[:n]...)
 		b = binary.BigEndian.AppendUint16(b, h.srcPort)
 		b = binary.BigEndian.AppendUint16(b, h.dstPort)
-	case h.family == Unix && h.transport != TransportUnspec:
+	case unix:
 		b = append(b, make([]byte, addrsSizeUnix)...)
 	}
 	for _, tlv := range tlvs {

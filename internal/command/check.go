@@ -1,0 +1,233 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+)
+
+// expectable are the verdicts that can be expected.
+var expectable = []string{verdictOn, verdictOff, verdictUnspecified, verdictRefused}
+
+func checkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		DisableFlagsInUseLine: true,
+		Use:                   "check [--tls] [--sni <name>] [--expect on|off|unspecified|refused] [--timeout <duration>] [--json] <host:port>",
+		Short:                 "Finds out what a listener does with PROXY protocol headers",
+		Long: `
+Connects to a listener, once for each of a few ways to begin a connection, and
+prints what the listener did: with no header, a header of version 1, one of
+version 2, a LOCAL header, two headers, and a header with a wrong checksum.
+What follows is a request, or a TLS handshake with --tls, and then HTTP/3 is
+asked for as well. The addresses in the headers are from 192.0.2.0/24 and
+2001:db8::/32, which belong to nobody.
+
+The verdict is about the peer that you are: run it from the load balancer, from
+outside, and from wherever else the port can be reached.
+
+  on           A header is mandatory, and this peer may send one.
+  off          A header is forbidden.
+  unspecified  A header is optional, and this peer may send one.
+  refused      This peer is refused whatever it sends: every connection was
+               accepted by TCP and closed without a byte, over plain HTTP, over
+               TLS, and nothing answered over HTTP/3.
+  other        Like one of these, but not exactly: the differences are listed.
+               Servers without this module can be like this.
+  unreachable  There was no connection. This is never a pass.
+  unknown      Anything else, with notes about what to try.
+
+The exit code is 0 if the verdict is the expected one. Without --expect it is 0
+unless the verdict is 'unreachable' or 'unknown'.
+
+Certificates are not verified: nothing is sent that needs protection.
+`,
+		Example: `  $ caddy proxy-protocol check localhost:8080
+  $ caddy proxy-protocol check --tls --expect refused example.com:443`,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().Bool("tls", false, "Speak TLS, and try HTTP/3 as well")
+	cmd.Flags().String("sni", "", "Server name to ask for, in TLS and as the Host (default: the host)")
+	cmd.Flags().String("expect", "", "Verdict to expect: on, off, unspecified or refused")
+	cmd.Flags().Bool("json", false, "Print JSON")
+	timeoutFlag(cmd, 5*time.Second, "How long to wait on each probe; they run at the same time")
+	complete(cmd, "sni", cobra.NoFileCompletions)
+	complete(cmd, "expect", offer(
+		cobra.CompletionWithDesc(verdictOn, "a header is mandatory, and this peer may send one"),
+		cobra.CompletionWithDesc(verdictOff, "a header is forbidden"),
+		cobra.CompletionWithDesc(verdictUnspecified, "a header is optional, and this peer may send one"),
+		cobra.CompletionWithDesc(verdictRefused, "this peer is refused whatever it sends"),
+	))
+	run(cmd, runCheck)
+	return cmd
+}
+
+func runCheck(out *output, _ io.Reader, flags caddycmd.Flags) error {
+	p, target, err := parseCheck(flags)
+	if err != nil {
+		return err
+	}
+	r := check(p, target, flags.Bool("tls"))
+	r.Expect = flags.String("expect")
+	if flags.Bool("json") {
+		err = out.json(r)
+	} else {
+		r.print(out)
+	}
+	if err != nil {
+		return err
+	}
+	return r.result()
+}
+
+// parseCheck returns what the flags and arguments say, without a default for --expect.
+func parseCheck(flags caddycmd.Flags) (p *prober, target string, err error) {
+	if flags.NArg() != 1 {
+		return nil, "", fmt.Errorf("check needs one host:port, such as example.com:443, not %d", flags.NArg())
+	}
+	target = flags.Arg(0)
+	host, port, err := net.SplitHostPort(target)
+	if err != nil || port == "" || strings.ContainsAny(target, "/@ ") {
+		return nil, "", fmt.Errorf("check needs a host:port, such as example.com:443 or [2001:db8::1]:443, not '%s'", target)
+	}
+	if expect := flags.String("expect"); expect != "" && !slices.Contains(expectable, expect) {
+		return nil, "", fmt.Errorf("--expect must be one of %s, not '%s'", strings.Join(expectable, ", "), expect)
+	}
+	p = &prober{serverName: host, host: target}
+	if sni := flags.String("sni"); sni != "" {
+		if strings.ContainsFunc(sni, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/:@", r) }) {
+			return nil, "", fmt.Errorf("--sni must be a name such as example.com, not '%s'", sni)
+		}
+		p.serverName, p.host = sni, sni
+	}
+	p.timeout, err = timeoutOf(flags)
+	return p, target, err
+}
+
+// report is what check says.
+type report struct {
+	Target  string        `json:"target"`
+	Address string        `json:"address,omitempty"`
+	Probes  []probeReport `json:"probes"`
+	verdict
+	Expect string `json:"expect,omitempty"`
+}
+
+type probeReport struct {
+	Probe    string `json:"probe"`
+	Protocol string `json:"protocol"`
+	Outcome  string `json:"outcome"`
+	Detail   string `json:"detail,omitempty"`
+
+	text string
+}
+
+// check asks a listener all there is to ask.
+func check(p *prober, target string, tls bool) *report {
+	r := &report{Target: escape.Text(target)}
+	observed := observation{tls: tls}
+	first, err := net.DialTimeout("tcp", target, p.timeout)
+	if err != nil {
+		for i := range observed.probes {
+			observed.probes[i] = outcome{unreachable, problem(err)}
+		}
+		r.add(tls, &observed.probes)
+		r.verdict = judge(observed)
+		return r
+	}
+	// A name may have several addresses: one listener is to get all probes.
+	p.address = first.RemoteAddr().String()
+	r.Address = p.address
+
+	http3 := make(chan outcome, 1)
+	askHTTP3 := func() { http3 <- p.probeHTTP3(context.Background()) }
+	if tls {
+		go askHTTP3()
+	}
+	observed.probes = *p.probe(tls, first)
+	r.add(tls, &observed.probes)
+	// A port that speaks TLS may close connections on plain HTTP, and the other way
+	// round. That must not pass for refusing the peer.
+	if observed.probes.all(closed) {
+		if !tls {
+			go askHTTP3()
+		}
+		observed.others = p.probe(!tls, nil)
+		r.add(!tls, observed.others)
+	}
+	if tls || observed.others != nil {
+		answer := <-http3
+		observed.http3 = &answer
+		r.Probes = append(r.Probes, reportOf(noHeader, "HTTP/3", answer))
+	}
+	r.verdict = judge(observed)
+	return r
+}
+
+func (r *report) add(tls bool, results *outcomes) {
+	protocol := "HTTP"
+	if tls {
+		protocol = "TLS"
+	}
+	for i, result := range results {
+		r.Probes = append(r.Probes, reportOf(probe(i), protocol, result))
+	}
+}
+
+func reportOf(p probe, protocol string, o outcome) probeReport {
+	return probeReport{p.String(), protocol, actNames[o.act].name, o.detail, o.String()}
+}
+
+func (r *report) print(out *output) {
+	if r.Address == "" || r.Address == r.Target {
+		out.line("Listener: %s", r.Target)
+	} else {
+		out.line("Listener: %s (%s)", r.Target, r.Address)
+	}
+	out.line("")
+	rows := [][]string{{"CONNECTION WITH", "OVER", "WHAT THE LISTENER DID"}}
+	for _, p := range r.Probes {
+		rows = append(rows, []string{p.Probe, p.Protocol, p.text})
+	}
+	out.table("", rows)
+	out.line("")
+	if r.Closest == "" {
+		out.line("Verdict: %s", r.Verdict)
+	} else {
+		out.line("Verdict: %s, closest to %s", r.Verdict, r.Closest)
+	}
+	out.paragraph("  ", "  ", r.Meaning)
+	if len(r.Differences) > 0 {
+		out.line("Differences from %s:", r.Closest)
+		out.list(r.Differences)
+	}
+	if len(r.Notes) > 0 {
+		out.line("Notes:")
+		out.list(r.Notes)
+	}
+}
+
+// result is the error that makes check fail, if it does.
+func (r *report) result() error {
+	switch {
+	case r.Expect != "" && r.Expect != r.Verdict:
+		return fmt.Errorf("%s: expected '%s', but the verdict is '%s'", r.Target, r.Expect, r.Verdict)
+	case r.Expect != "":
+		return nil
+	case r.Verdict == verdictUnreachable:
+		return fmt.Errorf("%s: no connection", r.Target)
+	case r.Verdict == verdictUnknown:
+		return errors.New(r.Target + ": no verdict")
+	default:
+		return nil
+	}
+}

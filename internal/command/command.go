@@ -1,0 +1,86 @@
+// Package command is 'caddy proxy-protocol': what an operator runs to see what a listener
+// does with the PROXY protocol, and to prove that it is closed.
+package command
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "proxy-protocol",
+		Usage: "<command>",
+		Short: "Checks listeners that speak the PROXY protocol",
+		Long: `
+Checks what a listener does with PROXY protocol headers, sends requests with
+headers, decodes headers, and shows the status of the listeners of a running
+Caddy.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.DisableFlagsInUseLine = true
+			cmd.Example = `  $ caddy proxy-protocol check --tls --expect refused example.com:443
+  $ caddy proxy-protocol send --v1 --source 203.0.113.7:51234 http://localhost:8080
+  $ caddy proxy-protocol decode header.bin
+  $ caddy proxy-protocol status`
+			cmd.AddCommand(checkCommand(), sendCommand(), decodeCommand(), statusCommand())
+			// Cobra itself prints the help when a subcommand is unknown, and succeeds.
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+				}
+				return cmd.Help()
+			}
+			cmd.ValidArgsFunction = cobra.NoFileCompletions
+		},
+	})
+}
+
+// run makes a command of a function that prints. Its error, which may hold what came over
+// the wire, ends the command with exit code 1.
+func run(cmd *cobra.Command, f func(out *output, in io.Reader, flags caddycmd.Flags) error) {
+	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
+		var out output
+		err := f(&out, cmd.InOrStdin(), flags)
+		if writeErr := out.to(cmd.OutOrStdout()); err == nil {
+			err = writeErr
+		}
+		if err != nil {
+			return caddy.ExitCodeFailedStartup, errors.New(escape.Text(err.Error()))
+		}
+		return caddy.ExitCodeSuccess, nil
+	})
+}
+
+// timeoutFlag adds the flag that bounds all waiting.
+func timeoutFlag(cmd *cobra.Command, value time.Duration, usage string) {
+	cmd.Flags().Duration("timeout", value, usage)
+	complete(cmd, "timeout", cobra.NoFileCompletions)
+}
+
+func timeoutOf(flags caddycmd.Flags) (time.Duration, error) {
+	timeout, err := flags.GetDuration("timeout")
+	if err == nil && timeout <= 0 {
+		err = fmt.Errorf("--timeout must be longer than 0, not %v", timeout)
+	}
+	return timeout, err
+}
+
+// complete says what the shell offers as the value of a flag.
+func complete(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
+		panic(err) // there is no such flag
+	}
+}
+
+// offer offers fixed values.
+func offer(values ...cobra.Completion) cobra.CompletionFunc {
+	return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
+}

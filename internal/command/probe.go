@@ -1,0 +1,231 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// The addresses that probes claim. They belong to nobody: RFC 5737 and RFC 3849 set them
+// apart for documentation.
+var (
+	claimed4     = netip.MustParseAddrPort("192.0.2.1:51234")
+	claimedDest4 = netip.MustParseAddrPort("192.0.2.2:443")
+	claimed6     = netip.MustParseAddrPort("[2001:db8::1]:51234")
+	claimedDest6 = netip.MustParseAddrPort("[2001:db8::2]:443")
+)
+
+// preambles are what the connections of the probes begin with.
+var preambles = sync.OnceValue(func() (p [probeCount][]byte) {
+	must := func(b []byte, err error) []byte {
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
+	header := func(h wire.Header, err error, checksum bool) []byte {
+		return must(wire.Append(must(nil, err), h, nil, checksum))
+	}
+	v1, err := wire.NewProxy(1, wire.Stream, claimed4, claimedDest4)
+	p[headerV1] = header(v1, err, false)
+	v2, err := wire.NewProxy(2, wire.Stream, claimed6, claimedDest6)
+	p[headerV2] = header(v2, err, false)
+	p[headerLocal] = header(wire.NewLocal(), nil, false)
+	p[twoHeadersV1] = bytes.Repeat(p[headerV1], 2)
+	p[twoHeadersV2] = bytes.Repeat(p[headerV2], 2)
+	p[wrongChecksum] = header(v2, err, true)
+	p[wrongChecksum][len(p[wrongChecksum])-1] ^= 0xff
+	return p
+})
+
+// prober opens connections to a listener, to see what it does.
+type prober struct {
+	// address is where the listener is.
+	address string
+	// serverName is what the listener is asked for in TLS, host in requests.
+	serverName, host string
+	// timeout bounds each probe.
+	timeout time.Duration
+}
+
+// probe sends all probes at the same time, over TLS or plain HTTP. The first, if it is not
+// nil, is the connection of the first of them.
+func (p *prober) probe(overTLS bool, first net.Conn) *outcomes {
+	var results outcomes
+	var wg sync.WaitGroup
+	for i := range results {
+		wg.Go(func() {
+			conn := first
+			if i > 0 || conn == nil {
+				var err error
+				if conn, err = net.DialTimeout("tcp", p.address, p.timeout); err != nil {
+					results[i] = outcome{unreachable, problem(err)}
+					return
+				}
+			}
+			results[i] = p.talk(conn, preambles()[i], overTLS)
+		})
+	}
+	wg.Wait()
+	return &results
+}
+
+// problem is what went wrong with a connection, without what is known anyway.
+func problem(err error) string {
+	var sysErr *os.SyscallError
+	var opErr *net.OpError
+	switch {
+	case isTimeout(err):
+		return "timed out"
+	case errors.As(err, &sysErr):
+		err = sysErr.Err
+	case errors.As(err, &opErr):
+		err = opErr.Err
+	}
+	return escape.Text(err.Error())
+}
+
+// talk begins a connection in some way and waits for what the other end does.
+func (p *prober) talk(conn net.Conn, preamble []byte, overTLS bool) outcome {
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(p.timeout)); err != nil {
+		return outcome{unreachable, problem(err)}
+	}
+	conn = &prefixedConn{Conn: conn, prefix: preamble}
+	if overTLS {
+		return p.talkTLS(conn)
+	}
+	// If this fails, what the other end said may be there nevertheless.
+	_, _ = io.WriteString(conn, p.request())
+	return listen(conn, nil)
+}
+
+// request is a request that changes nothing.
+func (p *prober) request() string {
+	return "HEAD / HTTP/1.1\r\nHost: " + p.host + "\r\nUser-Agent: " + userAgent + "\r\nConnection: close\r\n\r\n"
+}
+
+const userAgent = "caddy-proxy-protocol"
+
+// tlsConfig is for connections that carry nothing worth protecting, and to servers whose
+// certificates are somebody else's business.
+func (p *prober) tlsConfig(protocols ...string) *tls.Config {
+	return &tls.Config{ServerName: p.serverName, InsecureSkipVerify: true, NextProtos: protocols} //nolint:gosec
+}
+
+func (p *prober) talkTLS(conn net.Conn) outcome {
+	heard := &recordingConn{Conn: conn}
+	client := tls.Client(heard, p.tlsConfig("h2", "http/1.1"))
+	err := client.Handshake()
+	var noTLS tls.RecordHeaderError
+	switch {
+	case err == nil:
+		client.Close()
+		return outcome{answered, "TLS handshake completed"}
+	case len(heard.received) > 0 && !errors.As(err, &noTLS):
+		return outcome{tlsFailed, problem(err)}
+	default:
+		return listen(conn, heard.received)
+	}
+}
+
+// maxAnswer is how much of an answer is read: more than a status line.
+const maxAnswer = 1 << 10
+
+// listen finds out what the other end says, of which something may have been received.
+func listen(conn net.Conn, received []byte) outcome {
+	var err error
+	for err == nil && len(received) < maxAnswer && !bytes.Contains(received, []byte("\r\n")) {
+		var b [maxAnswer]byte
+		var n int
+		n, err = conn.Read(b[:])
+		received = append(received, b[:n]...)
+	}
+	line, _, complete := bytes.Cut(received, []byte("\r\n"))
+	switch {
+	case len(received) == 0 && isTimeout(err):
+		return outcome{hung, ""}
+	case len(received) == 0:
+		return outcome{closed, ""}
+	case complete && isStatusLine(line):
+		code := string(line[len("HTTP/1.x "):][:3])
+		if code == "400" {
+			return outcome{answered400, "HTTP 400"}
+		}
+		return outcome{answered, "HTTP " + code}
+	default:
+		return outcome{babbled, excerpt(received)}
+	}
+}
+
+// isStatusLine reports whether a line begins an HTTP/1.x response.
+func isStatusLine(line []byte) bool {
+	const like = "HTTP/1.x 200"
+	if len(line) < len(like) {
+		return false
+	}
+	for i, c := range []byte(like) {
+		switch is := line[i]; {
+		case c == 'x' || '0' <= c && c <= '9' && i > len("HTTP/1.x"):
+			if is < '0' || '9' < is {
+				return false
+			}
+		case c != is:
+			return false
+		}
+	}
+	return len(line) == len(like) || line[len(like)] == ' '
+}
+
+// excerpt is the beginning of what came, fit to be shown.
+func excerpt(b []byte) string {
+	const most = 16
+	if len(b) <= most {
+		return escape.Text(string(b))
+	}
+	return fmt.Sprintf("%s... (%d bytes)", escape.Text(string(b[:most])), len(b))
+}
+
+func isTimeout(err error) bool {
+	var netErr net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &netErr) && netErr.Timeout()
+}
+
+// prefixedConn writes a prefix in front of what is written first, at once with it.
+type prefixedConn struct {
+	net.Conn
+	prefix []byte
+}
+
+func (c *prefixedConn) Write(p []byte) (int, error) {
+	if len(c.prefix) == 0 {
+		return c.Conn.Write(p)
+	}
+	prefix := len(c.prefix)
+	n, err := c.Conn.Write(append(c.prefix[:prefix:prefix], p...))
+	c.prefix = nil
+	return max(n-prefix, 0), err
+}
+
+// recordingConn remembers what it has read.
+type recordingConn struct {
+	net.Conn
+	received []byte
+}
+
+func (c *recordingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.received = append(c.received, p[:n]...)
+	return n, err
+}

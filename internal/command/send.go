@@ -1,0 +1,342 @@
+package command
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+func sendCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		DisableFlagsInUseLine: true,
+		Use: "send [--v1 | --v2] [--source <ip:port>] [--destination <ip:port>] [--local] [--tlv <name>=<value>] [--checksum] " +
+			`[--method <method>] [--header "Field: value"] [--insecure] [--timeout <duration>] <url>`,
+		Short: "Sends a request behind a PROXY protocol header",
+		Long: `
+Sends one HTTP or HTTPS request on a connection that begins with a PROXY
+protocol header, and prints the response.
+
+The header is of version 2 unless --v1 is given, and has the connection's own
+addresses unless others are given. If only one address is given and the
+connection's other one is of another family, that is sent unspecified (0.0.0.0
+or ::).
+
+--local sends a LOCAL header, which has no addresses, as health checks do.
+
+--tlv adds what a load balancer may tell, by name; it may be repeated:
+  ` + tlvNames() + `,
+  and 0xNN for the value of any type in hexadecimal.
+
+What cannot be printed in the response is shown as \xNN, except for the ends of
+lines. Redirects are not followed, and proxies in the environment not used.
+
+The exit code is 0 if there was a response, whatever its status.
+`,
+		Example: `  $ caddy proxy-protocol send http://localhost:8080
+  $ caddy proxy-protocol send --v1 --source 203.0.113.7:51234 https://example.com
+  $ caddy proxy-protocol send --source "[2001:db8::7]:51234" --tlv authority=example.com --checksum http://localhost:8080
+  $ caddy proxy-protocol send --local http://localhost:8080`,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().Bool("v1", false, "Send a header of version 1")
+	cmd.Flags().Bool("v2", false, "Send a header of version 2 (the default)")
+	cmd.Flags().String("source", "", "Address of the client that the header names")
+	cmd.Flags().String("destination", "", "Address that the client connected to")
+	cmd.Flags().Bool("local", false, "Send a LOCAL header")
+	cmd.Flags().StringArray("tlv", nil, "Something a load balancer tells, by name")
+	cmd.Flags().Bool("checksum", false, "Add a checksum")
+	cmd.Flags().StringP("method", "X", http.MethodGet, "Method of the request")
+	cmd.Flags().StringArrayP("header", "H", nil, `Field of the request (format: "Field: value")`)
+	cmd.Flags().BoolP("insecure", "k", false, "Do not verify the server's certificate")
+	timeoutFlag(cmd, 10*time.Second, "How long to wait for the whole response")
+	cmd.MarkFlagsMutuallyExclusive("v1", "v2")
+	for _, other := range []string{"v1", "source", "destination", "tlv", "checksum"} {
+		cmd.MarkFlagsMutuallyExclusive("local", other)
+	}
+	for _, other := range []string{"tlv", "checksum"} {
+		cmd.MarkFlagsMutuallyExclusive("v1", other)
+	}
+	complete(cmd, "source", cobra.NoFileCompletions)
+	complete(cmd, "destination", cobra.NoFileCompletions)
+	complete(cmd, "header", cobra.NoFileCompletions)
+	complete(cmd, "method", offer(http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut,
+		http.MethodPatch, http.MethodDelete, http.MethodOptions))
+	complete(cmd, "tlv", offerTLVs)
+	run(cmd, runSend)
+	return cmd
+}
+
+// tlvNames are the names for the help text, in lines.
+func tlvNames() string {
+	var out output
+	out.paragraph("  ", "  ", strings.Join(tlv.Names(), ", "))
+	return strings.TrimSpace(out.String())
+}
+
+func offerTLVs(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var names []cobra.Completion
+	for _, name := range tlv.Names() {
+		names = append(names, name+"=")
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+}
+
+func runSend(out *output, _ io.Reader, flags caddycmd.Flags) error {
+	header, err := parseHeader(flags)
+	if err != nil {
+		return err
+	}
+	request, err := parseRequest(flags)
+	if err != nil {
+		return err
+	}
+	timeout, err := timeoutOf(flags)
+	if err != nil {
+		return err
+	}
+	response, err := header.send(request, flags.Bool("insecure"), timeout)
+	if err != nil {
+		return sendProblem(err, timeout)
+	}
+	defer response.Body.Close()
+	return printResponse(out, response)
+}
+
+// parseRequest returns the request that the flags and the argument describe.
+func parseRequest(flags caddycmd.Flags) (*http.Request, error) {
+	if flags.NArg() != 1 {
+		return nil, fmt.Errorf("send needs one URL, such as http://localhost:8080, not %d", flags.NArg())
+	}
+	target, err := url.Parse(flags.Arg(0))
+	if err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Hostname() == "" {
+		return nil, fmt.Errorf("send needs a URL such as http://localhost:8080, not '%s'", flags.Arg(0))
+	}
+	request, err := http.NewRequest(strings.ToUpper(flags.String("method")), target.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("--method must be a method such as GET, not '%s'", flags.String("method"))
+	}
+	fields, err := flags.GetStringArray("header")
+	if err != nil {
+		return nil, err
+	}
+	for _, field := range fields {
+		name, value, ok := strings.Cut(field, ":")
+		if name = strings.TrimSpace(name); !ok || name == "" {
+			return nil, fmt.Errorf("--header must be like 'Field: value', not '%s'", field)
+		}
+		value = strings.TrimSpace(value)
+		if strings.EqualFold(name, "Host") {
+			request.Host = value
+		} else {
+			request.Header.Add(name, value)
+		}
+	}
+	if request.UserAgent() == "" {
+		request.Header.Set("User-Agent", userAgent)
+	}
+	return request, nil
+}
+
+// headerFlags are what the flags say of the header.
+type headerFlags struct {
+	version             uint8
+	local, checksum     bool
+	source, destination netip.AddrPort // invalid if not given
+	tlvs                []wire.TLV
+}
+
+func parseHeader(flags caddycmd.Flags) (*headerFlags, error) {
+	h := &headerFlags{version: 2, local: flags.Bool("local"), checksum: flags.Bool("checksum")}
+	if flags.Bool("v1") {
+		h.version = 1
+	}
+	var err error
+	if h.source, err = parseAddress(flags, "source"); err != nil {
+		return nil, err
+	}
+	if h.destination, err = parseAddress(flags, "destination"); err != nil {
+		return nil, err
+	}
+	if h.source.IsValid() && h.destination.IsValid() && h.source.Addr().Is4() != h.destination.Addr().Is4() {
+		return nil, errors.New("--source and --destination must be both IPv4 or both IPv6")
+	}
+	given, err := flags.GetStringArray("tlv")
+	if err != nil {
+		return nil, err
+	}
+	var values []tlv.Value
+	for _, text := range given {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, fmt.Errorf("--tlv must be like 'authority=example.com', not '%s'", text)
+		}
+		values = append(values, tlv.Value{Name: name, Text: value})
+	}
+	if h.tlvs, err = tlv.Encode(values); err != nil {
+		return nil, fmt.Errorf("--tlv: %w", err)
+	}
+	// What else can be wrong does not depend on the connection's addresses.
+	_, err = h.encode(claimed4, claimedDest4)
+	return h, err
+}
+
+func parseAddress(flags caddycmd.Flags, flag string) (netip.AddrPort, error) {
+	text := flags.String(flag)
+	if text == "" {
+		return netip.AddrPort{}, nil
+	}
+	address, err := netip.ParseAddrPort(text)
+	if err != nil || address.Addr().Zone() != "" {
+		return netip.AddrPort{}, fmt.Errorf("--%s must be like 203.0.113.7:51234 or [2001:db8::7]:51234, not '%s'", flag, text)
+	}
+	return address, nil
+}
+
+// encode returns the header for a connection between these addresses.
+func (h *headerFlags) encode(local, remote netip.AddrPort) ([]byte, error) {
+	if h.local {
+		return wire.Append(nil, wire.NewLocal(), nil, false)
+	}
+	source, destination := h.source, h.destination
+	switch {
+	case source.IsValid() && !destination.IsValid():
+		destination = ofFamily(remote, source)
+	case !source.IsValid() && destination.IsValid():
+		source = ofFamily(local, destination)
+	case !source.IsValid():
+		source, destination = local, remote
+	}
+	header, err := wire.NewProxy(h.version, wire.Stream, source, destination)
+	if err != nil {
+		return nil, err
+	}
+	return wire.Append(nil, header, h.tlvs, h.checksum)
+}
+
+// ofFamily returns the address if it is of the family of another, and else the unspecified
+// one of that.
+func ofFamily(address, other netip.AddrPort) netip.AddrPort {
+	if address.Addr().Is4() == other.Addr().Is4() {
+		return address
+	}
+	if other.Addr().Is4() {
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), address.Port())
+	}
+	return netip.AddrPortFrom(netip.IPv6Unspecified(), address.Port())
+}
+
+// send sends a request on a connection that begins with the header.
+func (h *headerFlags) send(request *http.Request, insecure bool, timeout time.Duration) (*http.Response, error) {
+	client := &http.Client{
+		Timeout: timeout,
+		Transport: &http.Transport{
+			TLSClientConfig:        &tls.Config{InsecureSkipVerify: insecure}, //nolint:gosec // the flag's doing
+			ForceAttemptHTTP2:      true,
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: maxResponse,
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := new(net.Dialer).DialContext(ctx, network, address)
+				if err != nil {
+					return nil, err
+				}
+				header, err := h.encode(addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr()))
+				if err != nil {
+					conn.Close()
+					return nil, err
+				}
+				return &prefixedConn{Conn: conn, prefix: header}, nil
+			},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return client.Do(request)
+}
+
+// addrPort is the address of a TCP connection without mapping and zone.
+func addrPort(addr net.Addr) netip.AddrPort {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// sendProblem says why there is no response.
+func sendProblem(err error, timeout time.Duration) error {
+	var urlErr *url.Error
+	if errors.As(err, &urlErr) {
+		err = urlErr.Err
+	}
+	var opErr *net.OpError
+	var certErr *tls.CertificateVerificationError
+	dialing := errors.As(err, &opErr) && opErr.Op == "dial"
+	switch {
+	case isTimeout(err):
+		return fmt.Errorf("no response within %v", timeout)
+	case dialing:
+		return fmt.Errorf("no connection: %w", err)
+	case errors.As(err, &certErr):
+		return fmt.Errorf("%w: use --insecure not to verify it", err)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return errors.New("the server closed the connection without a response: it may refuse the header, or this peer")
+	default:
+		return fmt.Errorf("no response: %w", err)
+	}
+}
+
+// maxResponse is how much of the head and of the body of a response is read.
+const maxResponse = 1 << 20
+
+func printResponse(out *output, response *http.Response) error {
+	out.line("%s %s", escape.Text(response.Proto), escape.Text(response.Status))
+	type field struct{ name, value string }
+	var fields []field
+	for name, values := range response.Header {
+		for _, value := range values {
+			fields = append(fields, field{name, value})
+		}
+	}
+	// Their order got lost.
+	slices.SortStableFunc(fields, func(a, b field) int { return cmp.Compare(a.name, b.name) })
+	for _, field := range fields {
+		out.line("%s: %s", escape.Text(field.name), escape.Text(field.value))
+	}
+	out.line("")
+
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxResponse+1))
+	cut := len(body) > maxResponse
+	text := escape.Lines(string(body[:min(len(body), maxResponse)]))
+	out.WriteString(text)
+	if text != "" && !bytes.HasSuffix(out.Bytes(), []byte("\n")) {
+		out.line("")
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("the response ends too early: %w", err)
+	case cut:
+		return fmt.Errorf("the response is longer than %d bytes: the rest is not shown", maxResponse)
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,211 @@
+package command
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+)
+
+// statusPath is where the admin API has the status.
+const statusPath = "/proxy_protocol/status"
+
+func statusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		DisableFlagsInUseLine: true,
+		Use:                   "status [--address <listen>] [--config <path> [--adapter <name>]] [--timeout <duration>] [--json]",
+		Short:                 "Shows what the listeners of a running Caddy did",
+		Long: `
+Shows the mode of each listener of a running Caddy, how its connections ended,
+the last that it refused, and what looks wrong about it.
+
+This command will attempt to connect to Caddy's admin API running at
+'` + caddy.DefaultAdminListen + `'. You may explicitly specify the --address, or use the
+--config flag to load the admin address from your config, if not using the
+default.
+`,
+		Example: `  $ caddy proxy-protocol status
+  $ caddy proxy-protocol status --address unix//run/caddy/admin.sock --json`,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().String("address", "", "Address of the administration API listener (if --config is not used)")
+	cmd.Flags().StringP("config", "c", "", "Configuration file (if --address is not used)")
+	cmd.Flags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
+	cmd.Flags().Bool("json", false, "Print JSON")
+	timeoutFlag(cmd, 10*time.Second, "How long to wait for the answer")
+	cmd.MarkFlagsMutuallyExclusive("address", "config")
+	complete(cmd, "address", cobra.NoFileCompletions)
+	complete(cmd, "adapter", cobra.NoFileCompletions)
+	run(cmd, runStatus)
+	return cmd
+}
+
+func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
+	if flags.NArg() > 0 {
+		return fmt.Errorf("status takes no arguments, such as '%s'", flags.Arg(0))
+	}
+	timeout, err := timeoutOf(flags)
+	if err != nil {
+		return err
+	}
+	address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
+	if err != nil {
+		return fmt.Errorf("couldn't determine admin API address: %w", err)
+	}
+	answer, err := askAdmin(address, timeout)
+	if err != nil {
+		return err
+	}
+	var s status
+	if err := json.Unmarshal(answer, &s); err != nil {
+		return fmt.Errorf("the answer of the admin API at %s is not the status of the PROXY protocol: %w", address, err)
+	}
+	if flags.Bool("json") {
+		return out.rawJSON(answer)
+	}
+	s.print(out)
+	return nil
+}
+
+// askAdmin gets the status from the admin API.
+func askAdmin(address string, timeout time.Duration) ([]byte, error) {
+	const most = 16 << 20
+	type result struct {
+		body []byte
+		err  error
+	}
+	// Caddy's own function knows all kinds of addresses, and no timeout.
+	results := make(chan result, 1)
+	go func() {
+		response, err := caddycmd.AdminAPIRequest(address, http.MethodGet, statusPath, nil, nil)
+		if err != nil {
+			results <- result{nil, err}
+			return
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(io.LimitReader(response.Body, most))
+		results <- result{body, err}
+	}()
+	select {
+	case r := <-results:
+		if r.err != nil && strings.Contains(r.err.Error(), "HTTP 404") {
+			return nil, fmt.Errorf("the Caddy at %s does not have the module of this command: %w", address, r.err)
+		}
+		return r.body, r.err
+	case <-time.After(timeout):
+		return nil, fmt.Errorf("no answer of the admin API at %s within %v", address, timeout)
+	}
+}
+
+// status is what the admin API answers.
+type status struct {
+	Listeners []listenerStatus `json:"listeners"`
+}
+
+type listenerStatus struct {
+	Server         string            `json:"server"`
+	Address        string            `json:"address"`
+	Mode           string            `json:"mode"`
+	TrustedProxies string            `json:"trusted_proxies"`
+	Ranges         []rangesStatus    `json:"ranges"`
+	Outcomes       map[string]uint64 `json:"outcomes"`
+	Peers          peersStatus       `json:"peers"`
+	Refusals       []refusalStatus   `json:"refusals"`
+	Hints          []string          `json:"hints"`
+}
+
+type rangesStatus struct {
+	Mode   string   `json:"mode"`
+	Ranges []string `json:"ranges"`
+}
+
+type peersStatus struct {
+	Count     int      `json:"count"`
+	More      bool     `json:"more"`
+	Addresses []string `json:"addresses"`
+}
+
+type refusalStatus struct {
+	Time   string `json:"time"`
+	Peer   string `json:"peer"`
+	Reason string `json:"reason"`
+	Bytes  string `json:"bytes"`
+}
+
+func (s *status) print(out *output) {
+	if len(s.Listeners) == 0 {
+		out.line("No listener uses the proxy_protocol_mode wrapper.")
+	}
+	for i, l := range s.Listeners {
+		if i > 0 {
+			out.line("")
+		}
+		l.print(out)
+	}
+}
+
+func (l *listenerStatus) print(out *output) {
+	out.line("%s %s", escape.Text(l.Server), escape.Text(l.Address))
+	rows := [][]string{
+		{"mode", escape.Text(l.Mode)},
+		{"trusted proxies", escape.Text(l.TrustedProxies)},
+	}
+	for _, r := range l.Ranges {
+		rows = append(rows, []string{"mode " + escape.Text(r.Mode), escape.Text(strings.Join(r.Ranges, " "))})
+	}
+	rows = append(rows, []string{"connections", outcomesText(l.Outcomes)}, []string{"peers", l.Peers.String()})
+	out.table("  ", rows)
+
+	if len(l.Refusals) > 0 {
+		out.line("  last refusals")
+		rows = [][]string{{"TIME", "PEER", "REASON", "FIRST BYTES"}}
+		for _, r := range l.Refusals {
+			rows = append(rows, []string{escape.Text(r.Time), escape.Text(r.Peer), escape.Text(r.Reason), escape.Text(r.Bytes)})
+		}
+		out.table("    ", rows)
+	}
+	for _, hint := range l.Hints {
+		out.paragraph("  hint: ", "        ", escape.Text(hint))
+	}
+}
+
+func (p peersStatus) String() string {
+	const most = 8
+	text := strconv.Itoa(p.Count)
+	if p.More {
+		text += " or more"
+	}
+	if len(p.Addresses) > 0 {
+		text += ": " + escape.Text(strings.Join(p.Addresses[:min(len(p.Addresses), most)], " "))
+	}
+	if len(p.Addresses) > most {
+		text += " ..."
+	}
+	return text
+}
+
+// outcomesText is how many connections ended in which way, most first.
+func outcomesText(outcomes map[string]uint64) string {
+	if len(outcomes) == 0 {
+		return "none"
+	}
+	names := slices.SortedFunc(maps.Keys(outcomes), func(a, b string) int {
+		return cmp.Or(cmp.Compare(outcomes[b], outcomes[a]), cmp.Compare(a, b))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%s %d", escape.Text(name), outcomes[name])
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,317 @@
+package command
+
+import (
+	"fmt"
+	"slices"
+)
+
+// probe is one way to begin a connection.
+type probe int
+
+const (
+	noHeader probe = iota
+	headerV1
+	headerV2
+	headerLocal
+	twoHeadersV1
+	twoHeadersV2
+	wrongChecksum
+	probeCount
+)
+
+var probeNames = [probeCount]string{
+	noHeader:      "no header",
+	headerV1:      "v1 header",
+	headerV2:      "v2 header",
+	headerLocal:   "v2 LOCAL header",
+	twoHeadersV1:  "two v1 headers",
+	twoHeadersV2:  "two v2 headers",
+	wrongChecksum: "v2 header, wrong checksum",
+}
+
+func (p probe) String() string { return probeNames[p] }
+
+// act is what a listener did on a probe.
+type act int
+
+const (
+	// unreachable: there was no connection. It is the zero value, so that what was not
+	// asked is never taken for a good sign.
+	unreachable act = iota
+	// closed: it closed the connection without a byte.
+	closed
+	// answered: it completed a TLS handshake, or answered a request.
+	answered
+	// answered400: it answered "400 Bad Request".
+	answered400
+	// tlsFailed: the TLS handshake failed.
+	tlsFailed
+	// babbled: it sent something else.
+	babbled
+	// hung: it did none of this in time.
+	hung
+)
+
+var actNames = [...]struct{ name, text string }{
+	closed:      {"closed", "closed without a byte"},
+	answered:    {"answered", "answered"},
+	answered400: {"answered_400", "answered"},
+	tlsFailed:   {"tls_failed", "answered, but the TLS handshake failed"},
+	babbled:     {"answered_other", "answered, but not with HTTP"},
+	hung:        {"timed_out", "neither answered nor closed in time"},
+	unreachable: {"unreachable", "unreachable"},
+}
+
+// outcome is what a listener did, and more about it, fit to be shown.
+type outcome struct {
+	act    act
+	detail string
+}
+
+func (o outcome) String() string {
+	if o.detail == "" {
+		return actNames[o.act].text
+	}
+	return actNames[o.act].text + ": " + o.detail
+}
+
+// spoke reports whether bytes came that are no proper answer.
+func (o outcome) spoke() bool {
+	return o.act == answered400 || o.act == tlsFailed || o.act == babbled
+}
+
+// outcomes are what a listener did on all probes.
+type outcomes [probeCount]outcome
+
+func (o *outcomes) all(act act) bool {
+	return !slices.ContainsFunc(o[:], func(one outcome) bool { return one.act != act })
+}
+
+// misdirected is how this module answers HTTP/3 where it forbids it.
+const misdirected = "HTTP 421"
+
+// observation is all that check found out about a listener.
+type observation struct {
+	// tls says that the probes spoke TLS, rather than plain HTTP.
+	tls bool
+	// probes are what it did on them.
+	probes outcomes
+	// others are what it did on probes that spoke the other of the two. That is asked if
+	// it closed all the first; nil otherwise.
+	others *outcomes
+	// http3 is what it did on a request over HTTP/3, nil if that was not asked.
+	http3 *outcome
+}
+
+// The names of verdicts.
+const (
+	verdictOn          = "on"
+	verdictOff         = "off"
+	verdictUnspecified = "unspecified"
+	// verdictRefused: this peer is refused whatever it sends.
+	verdictRefused = "refused"
+	// verdictUnreachable: there was no connection.
+	verdictUnreachable = "unreachable"
+	// verdictOther: like a mode, but not exactly.
+	verdictOther = "other"
+	// verdictUnknown: nothing to be said.
+	verdictUnknown = "unknown"
+)
+
+// verdict is what an observation means. Only exactly what this module does is given the
+// name of a mode.
+type verdict struct {
+	Verdict string `json:"verdict"`
+	// Closest is the mode that comes closest, if the verdict is "other".
+	Closest string `json:"closest,omitempty"`
+	Meaning string `json:"meaning"`
+	// Differences are what it does otherwise than the closest mode.
+	Differences []string `json:"differences,omitempty"`
+	Notes       []string `json:"notes,omitempty"`
+}
+
+// judge finds out what an observation means.
+func judge(o observation) verdict {
+	switch {
+	case o.probes.all(unreachable):
+		return verdict{
+			Verdict: verdictUnreachable,
+			Meaning: "There is no connection to this address. That proves nothing about the listener.",
+		}
+	case o.probes.all(closed):
+		return judgeClosed(o)
+	}
+	served := func(p probe) bool { return o.probes[p].act == answered }
+	needless, v1, v2 := served(noHeader), served(headerV1), served(headerV2) || served(headerLocal)
+	switch {
+	case needless && (v1 || v2):
+		return judgeMode(o, verdictUnspecified, v1, v2)
+	case needless:
+		return judgeMode(o, verdictOff, v1, v2)
+	case v1 || v2:
+		return judgeMode(o, verdictOn, v1, v2)
+	default:
+		return verdict{
+			Verdict: verdictUnknown,
+			Meaning: "No probe was answered as a server of this protocol would.",
+			Notes:   guess(o),
+		}
+	}
+}
+
+// judgeClosed judges a listener that closed the connection on every probe.
+func judgeClosed(o observation) verdict {
+	asked := func(tls bool) string {
+		if tls {
+			return "TLS"
+		}
+		return "plain HTTP"
+	}
+	v := verdict{
+		Verdict: verdictRefused,
+		Meaning: "This peer is refused, whatever it sends.",
+		Notes: []string{
+			"Mode 'on' does this to peers that are not in trusted_proxies. A firewall or another program that accepts connections and closes them looks the same.",
+			"A port that sends connections on by their server name may do this to other names: ask with --sni for one that it serves.",
+		},
+	}
+	switch {
+	case o.others == nil || o.http3 == nil:
+		return verdict{Verdict: verdictUnknown, Meaning: "Not everything was tried."}
+	case !o.others.all(closed):
+		v = verdict{
+			Verdict: verdictOther, Closest: verdictRefused,
+			Meaning: "This peer is refused if it speaks " + asked(o.tls) + ", but not if it speaks " + asked(!o.tls) + ".",
+		}
+		for p, one := range o.others {
+			if one.act != closed {
+				v.Differences = append(v.Differences, "over "+asked(!o.tls)+", "+difference(probe(p), one, closed, false))
+			}
+		}
+		if o.tls {
+			v.Notes = []string{"Leave --tls out to find out more."}
+		} else {
+			v.Notes = []string{"Use --tls to find out more."}
+		}
+	}
+	if o.http3.act != unreachable && o.http3.act != hung {
+		v.Verdict, v.Closest, v.Notes = verdictOther, verdictRefused, nil
+		v.Meaning = "This peer is refused over TCP, but not over UDP."
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer", o.http3))
+	}
+	return v
+}
+
+// judgeMode compares what the listener does with what a mode would do that takes headers
+// of these versions.
+func judgeMode(o observation, mode string, v1, v2 bool) verdict {
+	v := verdict{Verdict: mode}
+	expected := [probeCount]act{closed, closed, closed, closed, closed, closed, closed}
+	if mode != verdictOn {
+		expected[noHeader] = answered
+	}
+	if v1 {
+		expected[headerV1] = answered
+	}
+	if v2 {
+		expected[headerV2], expected[headerLocal] = answered, answered
+	}
+	for p, one := range o.probes {
+		if one.act != expected[p] {
+			taken := p == int(twoHeadersV1) && v1 || p == int(twoHeadersV2) && v2
+			v.Differences = append(v.Differences, difference(probe(p), one, expected[p], taken))
+		}
+	}
+	if o.http3 != nil {
+		v.judgeHTTP3(*o.http3, mode)
+	}
+	if len(v.Differences) > 0 {
+		v.Verdict, v.Closest = verdictOther, mode
+	}
+	v.explain(o, mode)
+	switch {
+	case v1 && !v2:
+		v.Notes = append(v.Notes, "Headers of version 1 are taken, those of version 2 are not.")
+	case v2 && !v1:
+		v.Notes = append(v.Notes, "Headers of version 2 are taken, those of version 1 are not.")
+	}
+	return v
+}
+
+// difference tells of a probe on which the listener did not do what a mode does, and
+// what to think of that. taken says that it takes the first of two headers.
+func difference(p probe, is outcome, expected act, taken bool) string {
+	text := fmt.Sprintf("%s: %s, expected %s", p, is, actNames[expected].text)
+	switch {
+	case is.act == answered && p == wrongChecksum:
+		text += " (the checksum is not verified)"
+	case is.act == answered && taken:
+		text += " (a client behind a load balancer can claim any address with a second header)"
+	case is.spoke() && taken:
+		text += " (the second header reaches the server as a request)"
+	}
+	return text
+}
+
+// judgeHTTP3 judges a request without a header over HTTP/3.
+func (v *verdict) judgeHTTP3(o outcome, mode string) {
+	switch {
+	case o.act == unreachable || o.act == hung:
+	case mode == verdictOn && o.act == answered && o.detail == misdirected:
+		v.Notes = append(v.Notes, "HTTP/3 is forbidden (421), but its port is still open: restart Caddy to close it.")
+	case mode == verdictOn:
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer (it is a way around the header)", o))
+	default:
+		v.Notes = append(v.Notes, "HTTP/3 answers as well; it carries no header.")
+	}
+}
+
+// explain says what a mode, or what is close to it, means to whom check runs for.
+func (v *verdict) explain(o observation, mode string) {
+	exact := v.Verdict == mode
+	switch {
+	case mode == verdictOn && exact:
+		v.Meaning = "A connection must begin with a header. This peer is trusted: it may send one, and so claim any address."
+	case mode == verdictOn:
+		v.Meaning = "A connection must begin with a header, and this peer may send one. But this is not exactly mode 'on'."
+	case mode == verdictUnspecified && exact:
+		v.Meaning = "A connection may begin with a header or not. This peer may send one, and so claim any address."
+		v.Notes = append(v.Notes, "Mode 'unspecified' is for tests only: set 'on' or 'off'.")
+	case mode == verdictUnspecified:
+		v.Meaning = "A connection may begin with a header or not, and this peer may send one. But this is not exactly mode 'unspecified'."
+		v.Notes = append(v.Notes, "Whether the address in a header is used, or ignored, cannot be seen from here.")
+	case exact:
+		v.Meaning = "A connection must not begin with a header. This peer is served without one."
+		v.Notes = append(v.Notes,
+			"Mode 'unspecified' with trusted_proxies that this peer is not in looks the same, and so does a load balancer in front that sends a header of its own.",
+			"A server that knows no PROXY protocol and closes the connection on what is no request looks the same, too; many do so over TLS.")
+	case slices.ContainsFunc(o.probes[headerV1:], outcome.spoke):
+		v.Meaning = "This listener knows no PROXY protocol, or refuses it aloud: a header is answered like a bad request. That is not mode 'off', which closes the connection without a byte."
+	default:
+		v.Meaning = "A connection without a header is served, and one with a header is not. But this is not exactly mode 'off'."
+	}
+}
+
+// guess says what to try when no probe was answered properly.
+func guess(o observation) []string {
+	has := func(act act) bool {
+		return slices.ContainsFunc(o.probes[:], func(one outcome) bool { return one.act == act })
+	}
+	var notes []string
+	if !o.tls && (has(answered400) || has(babbled)) {
+		notes = append(notes, "If the port speaks TLS, use --tls. Otherwise the server may want another Host, which --sni gives it, or be no HTTP server.")
+	}
+	if o.tls && (has(answered400) || has(babbled)) {
+		notes = append(notes, "The port may not speak TLS: leave --tls out.")
+	}
+	if has(tlsFailed) {
+		notes = append(notes, "Use --sni with a name that the server has a certificate for.")
+	}
+	if has(hung) {
+		notes = append(notes, "The server may be slow: try a longer --timeout.")
+	}
+	if has(unreachable) {
+		notes = append(notes, "Not every connection was accepted: the server or a firewall may limit them.")
+	}
+	return notes
+}

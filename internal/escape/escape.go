@@ -1,0 +1,44 @@
+// Package escape makes text that came over the wire fit to be shown.
+package escape
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Text returns s with every byte of what cannot be printed, or is no UTF-8, as \xNN, so
+// that it breaks no log line and steers no terminal.
+func Text(s string) string {
+	var b strings.Builder
+	done := 0
+	for at := 0; at < len(s); {
+		r, size := utf8.DecodeRuneInString(s[at:])
+		if !unicode.IsPrint(r) || r == utf8.RuneError && size == 1 {
+			b.WriteString(s[done:at])
+			for _, c := range []byte(s[at : at+size]) {
+				fmt.Fprintf(&b, `\x%02x`, c)
+			}
+			done = at + size
+		}
+		at += size
+	}
+	if done == 0 {
+		return s
+	}
+	b.WriteString(s[done:])
+	return b.String()
+}
+
+// Lines is Text, except that it keeps the ends of lines: LF and CRLF.
+func Lines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		if i < len(lines)-1 {
+			line = strings.TrimSuffix(line, "\r")
+		}
+		lines[i] = Text(line)
+	}
+	return strings.Join(lines, "\n")
+}
