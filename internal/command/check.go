@@ -33,7 +33,8 @@ asked for as well. The addresses in the headers are from 192.0.2.0/24 and
 2001:db8::/32, which belong to nobody.
 
 The verdict is about the peer that you are: run it from the load balancer, from
-outside, and from wherever else the port can be reached.
+outside, and from wherever else the port can be reached. Of a name with several
+addresses, the first that accepts a connection is checked.
 
   on           A header is mandatory, and this peer may send one.
   off          A header is forbidden.
@@ -77,7 +78,10 @@ func runCheck(out *output, _ io.Reader, flags caddycmd.Flags) error {
 		return err
 	}
 	r := check(p, target, flags.Bool("tls"))
-	r.Expect = flags.String("expect")
+	if r.Expect = flags.String("expect"); r.Expect != "" {
+		asExpected := r.Expect == r.Verdict
+		r.AsExpected = &asExpected
+	}
 	if flags.Bool("json") {
 		err = out.json(r)
 	} else {
@@ -119,7 +123,9 @@ type report struct {
 	Address string        `json:"address,omitempty"`
 	Probes  []probeReport `json:"probes"`
 	verdict
-	Expect string `json:"expect,omitempty"`
+	// Expect is the verdict that is expected, if one is.
+	Expect     string `json:"expect,omitempty"`
+	AsExpected *bool  `json:"as_expected,omitempty"`
 }
 
 type probeReport struct {
@@ -200,10 +206,13 @@ func (r *report) print(out *output) {
 	}
 	out.table("", rows)
 	out.line("")
-	if r.Closest == "" {
-		out.line("Verdict: %s", r.Verdict)
-	} else {
+	switch {
+	case r.AsExpected != nil && *r.AsExpected:
+		out.line("Verdict: %s, as expected", r.Verdict)
+	case r.Closest != "":
 		out.line("Verdict: %s, closest to %s", r.Verdict, r.Closest)
+	default:
+		out.line("Verdict: %s", r.Verdict)
 	}
 	out.paragraph("  ", "  ", r.Meaning)
 	if len(r.Differences) > 0 {
@@ -219,9 +228,9 @@ func (r *report) print(out *output) {
 // result is the error that makes check fail, if it does.
 func (r *report) result() error {
 	switch {
-	case r.Expect != "" && r.Expect != r.Verdict:
+	case r.AsExpected != nil && !*r.AsExpected:
 		return fmt.Errorf("%s: expected '%s', but the verdict is '%s'", r.Target, r.Expect, r.Verdict)
-	case r.Expect != "":
+	case r.AsExpected != nil:
 		return nil
 	case r.Verdict == verdictUnreachable:
 		return fmt.Errorf("%s: no connection", r.Target)

@@ -83,11 +83,14 @@ func (p *prober) probe(overTLS bool, first net.Conn) *outcomes {
 
 // problem is what went wrong with a connection, without what is known anyway.
 func problem(err error) string {
+	var dnsErr *net.DNSError
 	var sysErr *os.SyscallError
 	var opErr *net.OpError
 	switch {
 	case isTimeout(err):
 		return "timed out"
+	case errors.As(err, &dnsErr):
+		return escape.Text(dnsErr.Err)
 	case errors.As(err, &sysErr):
 		err = sysErr.Err
 	case errors.As(err, &opErr):

@@ -174,9 +174,10 @@ func (s step) run(ctx context.Context, dir string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(commandTimeout):
-		return fmt.Errorf("%q has not ended in %v; it printed\n%s", s.command, commandTimeout, p.output())
+		show(p)
+		return fmt.Errorf("%q has not ended in %v", s.command, commandTimeout)
 	}
-	fmt.Print(p.output())
+	show(p)
 	if err := s.compare(p.output()); err != nil {
 		return err
 	}
@@ -184,6 +185,12 @@ func (s step) run(ctx context.Context, dir string) error {
 		return fmt.Errorf("%q: %w", s.command, p.err)
 	}
 	return nil
+}
+
+func show(p *process) {
+	if out := strings.TrimRight(p.output(), "\r\n"); out != "" {
+		fmt.Println(out)
+	}
 }
 
 // serve starts the server and returns when it answers the later steps.
@@ -202,7 +209,8 @@ func (s step) serve(ctx context.Context, dir string, later []step) (*process, er
 	}
 	if err := p.wait(ctx, addr); err != nil {
 		p.stop()
-		return nil, fmt.Errorf("%w; it printed\n%s", err, p.output())
+		show(p)
+		return nil, err
 	}
 	fmt.Printf("(it answers on %s)\n", addr)
 	return p, nil
@@ -217,7 +225,9 @@ func (s step) finish(p *process) error {
 	default:
 	}
 	p.stop()
-	fmt.Printf("--- the server's output\n%s---\n", p.output())
+	fmt.Println("--- the server's output")
+	show(p)
+	fmt.Println("---")
 	if err != nil {
 		return fmt.Errorf("the server did not live to the end: %w", err)
 	}
@@ -229,8 +239,7 @@ func (s step) finish(p *process) error {
 func (s step) compare(output string, more ...string) error {
 	want := append(s.want[:len(s.want):len(s.want)], more...)
 	if !pattern(want).MatchString(normalize(output)) {
-		return fmt.Errorf("%q\n--- should have printed\n%s\n--- but printed\n%s---",
-			s.command, strings.Join(want, "\n"), output)
+		return fmt.Errorf("%q\nshould have printed, in place of what is above,\n%s", s.command, strings.Join(want, "\n"))
 	}
 	return nil
 }

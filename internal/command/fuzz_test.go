@@ -1,0 +1,74 @@
+package command
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// FuzzDecode decodes anything at all.
+func FuzzDecode(f *testing.F) {
+	for _, b := range preambles() {
+		f.Add(b)
+		f.Add([]byte(hex.EncodeToString(b)))
+		f.Add([]byte(base64.StdEncoding.EncodeToString(b)))
+	}
+	f.Add([]byte(wire.SignatureV2 + "\x21\x11\x00\x1a\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x03\x1b[2\x20\x00\x05\x01\x00\x00\x00\x00"))
+	f.Add([]byte("0x, \\x::"))
+	f.Add([]byte("PROXY TCP4 \x1b[2J\r\n"))
+	f.Fuzz(func(t *testing.T, input []byte) {
+		d := decode(input)
+		require.Equal(t, d.Valid, d.Error == nil)
+
+		var text, asJSON output
+		d.print(&text)
+		require.NoError(t, asJSON.json(d))
+		for _, shown := range []string{text.String(), asJSON.String()} {
+			at := strings.IndexFunc(shown, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) })
+			require.Negative(t, at, "%q", shown)
+		}
+		var again decoded
+		require.NoError(t, json.Unmarshal(asJSON.Bytes(), &again))
+		assert.Equal(t, *d, again)
+
+		// What is valid as it is on the wire is read so.
+		if wire.Decode(input, wire.MaxSize).State == wire.Complete {
+			assert.True(t, d.Valid)
+			assert.Equal(t, "raw", d.Encoding)
+			asHex := decode([]byte(hex.EncodeToString(input)))
+			assert.Equal(t, "hex", asHex.Encoding)
+			asHex.Encoding = d.Encoding
+			assert.Equal(t, d, asHex)
+		}
+	})
+}
+
+// FuzzListen finds out what a listener said from anything at all.
+func FuzzListen(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n"))
+	f.Add([]byte("HTTP/1.1 400"))
+	f.Add([]byte("\x15\x03\x01\x00\x02\x02\x46"))
+	f.Add([]byte(""))
+	f.Fuzz(func(t *testing.T, said []byte) {
+		o := listen(endedConn{}, said)
+		assert.NotEqual(t, hung, o.act)
+		assert.Equal(t, len(said) == 0, o.act == closed)
+		at := strings.IndexFunc(o.String(), func(r rune) bool { return !unicode.IsPrint(r) })
+		assert.Negative(t, at, "%q", o.String())
+	})
+}
+
+// endedConn is a connection that the other end has closed.
+type endedConn struct{ net.Conn }
+
+func (endedConn) Read([]byte) (int, error) { return 0, io.EOF }

@@ -1,0 +1,193 @@
+package command_test
+
+// What tests that run the commands have in common.
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"flag"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	_ "github.com/portzero/caddy-proxy-protocol/internal/command"
+)
+
+const (
+	// patience bounds every wait for something that must happen. It is long, because a
+	// slow machine is no failure.
+	patience = 20 * time.Second
+	// impatience is how long a command waits for what must not happen.
+	impatience = "1s"
+)
+
+var update = flag.Bool("update", false, "write golden files instead of comparing with them")
+
+// root is a caddy that has only this command.
+func root() *cobra.Command {
+	registered := caddycmd.Commands()["proxy-protocol"]
+	cmd := &cobra.Command{
+		Use:   registered.Name + " " + registered.Usage,
+		Short: registered.Short,
+		Long:  registered.Long,
+	}
+	registered.CobraFunc(cmd)
+	root := &cobra.Command{Use: "caddy", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(cmd)
+	return root
+}
+
+// caddy runs a command with this standard input, and returns what it prints. An error is
+// what makes it exit with a code other than 0.
+func caddy(t testing.TB, input string, args ...string) (string, error) {
+	t.Helper()
+	cmd := root()
+	var out bytes.Buffer
+	cmd.SetIn(strings.NewReader(input))
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(args)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Execute() }()
+	select {
+	case err := <-ended:
+		return out.String(), err
+	case <-time.After(2 * patience):
+		require.Fail(t, "the command does not end", "%v", args)
+		return "", nil
+	}
+}
+
+// proxyProtocol is caddy proxy-protocol.
+func proxyProtocol(t testing.TB, input string, args ...string) (string, error) {
+	t.Helper()
+	return caddy(t, input, append([]string{"proxy-protocol"}, args...)...)
+}
+
+// transcript is what a terminal shows of a command.
+func transcript(output string, err error, args ...string) string {
+	text := "$ caddy " + strings.Join(args, " ") + "\n" + output
+	if err != nil {
+		text += "error: " + err.Error() + "\n"
+	}
+	return text
+}
+
+var (
+	loopbackPort = regexp.MustCompile(`(127\.0\.0\.1|\[::1\]|localhost):\d+`)
+	tempDir      = regexp.MustCompile(regexp.QuoteMeta(filepath.Clean(os.TempDir())) + `[^\s':]*/`)
+)
+
+// requireGolden compares text with that of a golden file.
+func requireGolden(t testing.TB, name, text string) {
+	t.Helper()
+	text = loopbackPort.ReplaceAllString(text, "$1:PORT")
+	text = tempDir.ReplaceAllString(text, "DIR/")
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+		return
+	}
+	golden, err := os.ReadFile(path)
+	require.NoError(t, err, "run go test with -update to write it")
+	assert.Equal(t, string(golden), text)
+}
+
+// requireHarmless asserts that no terminal is steered by this text.
+func requireHarmless(t testing.TB, text string) {
+	t.Helper()
+	for _, r := range text {
+		if r != '\n' && (r < ' ' || r >= 0x7f && r < 0xa0) {
+			require.Fail(t, "a control character", "%q in %q", r, text)
+		}
+	}
+}
+
+// serve accepts connections on a port until the test ends, and returns its address.
+func serve(t testing.TB, handle func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var open sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
+	open.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, conn)
+			mu.Unlock()
+			open.Go(func() {
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				handle(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, conn := range conns {
+			conn.Close()
+		}
+		mu.Unlock()
+		open.Wait()
+	})
+	return l.Addr().String()
+}
+
+// deadAddress is one that nobody listens at.
+func deadAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// certificate is for localhost, and signed by itself.
+var certificate = sync.OnceValues(func() (cert tls.Certificate, pemText []byte) {
+	must := func(err error) {
+		if err != nil {
+			panic(err)
+		}
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "localhost"},
+		DNSNames:     []string{"localhost"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	must(err)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	must(err)
+	pemText = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	pemText = append(pemText, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})...)
+	cert, err = tls.X509KeyPair(pemText, pemText)
+	must(err)
+	return cert, pemText
+})
