@@ -31,16 +31,18 @@ type conn struct {
 	facts
 	client tcpAddr // if the header named one
 
-	counted atomic.Bool
+	counted  atomic.Bool
+	answered atomic.Bool // the peer's address was given out while pending: a header is too late
 
-	// mu serializes whoever judges the beginning.
-	mu       sync.Mutex
+	// judging serializes whoever judges the beginning while pending, reading whoever
+	// reads. What is below belongs to the one, then to the other.
+	judging  sync.Mutex
+	reading  sync.Mutex
 	received []byte         // read from the socket, not handed on
 	pooled   *buffer        // what received lies in, if it came from the pool
 	held     [heldSize]byte // what received lies in while it may begin a signature
 	watchFor outcome        // why a header is refused while watching
 	version  uint8          // of the signature seen, or 0
-	answered bool           // the peer's address was given out while pending: a header is too late
 
 	// deadlines guards the read deadline, which the header's timeout may cut short.
 	deadlines    sync.Mutex
@@ -127,7 +129,7 @@ func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Dur
 // RemoteAddr returns the client's address, with port 0 if it is marked, or the peer's
 // if no header named a client or the connection was refused.
 func (c *conn) RemoteAddr() net.Addr {
-	c.settle()
+	c.settleAddrs()
 	if phase := c.phase.Load(); phase == pending || phase == refused || !c.header.HasAddrs() {
 		return c.peer
 	}
@@ -138,7 +140,7 @@ func (c *conn) RemoteAddr() net.Addr {
 // none, it is unspecified, or the connection is marked: it chooses TLS policies and
 // certificates.
 func (c *conn) LocalAddr() net.Addr {
-	c.settle()
+	c.settleAddrs()
 	return (*localAddr)(c)
 }
 
@@ -147,23 +149,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.phase.Load() == open {
 		return c.Conn.Read(p)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.phase.Load() == pending {
-		if err := c.judge(true); err != nil {
-			return 0, err
-		}
-	}
-	switch c.phase.Load() {
-	case watching:
-		return c.watch(p)
-	case draining:
-		return c.drain(p), nil
-	case refused:
-		return 0, refusedError("read", c.peer)
-	default:
-		return c.Conn.Read(p)
-	}
+	return c.readBeginning(p)
 }
 
 // Write writes to the socket, not before the beginning is judged.
@@ -186,14 +172,8 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 func (c *conn) mayWrite() error {
-	if c.phase.Load() == pending {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.phase.Load() == pending {
-			if err := c.judge(false); err != nil {
-				return err
-			}
-		}
+	if err := c.settle(false); err != nil {
+		return err
 	}
 	if c.phase.Load() == refused {
 		return refusedError("write", c.peer)
@@ -294,15 +274,3 @@ func (c *conn) applyDeadline() error {
 
 // deadline is when the first header must be complete.
 func (c *conn) deadline() time.Time { return start.Add(c.accepted + c.rules.timeout) }
-
-// settle makes the addresses final, unless the socket fails before.
-func (c *conn) settle() {
-	if c.phase.Load() != pending {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.phase.Load() == pending {
-		c.answered = c.judge(false) != nil // whoever reads or writes next will be told
-	}
-}

@@ -12,19 +12,59 @@ import (
 )
 
 // This file judges the beginning of a connection: it holds the decision table that
-// README.md shows. All of it runs with conn.mu held.
+// README.md shows.
+
+// settle judges the beginning, if nobody has. It returns an error if the socket failed or
+// the user's deadline passed first; then it can be tried again. reading says whether that
+// deadline counts.
+func (c *conn) settle(reading bool) error {
+	if c.phase.Load() != pending {
+		return nil
+	}
+	c.judging.Lock()
+	defer c.judging.Unlock()
+	if c.phase.Load() != pending {
+		return nil
+	}
+	return c.judge(reading)
+}
+
+// settleAddrs makes the addresses final, unless the socket fails before. Then the peer's
+// address is given out, and a header is too late.
+func (c *conn) settleAddrs() {
+	if c.settle(false) != nil {
+		c.answered.Store(true)
+	}
+}
+
+// readBeginning reads before it is known that no header can come, and hands on what was
+// received until then.
+func (c *conn) readBeginning(p []byte) (n int, err error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if err := c.settle(true); err != nil {
+		return 0, err
+	}
+	switch c.phase.Load() {
+	case watching:
+		return c.watch(p)
+	case draining:
+		return c.drain(p), nil
+	case refused:
+		return 0, refusedError("read", c.peer)
+	default:
+		return c.Conn.Read(p)
+	}
+}
 
 // judge reads the first header, or finds that there is none, and moves on from pending.
-// It returns an error if the socket failed or the user's deadline passed first; then it
-// can be tried again.
 func (c *conn) judge(reading bool) (err error) {
 	// net/http asks for the address before it can recover a panic, and a panic there
 	// ends the process. The listener below and the source of ranges are anyone's code.
 	defer func() {
 		if r := recover(); r != nil {
-			err = nil
-			defer func() { _ = recover() }() // closing may panic as well
 			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
+			err = nil
 		}
 	}()
 	if c.mode == On && !c.mayAnnounce() {
@@ -108,7 +148,7 @@ const maxEmptyReads = 100
 func (c *conn) decide(r *wire.Result) (next uint32) {
 	c.version = r.Version
 	if r.Version != 0 {
-		if c.answered {
+		if c.answered.Load() {
 			return c.refuse(reasonIO, errAnswered)
 		}
 		if allowed := c.rules.version; allowed != 0 && allowed != r.Version {
@@ -196,7 +236,13 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 
 // watch reads while a header would be refused. What may be the beginning of a signature
 // is held back; the whole of one is enough to refuse.
-func (c *conn) watch(p []byte) (int, error) {
+func (c *conn) watch(p []byte) (n int, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
+			n, err = 0, refusedError("read", c.peer)
+		}
+	}()
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -253,11 +299,17 @@ func (c *conn) refuseHeader(version uint8) (next uint32) {
 // refuse closes the connection without a word to it. err tells the log more.
 func (c *conn) refuse(why outcome, err error) (next uint32) {
 	c.phase.Store(refused)
-	c.Conn.Close()
+	closeSafely(c.Conn)
 	c.count(c.version, why)
 	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, c.received, err)
 	c.release()
 	return refused
+}
+
+// closeSafely closes a connection that may have panicked before, and may panic again.
+func closeSafely(c net.Conn) {
+	defer func() { _ = recover() }()
+	_ = c.Close()
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }

@@ -55,9 +55,8 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 	// A panic in the accept loop ends the process. Connections below are anyone's code.
 	defer func() {
 		if r := recover(); r != nil {
-			wrapped = nil
-			defer func() { _ = recover() }() // closing may panic as well
 			l.refuse(accepted, nil, nil, l.rules.mode, reasonIO, fmt.Errorf("panic: %v", r))
+			wrapped = nil
 		}
 	}()
 	peer, local := peerAddr(accepted.RemoteAddr()), accepted.LocalAddr()
@@ -76,7 +75,7 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 }
 
 func (l *listener) refuse(accepted net.Conn, peer, local net.Addr, mode Mode, why outcome, err error) {
-	accepted.Close()
+	closeSafely(accepted)
 	l.rules.stats.count(mode, 0, why)
 	l.rules.refused(peer, local, mode, why, nil, err)
 }
