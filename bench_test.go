@@ -1,0 +1,251 @@
+package proxyprotocol
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	mastercactapus "github.com/mastercactapus/proxyprotocol"
+	pires "github.com/pires/go-proxyproto"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// connMemory is a connection in memory that says the same over and over. It costs nothing,
+// so that what is measured is the wrapper.
+type connMemory struct {
+	says string
+	at   int
+}
+
+func (c *connMemory) Read(p []byte) (int, error) {
+	n := copy(p, c.says[c.at:])
+	c.at += n
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+func (c *connMemory) Write(p []byte) (int, error)      { return len(p), nil }
+func (c *connMemory) Close() error                     { return nil }
+func (c *connMemory) RemoteAddr() net.Addr             { return connPeer }
+func (c *connMemory) LocalAddr() net.Addr              { return connLocal }
+func (c *connMemory) SetDeadline(time.Time) error      { return nil }
+func (c *connMemory) SetReadDeadline(time.Time) error  { return nil }
+func (c *connMemory) SetWriteDeadline(time.Time) error { return nil }
+
+// connQuiet are rules as in production, where a header is nothing to log.
+func connQuiet(mode Mode) *rules {
+	rules, _ := connRules(mode)
+	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
+	rules.log = newConnLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)))
+	rules.timeout = defaultTimeout
+	return rules
+}
+
+// connAWS has the TLVs that a network load balancer sends.
+var connAWS = connChecked(connClient, connServer,
+	wire.TLV{Type: 0xea, Value: []byte("\x01vpce-08d2bf15fac5001c9")},
+	wire.TLV{Type: wire.TypeNoop, Value: make([]byte, 54)},
+)
+
+var connHeaders = []struct{ name, header string }{
+	{"v1/IPv4", connV1},
+	{"v1/IPv6", connHeader(1, wire.Stream, "[2001:db8:1::203:7]:56324", "[2001:db8:2::113:9]:8443")},
+	{"v2/IPv4", connV2},
+	{"v2/IPv6", connHeader(2, wire.Stream, "[2001:db8:1::203:7]:56324", "[2001:db8:2::113:9]:8443")},
+	{"v2/AWS", connAWS},
+}
+
+// BenchmarkConn wraps a connection, asks for its RemoteAddr and reads its first data.
+func BenchmarkConn(b *testing.B) {
+	onRules, unspecifiedRules := connQuiet(On), connQuiet(Unspecified)
+	use := pires.WithPolicy(pires.USE)
+	peers := []struct {
+		name string
+		wrap func(net.Conn) net.Conn
+	}{
+		{"this=on", func(c net.Conn) net.Conn { return newConn(c, onRules, On, trusted, time.Since(start)) }},
+		{"this=unspecified", func(c net.Conn) net.Conn {
+			return newConn(c, unspecifiedRules, Unspecified, trusted, time.Since(start))
+		}},
+		{"pires", func(c net.Conn) net.Conn { return pires.NewConn(c, use) }},
+		{"mastercactapus", func(c net.Conn) net.Conn { return mastercactapus.NewConn(c, time.Now().Add(defaultTimeout)) }},
+	}
+	for _, h := range connHeaders {
+		for _, peer := range peers {
+			if peer.name == "mastercactapus" && h.name == "v2/AWS" {
+				continue // refuses headers with TLVs
+			}
+			b.Run(h.name+"/"+peer.name, func(b *testing.B) {
+				below := &connMemory{says: h.header + connGET}
+				p := make([]byte, 4096)
+				b.ReportAllocs()
+				for b.Loop() {
+					below.at = 0
+					c := peer.wrap(below)
+					if c.RemoteAddr() == connPeer {
+						b.Fatal("the header is not believed")
+					}
+					if n, err := c.Read(p); n != len(connGET) || err != nil {
+						b.Fatal(n, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkRead reads behind the header, where a wrapper should cost nothing.
+func BenchmarkRead(b *testing.B) {
+	const size = 1024
+	forever := func(wrap func(net.Conn) net.Conn) func(*testing.B) {
+		return func(b *testing.B) {
+			below := &connMemory{says: connV2 + strings.Repeat("x", size)}
+			c := wrap(below)
+			p := make([]byte, size)
+			if _, ok := c.(*connMemory); ok {
+				below.at = len(connV2)
+			}
+			if n, err := io.ReadFull(c, p); n != size || err != nil {
+				b.Fatal(n, err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				below.at = len(connV2)
+				if n, err := c.Read(p); n != size || err != nil {
+					b.Fatal(n, err)
+				}
+			}
+		}
+	}
+	rules := connQuiet(On)
+	b.Run("bare", forever(func(c net.Conn) net.Conn { return c }))
+	b.Run("this", forever(func(c net.Conn) net.Conn { return newConn(c, rules, On, trusted, time.Since(start)) }))
+	b.Run("pires", forever(func(c net.Conn) net.Conn { return pires.NewConn(c, pires.WithPolicy(pires.USE)) }))
+	b.Run("mastercactapus", forever(func(c net.Conn) net.Conn { return mastercactapus.NewConn(c, time.Time{}) }))
+}
+
+// BenchmarkPolicy judges peers: it must not matter how many ranges there are.
+func BenchmarkPolicy(b *testing.B) {
+	prefix := func(i int) string {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24).String()
+	}
+	for _, n := range []int{1, 100, 10_000} {
+		var all []string
+		modes := make(map[string]Mode)
+		for i := range n {
+			all = append(all, prefix(i))
+			modes[prefix(i)] = Off
+		}
+		last := &net.TCPAddr{IP: net.IPv4(10, byte((n-1)>>8), byte(n-1), 7), Port: 4711}
+		policies := []struct {
+			name   string
+			policy policy
+		}{
+			{"ranges", policy{mode: On, ranges: connTable(b, modes)}},
+			{"trusted", policy{mode: On, trusted: connSet(b, all...)}},
+		}
+		for _, p := range policies {
+			for name, peer := range map[string]net.Addr{"in the last": last, "in none": connPeer} {
+				b.Run(fmt.Sprintf("%s=%d/%s", p.name, n, name), func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						p.policy.judge(peer, connLocal)
+					}
+				})
+			}
+		}
+	}
+}
+
+// connSilentServers are servers with connections that say nothing.
+var connSilentServers = map[string]func(net.Listener) net.Listener{
+	"unwrapped": func(ln net.Listener) net.Listener { return ln },
+	"pires": func(ln net.Listener) net.Listener {
+		return &pires.Listener{Listener: ln, ReadHeaderTimeout: time.Hour, ConnPolicy: func(pires.ConnPolicyOptions) (pires.Policy, error) {
+			return pires.USE, nil
+		}}
+	},
+	"this": func(ln net.Listener) net.Listener {
+		rules := connQuiet(On)
+		rules.timeout = time.Hour
+		return &listener{Listener: ln, rules: rules}
+	},
+}
+
+// connSilentEnv names the server that a process of its own measures.
+const connSilentEnv = "PROXY_PROTOCOL_TEST_SILENT"
+
+// A connection that says nothing must cost less than one without a wrapper.
+func TestSilentConnectionsAreCheap(t *testing.T) {
+	if server := os.Getenv(connSilentEnv); server != "" {
+		fmt.Printf("cost %d\n", connSilentCost(t, connSilentServers[server]))
+		return
+	}
+	if runtime.GOOS != "linux" || testing.Short() {
+		t.Skip("needs a long queue of connections")
+	}
+	cost := make(map[string]int)
+	for server := range connSilentServers {
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=2m")
+		cmd.Env = append(os.Environ(), connSilentEnv+"="+server)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		var each int
+		_, err = fmt.Sscanf(string(out), "cost %d", &each)
+		require.NoError(t, err, "%s", out)
+		cost[server] = each
+	}
+	t.Logf("bytes per silent connection: %v", cost)
+	assert.Less(t, cost["this"], cost["unwrapped"])
+	assert.Less(t, cost["this"], cost["pires"])
+}
+
+// connSilentCost is what a silent connection costs a server, in bytes of heap and stacks.
+func connSilentCost(t *testing.T, wrap func(net.Listener) net.Listener) int {
+	const n = 2000
+	ln := wrap(connListen(t, "tcp4"))
+	// The kernel completes these before anyone accepts: the clients' side is not counted.
+	for range n {
+		client, err := net.DialTimeout("tcp4", ln.Addr().String(), connBound)
+		require.NoError(t, err)
+		defer client.Close()
+	}
+	used := func() int {
+		runtime.GC()
+		runtime.GC() // what is pooled survives one
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc + m.StackInuse)
+	}
+	before := used()
+
+	server := &http.Server{Handler: http.NotFoundHandler()}
+	served := connGo(func() error { return server.Serve(ln) })
+	waiting := func() int {
+		stacks := make([]byte, 64<<20)
+		return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("[IO wait"))
+	}
+	// All of them, and the accept loop.
+	require.Eventually(t, func() bool { return waiting() == n+1 }, 6*connBound, 100*time.Millisecond)
+	cost := (used() - before) / n
+
+	require.NoError(t, server.Close())
+	connWait(t, served)
+	return cost
+}

@@ -1,0 +1,297 @@
+package proxyprotocol
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// wrapperCaddyfile is a Caddyfile with these lines in place of its fourth.
+func wrapperCaddyfile(wrapper string) string {
+	return "{\n\tservers {\n\t\tlistener_wrappers {\n" + wrapper + "\n\t\t}\n\t}\n}\n:1234\n"
+}
+
+var goodWrappers = []struct{ name, caddyfile, json string }{
+	{"nothing", `proxy_protocol_mode`, `{}`},
+	{"an empty block", "proxy_protocol_mode {\n}", `{}`},
+	{"mode on", `proxy_protocol_mode on`, `{"mode": "on"}`},
+	{"mode off", `proxy_protocol_mode off`, `{"mode": "off"}`},
+	{"mode unspecified", `proxy_protocol_mode unspecified`, `{}`},
+	{
+		"trusted_proxies static",
+		"proxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8 2001:db8:1b::/48 192.0.2.1\n}",
+		`{"mode": "on", "trusted_proxies": {"source": "static", "ranges": ["10.0.0.0/8", "2001:db8:1b::/48", "192.0.2.1"]}}`,
+	},
+	{
+		"trusted_proxies static private_ranges",
+		"proxy_protocol_mode on {\ntrusted_proxies static private_ranges 192.0.2.1\n}",
+		`{"mode": "on", "trusted_proxies": {"source": "static", "ranges": ["192.168.0.0/16", "172.16.0.0/12", "10.0.0.0/8", "127.0.0.1/8", "fd00::/8", "::1", "192.0.2.1"]}}`,
+	},
+	{
+		"trusted_proxies without ranges",
+		"proxy_protocol_mode on {\ntrusted_proxies static\n}",
+		`{"mode": "on", "trusted_proxies": {"source": "static"}}`,
+	},
+	{
+		"trusted_proxies of another source",
+		"proxy_protocol_mode {\ntrusted_proxies proxy_protocol_test {\nname here\n}\n}",
+		`{"trusted_proxies": {"source": "proxy_protocol_test", "name": "here"}}`,
+	},
+	{
+		"modes of ranges",
+		"proxy_protocol_mode on {\noff 127.0.0.0/8 ::1\nunspecified 10.1.2.3\non 192.0.2.0/24\noff 198.51.100.1\n}",
+		`{"mode": "on", "ranges": [
+			{"mode": "off", "ranges": ["127.0.0.0/8", "::1"]},
+			{"mode": "unspecified", "ranges": ["10.1.2.3"]},
+			{"mode": "on", "ranges": ["192.0.2.0/24"]},
+			{"mode": "off", "ranges": ["198.51.100.1"]}
+		]}`,
+	},
+	{
+		"modes of private ranges",
+		"proxy_protocol_mode off {\non private_ranges 2001:db8::1\n}",
+		`{"mode": "off", "ranges": [
+			{"mode": "on", "ranges": ["192.168.0.0/16", "172.16.0.0/12", "10.0.0.0/8", "127.0.0.1/8", "fd00::/8", "::1", "2001:db8::1"]}
+		]}`,
+	},
+	{
+		"one range twice under one mode",
+		"proxy_protocol_mode on {\noff 127.0.0.0/8 127.0.0.1/8\noff ::ffff:127.0.0.0/104\n}",
+		`{"mode": "on", "ranges": [
+			{"mode": "off", "ranges": ["127.0.0.0/8", "127.0.0.1/8"]},
+			{"mode": "off", "ranges": ["::ffff:127.0.0.0/104"]}
+		]}`,
+	},
+	{"timeout", "proxy_protocol_mode {\ntimeout 3s\n}", `{"timeout": 3000000000}`},
+	{"timeout in days", "proxy_protocol_mode {\ntimeout 1d\n}", `{"timeout": 86400000000000}`},
+	{"max_header_size", "proxy_protocol_mode {\nmax_header_size 4KiB\n}", `{"max_header_size": 4096}`},
+	{"smallest max_header_size", "proxy_protocol_mode {\nmax_header_size 536\n}", `{"max_header_size": 536}`},
+	{"largest max_header_size", "proxy_protocol_mode {\nmax_header_size 65551B\n}", `{"max_header_size": 65551}`},
+	{"version v1", "proxy_protocol_mode {\nversion v1\n}", `{"version": "v1"}`},
+	{"version v2", "proxy_protocol_mode {\nversion v2\n}", `{"version": "v2"}`},
+	{"http3 allow", "proxy_protocol_mode {\nhttp3 allow\n}", `{"http3": "allow"}`},
+	{
+		"everything",
+		"proxy_protocol_mode on {\nhttp3 allow\nversion v2\nmax_header_size 1KB\ntimeout 500ms\noff ::1\ntrusted_proxies static 10.0.0.0/8\n}",
+		`{
+			"mode": "on",
+			"trusted_proxies": {"source": "static", "ranges": ["10.0.0.0/8"]},
+			"ranges": [{"mode": "off", "ranges": ["::1"]}],
+			"timeout": 500000000,
+			"max_header_size": 1000,
+			"version": "v2",
+			"http3": "allow"
+		}`,
+	},
+}
+
+func TestCaddyfileBecomesJSON(t *testing.T) {
+	for _, test := range goodWrappers {
+		t.Run(test.name, func(t *testing.T) {
+			config, err := adapt(wrapperCaddyfile(test.caddyfile))
+			require.NoError(t, err)
+			wrapper := strings.Replace(test.json, "{", `{"wrapper": "proxy_protocol_mode",`, 1)
+			wrapper = strings.Replace(wrapper, ",}", "}", 1)
+			assert.JSONEq(t, `{"apps": {"http": {"servers": {"srv0": {"listen": [":1234"], "listener_wrappers": [`+wrapper+`]}}}}}`, string(config))
+
+			c := newCaddy(t)
+			require.NoError(t, c.load(wrappers(test.caddyfile), plainSite(freePort(t))))
+		})
+	}
+}
+
+func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
+	port := freePort(t)
+	c := newCaddy(t)
+	require.NoError(t, c.load(wrappers("proxy_protocol_mode on"), plainSite(port)))
+
+	for _, test := range []struct{ name, caddyfile, want string }{
+		{
+			"an unknown mode",
+			"proxy_protocol_mode yes",
+			"unknown mode 'yes': use on, off or unspecified, at Caddyfile:4",
+		},
+		{
+			"a mode in upper case",
+			"proxy_protocol_mode ON",
+			"unknown mode 'ON': use on, off or unspecified, at Caddyfile:4",
+		},
+		{
+			"two modes",
+			"proxy_protocol_mode on off",
+			"unexpected argument 'off': give one mode, and modes of single peers in the block, like 'off 127.0.0.0/8', at Caddyfile:4",
+		},
+		{
+			"the mode again in the block",
+			"proxy_protocol_mode on {\non\n}",
+			"on: needs at least one IP address or CIDR range (the wrapper's own mode stands on its first line), at Caddyfile:5",
+		},
+		{
+			"an unknown option",
+			"proxy_protocol_mode on {\ntrust 10.0.0.0/8\n}",
+			"unrecognized option 'trust': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+		},
+		{
+			"an option of Caddy's own wrapper",
+			"proxy_protocol_mode on {\nallow 10.0.0.0/8\n}",
+			"unrecognized option 'allow': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+		},
+		{
+			"an option twice",
+			"proxy_protocol_mode on {\ntimeout 5s\nversion v1\ntimeout 5s\n}",
+			"timeout is there twice: give it once, at Caddyfile:7",
+		},
+		{
+			"trusted_proxies twice",
+			"proxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8\ntrusted_proxies static 10.0.0.0/8\n}",
+			"trusted_proxies is there twice: give it once, at Caddyfile:6",
+		},
+		{
+			"a malformed range",
+			"proxy_protocol_mode on {\noff ::1 10.0.0.0/33\n}",
+			"off: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
+		},
+		{
+			"a name for a range",
+			"proxy_protocol_mode on {\noff localhost\n}",
+			"off: 'localhost' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
+		},
+		{
+			"an empty range",
+			"proxy_protocol_mode on {\noff \"\"\n}",
+			"off: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
+		},
+		{
+			"no range",
+			"proxy_protocol_mode on {\n\nunspecified\n}",
+			"unspecified: needs at least one IP address or CIDR range (the wrapper's own mode stands on its first line), at Caddyfile:6",
+		},
+		{
+			"a range with a zone",
+			"proxy_protocol_mode on {\noff fe80::1%eth0\n}",
+			"off: 'fe80::1%eth0' has a zone: use an IP address or CIDR range without one, at Caddyfile:5",
+		},
+		{
+			"a range under two modes",
+			"proxy_protocol_mode on {\noff 10.0.0.0/8\nunspecified 10.1.0.0/16 10.2.3.4/8\n}",
+			"unspecified: 10.0.0.0/8 has mode 'off' already and cannot have 'unspecified' as well, at Caddyfile:6",
+		},
+		{
+			"an IPv4-mapped range under two modes",
+			"proxy_protocol_mode on {\noff 10.0.0.0/8\non ::ffff:10.0.0.0/104\n}",
+			"on: 10.0.0.0/8 has mode 'off' already and cannot have 'on' as well, at Caddyfile:6",
+		},
+		{
+			"trusted_proxies under off",
+			"proxy_protocol_mode off {\ntrusted_proxies static 10.0.0.0/8\n}",
+			"trusted_proxies: nobody may send a header under mode 'off': remove it, or set the mode to 'on', at Caddyfile:5",
+		},
+		{
+			"trusted_proxies without source",
+			"proxy_protocol_mode on {\ntrusted_proxies\n}",
+			"trusted_proxies expects an IP range source module name as its first argument, at Caddyfile:5",
+		},
+		{
+			"trusted_proxies of a missing module",
+			"proxy_protocol_mode on {\ntrusted_proxies cloudflare\n}",
+			"getting module named 'http.ip_sources.cloudflare': module not registered: http.ip_sources.cloudflare, at Caddyfile:5",
+		},
+		{
+			"trusted_proxies with a malformed range",
+			"proxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8 10.0.0\n}",
+			"trusted_proxies: '10.0.0' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
+		},
+		{
+			"trusted_proxies with a zone",
+			"proxy_protocol_mode on {\ntrusted_proxies static fe80::%eth0/10\n}",
+			"trusted_proxies: 'fe80::%eth0/10' has a zone: use an IP address or CIDR range without one, at Caddyfile:5",
+		},
+		{
+			"a timeout of zero",
+			"proxy_protocol_mode on {\ntimeout 0\n}",
+			"timeout: 0s is not positive: use a duration like 5s, at Caddyfile:5",
+		},
+		{
+			"a negative timeout",
+			"proxy_protocol_mode on {\ntimeout -5s\n}",
+			"timeout: -5s is not positive: use a duration like 5s, at Caddyfile:5",
+		},
+		{
+			"a timeout without unit",
+			"proxy_protocol_mode on {\ntimeout 5\n}",
+			"timeout: '5' is no duration: use one like 5s, at Caddyfile:5",
+		},
+		{
+			"no timeout",
+			"proxy_protocol_mode on {\ntimeout\n}",
+			"timeout takes one argument, at Caddyfile:5",
+		},
+		{
+			"two timeouts",
+			"proxy_protocol_mode on {\ntimeout 3s 5s\n}",
+			"timeout takes one argument, at Caddyfile:5",
+		},
+		{
+			"a size that is too small",
+			"proxy_protocol_mode on {\nmax_header_size 535\n}",
+			"max_header_size: 535 bytes is out of bounds: use 536 to 65551, at Caddyfile:5",
+		},
+		{
+			"a size that is too large",
+			"proxy_protocol_mode on {\nmax_header_size 65552\n}",
+			"max_header_size: 65552 bytes is out of bounds: use 536 to 65551, at Caddyfile:5",
+		},
+		{
+			"a size that is far too large",
+			"proxy_protocol_mode on {\nmax_header_size 16EiB\n}",
+			"max_header_size: '16EiB' is no size of 536 to 65551 bytes, like 4KiB, at Caddyfile:5",
+		},
+		{
+			"a size that is no size",
+			"proxy_protocol_mode on {\nmax_header_size big\n}",
+			"max_header_size: 'big' is no size of 536 to 65551 bytes, like 4KiB, at Caddyfile:5",
+		},
+		{
+			"an unknown version",
+			"proxy_protocol_mode on {\nversion 2\n}",
+			"version: unknown version '2': use v1 or v2, or leave it out to accept both, at Caddyfile:5",
+		},
+		{
+			"two versions",
+			"proxy_protocol_mode on {\nversion v1 v2\n}",
+			"version takes one argument, at Caddyfile:5",
+		},
+		{
+			"an empty version",
+			"proxy_protocol_mode on {\nversion \"\"\n}",
+			"version takes one argument, at Caddyfile:5",
+		},
+		{
+			"http3 with another word",
+			"proxy_protocol_mode on {\nhttp3 on\n}",
+			"http3: unknown value 'on': use allow, or leave it out to disable HTTP/3 where a header is mandatory, at Caddyfile:5",
+		},
+		{
+			"http3 alone",
+			"proxy_protocol_mode on {\nhttp3\n}",
+			"http3 takes one argument, at Caddyfile:5",
+		},
+		{
+			"a block where none belongs",
+			"proxy_protocol_mode on {\ntimeout 5s {\n}\n}",
+			"unrecognized option '{': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := adapt(wrapperCaddyfile(test.caddyfile))
+			require.EqualError(t, err, "parsing caddyfile tokens for 'servers': "+test.want)
+
+			err = c.load(wrappers(test.caddyfile), plainSite(port))
+			require.Error(t, err)
+			_, body := get(t, http1, tcp4(port), headerV2, "/")
+			assert.Equal(t, client4.String(), body, "the running config stays")
+		})
+	}
+}

@@ -1,0 +1,1728 @@
+package proxyprotocol
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// connBound is how long anything may take that must happen.
+const connBound = 10 * time.Second
+
+// What scripted connections and headers say of their ends.
+const (
+	connClient = "203.0.113.7:56324"
+	connServer = "198.51.100.9:8443"
+	connV1     = "PROXY TCP4 203.0.113.7 198.51.100.9 56324 8443\r\n"
+	connGET    = "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"
+)
+
+var (
+	connPeer  net.Addr = net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:4711"))
+	connLocal net.Addr = net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.2:443"))
+	connV2             = connHeader(2, wire.Stream, connClient, connServer)
+)
+
+// connHeader encodes a header with addresses.
+func connHeader(version uint8, transport wire.Transport, src, dst string, tlvs ...wire.TLV) string {
+	h, err := wire.NewProxy(version, transport, netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst))
+	if err != nil {
+		panic(err)
+	}
+	b, err := wire.Append(nil, h, tlvs, false)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+// connBlock is a v2 header with this command, family and transport, and block.
+func connBlock(command, family byte, block string) string {
+	return wire.SignatureV2 + string([]byte{0x20 | command, family, byte(len(block) >> 8), byte(len(block))}) + block
+}
+
+// connStats are those of all connections here: making them is slow.
+var connStats = newStats("connections of tests")
+
+// connRules are rules that log everything, and whose timeout no test waits for.
+func connRules(mode Mode, options ...func(*rules)) (*rules, *observer.ObservedLogs) {
+	core, logs := observer.New(zap.DebugLevel)
+	logger := zap.New(core)
+	r := &rules{
+		policy:        policy{mode: mode},
+		timeout:       time.Hour,
+		maxHeaderSize: defaultMaxHeaderSize,
+		log:           &connLog{debug: logger, refusals: logger, marked: logger},
+		stats:         connStats,
+	}
+	for _, option := range options {
+		option(r)
+	}
+	return r, logs
+}
+
+// connReasons are the reasons of the refusals that were logged.
+func connReasons(logs *observer.ObservedLogs) []string {
+	reasons := []string{}
+	for _, entry := range logs.All() {
+		if why, ok := entry.ContextMap()["reason"].(string); ok {
+			reasons = append(reasons, why)
+		}
+	}
+	return reasons
+}
+
+// connEvent is what one read of a scripted connection returns, or several, if there is not
+// enough room for the data in one.
+type connEvent struct {
+	data string
+	err  error
+}
+
+// connScript is a connection that says what a test wants, and then ends.
+type connScript struct {
+	mu       sync.Mutex
+	events   []connEvent
+	reads    int
+	into     []byte // what the last read was to fill
+	written  []byte
+	closed   bool
+	deadline time.Time // the read deadline
+}
+
+var errConnTimeout = &net.OpError{Op: "read", Net: "tcp", Err: os.ErrDeadlineExceeded}
+
+// connSays is a connection that says these pieces.
+func connSays(pieces ...string) *connScript {
+	s := new(connScript)
+	for _, piece := range pieces {
+		s.events = append(s.events, connEvent{data: piece})
+	}
+	return s
+}
+
+func (s *connScript) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads++
+	s.into = p
+	if s.closed {
+		return 0, &net.OpError{Op: "read", Net: "tcp", Err: net.ErrClosed}
+	}
+	if len(s.events) == 0 {
+		return 0, io.EOF
+	}
+	event := &s.events[0]
+	n := copy(p, event.data)
+	event.data = event.data[n:]
+	if event.data != "" {
+		return n, nil
+	}
+	err := event.err
+	s.events = s.events[1:]
+	return n, err
+}
+
+func (s *connScript) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, &net.OpError{Op: "write", Net: "tcp", Err: net.ErrClosed}
+	}
+	s.written = append(s.written, p...)
+	return len(p), nil
+}
+
+func (s *connScript) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return nil
+}
+
+func (s *connScript) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deadline = t
+	return nil
+}
+
+func (s *connScript) RemoteAddr() net.Addr             { return connPeer }
+func (s *connScript) LocalAddr() net.Addr              { return connLocal }
+func (s *connScript) SetWriteDeadline(time.Time) error { return nil }
+func (s *connScript) SetDeadline(t time.Time) error    { return s.SetReadDeadline(t) }
+
+// connOf wraps a connection of a peer that is trusted, accepted now.
+func connOf(c net.Conn, rules *rules) *conn {
+	return newConn(c, rules, rules.mode, trusted, time.Since(start))
+}
+
+// connNetworks are the networks of real connections.
+var connNetworks = []string{"tcp4", "tcp6", "unix"}
+
+func connListen(t testing.TB, network string) net.Listener {
+	address := map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0"}[network]
+	if network == "unix" {
+		dir, err := os.MkdirTemp("", "") // the test's own may be too long for a socket
+		require.NoError(t, err)
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		address = filepath.Join(dir, "s")
+	}
+	ln, err := net.Listen(network, address)
+	if err != nil && network == "tcp6" {
+		t.Skipf("no IPv6 here: %v", err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+// connDial returns both ends of a real connection. The server's is accepted before the
+// client has said a byte.
+func connDial(t testing.TB, network string, rules *rules) (client net.Conn, c *conn) {
+	ln := connListen(t, network)
+	client, err := net.Dial(network, ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { client.Close() })
+	accepted, err := (&listener{Listener: ln, rules: rules}).Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { accepted.Close() })
+	return client, accepted.(*conn)
+}
+
+// connGo calls f in a goroutine; connWait waits for what it returned.
+func connGo[T any](f func() T) <-chan T {
+	done := make(chan T, 1)
+	go func() { done <- f() }()
+	return done
+}
+
+func connWait[T any](t testing.TB, done <-chan T) T {
+	t.Helper()
+	select {
+	case result := <-done:
+		return result
+	case <-time.After(connBound):
+		require.FailNow(t, "it takes too long")
+		panic("unreachable")
+	}
+}
+
+// connSoon calls f, which must not wait for anything.
+func connSoon[T any](t testing.TB, f func() T) T {
+	t.Helper()
+	return connWait(t, connGo(f))
+}
+
+// connResult is what a read returned.
+type connResult struct {
+	data string
+	err  error
+}
+
+func connRead(c io.Reader, size int) connResult {
+	p := make([]byte, size)
+	n, err := c.Read(p)
+	return connResult{string(p[:n]), err}
+}
+
+func connReadAll(c io.Reader) connResult {
+	b, err := io.ReadAll(c)
+	return connResult{string(b), err}
+}
+
+// connSend writes, and does not wait for who reads it.
+func connSend(c net.Conn, data string) {
+	switch c.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		io.WriteString(c, data) // there is room for what tests say
+	default:
+		if data != "" { // a pipe's reader would be told
+			go io.WriteString(c, data)
+		}
+	}
+}
+
+// connUntilLimited waits until somebody waits for the header.
+func connUntilLimited(t testing.TB, c *conn) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		c.deadlines.Lock()
+		defer c.deadlines.Unlock()
+		return c.limited
+	}, connBound, time.Millisecond)
+}
+
+// connUntilWatching waits until a read has gone past the header.
+func connUntilWatching(t testing.TB, c *conn) {
+	t.Helper()
+	require.Eventually(t, func() bool { return c.phase.Load() == watching }, connBound, time.Millisecond)
+}
+
+// connCalls are the calls that look for the header.
+var connCalls = map[string]func(*conn) error{
+	"RemoteAddr": func(c *conn) error { c.RemoteAddr(); return nil },
+	"LocalAddr":  func(c *conn) error { c.LocalAddr(); return nil },
+	"Read":       func(c *conn) error { return connRead(c, 100).err },
+	"Write":      func(c *conn) error { _, err := io.WriteString(c, "x"); return err },
+	"ReadFrom":   func(c *conn) error { _, err := c.ReadFrom(strings.NewReader("x")); return err },
+}
+
+func TestConnReadsHeaderAtFirstUse(t *testing.T) {
+	for _, network := range connNetworks {
+		for name, call := range connCalls {
+			t.Run(network+"/"+name, func(t *testing.T) {
+				rules, _ := connRules(On)
+				client, c := connDial(t, network, rules)
+				assert.Equal(t, pending, c.phase.Load(), "before the first use")
+
+				done := connGo(func() error { return call(c) })
+				connUntilLimited(t, c)
+				connSend(client, connV1+"data")
+
+				assert.NoError(t, connWait(t, done))
+				assert.NotEqual(t, pending, c.phase.Load())
+				assert.Equal(t, connClient, c.RemoteAddr().String())
+				assert.Equal(t, connServer, c.LocalAddr().String())
+			})
+		}
+	}
+}
+
+func TestConnOffLooksOnReadOnly(t *testing.T) {
+	t.Run("scripted", func(t *testing.T) {
+		rules, _ := connRules(Off)
+		script := connSays(connV1)
+		c := connOf(script, rules)
+		for name, call := range connCalls {
+			if name != "Read" {
+				assert.NoError(t, call(c), name)
+			}
+		}
+		assert.Equal(t, connPeer, c.RemoteAddr())
+		assert.Equal(t, connLocal.String(), c.LocalAddr().String())
+		assert.Zero(t, script.reads)
+		assert.ErrorIs(t, connCalls["Read"](c), errRefused)
+	})
+	for _, network := range connNetworks {
+		t.Run(network, func(t *testing.T) {
+			rules, _ := connRules(Off)
+			client, c := connDial(t, network, rules)
+			assert.Equal(t, c.NetConn().RemoteAddr().String(), connSoon(t, c.RemoteAddr).String())
+			assert.Equal(t, client.RemoteAddr().String(), connSoon(t, c.LocalAddr).String())
+			n, err := c.Write([]byte("hello"))
+			assert.NoError(t, err)
+			assert.Equal(t, connResult{"hello", nil}, connSoon(t, func() connResult { return connRead(client, 100) }))
+			assert.Equal(t, 5, n)
+		})
+	}
+}
+
+// A Read that waits for the client's first words must not make those wait who only want
+// to know the addresses, or to speak first.
+func TestConnAddressesDoNotWaitForReadBehindHeader(t *testing.T) {
+	for _, name := range []string{"RemoteAddr", "LocalAddr", "Write"} {
+		t.Run(name, func(t *testing.T) {
+			rules, _ := connRules(On)
+			client, c := connDial(t, "tcp4", rules)
+			read := connGo(func() connResult { return connRead(c, 100) })
+			connUntilLimited(t, c)
+			called := make(chan struct{})
+			done := connGo(func() error { close(called); return connCalls[name](c) })
+			<-called
+
+			_, err := io.WriteString(client, connV1)
+			require.NoError(t, err)
+			connUntilWatching(t, c)
+			assert.NoError(t, connWait(t, done))
+
+			_, err = io.WriteString(client, "data")
+			require.NoError(t, err)
+			assert.Equal(t, connResult{"data", nil}, connWait(t, read))
+		})
+	}
+}
+
+func TestConnTakesHeaderAndDataInOneRead(t *testing.T) {
+	tests := []struct {
+		name, in, rest string
+		mode           Mode
+	}{
+		{"v1 under on", connV1 + connGET, connGET, On},
+		{"v2 under on", connV2 + connGET, connGET, On},
+		{"v1 under unspecified", connV1 + connGET, connGET, Unspecified},
+		{"LOCAL under on", connBlock(0, 0, "") + connGET, connGET, On},
+		{"no header under unspecified", connGET, connGET, Unspecified},
+		{"no header under off", connGET, connGET, Off},
+	}
+	for _, tt := range tests {
+		for _, size := range []int{1, 5, len(connGET) - 1, len(connGET), 4096} {
+			t.Run(fmt.Sprintf("%s/%d", tt.name, size), func(t *testing.T) {
+				rules, _ := connRules(tt.mode)
+				script := connSays(tt.in)
+				c := connOf(script, rules)
+				c.RemoteAddr()
+				var got string
+				for len(got) < len(tt.rest) {
+					if tt.mode != Off {
+						assert.NotEqual(t, open, c.phase.Load(), "bytes are left")
+					}
+					r := connRead(c, size)
+					require.NoError(t, r.err)
+					got += r.data
+				}
+				assert.Equal(t, tt.rest, got)
+				if size >= len(tt.rest) || tt.mode != Off {
+					assert.Equal(t, 1, script.reads)
+				}
+
+				// From here on the socket fills the reader's own buffer.
+				assert.Equal(t, open, c.phase.Load())
+				assert.Nil(t, c.received)
+				assert.Nil(t, c.pooled, "the buffer is given back")
+				script.events = []connEvent{{data: "more"}}
+				p := make([]byte, 10)
+				n, err := c.Read(p)
+				assert.NoError(t, err)
+				assert.Equal(t, "more", string(p[:n]))
+				assert.Same(t, &p[0], &script.into[0])
+				assert.Len(t, script.into, len(p))
+			})
+		}
+	}
+}
+
+func TestConnHandsOnWhatFollowsHeaderOnce(t *testing.T) {
+	data := strings.Repeat("0123456789", 100_000)
+	for _, network := range connNetworks {
+		for _, mode := range []Mode{On, Off, Unspecified} {
+			t.Run(network+"/"+mode.String(), func(t *testing.T) {
+				rules, _ := connRules(mode)
+				client, c := connDial(t, network, rules)
+				go func() {
+					if mode != Off {
+						io.WriteString(client, connV2)
+					}
+					io.WriteString(client, data)
+					client.Close()
+				}()
+				got := connSoon(t, func() connResult { return connReadAll(c) })
+				assert.NoError(t, got.err)
+				assert.True(t, got.data == data, "%d bytes", len(got.data))
+				assert.Equal(t, open, c.phase.Load())
+			})
+		}
+	}
+}
+
+// Deadlines
+
+func TestConnReadDeadlineSurvivesHeader(t *testing.T) {
+	want := time.Now().Add(time.Minute)
+	rulesFor := func(timeout time.Duration) *rules {
+		rules, _ := connRules(On, func(r *rules) { r.timeout = timeout })
+		return rules
+	}
+	for _, timeout := range []time.Duration{time.Second, time.Hour} {
+		for name, call := range connCalls {
+			t.Run(fmt.Sprint(name, " with timeout ", timeout), func(t *testing.T) {
+				t.Run("set before", func(t *testing.T) {
+					script := connSays(connV1 + "data")
+					c := connOf(script, rulesFor(timeout))
+					require.NoError(t, c.SetReadDeadline(want))
+					require.NoError(t, call(c))
+					assert.Equal(t, want, script.deadline)
+				})
+				t.Run("set before with the write deadline", func(t *testing.T) {
+					script := connSays(connV1 + "data")
+					c := connOf(script, rulesFor(timeout))
+					require.NoError(t, c.SetDeadline(want))
+					require.NoError(t, call(c))
+					assert.Equal(t, want, script.deadline)
+				})
+				t.Run("never set", func(t *testing.T) {
+					script := connSays(connV1 + "data")
+					c := connOf(script, rulesFor(timeout))
+					require.NoError(t, call(c))
+					assert.Zero(t, script.deadline)
+				})
+				t.Run("set after", func(t *testing.T) {
+					script := connSays(connV1 + "data")
+					c := connOf(script, rulesFor(timeout))
+					require.NoError(t, call(c))
+					require.NoError(t, c.SetReadDeadline(want))
+					assert.Equal(t, want, script.deadline)
+				})
+			})
+		}
+	}
+	for _, network := range connNetworks {
+		t.Run("set while the header is awaited on "+network, func(t *testing.T) {
+			client, c := connDial(t, network, rulesFor(time.Hour))
+			done := connGo(c.RemoteAddr)
+			connUntilLimited(t, c)
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+			connSend(client, connV1)
+			assert.Equal(t, connClient, connWait(t, done).String())
+			assert.ErrorIs(t, connSoon(t, func() connResult { return connRead(c, 1) }).err, os.ErrDeadlineExceeded)
+		})
+	}
+}
+
+func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
+	accepted := time.Now()
+	soon, late := accepted.Add(time.Second), accepted.Add(time.Hour)
+	timeout := accepted.Add(time.Minute)
+	tests := []struct {
+		name       string
+		user, want time.Time
+		reading    bool
+	}{
+		{"a read has none of its own", time.Time{}, timeout, true},
+		{"a read has an earlier one", soon, soon, true},
+		{"a read has a later one", late, timeout, true},
+		{"an address is asked for and there is none", time.Time{}, timeout, false},
+		{"an address is asked for and there is an earlier one", soon, timeout, false},
+		{"an address is asked for and there is a later one", late, timeout, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rules, _ := connRules(On, func(r *rules) { r.timeout = time.Minute })
+			script := connSays()
+			c := newConn(script, rules, On, trusted, accepted.Sub(start))
+			require.NoError(t, c.SetReadDeadline(tt.user))
+			require.NoError(t, c.limit(tt.reading))
+			assert.True(t, tt.want.Equal(script.deadline), "%v, not %v", script.deadline, tt.want)
+			c.unlimit()
+			assert.Equal(t, tt.user, script.deadline)
+		})
+	}
+}
+
+func TestConnShorterReadDeadlineIsNotSticky(t *testing.T) {
+	sent := []string{"", "P", "PROXY", connV1[:len(connV1)-1], connV2[:11], connV2[:len(connV2)-1]}
+	for _, network := range append(connNetworks, "pipe") {
+		for _, first := range sent {
+			for _, mode := range []Mode{On, Unspecified} {
+				t.Run(fmt.Sprintf("%s/%s/%q", network, mode, first), func(t *testing.T) {
+					rules, logs := connRules(mode)
+					var client net.Conn
+					var c *conn
+					if network == "pipe" {
+						var server net.Conn
+						client, server = net.Pipe()
+						c = connOf(server, rules)
+						defer client.Close()
+					} else {
+						client, c = connDial(t, network, rules)
+					}
+					connSend(client, first)
+					for range 2 {
+						require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+						got := connSoon(t, func() connResult { return connRead(c, 100) })
+						var netErr net.Error
+						require.ErrorAs(t, got.err, &netErr)
+						assert.True(t, netErr.Timeout())
+						assert.Empty(t, got.data)
+						var opErr *net.OpError
+						if network != "pipe" && assert.ErrorAs(t, got.err, &opErr) {
+							assert.Equal(t, "read", opErr.Op, "net/http keeps silent on these")
+						}
+					}
+					assert.Equal(t, pending, c.phase.Load())
+
+					require.NoError(t, c.SetReadDeadline(time.Time{}))
+					header := connV1
+					if strings.HasPrefix(first, "\r") {
+						header = connV2
+					}
+					connSend(client, strings.TrimPrefix(header, first)+"data")
+					got := connSoon(t, func() connResult { return connRead(c, 100) })
+					assert.Equal(t, connResult{"data", nil}, got)
+					host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+					assert.Equal(t, "203.0.113.7", host)
+					assert.Empty(t, connReasons(logs))
+				})
+			}
+		}
+	}
+}
+
+func TestConnAddressIgnoresReadDeadline(t *testing.T) {
+	for _, network := range connNetworks {
+		for _, name := range []string{"RemoteAddr", "LocalAddr", "Write"} {
+			t.Run(network+"/"+name, func(t *testing.T) {
+				rules, _ := connRules(On)
+				client, c := connDial(t, network, rules)
+				require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+				done := connGo(func() error { return connCalls[name](c) })
+				connUntilLimited(t, c)
+				connSend(client, connV1)
+				assert.NoError(t, connWait(t, done))
+				assert.Equal(t, connClient, c.RemoteAddr().String())
+			})
+		}
+	}
+}
+
+// net/http ends a read that is pending by a deadline in the past, which it then clears.
+func TestConnAbortedReadLosesNothing(t *testing.T) {
+	tests := []struct {
+		name         string
+		mode         Mode
+		header, held string
+		then         string
+		want         string // or refused, if empty
+	}{
+		{"nothing said under off", Off, "", "", "GET /", "GET /"},
+		{"beginning of v1 under off", Off, "", "PRO", "PFIND /", "PROPFIND /"},
+		{"beginning of v2 under off", Off, "", "\r\n\r\n", "GET /", "\r\n\r\nGET /"},
+		{"all but a byte of a signature under off", Off, "", wire.SignatureV2[:11], "x", wire.SignatureV2[:11] + "x"},
+		{"header in two pieces under off", Off, "", "PROX", "Y", ""},
+		{"nothing said under unspecified", Unspecified, "", "", "GET /", "GET /"},
+		{"beginning of v1 under unspecified", Unspecified, "", "P", "UT /", "PUT /"},
+		{"nothing behind a header", On, connV1, "", "GET /", "GET /"},
+		{"beginning of v1 behind a header", On, connV1, "PRO", "PFIND /", "PROPFIND /"},
+		{"beginning of v2 behind a header", On, connV2, "\r", "\nGET /", "\r\nGET /"},
+		{"second header in two pieces", On, connV2, wire.SignatureV2[:11], "\n", ""},
+	}
+	for _, network := range connNetworks {
+		for _, tt := range tests {
+			t.Run(network+"/"+tt.name, func(t *testing.T) {
+				rules, _ := connRules(tt.mode)
+				client, c := connDial(t, network, rules)
+				connSend(client, tt.header+tt.held)
+				read := connGo(func() connResult { return connRead(c, 100) })
+				if tt.header != "" {
+					connUntilWatching(t, c)
+				}
+				for range 3 {
+					// The read may not have begun yet; that must not matter either.
+					require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+					got := connWait(t, read)
+					assert.ErrorIs(t, got.err, os.ErrDeadlineExceeded)
+					assert.Empty(t, got.data)
+					require.NoError(t, c.SetReadDeadline(time.Time{}))
+					read = connGo(func() connResult { return connRead(c, 100) })
+				}
+				connSend(client, tt.then)
+				got := connWait(t, read)
+				if tt.want == "" {
+					assert.ErrorIs(t, got.err, errRefused)
+					assert.Empty(t, got.data)
+					return
+				}
+				for len(got.data) < len(tt.want) && got.err == nil {
+					more := connSoon(t, func() connResult { return connRead(c, 100) })
+					got = connResult{got.data + more.data, more.err}
+				}
+				assert.Equal(t, connResult{tt.want, nil}, got)
+			})
+		}
+	}
+}
+
+// At the timeout
+
+// connPipe is a connection in memory whose time can be a bubble's.
+func connPipe(rules *rules) (client net.Conn, c *conn) {
+	client, server := net.Pipe()
+	return client, connOf(server, rules)
+}
+
+func TestConnAtTimeout(t *testing.T) {
+	const timeout = 5 * time.Second
+	nothing := []string{"", "P", "PROX", "\r", wire.SignatureV2[:11]}
+	begun := []string{"PROXY", "PROXY TCP4 203.0.113.7 198.51.", connV1[:len(connV1)-1], wire.SignatureV2, connV2[:15], connV2[:len(connV2)-1]}
+	tests := []struct {
+		mode    Mode
+		sent    []string
+		refused bool
+	}{
+		{On, nothing, true},
+		{On, begun, true},
+		{Unspecified, nothing, false},
+		{Unspecified, begun, true},
+	}
+	for _, tt := range tests {
+		for _, sent := range tt.sent {
+			for name, call := range connCalls {
+				if name == "Read" && !tt.refused {
+					continue // goes on waiting: see below
+				}
+				t.Run(fmt.Sprintf("%s/%q/%s", tt.mode, sent, name), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						rules, logs := connRules(tt.mode, func(r *rules) { r.timeout = timeout })
+						client, c := connPipe(rules)
+						defer client.Close()
+						defer c.Close()
+						go io.Copy(io.Discard, client)
+						connSend(client, sent)
+						start := time.Now()
+						err := call(c)
+						assert.Equal(t, timeout, time.Since(start))
+						assert.Equal(t, "pipe", c.RemoteAddr().String())
+						if tt.refused {
+							assert.Equal(t, refused, c.phase.Load())
+							assert.Equal(t, []string{"timeout"}, connReasons(logs))
+						} else {
+							assert.NoError(t, err)
+							assert.Equal(t, watching, c.phase.Load())
+							assert.Empty(t, connReasons(logs))
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestConnTimeoutRunsFromAccept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rules, _ := connRules(On, func(r *rules) { r.timeout = 5 * time.Second })
+		client, c := connPipe(rules)
+		defer client.Close()
+		start := time.Now()
+		time.Sleep(3 * time.Second)
+		c.RemoteAddr()
+		assert.Equal(t, 5*time.Second, time.Since(start))
+		assert.Equal(t, refused, c.phase.Load())
+	})
+}
+
+func TestConnFirstUseAfterTimeoutIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rules, logs := connRules(On, func(r *rules) { r.timeout = 5 * time.Second })
+		client, c := connPipe(rules)
+		defer client.Close()
+		connSend(client, connV1)
+		time.Sleep(6 * time.Second)
+		assert.Equal(t, "pipe", c.RemoteAddr().String())
+		assert.Equal(t, []string{"timeout"}, connReasons(logs))
+	})
+}
+
+func TestConnDribblerIsGoneAtTimeout(t *testing.T) {
+	for _, header := range []string{connV1, connV2} {
+		for _, mode := range []Mode{On, Unspecified} {
+			for _, call := range []string{"RemoteAddr", "Read"} {
+				t.Run(fmt.Sprintf("%q/%s/%s", header[:5], mode, call), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						rules, logs := connRules(mode, func(r *rules) { r.timeout = 20500 * time.Millisecond })
+						client, c := connPipe(rules)
+						done := connGo(func() error {
+							for i := range len(header) {
+								if _, err := io.WriteString(client, header[i:i+1]); err != nil {
+									return err
+								}
+								time.Sleep(time.Second)
+							}
+							return nil
+						})
+						start := time.Now()
+						_ = connCalls[call](c)
+						assert.Equal(t, rules.timeout, time.Since(start))
+						assert.Equal(t, []string{"timeout"}, connReasons(logs))
+						assert.ErrorIs(t, <-done, io.ErrClosedPipe)
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestConnWatchGoesOnAfterTimeout(t *testing.T) {
+	tests := []struct {
+		name, early, late string
+		want              string            // or refused:
+		reason            map[Mode][]string // why
+	}{
+		{name: "a request", late: connGET, want: connGET},
+		{name: "a request that begins like v1", early: "PRO", late: "PFIND / HTTP/1.1\r\n", want: "PROPFIND / HTTP/1.1\r\n"},
+		{name: "a request that begins like v2", early: "\r\n", late: connGET, want: "\r\n" + connGET},
+		{name: "a v1 header", late: connV1, reason: map[Mode][]string{Off: {"forbidden"}, Unspecified: {"timeout"}}},
+		{name: "a v2 header", late: connV2, reason: map[Mode][]string{Off: {"forbidden"}, Unspecified: {"timeout"}}},
+		{name: "the rest of a v1 signature", early: "PROX", late: "Y", reason: map[Mode][]string{Off: {"forbidden"}, Unspecified: {"timeout"}}},
+		{name: "the rest of a v2 signature", early: wire.SignatureV2[:11], late: "\n", reason: map[Mode][]string{Off: {"forbidden"}, Unspecified: {"timeout"}}},
+	}
+	for _, mode := range []Mode{Off, Unspecified} {
+		for _, tt := range tests {
+			for _, addrFirst := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s/%s/%v", mode, tt.name, addrFirst), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						rules, logs := connRules(mode, func(r *rules) { r.timeout = 5 * time.Second })
+						client, c := connPipe(rules)
+						defer client.Close()
+						defer c.Close()
+						connSend(client, tt.early)
+						if addrFirst {
+							assert.Equal(t, "pipe", c.RemoteAddr().String())
+						}
+						read := connGo(func() connResult { return connRead(c, 100) })
+						time.Sleep(24 * time.Hour)
+						synctest.Wait()
+						assert.Empty(t, read, "only the user's deadlines rule")
+						connSend(client, tt.late)
+						got := <-read
+						if tt.want != "" {
+							assert.Equal(t, connResult{tt.want, nil}, got)
+							assert.Empty(t, connReasons(logs))
+						} else {
+							assert.ErrorIs(t, got.err, errRefused)
+							assert.Empty(t, got.data)
+							assert.Equal(t, tt.reason[mode], connReasons(logs))
+						}
+						assert.Equal(t, "pipe", c.RemoteAddr().String())
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestConnReadDeadlineRulesTheWatch(t *testing.T) {
+	for _, tt := range []struct {
+		mode   Mode
+		header string
+	}{{On, connV1}, {Unspecified, connV2}, {Unspecified, ""}, {Off, ""}} {
+		t.Run(fmt.Sprintf("%s/%d", tt.mode, len(tt.header)), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rules, _ := connRules(tt.mode, func(r *rules) { r.timeout = 5 * time.Second })
+				client, c := connPipe(rules)
+				defer client.Close()
+				defer c.Close()
+				connSend(client, tt.header)
+				start := time.Now()
+				require.NoError(t, c.SetReadDeadline(start.Add(30*time.Second)))
+				c.RemoteAddr()
+				got := connRead(c, 100)
+				assert.ErrorIs(t, got.err, os.ErrDeadlineExceeded)
+				assert.Equal(t, 30*time.Second, time.Since(start))
+				assert.Equal(t, watching, c.phase.Load())
+			})
+		})
+	}
+}
+
+// Behind an accepted header silence is normal.
+func TestConnSilenceBehindHeaderIsNoTimeout(t *testing.T) {
+	for _, mode := range []Mode{On, Unspecified} {
+		t.Run(mode.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rules, logs := connRules(mode, func(r *rules) { r.timeout = 5 * time.Second })
+				client, c := connPipe(rules)
+				defer client.Close()
+				defer c.Close()
+				connSend(client, connV1)
+				start := time.Now()
+				assert.NotEqual(t, "pipe", c.RemoteAddr().String())
+				assert.Zero(t, time.Since(start), "the address is known at once")
+				read := connGo(func() connResult { return connRead(c, 100) })
+				time.Sleep(time.Hour)
+				connSend(client, "data")
+				assert.Equal(t, connResult{"data", nil}, <-read)
+				assert.Empty(t, connReasons(logs))
+			})
+		})
+	}
+}
+
+// Closing and refusing
+
+func TestConnCloseEndsPendingHeaderAtOnce(t *testing.T) {
+	for _, network := range append(connNetworks, "pipe") {
+		for _, sent := range []string{"", "PROXY TCP4"} {
+			for name, call := range connCalls {
+				t.Run(fmt.Sprintf("%s/%q/%s", network, sent, name), func(t *testing.T) {
+					rules, _ := connRules(On)
+					var client net.Conn
+					var c *conn
+					if network == "pipe" {
+						client, c = connPipe(rules)
+						defer client.Close()
+					} else {
+						client, c = connDial(t, network, rules)
+					}
+					connSend(client, sent)
+					done := connGo(func() error { return call(c) })
+					connUntilLimited(t, c)
+					require.NoError(t, c.Close())
+					err := connWait(t, done)
+					if name != "RemoteAddr" && name != "LocalAddr" {
+						assert.Error(t, err)
+					}
+					for _, again := range connCalls {
+						connSoon(t, func() error { return again(c) }) // does not hang either
+					}
+					assert.Equal(t, c.NetConn().RemoteAddr().String(), c.RemoteAddr().String())
+				})
+			}
+		}
+	}
+}
+
+func TestConnCloseEndsTheWatchAtOnce(t *testing.T) {
+	for _, network := range connNetworks {
+		for mode, sent := range map[Mode]string{Off: "PRO", On: connV1 + "PRO"} {
+			t.Run(network+"/"+mode.String(), func(t *testing.T) {
+				rules, _ := connRules(mode)
+				client, c := connDial(t, network, rules)
+				connSend(client, sent)
+				read := connGo(func() connResult { return connRead(c, 100) })
+				connUntilWatching(t, c)
+				require.NoError(t, c.Close())
+				got := connWait(t, read)
+				assert.ErrorIs(t, got.err, net.ErrClosed)
+				assert.Empty(t, got.data)
+			})
+		}
+	}
+}
+
+func TestConnRefusalIsStickyAndSilent(t *testing.T) {
+	tests := []struct {
+		name, in string
+		mode     Mode
+		reason   string
+		option   func(*rules)
+	}{
+		{"no header", connGET, On, "missing", nil},
+		{"forbidden header", connV1, Off, "forbidden", nil},
+		{"malformed header", "PROXY TCP4 nonsense\r\n", Unspecified, "malformed", nil},
+		{"wrong checksum", connHeader(2, wire.Stream, connClient, connServer, wire.TLV{Type: wire.TypeCRC32C, Value: make([]byte, 4)}), On, "checksum", nil},
+		{"too large a header", connBlock(1, 0x11, strings.Repeat("\x00", 600)), On, "too_large", func(r *rules) { r.maxHeaderSize = 536 }},
+		{"second header", connV1 + connV2, On, "duplicate", nil},
+		{"second header, marked", connV2 + connV1, Unspecified, "duplicate", nil},
+		{"version not allowed", connV1, On, "version", func(r *rules) { r.version = 2 }},
+		{"a timeout", "", On, "timeout", func(r *rules) { r.timeout = time.Millisecond }},
+		{"a late header", connV2[:len(connV2)-1], Unspecified, "timeout", func(r *rules) { r.timeout = 100 * time.Millisecond }},
+	}
+	for _, network := range connNetworks {
+		for _, tt := range tests {
+			for _, first := range []string{"RemoteAddr", "LocalAddr", "Read", "Write", "ReadFrom"} {
+				if tt.mode == Off && first != "Read" {
+					continue // does not look
+				}
+				t.Run(network+"/"+tt.name+"/"+first, func(t *testing.T) {
+					rules, logs := connRules(tt.mode)
+					if tt.option != nil {
+						tt.option(rules)
+					}
+					client, c := connDial(t, network, rules)
+					_, err := io.WriteString(client, tt.in)
+					require.NoError(t, err)
+					connSoon(t, func() error { return connCalls[first](c) })
+
+					for range 2 {
+						for name, op := range map[string]string{"Read": "read", "Write": "write", "ReadFrom": "write"} {
+							err := connSoon(t, func() error { return connCalls[name](c) })
+							assert.ErrorIs(t, err, errRefused, name)
+							var opErr *net.OpError
+							if assert.True(t, errors.As(err, &opErr), name) {
+								assert.Equal(t, op, opErr.Op, name)
+								assert.False(t, opErr.Timeout(), name)
+							}
+						}
+						assert.Equal(t, c.NetConn().RemoteAddr().String(), c.RemoteAddr().String())
+					}
+					assert.Equal(t, refused, c.phase.Load())
+
+					got := connSoon(t, func() connResult {
+						client.SetReadDeadline(time.Now().Add(connBound))
+						return connReadAll(client)
+					})
+					assert.Empty(t, got.data, "the peer is told nothing")
+					assert.NotErrorIs(t, got.err, os.ErrDeadlineExceeded, "the connection is closed")
+
+					require.Equal(t, []string{tt.reason}, connReasons(logs), "logged once")
+					entry := logs.FilterMessageSnippet("refused connection").All()[0]
+					fields := entry.ContextMap()
+					assert.Equal(t, zap.WarnLevel, entry.Level)
+					assert.Equal(t, c.NetConn().RemoteAddr().String(), fields["peer"])
+					assert.Equal(t, client.RemoteAddr().String(), fields["local"], "the address the peer connected to")
+					assert.Equal(t, tt.mode.String(), fields["mode"])
+				})
+			}
+		}
+	}
+}
+
+// Errors of the socket
+
+func TestConnSocketErrorsAreNotSticky(t *testing.T) {
+	reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	tests := []struct {
+		name string
+		mode Mode
+		in   []connEvent // each but the last with an error
+		want string
+	}{
+		{"before a header", On, []connEvent{{"", reset}, {connV1 + "data", nil}}, "data"},
+		{"in a signature", On, []connEvent{{"PRO", nil}, {"", reset}, {connV1[3:] + "data", nil}}, "data"},
+		{"in a header", On, []connEvent{{connV2[:20], nil}, {"", reset}, {connV2[20:] + "data", nil}}, "data"},
+		{"with bytes of a header", Unspecified, []connEvent{{connV2[:20], reset}, {connV2[20:] + "data", nil}}, "data"},
+		{"with no header at all", Unspecified, []connEvent{{"", reset}, {connGET, nil}}, connGET},
+		{"behind a header", On, []connEvent{{connV1, nil}, {"", reset}, {"data", nil}}, "data"},
+		{"with what may be a second signature", On, []connEvent{{connV1, nil}, {"PRO", reset}, {"PFIND", nil}}, "PROPFIND"},
+		{"behind what may be a second signature", On, []connEvent{{connV1 + "PRO", nil}, {"", reset}, {"PFIND", nil}}, "PROPFIND"},
+		{"under off", Off, []connEvent{{"", reset}, {"PRO", nil}, {"", reset}, {"PFIND", nil}}, "PROPFIND"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rules, logs := connRules(tt.mode)
+			c := connOf(&connScript{events: tt.in}, rules)
+			errs, got := 0, ""
+			for range 10 {
+				r := connRead(c, 100)
+				got += r.data
+				if r.err == io.EOF {
+					break
+				}
+				if r.err != nil {
+					assert.Equal(t, error(reset), r.err)
+					errs++
+				}
+			}
+			assert.Equal(t, tt.want, got)
+			assert.NotZero(t, errs)
+			assert.Empty(t, connReasons(logs))
+		})
+	}
+}
+
+func TestConnDeadlineThatCannotBeSetIsNotSticky(t *testing.T) {
+	rules, logs := connRules(On)
+	broken := &connBroken{Conn: connSays(connV1 + "data"), err: errors.New("broken")}
+	c := connOf(broken, rules)
+	assert.Equal(t, connResult{"", broken.err}, connRead(c, 100))
+	_, err := c.Write([]byte("x"))
+	assert.Equal(t, broken.err, err)
+	assert.Equal(t, broken.err, c.SetReadDeadline(time.Now()))
+	assert.Equal(t, broken.err, c.SetDeadline(time.Now()))
+	broken.err = nil
+	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
+	assert.Equal(t, connClient, c.RemoteAddr().String())
+	assert.Empty(t, connReasons(logs))
+}
+
+// Once the peer's address was given out, it must not become another.
+func TestConnHeaderBehindAnsweredAddressIsRefused(t *testing.T) {
+	for _, mode := range []Mode{On, Unspecified} {
+		for _, name := range []string{"RemoteAddr", "LocalAddr"} {
+			t.Run(mode.String()+"/"+name, func(t *testing.T) {
+				rules, logs := connRules(mode)
+				c := connOf(&connScript{events: []connEvent{{"PRO", nil}, {"", errConnTimeout}, {connV1[3:], nil}}}, rules)
+				connCalls[name](c)
+				assert.Equal(t, connPeer, c.peer)
+				assert.Equal(t, pending, c.phase.Load())
+				assert.ErrorIs(t, connRead(c, 100).err, errRefused)
+				assert.Equal(t, connPeer, c.RemoteAddr())
+				assert.Equal(t, []string{"io"}, connReasons(logs))
+			})
+		}
+	}
+	t.Run("and what is no header is served", func(t *testing.T) {
+		rules, _ := connRules(Unspecified)
+		c := connOf(&connScript{events: []connEvent{{"", errConnTimeout}, {connGET, nil}}}, rules)
+		assert.Equal(t, connPeer, c.RemoteAddr())
+		assert.Equal(t, connResult{connGET, nil}, connRead(c, 100))
+	})
+	t.Run("unless it was only tried to write", func(t *testing.T) {
+		rules, _ := connRules(On)
+		c := connOf(&connScript{events: []connEvent{{"", errConnTimeout}, {connV1, nil}}}, rules)
+		_, err := io.WriteString(c, "x")
+		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		assert.Equal(t, connClient, c.RemoteAddr().String())
+	})
+}
+
+// connBroken is a connection that cannot set a read deadline.
+type connBroken struct {
+	net.Conn
+	err error
+}
+
+func (c *connBroken) SetReadDeadline(t time.Time) error {
+	if c.err != nil {
+		return c.err
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func TestConnEndOfConnection(t *testing.T) {
+	tests := []struct {
+		name, in string
+		want     map[Mode]string // the reason, or else the bytes handed on after a ':'
+	}{
+		{"at once", "", map[Mode]string{On: "io", Off: ":", Unspecified: ":"}},
+		{"in a v1 signature", "PROX", map[Mode]string{On: "missing", Off: ":PROX", Unspecified: ":PROX"}},
+		{"in a v2 signature", wire.SignatureV2[:11], map[Mode]string{On: "missing", Off: ":" + wire.SignatureV2[:11], Unspecified: ":" + wire.SignatureV2[:11]}},
+		{"behind a v1 signature", "PROXY", map[Mode]string{On: "malformed", Off: "forbidden", Unspecified: "malformed"}},
+		{"behind a v2 signature", wire.SignatureV2, map[Mode]string{On: "malformed", Off: "forbidden", Unspecified: "malformed"}},
+		{"in a v1 header", connV1[:len(connV1)-1], map[Mode]string{On: "malformed", Off: "forbidden", Unspecified: "malformed"}},
+		{"in a v2 header", connV2[:len(connV2)-1], map[Mode]string{On: "malformed", Off: "forbidden", Unspecified: "malformed"}},
+		{"behind a header", connV1, map[Mode]string{On: ":", Off: "forbidden", Unspecified: ":"}},
+		{"in what may be a second signature", connV1 + "PROX", map[Mode]string{On: ":PROX", Off: "forbidden", Unspecified: ":PROX"}},
+		{"behind data", connV1 + "data", map[Mode]string{On: ":data", Off: "forbidden", Unspecified: ":data"}},
+		{"behind a request", connGET, map[Mode]string{On: "missing", Off: ":" + connGET, Unspecified: ":" + connGET}},
+	}
+	check := func(t *testing.T, c *conn, logs *observer.ObservedLogs, want string) {
+		got := connSoon(t, func() connResult { return connReadAll(c) })
+		if handedOn, ok := strings.CutPrefix(want, ":"); ok {
+			assert.Equal(t, connResult{handedOn, nil}, got)
+			assert.Empty(t, connReasons(logs))
+			assert.Equal(t, connResult{"", io.EOF}, connRead(c, 10), "the end stays the end")
+		} else {
+			assert.ErrorIs(t, got.err, errRefused)
+			assert.Empty(t, got.data)
+			assert.Equal(t, []string{want}, connReasons(logs))
+		}
+	}
+	for _, tt := range tests {
+		for mode, want := range tt.want {
+			t.Run(tt.name+"/"+mode.String(), func(t *testing.T) {
+				t.Run("scripted", func(t *testing.T) {
+					rules, logs := connRules(mode)
+					check(t, connOf(connSays(tt.in), rules), logs, want)
+				})
+				t.Run("with the last byte", func(t *testing.T) {
+					rules, logs := connRules(mode)
+					check(t, connOf(&connScript{events: []connEvent{{tt.in, io.EOF}}}, rules), logs, want)
+				})
+				for _, network := range connNetworks {
+					t.Run(network, func(t *testing.T) {
+						rules, logs := connRules(mode)
+						client, c := connDial(t, network, rules)
+						_, err := io.WriteString(client, tt.in)
+						require.NoError(t, err)
+						require.NoError(t, client.Close())
+						check(t, c, logs, want)
+					})
+				}
+			})
+		}
+	}
+}
+
+// A health check that only connects is no reason to warn.
+func TestConnEmptyConnectionIsNotWarnedOf(t *testing.T) {
+	rules, logs := connRules(On)
+	c := connOf(connSays(), rules)
+	c.RemoteAddr()
+	require.Equal(t, []string{"io"}, connReasons(logs))
+	assert.Equal(t, zap.DebugLevel, logs.All()[0].Level)
+}
+
+// connPanics is a connection whose methods of these names panic.
+type connPanics struct {
+	net.Conn
+	names string
+}
+
+func (c connPanics) may(name string) {
+	if strings.Contains(c.names+" ", name+" ") {
+		panic("connection is broken")
+	}
+}
+
+func (c connPanics) Read(p []byte) (int, error)        { c.may("Read"); return c.Conn.Read(p) }
+func (c connPanics) Close() error                      { c.may("Close"); return c.Conn.Close() }
+func (c connPanics) RemoteAddr() net.Addr              { c.may("RemoteAddr"); return c.Conn.RemoteAddr() }
+func (c connPanics) LocalAddr() net.Addr               { c.may("LocalAddr"); return c.Conn.LocalAddr() }
+func (c connPanics) SetReadDeadline(t time.Time) error { c.may("SetReadDeadline"); return nil }
+
+func TestConnPanicBelowIsARefusal(t *testing.T) {
+	tests := []struct {
+		name  string
+		mode  Mode
+		in    string
+		calls []string
+	}{
+		{"Read", On, connV1, []string{"RemoteAddr", "LocalAddr", "Read", "Write", "ReadFrom"}},
+		{"Read", Unspecified, connV1, []string{"RemoteAddr", "LocalAddr", "Read", "Write", "ReadFrom"}},
+		{"Read", Off, connV1, []string{"Read"}},
+		{"SetReadDeadline", On, connV1, []string{"RemoteAddr", "LocalAddr", "Read", "Write", "ReadFrom"}},
+		{"Close", On, connGET, []string{"RemoteAddr", "LocalAddr", "Read", "Write", "ReadFrom"}},
+		{"Close", Off, connV1, []string{"Read"}},
+		{"Read Close", On, connV1, []string{"RemoteAddr", "LocalAddr", "Read", "Write", "ReadFrom"}},
+	}
+	for _, tt := range tests {
+		for _, name := range tt.calls {
+			t.Run(tt.name+"/"+tt.mode.String()+"/"+name, func(t *testing.T) {
+				rules, logs := connRules(tt.mode)
+				c := connOf(connPanics{connSays(tt.in), tt.name}, rules)
+				var err error
+				require.NotPanics(t, func() { err = connCalls[name](c) })
+				if name != "RemoteAddr" && name != "LocalAddr" {
+					assert.ErrorIs(t, err, errRefused)
+				}
+				assert.Equal(t, refused, c.phase.Load())
+				assert.Equal(t, connPeer, c.RemoteAddr())
+				assert.ErrorIs(t, connCalls["Read"](c), errRefused)
+				assert.Len(t, connReasons(logs), 1)
+			})
+		}
+	}
+}
+
+func TestConnThatClaimsTooManyBytesIsRefused(t *testing.T) {
+	rules, logs := connRules(On)
+	c := connOf(connLiar{connSays(connV1)}, rules)
+	require.NotPanics(t, func() { c.RemoteAddr() })
+	assert.Equal(t, refused, c.phase.Load())
+	assert.Equal(t, []string{"io"}, connReasons(logs))
+}
+
+type connLiar struct{ net.Conn }
+
+func (c connLiar) Read(p []byte) (int, error) { return len(p) + 1, nil }
+
+// Sizes of reads
+
+func TestConnEmptyReadsOfSocketEnd(t *testing.T) {
+	tests := []struct {
+		name   string
+		mode   Mode
+		before []string
+	}{
+		{"before a header", On, nil},
+		{"in a header", On, []string{"PROXY"}},
+		{"behind a header", On, []string{connV1}},
+		{"under off", Off, nil},
+		{"under unspecified", Unspecified, []string{"P"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rules, _ := connRules(tt.mode)
+			script := connSays(tt.before...)
+			script.events = append(script.events, make([]connEvent, 1000)...)
+			c := connOf(script, rules)
+			got := connRead(c, 100)
+			assert.Empty(t, got.data)
+			assert.True(t, got.err == nil || got.err == io.ErrNoProgress, "%v", got.err)
+			assert.LessOrEqual(t, script.reads, 1+maxEmptyReads)
+		})
+	}
+}
+
+func TestConnFewEmptyReadsOfSocketDoNotMatter(t *testing.T) {
+	rules, _ := connRules(On)
+	script := new(connScript)
+	for _, b := range []byte(connV1 + "PRdata") {
+		script.events = append(script.events, make([]connEvent, 5)...)
+		script.events = append(script.events, connEvent{data: string(b)})
+	}
+	c := connOf(script, rules)
+	got := connReadAll(c)
+	assert.Equal(t, connResult{"PRdata", nil}, got)
+	assert.Equal(t, connClient, c.RemoteAddr().String())
+}
+
+func TestConnReadOfNothingLosesNothing(t *testing.T) {
+	tests := []struct {
+		name, want string
+		mode       Mode
+		in         []string
+	}{
+		{"behind a header", "data", On, []string{connV1, "data"}},
+		{"with a header", "data", On, []string{connV1 + "data"}},
+		{"in a request that begins like a header", "PROPFIND", On, []string{connV1 + "PRO", "PFIND"}},
+		{"under off", "PROPFIND", Off, []string{"P", "RO", "PFIND"}},
+		{"under unspecified", "PROPFIND", Unspecified, []string{"P", "RO", "PFIND"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rules, _ := connRules(tt.mode)
+			c := connOf(connSays(tt.in...), rules)
+			var got string
+			for range len(tt.want) {
+				n, err := c.Read(nil)
+				assert.NoError(t, err)
+				assert.Zero(t, n)
+				got += connRead(c, 1).data
+			}
+			assert.Equal(t, tt.want, got)
+			n, err := c.Read(nil)
+			assert.Zero(t, n)
+			assert.True(t, err == nil || err == io.EOF)
+		})
+	}
+	t.Run("waits for nothing behind a header", func(t *testing.T) {
+		rules, _ := connRules(On)
+		client, c := connDial(t, "tcp4", rules)
+		connSend(client, connV1)
+		assert.Equal(t, connResult{}, connSoon(t, func() connResult { return connRead(c, 0) }))
+	})
+}
+
+// connWatches are all ways into the watch for a header.
+var connWatches = []struct {
+	name   string
+	mode   Mode
+	header string
+	reason string
+}{
+	{"off", Off, "", "forbidden"},
+	{"on v1", On, connV1, "duplicate"},
+	{"on v2", On, connV2, "duplicate"},
+	{"on LOCAL", On, connBlock(0, 0, ""), "duplicate"},
+	{"on UNKNOWN", On, "PROXY UNKNOWN\r\n", "duplicate"},
+	{"unspecified v2", Unspecified, connV2, "duplicate"},
+}
+
+// connSplits are ways to cut s in pieces: not at all, into single bytes, at every byte.
+func connSplits(s string) [][]string {
+	splits := [][]string{{s}, strings.Split(s, "")}
+	if strings.ContainsFunc(s, func(r rune) bool { return r > 127 }) {
+		splits[1] = nil
+		for i := range len(s) {
+			splits[1] = append(splits[1], s[i:i+1])
+		}
+	}
+	for i := 1; i < len(s); i++ {
+		splits = append(splits, []string{s[:i], s[i:]})
+	}
+	return splits
+}
+
+func TestConnWatchRefusesHeaderHoweverSplit(t *testing.T) {
+	seconds := []string{connV1, connV2, "PROXY UNKNOWN\r\n", connBlock(0, 0, ""), "PROXY", wire.SignatureV2, "PROXYnonsense"}
+	for _, tt := range connWatches {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, second := range seconds {
+				for _, pieces := range connSplits(second) {
+					for _, apart := range []bool{true, false} {
+						for size := 1; size <= heldSize+2; size++ {
+							rules, logs := connRules(tt.mode)
+							in := append([]string{tt.header}, pieces...)
+							if !apart || tt.header == "" {
+								in = append([]string{tt.header + pieces[0]}, pieces[1:]...)
+							}
+							c := connOf(connSays(in...), rules)
+							got := connRead(c, size)
+							require.ErrorIs(t, got.err, errRefused, "%q by %d", in, size)
+							require.Empty(t, got.data, "%q by %d", in, size)
+							require.Equal(t, []string{tt.reason}, connReasons(logs))
+							require.Equal(t, connPeer, c.RemoteAddr())
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// connAlike are beginnings of connections that merely look like that of a header.
+var connAlike = []string{
+	"P", "PUT / HTTP/1.1\r\n", "PROPFIND /", "PROPPATCH /", "POST /", "PATCH /", "PROX", "PROXX", "PROPPROXY", "PPROXY", "proxy ",
+	"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\r\n", "\r\nGET / HTTP/1.1\r\n", "\r\n\r\n\x00", "\r\n\r\n\x00\r\nQUIT", "\r\n\r\n\x00\r\nQUIT\r\n", "\r\r\n\r\n\x00\r\nQUIT\n",
+	"\x16\x03\x01\x02\x00", "G", connGET, "\x00", "\r\nPROXY TCP4", "\r\n" + wire.SignatureV2,
+}
+
+func TestConnWatchHandsOnRequestsThatBeginLikeAHeader(t *testing.T) {
+	watches := append(connWatches[:len(connWatches):len(connWatches)], struct {
+		name   string
+		mode   Mode
+		header string
+		reason string
+	}{"unspecified", Unspecified, "", ""})
+	for _, tt := range watches {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, request := range connAlike {
+				for _, pieces := range connSplits(request) {
+					for size := 1; size <= heldSize+2; size++ {
+						rules, logs := connRules(tt.mode)
+						in := append([]string{tt.header}, pieces...)
+						if tt.header == "" {
+							in = pieces
+						}
+						c := connOf(connSays(in...), rules)
+						var got string
+						for {
+							r := connRead(c, size)
+							if r.err == io.EOF {
+								break
+							}
+							require.NoError(t, r.err)
+							require.NotEmpty(t, r.data)
+							got += r.data
+						}
+						require.Equal(t, request, got, "%q by %d", in, size)
+						require.Empty(t, connReasons(logs))
+					}
+				}
+			}
+		})
+	}
+}
+
+// Bytes are held back only while they match a signature.
+func TestConnWatchDelaysNothing(t *testing.T) {
+	for _, network := range connNetworks {
+		for _, tt := range []struct{ held, then string }{
+			{"", "G"}, {"", "\x16"}, {"P", "U"}, {"P", "O"}, {"PR", "I"}, {"PRO", "P"}, {"PROX", "X"}, {"\r", "G"}, {"\r\n", "G"}, {wire.SignatureV2[:11], "\r"},
+		} {
+			for _, watch := range connWatches {
+				t.Run(fmt.Sprintf("%s/%s/%q", network, watch.name, tt.held+tt.then), func(t *testing.T) {
+					rules, _ := connRules(watch.mode)
+					client, c := connDial(t, network, rules)
+					_, err := io.WriteString(client, watch.header+tt.held)
+					require.NoError(t, err)
+					_, err = io.WriteString(client, tt.then)
+					require.NoError(t, err)
+					var got string
+					for len(got) < len(tt.held+tt.then) {
+						r := connSoon(t, func() connResult { return connRead(c, 100) })
+						require.NoError(t, r.err)
+						got += r.data
+					}
+					assert.Equal(t, tt.held+tt.then, got)
+				})
+			}
+		}
+	}
+}
+
+// Addresses
+
+func TestConnAddressesOfHeader(t *testing.T) {
+	socket := connLocal.String()
+	tests := []struct {
+		name, in string
+		mode     Mode
+		remote   string
+		local    string
+		marked   bool
+	}{
+		{"v1", connV1, On, connClient, connServer, false},
+		{"v2", connV2, On, connClient, connServer, false},
+		{"v2 over IPv6", connHeader(2, wire.Stream, "[2001:db8::7]:1", "[2001:db8::9]:2"), On, "[2001:db8::7]:1", "[2001:db8::9]:2", false},
+		{"v2 datagrams", connHeader(2, wire.Dgram, connClient, connServer), On, connClient, connServer, false},
+		{"IPv4-mapped addresses are unmapped", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:198.51.100.9 56324 8443\r\n", On, connClient, connServer, false},
+		{"an IPv4-mapped source alone is unmapped", "PROXY TCP6 ::ffff:203.0.113.7 2001:db8::9 56324 8443\r\n", On, connClient, "[2001:db8::9]:8443", false},
+		{"a marked connection keeps the socket's address", connV1, Unspecified, "203.0.113.7:0", socket, true},
+		{"a marked IPv6 connection", connHeader(2, wire.Stream, "[2001:db8::7]:1", "[2001:db8::9]:2"), Unspecified, "[2001:db8::7]:0", socket, true},
+		{"port 0 of a hop before is no mark", connHeader(2, wire.Stream, "203.0.113.7:0", connServer), On, "203.0.113.7:0", connServer, false},
+		{"port 0 under unspecified is marked all the same", connHeader(2, wire.Stream, "203.0.113.7:0", connServer), Unspecified, "203.0.113.7:0", socket, true},
+		{"unspecified IPv4 destination", connHeader(2, wire.Stream, connClient, "0.0.0.0:443"), On, connClient, socket, false},
+		{"unspecified IPv6 destination", connHeader(2, wire.Stream, "[2001:db8::7]:1", "[::]:443"), On, "[2001:db8::7]:1", socket, false},
+		{"unspecified IPv4-mapped destination", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:0.0.0.0 56324 443\r\n", On, connClient, socket, false},
+		{"destination port 0", connHeader(2, wire.Stream, connClient, "198.51.100.9:0"), On, connClient, "198.51.100.9:0", false},
+		{"UNKNOWN", "PROXY UNKNOWN\r\n", On, connPeer.String(), socket, false},
+		{"UNKNOWN under unspecified", "PROXY UNKNOWN ::1 ::1 1 2\r\n", Unspecified, connPeer.String(), socket, false},
+		{"LOCAL", connBlock(0, 0, ""), On, connPeer.String(), socket, false},
+		{"LOCAL with addresses", connBlock(0, 0x11, connV2[16:]), Unspecified, connPeer.String(), socket, false},
+		{"no header", connGET, Unspecified, connPeer.String(), socket, false},
+		{"no header under off", connGET, Off, connPeer.String(), socket, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rules, logs := connRules(tt.mode)
+			c := connOf(connSays(tt.in+"data"), rules)
+			for range 2 {
+				assert.Equal(t, tt.remote, c.RemoteAddr().String())
+				assert.Equal(t, tt.local, c.LocalAddr().String())
+				assert.Equal(t, tt.marked, c.marked)
+				require.IsType(t, (*net.TCPAddr)(nil), c.RemoteAddr())
+				assert.Equal(t, "tcp", c.RemoteAddr().Network())
+				assert.Equal(t, "tcp", c.LocalAddr().Network())
+				connReadAll(c)
+			}
+			remote := c.RemoteAddr().(*net.TCPAddr)
+			assert.False(t, remote.AddrPort().Addr().Is4In6() && len(remote.IP) == net.IPv6len)
+			assert.Len(t, logs.FilterMessageSnippet("not trustworthy").All(), map[bool]int{true: 1}[tt.marked])
+		})
+	}
+}
+
+func TestConnWithoutHeaderHasAddressesOfSocket(t *testing.T) {
+	for _, network := range connNetworks {
+		t.Run(network, func(t *testing.T) {
+			rules, _ := connRules(Unspecified)
+			client, c := connDial(t, network, rules)
+			connSend(client, connGET)
+			assert.Equal(t, c.NetConn().RemoteAddr(), connSoon(t, c.RemoteAddr))
+			assert.Equal(t, c.NetConn().LocalAddr().String(), c.LocalAddr().String())
+			assert.Equal(t, c.NetConn().LocalAddr().Network(), c.LocalAddr().Network())
+		})
+	}
+}
+
+// What was learned from a header must not lie in a buffer that other connections use.
+func TestConnFactsSurviveTheBuffer(t *testing.T) {
+	tlvs := []wire.TLV{{Type: wire.TypeAuthority, Value: []byte("example.com")}, {Type: 0xea, Value: []byte("\x01vpce-08d2bf15fac5001c9")}}
+	in := connHeader(2, wire.Stream, connClient, connServer, tlvs...)
+	for _, pieces := range [][]string{{in}, {in + "data"}, {in[:20], in[20:] + "data"}} {
+		rules, _ := connRules(On)
+		script := connSays(pieces...)
+		c := connOf(script, rules)
+		c.RemoteAddr()
+		used := script.into[:cap(script.into)]
+		if len(pieces) == 1 {
+			connReadAll(c)
+			assert.Len(t, used, len(buffer{}), "the pool's")
+		}
+		for i := range used {
+			used[i] = 0xff
+		}
+		var got []wire.TLV
+		for tlv := range c.tlvs.All() {
+			got = append(got, tlv)
+		}
+		assert.Equal(t, tlvs, got)
+		assert.Equal(t, connClient, c.RemoteAddr().String())
+		assert.Equal(t, connServer, c.LocalAddr().String())
+		assert.Equal(t, connClient, c.header.Source().String())
+	}
+}
+
+// What passes the wrapper by
+
+func TestConnHalfClose(t *testing.T) {
+	for _, network := range connNetworks {
+		t.Run(network, func(t *testing.T) {
+			rules, _ := connRules(On)
+			client, c := connDial(t, network, rules)
+			_, err := io.WriteString(client, connV1+"question")
+			require.NoError(t, err)
+			require.NoError(t, client.(interface{ CloseWrite() error }).CloseWrite())
+			assert.Equal(t, connResult{"question", nil}, connSoon(t, func() connResult { return connReadAll(c) }))
+
+			_, err = io.WriteString(c, "answer")
+			require.NoError(t, err)
+			require.NoError(t, c.CloseWrite())
+			assert.Equal(t, connResult{"answer", nil}, connSoon(t, func() connResult { return connReadAll(client) }))
+			_, err = io.WriteString(c, "more")
+			assert.Error(t, err)
+		})
+		t.Run(network+"/reads only", func(t *testing.T) {
+			rules, _ := connRules(On)
+			client, c := connDial(t, network, rules)
+			_, err := io.WriteString(client, connV1)
+			require.NoError(t, err)
+			connSoon(t, c.RemoteAddr)
+			require.NoError(t, c.CloseRead())
+			assert.Equal(t, connResult{"", io.EOF}, connSoon(t, func() connResult { return connRead(c, 10) }))
+			_, err = io.WriteString(c, "answer")
+			assert.NoError(t, err)
+		})
+	}
+	t.Run("not supported below", func(t *testing.T) {
+		rules, _ := connRules(On)
+		c := connOf(connSays(), rules)
+		assert.ErrorIs(t, c.CloseRead(), errors.ErrUnsupported)
+		assert.ErrorIs(t, c.CloseWrite(), errors.ErrUnsupported)
+		_, err := c.SyscallConn()
+		assert.ErrorIs(t, err, errors.ErrUnsupported)
+	})
+}
+
+// connReaderFrom is a connection that can read from a file itself.
+type connReaderFrom struct {
+	*connScript
+	from io.Reader
+}
+
+func (c *connReaderFrom) ReadFrom(r io.Reader) (int64, error) {
+	c.from = r
+	return io.Copy(struct{ io.Writer }{c.connScript}, r)
+}
+
+func TestConnReadFrom(t *testing.T) {
+	t.Run("the socket's own gets the reader", func(t *testing.T) {
+		rules, _ := connRules(On)
+		below := &connReaderFrom{connScript: connSays(connV1)}
+		c := connOf(below, rules)
+		from := io.LimitReader(strings.NewReader("hello"), 100)
+		n, err := c.ReadFrom(from)
+		assert.NoError(t, err)
+		assert.Equal(t, int64(5), n)
+		assert.Same(t, from, below.from)
+		assert.Equal(t, "hello", string(below.written))
+	})
+	t.Run("a socket without its own gets the bytes", func(t *testing.T) {
+		rules, _ := connRules(On)
+		below := connSays(connV1)
+		n, err := connOf(below, rules).ReadFrom(strings.NewReader("hello"))
+		assert.NoError(t, err)
+		assert.Equal(t, int64(5), n)
+		assert.Equal(t, "hello", string(below.written))
+	})
+	for _, network := range connNetworks {
+		t.Run("a file over "+network, func(t *testing.T) {
+			content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+			path := filepath.Join(t.TempDir(), "file")
+			require.NoError(t, os.WriteFile(path, content, 0o600))
+			file, err := os.Open(path)
+			require.NoError(t, err)
+			defer file.Close()
+
+			rules, _ := connRules(On)
+			client, c := connDial(t, network, rules)
+			connSend(client, connV1)
+			sent := connGo(func() error {
+				defer c.CloseWrite()
+				_, err := io.Copy(c, file)
+				return err
+			})
+			got := connSoon(t, func() connResult { return connReadAll(client) })
+			assert.NoError(t, connWait(t, sent))
+			assert.True(t, got.data == string(content), "%d bytes", len(got.data))
+		})
+	}
+}
+
+func TestConnLeadsToSocket(t *testing.T) {
+	for _, network := range connNetworks {
+		t.Run(network, func(t *testing.T) {
+			rules, _ := connRules(On)
+			_, c := connDial(t, network, rules)
+			var fd uintptr
+			assert.NoError(t, connSoon(t, func() error {
+				raw, err := c.SyscallConn()
+				if err != nil {
+					return err
+				}
+				return raw.Control(func(f uintptr) { fd = f })
+			}))
+			assert.NotZero(t, fd)
+			if network == "unix" {
+				assert.IsType(t, (*net.UnixConn)(nil), c.NetConn())
+			} else {
+				assert.IsType(t, (*net.TCPConn)(nil), c.NetConn())
+			}
+			assert.Equal(t, pending, c.phase.Load(), "none of these waits for a header")
+		})
+	}
+}
+
+// os.File copies past Read and Write if it gets hold of the descriptor.
+func TestConnFilesDoNotPassItBy(t *testing.T) {
+	for _, network := range connNetworks {
+		t.Run(network+"/to a file", func(t *testing.T) {
+			rules, _ := connRules(On)
+			client, c := connDial(t, network, rules)
+			_, err := io.WriteString(client, connV1+"data")
+			require.NoError(t, err)
+			require.NoError(t, client.Close())
+			file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+			require.NoError(t, err)
+			defer file.Close()
+			assert.NoError(t, connSoon(t, func() error { _, err := io.Copy(file, c); return err }))
+			got, err := os.ReadFile(file.Name())
+			assert.NoError(t, err)
+			assert.Equal(t, "data", string(got))
+		})
+		t.Run(network+"/from a file", func(t *testing.T) {
+			rules, _ := connRules(On)
+			client, c := connDial(t, network, rules)
+			_, err := io.WriteString(client, connGET)
+			require.NoError(t, err)
+			path := filepath.Join(t.TempDir(), "file")
+			require.NoError(t, os.WriteFile(path, []byte("secret"), 0o600))
+			file, err := os.Open(path)
+			require.NoError(t, err)
+			defer file.Close()
+			assert.ErrorIs(t, connSoon(t, func() error { _, err := io.Copy(c, file); return err }), errRefused)
+			assert.Empty(t, connSoon(t, func() connResult { return connReadAll(client) }).data)
+		})
+	}
+}
+
+// net/http would take it for a TLS connection.
+func TestConnHasNoConnectionState(t *testing.T) {
+	rules, _ := connRules(On)
+	var c any = connOf(connSays(), rules)
+	_, ok := c.(interface{ ConnectionState() tls.ConnectionState })
+	assert.False(t, ok)
+}
+
+// Concurrency
+
+func TestConnConcurrentUse(t *testing.T) {
+	inputs := []string{connV1 + "data", connV2 + "PROPFIND", connV1 + connV2, connGET, "PROXY nonsense\r\n", connV2[:20], ""}
+	for _, mode := range []Mode{On, Off, Unspecified} {
+		t.Run(mode.String(), func(t *testing.T) {
+			rules, logs := connRules(mode, func(r *rules) { r.timeout = 10 * time.Millisecond })
+			ln := connListen(t, "tcp4")
+			for i := range 300 {
+				random := rand.New(rand.NewPCG(uint64(mode), uint64(i)))
+				in := inputs[random.IntN(len(inputs))]
+				splits := connSplits(in)
+				pieces := splits[random.IntN(len(splits))]
+				closeAfter := time.Duration(random.IntN(20)) * time.Millisecond
+				client, err := net.Dial("tcp4", ln.Addr().String())
+				require.NoError(t, err)
+				accepted, err := (&listener{Listener: ln, rules: rules}).Accept()
+				require.NoError(t, err)
+				c := accepted.(*conn)
+				peer, socket := c.NetConn().RemoteAddr().String(), c.NetConn().LocalAddr().String()
+
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					for _, piece := range pieces {
+						io.WriteString(client, piece)
+					}
+					if in != "" && i%2 == 0 {
+						client.Close()
+					}
+				})
+				for range 2 {
+					wg.Go(func() {
+						for {
+							if _, err := c.Read(make([]byte, 3)); err != nil && !isTimeout(err) {
+								return
+							}
+						}
+					})
+				}
+				wg.Go(func() {
+					for range 5 {
+						c.Write([]byte("hello"))
+						c.SetReadDeadline(time.Now().Add(-time.Second))
+						c.SetReadDeadline(time.Time{})
+						c.SetDeadline(time.Now().Add(time.Second))
+					}
+				})
+				wg.Go(func() {
+					for range 5 {
+						assert.Contains(t, []string{peer, connClient, "203.0.113.7:0"}, c.RemoteAddr().String())
+						assert.Contains(t, []string{socket, connServer}, c.LocalAddr().String())
+						c.NetConn()
+						c.SyscallConn()
+					}
+					if i%3 == 0 {
+						c.Close()
+					}
+				})
+				closer := time.AfterFunc(closeAfter, func() { c.Close() })
+				connSoon(t, func() bool { wg.Wait(); return true })
+				closer.Stop()
+				client.Close()
+				c.Close()
+				assert.Contains(t, []string{peer, connClient, "203.0.113.7:0"}, c.RemoteAddr().String())
+			}
+			assert.LessOrEqual(t, len(connReasons(logs)), 300, "no more than one refusal each")
+		})
+	}
+}

@@ -1,0 +1,410 @@
+package proxyprotocol
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Why the directive refuses.
+const (
+	reasonNoHeader = "the connection did not begin with a PROXY protocol header"
+	reasonNotOn    = "the connection's PROXY protocol header was not accepted under mode 'on'"
+	reasonHeader   = "the connection began with a PROXY protocol header"
+	reasonNoFacts  = "nothing is known of a PROXY protocol header of this connection"
+)
+
+func TestDirectiveLooksAtWhatTheListenerAccepted(t *testing.T) {
+	const (
+		offRange         = "on {\noff 127.0.0.0/8\n}"
+		unspecifiedRange = "on {\nunspecified 127.0.0.0/8\n}"
+		onRangeOfOff     = "off {\non 127.0.0.0/8\n}"
+		onRange          = "unspecified {\non 127.0.0.0/8\n}"
+	)
+	header := v2(client4, server4)
+	tests := []struct {
+		name, mode, preamble string
+		on, off              string // why it is refused under these, if it is
+	}{
+		{"no header under off", "off", "", reasonNoHeader, ""},
+		{"no header under unspecified", "unspecified", "", reasonNoHeader, ""},
+		{"no header from an off range", offRange, "", reasonNoHeader, ""},
+		{"no header from an unspecified range", unspecifiedRange, "", reasonNoHeader, ""},
+		{"header under on", "on", header, "", reasonHeader},
+		{"header v1 under on", "on", v1(client4, server4), "", reasonHeader},
+		{"header from an on range of off", onRangeOfOff, header, "", reasonHeader},
+		{"header from an on range of unspecified", onRange, header, "", reasonHeader},
+		{"LOCAL under on", "on", local(), "", reasonHeader},
+		{"UNKNOWN under on", "on", unknown(1), "", reasonHeader},
+		{"forged header under unspecified", "unspecified", header, reasonNotOn, reasonHeader},
+		{"forged header v1 under unspecified", "unspecified", v1(client4, server4), reasonNotOn, reasonHeader},
+		{"forged header from an unspecified range", unspecifiedRange, header, reasonNotOn, reasonHeader},
+		{"LOCAL under unspecified", "unspecified", local(), reasonNotOn, reasonHeader},
+		{"UNKNOWN under unspecified", "unspecified", unknown(2), reasonNotOn, reasonHeader},
+	}
+	var modes []string
+	for _, tt := range tests {
+		modes = append(modes, tt.mode)
+	}
+	f := startFarm(t, modes, "", `
+	log
+	log_append proxy_protocol {http.proxy_protocol}
+	log_append lb {http.proxy_protocol.peer_ip}
+	proxy_protocol /on* on
+	proxy_protocol /off* off
+	proxy_protocol /unspecified* unspecified
+	respond "served {remote}"
+	handle_errors {
+		respond "{err.status_code} {err.message}"
+	}`)
+	for _, tt := range tests {
+		for _, tr := range transports {
+			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
+				s := newSession(t, tr, f.at(tt.mode, tr), tt.preamble)
+				defer s.close()
+				_, want := s.get("/")
+				require.Contains(t, want, "served ")
+				for mode, reason := range map[string]string{"on": tt.on, "off": tt.off, "unspecified": ""} {
+					path := "/" + mode + pathOf(tt.name) + string(tr)
+					response, body := s.get(path)
+					status := http.StatusOK
+					if reason != "" {
+						status = http.StatusForbidden
+						assert.Equal(t, "403 "+reason, body, mode)
+					} else {
+						assert.Equal(t, want, body, "%s changes nothing", mode)
+					}
+					assert.Equal(t, status, response.StatusCode, mode)
+
+					entry := f.logs.waitFor(t, ofAccess.with(fields{"request.uri": path}))
+					assert.EqualValues(t, status, entry["status"], mode)
+					assert.Equal(t, "127.0.0.1", entry["lb"], mode)
+					assert.Equal(t, s.peer.String(), entry.get("proxy_protocol.peer"), mode)
+					if reason != "" {
+						assert.NotEmpty(t, f.logs.find(fields{"logger": "http.log.error", "msg": reason, "request.uri": path}), mode)
+					}
+				}
+				assert.Equal(t, 1, s.dials, "a 403 does not end the connection")
+			})
+		}
+	}
+}
+
+func TestDirectiveWorksWhereverHandlersDo(t *testing.T) {
+	f := startFarm(t, []string{"on", "unspecified"}, "", `
+	@admin {
+		path /admin*
+		method GET
+	}
+	proxy_protocol @admin on
+	route /route {
+		proxy_protocol on
+		respond served
+	}
+	route /order {
+		respond served
+		proxy_protocol on
+	}
+	handle /handle {
+		proxy_protocol on
+		respond served
+	}
+	handle_path /deep/* {
+		handle /er {
+			route {
+				proxy_protocol on
+				respond served
+			}
+		}
+		respond "not deep"
+	}
+	@not expression `+quoted("path('/expression') && !proxy_protocol('absent')")+`
+	proxy_protocol @not on
+	handle /error {
+		error "on purpose" 418
+	}
+	handle_errors 418 {
+		proxy_protocol on
+		respond "served for {err.message}"
+	}
+	handle_errors 403 {
+		respond refused
+	}
+	respond served`)
+	tests := []struct {
+		path           string
+		served, forged string
+		status         int // of a forged header
+	}{
+		{"/", "served", "served", 200},
+		{"/admin/x", "served", "refused", 403},
+		{"/route", "served", "refused", 403},
+		{"/order", "served", "served", 200},
+		{"/handle", "served", "refused", 403},
+		{"/deep/er", "served", "refused", 403},
+		{"/deep/down", "not deep", "not deep", 200},
+		{"/expression", "served", "refused", 403},
+		// An error in an error route ends it, and the first error is the answer.
+		{"/error", "served for on purpose", "", 418},
+	}
+	for _, tt := range tests {
+		t.Run(tt.path, func(t *testing.T) {
+			_, body := get(t, http1, f.at("on", http1), v1(client4, server4), tt.path)
+			assert.Equal(t, tt.served, body)
+			if tt.path == "/expression" {
+				return // a marked connection does not match proxy_protocol('absent') either
+			}
+			response, body := get(t, http1, f.at("unspecified", http1), v1(client4, server4), tt.path)
+			assert.Equal(t, tt.forged, body)
+			assert.Equal(t, tt.status, response.StatusCode)
+		})
+	}
+}
+
+func TestDirectiveWorksInNamedRoutes(t *testing.T) {
+	on, unspecified := freePort(t), freePort(t)
+	startCaddy(t, serverOptions(on, "proxy_protocol_mode on")+serverOptions(unspecified, "proxy_protocol_mode unspecified"), fmt.Sprintf(`
+	&(named) {
+		route {
+			proxy_protocol on
+			respond served
+		}
+	}
+	http://:%d, http://:%d {
+		invoke named
+	}`, on, unspecified))
+	response, body := get(t, http1, tcp4(on), v1(client4, server4), "/")
+	assert.Equal(t, "served", body)
+	assert.Equal(t, http.StatusOK, response.StatusCode)
+	response, _ = get(t, http1, tcp4(unspecified), v1(client4, server4), "/")
+	assert.Equal(t, http.StatusForbidden, response.StatusCode)
+}
+
+func TestSitesOfOneServerHaveDirectivesOfTheirOwn(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, serverOptions(port, "proxy_protocol_mode unspecified {\non 127.0.0.0/8\n}", "protocols h1 h2c"), fmt.Sprintf(`
+	http://on.test:%[1]d {
+		proxy_protocol on
+		respond "on"
+	}
+	http://off.test:%[1]d {
+		proxy_protocol off
+		respond "off"
+	}
+	http://unspecified.test:%[1]d {
+		proxy_protocol unspecified
+		respond "unspecified"
+	}
+	http://any.test:%[1]d {
+		respond "any"
+	}`, port))
+	for _, tr := range []transport{http1, h2c} {
+		s := newSession(t, tr, tcp4(port), v1(client4, server4))
+		for host, status := range map[string]int{"on.test": 200, "off.test": 403, "unspecified.test": 200, "any.test": 200} {
+			response, _ := s.get("/", "Host", host)
+			assert.Equal(t, status, response.StatusCode, host)
+		}
+		assert.Equal(t, 1, s.dials)
+	}
+}
+
+func TestDirectiveRefusesWhatNothingIsKnownOf(t *testing.T) {
+	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+	for mode, served := range map[Mode]bool{On: false, Off: false, Unspecified: true} {
+		t.Run(mode.String(), func(t *testing.T) {
+			w := httptest.NewRecorder()
+			err := (&Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil), next)
+			if served {
+				require.NoError(t, err)
+				assert.Equal(t, http.StatusNoContent, w.Code)
+				return
+			}
+			var handlerErr caddyhttp.HandlerError
+			require.ErrorAs(t, err, &handlerErr)
+			assert.Equal(t, http.StatusForbidden, handlerErr.StatusCode)
+			assert.EqualError(t, handlerErr.Err, reasonNoFacts)
+		})
+	}
+}
+
+// A request that comes to a server in another way than through its listener.
+func TestAServerKnowsNothingOfRequestsFromElsewhere(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, serverOptions(port, "proxy_protocol_mode on"), fmt.Sprintf(`http://:%d {
+		log
+		log_append proxy_protocol {http.proxy_protocol}
+		@any `+"expression `proxy_protocol('present') || proxy_protocol('absent') || proxy_protocol('port_zero') || pinned_ip('0.0.0.0/0')`"+`
+		header @any Matched yes
+		proxy_protocol /on on
+		respond "[{http.proxy_protocol}{http.proxy_protocol.mode}{http.proxy_protocol.present}]"
+	}`, port))
+	server := runningServer(t, port)
+	for path, status := range map[string]int{"/": 200, "/on": 403} {
+		w := httptest.NewRecorder()
+		server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		assert.Equal(t, status, w.Code)
+		assert.Empty(t, w.Header().Get("Matched"))
+		if status == 200 {
+			assert.Equal(t, "[]", w.Body.String())
+		}
+	}
+}
+
+func TestDirectiveErrorsInACaddyfile(t *testing.T) {
+	tests := []struct{ name, text, want string }{
+		{"no mode", "proxy_protocol", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
+		{"no mode behind a matcher", "proxy_protocol /admin*", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
+		{"unknown mode", "proxy_protocol auto", "unknown mode 'auto': use on, off or unspecified, at Caddyfile:2"},
+		{"mode of another case", "proxy_protocol ON", "unknown mode 'ON': use on, off or unspecified, at Caddyfile:2"},
+		{"empty mode", `proxy_protocol ""`, "unknown mode '': use on, off or unspecified, at Caddyfile:2"},
+		{"two modes", "proxy_protocol on off", "unexpected argument 'off': proxy_protocol takes one mode, at Caddyfile:2"},
+		{"block", "proxy_protocol on {\ntrusted_proxies static 10.0.0.0/8\n}", "blocks are not supported: options of the listener stand in the listener wrapper 'proxy_protocol_mode', at Caddyfile:3"},
+		{"block without a mode", "proxy_protocol {\non\n}", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := adapt("http:// {\n" + tt.text + "\nrespond ok\n}")
+			assert.EqualError(t, err, "parsing caddyfile tokens for 'proxy_protocol': "+tt.want)
+		})
+	}
+	t.Run("in a route", func(t *testing.T) {
+		_, err := adapt("http:// {\nroute {\nproxy_protocol nonsense\n}\n}")
+		assert.EqualError(t, err, "parsing caddyfile tokens for 'route': parsing caddyfile tokens for 'proxy_protocol': unknown mode 'nonsense': use on, off or unspecified, at Caddyfile:3, at Caddyfile:4")
+	})
+}
+
+func TestDirectiveErrorsInJSON(t *testing.T) {
+	const server = `{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],"routes":[{"handle":[{"handler":"proxy_protocol"%s}]}]}}}}`
+	const at = "loading new config: loading http app module: provision http: server web: setting up route handlers: route 1: loading handler modules: position 0: loading module 'proxy_protocol': "
+	c := newCaddy(t)
+	tests := []struct{ name, fields, want string }{
+		{"no mode", "", "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: on, off or unspecified"},
+		{"null mode", `,"mode":null`, "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: on, off or unspecified"},
+		{"empty mode", `,"mode":""`, "decoding module config: http.handlers.proxy_protocol: mode: unknown mode '': use on, off or unspecified"},
+		{"unknown mode", `,"mode":"On"`, "decoding module config: http.handlers.proxy_protocol: mode: unknown mode 'On': use on, off or unspecified"},
+		{"unknown field", `,"mode":"on","trusted_proxies":{}`, `decoding module config: http.handlers.proxy_protocol: json: unknown field "trusted_proxies"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			assert.EqualError(t, c.loadJSON(fmt.Sprintf(server, freePort(t), tt.fields)), at+tt.want)
+		})
+	}
+}
+
+func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
+	const lines = ` has no listener wrapper 'proxy_protocol_mode', which proxy_protocol needs; add to the global options:
+
+	servers {
+		listener_wrappers {
+			proxy_protocol_mode on
+			tls
+		}
+	}
+`
+	c := newCaddy(t)
+	const handler = "loading module 'proxy_protocol': provision http.handlers.proxy_protocol: server "
+	tests := []struct{ name, options, site, want string }{
+		{"site", "", "proxy_protocol on\nrespond ok", handler + "srv0" + lines},
+		{"unspecified too", "", "proxy_protocol unspecified", handler + "srv0" + lines},
+		{"handle in route", "", "route {\nhandle {\nproxy_protocol off\n}\n}", handler + "srv0" + lines},
+		{"error route", "", "handle_errors {\nproxy_protocol on\n}", handler + "srv0" + lines},
+		{"Caddy's own wrapper", "servers {\nlistener_wrappers {\nproxy_protocol\ntls\n}\n}", "proxy_protocol on", handler + "srv0" + lines},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := c.load(tt.options, fmt.Sprintf("http://:%d {\n%s\n}", freePort(t), tt.site))
+			require.Error(t, err)
+			assert.True(t, strings.HasSuffix(err.Error(), tt.want), err)
+		})
+	}
+	t.Run("named route", func(t *testing.T) {
+		err := c.load("", fmt.Sprintf("&(named) {\nproxy_protocol on\n}\nhttp://:%d {\ninvoke named\n}", freePort(t)))
+		require.Error(t, err)
+		assert.True(t, strings.HasSuffix(err.Error(), handler+"srv0"+lines), err)
+	})
+	t.Run("the other of two servers", func(t *testing.T) {
+		wrapped, bare := freePort(t), freePort(t)
+		err := c.load(serverOptions(wrapped, "proxy_protocol_mode on", "name wrapped")+serverOptions(bare, "", "name bare"),
+			fmt.Sprintf("http://:%d, http://:%d {\nproxy_protocol on\n}", wrapped, bare))
+		require.Error(t, err)
+		assert.True(t, strings.HasSuffix(err.Error(), handler+"bare"+lines), err)
+	})
+	t.Run("the lines are what it takes", func(t *testing.T) {
+		options := lines[strings.Index(lines, "\n\n"):]
+		assert.NoError(t, c.load(options, fmt.Sprintf("http://:%d {\nproxy_protocol on\n}", freePort(t))))
+	})
+	t.Run("outside of an HTTP server", func(t *testing.T) {
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+		defer cancel()
+		mode := On
+		assert.EqualError(t, (&Handler{Mode: &mode}).Provision(ctx), "proxy_protocol works in the routes of an HTTP server only")
+	})
+}
+
+// Examples
+
+func TestExamplesAdaptToTheirGoldenFiles(t *testing.T) {
+	examples := map[string]string{"Caddyfile.example": readText(t, "Caddyfile.example")}
+	files, err := filepath.Glob(filepath.Join("testdata", "*.Caddyfile"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		examples[filepath.Base(file)] = readText(t, file)
+	}
+	for _, block := range docsBlocks(t) {
+		if block.lang == "caddyfile" && block.arg == "" {
+			name := strings.NewReplacer("/", "-", "\\", "-", ".md", "").Replace(block.file)
+			for i := 1; ; i++ {
+				numbered := fmt.Sprintf("%s-%d", name, i)
+				if _, ok := examples[numbered]; !ok {
+					examples[numbered] = block.text
+					break
+				}
+			}
+		}
+	}
+	golden := make(map[string]bool)
+	for name, text := range examples {
+		golden[name+".json"] = true
+		t.Run(name, func(t *testing.T) {
+			config, err := adapt(text)
+			require.NoError(t, err)
+			var indented bytes.Buffer
+			require.NoError(t, json.Indent(&indented, config, "", "\t"))
+			indented.WriteByte('\n')
+			requireGolden(t, name+".json", indented.String())
+		})
+	}
+	t.Run("no golden file is left over", func(t *testing.T) {
+		files, err := filepath.Glob(filepath.Join("testdata", "*.json"))
+		require.NoError(t, err)
+		for _, file := range files {
+			if *update && !golden[filepath.Base(file)] {
+				require.NoError(t, os.Remove(file))
+				continue
+			}
+			assert.Contains(t, golden, filepath.Base(file))
+		}
+	})
+}
+
+func readText(t testing.TB, file string) string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return string(b)
+}

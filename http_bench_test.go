@@ -1,0 +1,93 @@
+package proxyprotocol
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/stretchr/testify/require"
+)
+
+// benchServers runs the same site on a server with the wrapper and on one without.
+func benchServers(t testing.TB, site string) map[string]*caddyhttp.Server {
+	wrapped, bare := freePort(t), freePort(t)
+	startCaddy(t, serverOptions(wrapped, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d, http://:%d {\n%s\n}", wrapped, bare, site))
+	return map[string]*caddyhttp.Server{"wrapped": runningServer(t, wrapped), "unwrapped": runningServer(t, bare)}
+}
+
+// benchRequest is one that came through a listener with the wrapper, or without.
+func benchRequest(t testing.TB, wrapped bool) *http.Request {
+	r, err := http.NewRequest(http.MethodGet, "http://localhost/", nil)
+	require.NoError(t, err)
+	r.RemoteAddr = client4.String()
+	var local net.Addr = net.TCPAddrFromAddrPort(server4)
+	if wrapped {
+		local = newTestConn(On, v2With(textTLV(0x02, "a.test"), textTLV(0xea, "\x01vpce-1"))).LocalAddr()
+	}
+	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
+}
+
+// discardResponse is a response that nobody reads.
+type discardResponse struct{ header http.Header }
+
+func (w *discardResponse) Header() http.Header         { return w.header }
+func (w *discardResponse) Write(p []byte) (int, error) { return len(p), nil }
+func (w *discardResponse) WriteHeader(int)             {}
+
+// BenchmarkRequest compares a request on a server with the wrapper with the same on a
+// server without. What the sites use is named by the benchmark.
+func BenchmarkRequest(b *testing.B) {
+	benchmarks := []struct {
+		name, site string
+		kinds      []string
+	}{
+		{"nothing", "respond 204", []string{"unwrapped", "wrapped"}},
+		{"another placeholder", "header X-Remote {http.request.remote.host}\nrespond 204", []string{"unwrapped", "wrapped"}},
+		{"peer_ip", "header X-Peer {http.proxy_protocol.peer_ip}\nrespond 204", []string{"wrapped"}},
+		{"tlv", "header X-Endpoint {http.proxy_protocol.tlv.aws_vpce_id}\nrespond 204", []string{"wrapped"}},
+		{"whole", "header X-Whole {http.proxy_protocol}\nrespond 204", []string{"wrapped"}},
+		{"client_ip matcher", "@m client_ip 203.0.113.0/24\nrespond @m 204", []string{"unwrapped", "wrapped"}},
+		{"pinned_ip matcher", "@m pinned_ip 203.0.113.0/24\nrespond @m 204", []string{"wrapped"}},
+		{"pinned_ip matcher with a placeholder", "@m pinned_ip {http.request.remote.host}\nrespond @m 204", []string{"wrapped"}},
+		{"proxy_protocol matcher", "@m proxy_protocol present {\ntlv authority a.test\n}\nrespond @m 204", []string{"wrapped"}},
+	}
+	for _, bb := range benchmarks {
+		b.Run(bb.name, func(b *testing.B) {
+			servers := benchServers(b, bb.site)
+			for _, kind := range bb.kinds {
+				b.Run(kind, func(b *testing.B) {
+					server, r := servers[kind], benchRequest(b, kind == "wrapped")
+					w := &discardResponse{make(http.Header)}
+					b.ReportAllocs()
+					for b.Loop() {
+						server.ServeHTTP(w, r)
+					}
+				})
+			}
+		})
+	}
+}
+
+func BenchmarkDirective(b *testing.B) {
+	port := freePort(b)
+	startCaddy(b, serverOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nproxy_protocol on\nrespond 204\n}", port))
+	server, r := runningServer(b, port), benchRequest(b, true)
+	w := &discardResponse{make(http.Header)}
+	b.ReportAllocs()
+	for b.Loop() {
+		server.ServeHTTP(w, r)
+	}
+}
+
+func TestARequestThatUsesNoneOfItPaysOneAllocation(t *testing.T) {
+	servers := benchServers(t, "respond 204")
+	allocs := func(kind string) float64 {
+		server, r := servers[kind], benchRequest(t, kind == "wrapped")
+		w := &discardResponse{make(http.Header)}
+		return testing.AllocsPerRun(1000, func() { server.ServeHTTP(w, r) })
+	}
+	require.LessOrEqual(t, allocs("wrapped"), allocs("unwrapped")+1)
+}

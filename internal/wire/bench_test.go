@@ -1,0 +1,101 @@
+package wire_test
+
+import (
+	"bufio"
+	"bytes"
+	"testing"
+
+	proxyproto "github.com/pires/go-proxyproto"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// benchmarked are headers as load balancers send them: the spelling of v1
+// addresses neither the shortest nor the longest.
+var benchmarked = []struct{ name, header string }{
+	{"v1/ipv4", "PROXY TCP4 203.0.113.195 10.0.12.34 56324 443\r\n"},
+	{"v1/ipv6", "PROXY TCP6 2001:db8:85a3::8a2e:370:7334 2001:db8:1b::10 56324 443\r\n"},
+	{"v2/ipv4", v2(proxy, 0x11, addrs4)},
+	{"v2/ipv6", v2(proxy, 0x21, addrs6)},
+	// Checksum, VPC endpoint ID and padding, 100 bytes. Of the two only this
+	// package's decoder verifies the checksum and walks the TLVs.
+	{"v2/aws", awsVPCE},
+}
+
+// BenchmarkDecode measures from bytes in a connection's buffer, of which a request
+// follows, to a decoded header. Both sides do the same reading: one Read of all
+// that has come into a buffer that is used again, of 256 bytes, which is what
+// pires/go-proxyproto gives each connection. That it allocates such a buffer, and
+// a bufio.Reader, per connection is not counted against it.
+func BenchmarkDecode(b *testing.B) {
+	for _, bc := range benchmarked {
+		received := []byte(bc.header + "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n")
+
+		b.Run(bc.name+"/wire", func(b *testing.B) {
+			conn := bytes.NewReader(received)
+			buffer := make([]byte, 256)
+			b.ReportAllocs()
+			for b.Loop() {
+				conn.Reset(received)
+				n, _ := conn.Read(buffer)
+				if got := wire.Decode(buffer[:n], 4096); got.State != wire.Complete {
+					b.Fatal(got.Err)
+				}
+			}
+		})
+		b.Run(bc.name+"/pires", func(b *testing.B) {
+			conn := bytes.NewReader(received)
+			buffered := bufio.NewReaderSize(conn, 256)
+			b.ReportAllocs()
+			for b.Loop() {
+				conn.Reset(received)
+				buffered.Reset(conn)
+				if _, err := proxyproto.Read(buffered); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkDecodeRefused measures what a peer can make a receiver do for nothing.
+func BenchmarkDecodeRefused(b *testing.B) {
+	for _, bc := range []struct{ name, in string }{
+		{"no header", "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"},
+		{"an endless line", "PROXY TCP4 " + string(bytes.Repeat([]byte("1"), 300))},
+		{"a wrong checksum", inTCP4(noSum)},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			in := []byte(bc.in)
+			b.ReportAllocs()
+			for b.Loop() {
+				if got := wire.Decode(in, 4096); got.State == wire.Complete {
+					b.Fatal("accepted")
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	buffer := make([]byte, 0, 256)
+	for _, bc := range []struct {
+		name     string
+		header   wire.Header
+		checksum bool
+	}{
+		{"v1/ipv4", newProxy(b, 1, wire.Stream, "203.0.113.195:56324", "10.0.12.34:443"), false},
+		{"v1/ipv6", newProxy(b, 1, wire.Stream, "[2001:db8:85a3::8a2e:370:7334]:56324", "[2001:db8:1b::10]:443"), false},
+		{"v2/ipv4", newProxy(b, 2, wire.Stream, "203.0.113.195:56324", "10.0.12.34:443"), true},
+		{"v2/ipv6", newProxy(b, 2, wire.Stream, "[2001:db8:85a3::8a2e:370:7334]:56324", "[2001:db8:1b::10]:443"), true},
+	} {
+		b.Run(bc.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := wire.Append(buffer, bc.header, nil, bc.checksum); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,80 @@
+package proxyprotocol
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func TestRefusalsBeyondTheLimitAreSummedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		log := newConnLog(zap.New(core))
+		const missing, forbidden = 3 * refusalsLogged, refusalsLogged + 7
+		for range missing {
+			log.refused(connPeer, connLocal, On, reasonMissing, nil)
+		}
+		for range forbidden {
+			log.refused(connPeer, connLocal, Off, reasonForbidden, nil)
+		}
+		assert.Equal(t, 2*refusalsLogged, logs.Len(), "each reason has a limit of its own")
+
+		time.Sleep(refusalInterval + time.Second) // in no time: the bubble's clock
+		synctest.Wait()
+		left := make(map[any]any)
+		for _, entry := range logs.FilterMessage("more of the same was left out of the log").All() {
+			assert.Equal(t, zapcore.WarnLevel, entry.Level)
+			left[entry.ContextMap()["message"]] = entry.ContextMap()["count"]
+		}
+		assert.Equal(t, map[any]any{
+			refusalMessages[reasonMissing]:   uint64(missing - refusalsLogged),
+			refusalMessages[reasonForbidden]: uint64(forbidden - refusalsLogged),
+		}, left)
+
+		logs.TakeAll()
+		log.refused(connPeer, connLocal, On, reasonMissing, nil)
+		time.Sleep(2 * refusalInterval)
+		synctest.Wait()
+		assert.Equal(t, 1, logs.Len(), "a new interval, in which nothing is left out")
+	})
+}
+
+func TestRefusalSaysWhoWhereAndWhy(t *testing.T) {
+	for why := reasonMissing; why < outcomes; why++ {
+		t.Run(why.String(), func(t *testing.T) {
+			core, logs := observer.New(zapcore.DebugLevel)
+			newConnLog(zap.New(core)).refused(connPeer, connLocal, On, why, fmt.Errorf("what is wrong"))
+			require.Equal(t, 1, logs.Len())
+			entry := logs.All()[0]
+			assert.Equal(t, zapcore.WarnLevel, entry.Level)
+			assert.NotEmpty(t, entry.Message)
+			assert.Equal(t, map[string]any{
+				"peer": connPeer.String(), "local": connLocal.String(), "mode": "on",
+				"reason": why.String(), "error": "what is wrong",
+			}, entry.ContextMap())
+		})
+	}
+}
+
+func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.WarnLevel)
+		rules, _ := connRules(Unspecified)
+		rules.log = newConnLog(zap.New(core))
+		for range 5 {
+			connOf(connSays(connV1), rules).RemoteAddr()
+		}
+		assert.Equal(t, 1, logs.Len())
+		time.Sleep(markedInterval)
+		connOf(connSays(connV1), rules).RemoteAddr()
+		assert.Equal(t, 2, logs.Len())
+		assert.Equal(t, connPeer.String(), logs.All()[1].ContextMap()["peer"])
+	})
+}

@@ -1,0 +1,267 @@
+package proxyprotocol
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPinnedIPMatcher(t *testing.T) {
+	client := []string{"v1", "v2", "TLVs"}
+	direct := names(withoutHeader)
+	runMatchTests(t, "pinned_ip", allConnections, []matchTest{
+		{"203.0.113.7", "pinned_ip('203.0.113.7')", `{"ranges":["203.0.113.7"]}`, client},
+		{"203.0.113.0/24", "pinned_ip('203.0.113.0/24')", `{"ranges":["203.0.113.0/24"]}`, client},
+		{"::ffff:203.0.113.7", "pinned_ip('::ffff:203.0.113.7')", `{"ranges":["::ffff:203.0.113.7"]}`, client},
+		{"::ffff:203.0.113.0/120", "pinned_ip('::ffff:203.0.113.0/120')", `{"ranges":["::ffff:203.0.113.0/120"]}`, client},
+		{"203.0.113.8", "pinned_ip('203.0.113.8')", `{"ranges":["203.0.113.8"]}`, nil},
+		{"::/0", "pinned_ip('::/0')", `{"ranges":["::/0"]}`, nil},
+		{"127.0.0.1", "pinned_ip('127.0.0.1')", `{"ranges":["127.0.0.1"]}`, direct},
+		{"private_ranges", "", `{"ranges":["192.168.0.0/16","172.16.0.0/12","10.0.0.0/8","127.0.0.1/8","fd00::/8","::1"]}`, direct},
+		{"10.0.0.0/8 203.0.113.7", "pinned_ip('10.0.0.0/8', '203.0.113.7')", `{"ranges":["10.0.0.0/8","203.0.113.7"]}`, client},
+		{"0.0.0.0/0", "pinned_ip('0.0.0.0/0')", `{"ranges":["0.0.0.0/0"]}`, slices.Concat(client, direct)},
+		{"{client_ip}", `pinned_ip('\{http.vars.client_ip}')`, `{"ranges":["{http.vars.client_ip}"]}`, slices.Concat(client, direct)},
+		{"10.0.0.0/8 {http.proxy_protocol.client_ip}/24", `pinned_ip('10.0.0.0/8', '\{http.proxy_protocol.client_ip}/24')`, `{"ranges":["10.0.0.0/8","{http.proxy_protocol.client_ip}/24"]}`, slices.Concat(client, direct)},
+		{"{http.proxy_protocol.peer_ip}", `pinned_ip('\{http.proxy_protocol.peer_ip}')`, `{"ranges":["{http.proxy_protocol.peer_ip}"]}`, direct},
+		{"{http.request.header.Nothing}", `pinned_ip('\{http.request.header.Nothing}')`, `{"ranges":["{http.request.header.Nothing}"]}`, nil},
+		{"{http.nonsense}", `pinned_ip('\{http.nonsense}')`, `{"ranges":["{http.nonsense}"]}`, nil},
+	})
+}
+
+func TestPinnedIPOfIPv6Clients(t *testing.T) {
+	mapped := []beginning{
+		{"IPv6", "on", v2(client6, server6)},
+		{"IPv4-mapped IPv6", "on", v2(mappedOf(client4), mappedOf(server4))},
+		{"IPv4-mapped IPv6 in v1", "on", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:192.0.2.1 51234 443\r\n"},
+		{"datagrams", "on", v2UDP(client4, server4)},
+		{"Unix socket", "on", connBlock(1, 0x31, strings.Repeat("\x00", 216))},
+	}
+	v4 := []string{"IPv4-mapped IPv6", "IPv4-mapped IPv6 in v1", "datagrams"}
+	runMatchTests(t, "pinned_ip", mapped, []matchTest{
+		{"2001:db8::7", "pinned_ip('2001:db8::7')", `{"ranges":["2001:db8::7"]}`, []string{"IPv6"}},
+		{"2001:db8::/32", "pinned_ip('2001:db8::/32')", `{"ranges":["2001:db8::/32"]}`, []string{"IPv6"}},
+		{"203.0.113.7", "pinned_ip('203.0.113.7')", `{"ranges":["203.0.113.7"]}`, v4},
+		{"::/0", "pinned_ip('::/0')", `{"ranges":["::/0"]}`, []string{"IPv6"}},
+		{"0.0.0.0/0", "pinned_ip('0.0.0.0/0')", `{"ranges":["0.0.0.0/0"]}`, v4},
+	})
+}
+
+// pinValues are what a placeholder may hold, and whether 203.0.113.7 is in it. If the
+// placeholder cannot be used, there is an error.
+var pinValues = []struct {
+	name, value string
+	match       bool
+	err         string
+}{
+	{"the address", "203.0.113.7", true, ""},
+	{"another address", "203.0.113.8", false, ""},
+	{"a range", "203.0.113.0/24", true, ""},
+	{"a range that is not masked", "203.0.113.9/24", true, ""},
+	{"an IPv4-mapped address", "::ffff:203.0.113.7", true, ""},
+	{"several with commas", "10.0.0.0/8,203.0.113.7", true, ""},
+	{"several with spaces", "10.0.0.0/8 203.0.113.7", true, ""},
+	{"several with both", " , 10.0.0.0/8 , , 203.0.113.7 , ", true, ""},
+	{"several others", "10.0.0.0/8, 198.51.100.1", false, ""},
+	{"nothing", "", false, "no value"},
+	{"only separators", " , ,", false, "no value"},
+	{"garbage", "garbage", false, "'garbage' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	{"garbage behind the address", "203.0.113.7, garbage", false, "'garbage' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	{"a range that does not parse", "203.0.113.7/33", false, "'203.0.113.7/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	{"a port", "203.0.113.7:51234", false, "'203.0.113.7:51234' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	{"a zone", "fe80::1%eth0", false, "'fe80::1%eth0' has a zone: use an IP address or CIDR range without one"},
+	{"a word of the Caddyfile", "private_ranges", false, "'private_ranges' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	{"another placeholder", "{http.request.remote.host}", false, "'{http.request.remote.host}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	{"another placeholder, escaped", `\{http.request.remote.host\}`, false, `'\{http.request.remote.host\}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1`},
+}
+
+func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {
+	tests := []struct{ name, matcher string }{
+		{"Caddyfile", "pinned_ip {http.request.header.Pin}"},
+		{"CEL, escaped", `expression ` + quoted(`pinned_ip('\{http.request.header.Pin}')`)},
+		{"CEL", "expression " + quoted("pinned_ip({http.request.header.Pin})")},
+		{"CEL, concatenated", "expression " + quoted("pinned_ip('' + {http.request.header.Pin})")},
+	}
+	options, sites := "", ""
+	var ports []int
+	for _, tt := range tests {
+		port := freePort(t)
+		ports = append(ports, port)
+		options += serverOptions(port, "proxy_protocol_mode on")
+		sites += fmt.Sprintf("http://:%d {\n@pinned %s\nrespond @pinned pinned\nrespond elsewhere\n}\n", port, tt.matcher)
+	}
+	c := startCaddy(t, options, sites)
+	logged := 0
+	for i, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, pin := range pinValues {
+				t.Run(pin.name, func(t *testing.T) {
+					s := newSession(t, http1, tcp4(ports[i]), v1(client4, server4))
+					defer s.close()
+					response, body := s.get("/", "Pin", pin.value)
+					assert.Equal(t, http.StatusOK, response.StatusCode)
+					assert.Equal(t, map[bool]string{true: "pinned", false: "elsewhere"}[pin.match], body)
+					entries := c.logs.find(fields{"msg": "pinned_ip cannot use the value of a placeholder"})[logged:]
+					logged += len(entries)
+					if pin.err == "" {
+						assert.Empty(t, entries)
+					} else if assert.Len(t, entries, 1) {
+						assert.Equal(t, "debug", entries[0].str("level"))
+						assert.Contains(t, entries[0].str("pinned_ip"), "{http.request.header.Pin}")
+						assert.Equal(t, pin.err, entries[0].str("error"))
+					}
+				})
+			}
+		})
+	}
+}
+
+// This is IP pinning: a client's certificate is good from the addresses in it only.
+func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
+	other := netip.MustParseAddrPort("198.51.100.1:51234")
+	withPortZero := v2(netip.AddrPortFrom(client4.Addr(), 0), server4)
+	tests := []struct {
+		name       string
+		ips        []string
+		mode       string
+		preamble   string
+		first, any bool // matched by the first address, by any of them
+	}{
+		{"right address", []string{"203.0.113.7"}, "on", v1(client4, server4), true, true},
+		{"right address, v2", []string{"203.0.113.7"}, "on", v2(client4, server4), true, true},
+		{"right address, IPv4-mapped", []string{"203.0.113.7"}, "on", v2(mappedOf(client4), mappedOf(server4)), true, true},
+		{"right IPv6 address", []string{"2001:db8::7"}, "on", v2(client6, server6), true, true},
+		{"wrong address", []string{"203.0.113.7"}, "on", v1(other, server4), false, false},
+		{"right address but marked", []string{"203.0.113.7"}, "unspecified", v1(client4, server4), false, false},
+		{"right address with port 0 from an earlier hop", []string{"203.0.113.7"}, "on", withPortZero, false, false},
+		{"right address with port 0 from an earlier hop, and marked", []string{"203.0.113.7"}, "unspecified", withPortZero, false, false},
+		{"LOCAL from the right address", []string{"127.0.0.1"}, "on", local(), false, false},
+		{"LOCAL from the right address under unspecified", []string{"127.0.0.1"}, "unspecified", local(), false, false},
+		{"UNKNOWN from the right address", []string{"127.0.0.1"}, "on", unknown(1), false, false},
+		{"UNKNOWN v2 from the right address", []string{"127.0.0.1"}, "on", unknown(2), false, false},
+		{"no header from the right address under off", []string{"127.0.0.1"}, "off", "", true, true},
+		{"no header from the right address under unspecified", []string{"127.0.0.1"}, "unspecified", "", true, true},
+		{"no header from the wrong address", []string{"203.0.113.7"}, "off", "", false, false},
+		{"a load balancer's address", []string{"127.0.0.1"}, "on", v1(client4, server4), false, false},
+		{"second of several addresses", []string{"198.51.100.1", "203.0.113.7"}, "on", v1(client4, server4), false, true},
+		{"first of several addresses", []string{"203.0.113.7", "198.51.100.1"}, "on", v1(client4, server4), true, true},
+		{"none of several addresses", []string{"198.51.100.2", "2001:db8::7"}, "on", v1(client4, server4), false, false},
+		{"several addresses but marked", []string{"198.51.100.1", "203.0.113.7"}, "unspecified", v1(client4, server4), false, false},
+		{"certificate without an address", nil, "on", v1(client4, server4), false, false},
+	}
+	matchers := []struct {
+		name, matcher string
+		any           bool
+	}{
+		{"Caddyfile", "pinned_ip {http.request.tls.client.san.ips.0}", false},
+		{"Caddyfile, all addresses", "pinned_ip {http.request.tls.client.san.ips}", true},
+		{"Caddyfile, two addresses", "pinned_ip {http.request.tls.client.san.ips.0} {http.request.tls.client.san.ips.1}", true},
+		{"CEL, escaped", `expression ` + quoted(`pinned_ip('\{http.request.tls.client.san.ips.0}')`), false},
+		{"CEL, escaped, all addresses", `expression ` + quoted(`pinned_ip('\{http.request.tls.client.san.ips}')`), true},
+		{"CEL", `expression ` + quoted("pinned_ip({http.request.tls.client.san.ips.0})"), false},
+		{"CEL, all addresses", `expression ` + quoted("pinned_ip({http.request.tls.client.san.ips})"), true},
+	}
+	site := fmt.Sprintf("tls %s {\nclient_auth {\nmode require_and_verify\ntrust_pool inline {\ntrust_der %s\n}\n}\n}\n",
+		tlsFiles(t), base64.StdEncoding.EncodeToString(clientCA().cert.Raw))
+	for i, m := range matchers {
+		// Each in a path of its own: one that fails must not hide the others.
+		site += fmt.Sprintf("@%d {\npath /%[1]d\n%s\n}\nrespond @%[1]d pinned\n", i, m.matcher)
+	}
+	site += "respond elsewhere\n"
+	modes := []string{"on", "off", "unspecified"}
+	ports := make(map[string]int)
+	options, sites := "auto_https disable_redirects\n", ""
+	for _, mode := range modes {
+		ports[mode] = freePort(t)
+		options += serverOptions(ports[mode], "proxy_protocol_mode "+mode+"\ntls", "protocols h1 h2")
+		sites += fmt.Sprintf("https://localhost:%d {\n%s\n}\n", ports[mode], site)
+	}
+	startCaddy(t, options, sites)
+
+	for _, tt := range tests {
+		certificate := clientCert(t, tt.ips...)
+		for _, tr := range []transport{https1, https2} {
+			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
+				s := newSession(t, tr, tcp4(ports[tt.mode]), tt.preamble)
+				defer s.close()
+				s.present(certificate)
+				for i, m := range matchers {
+					response, body := s.get(fmt.Sprintf("/%d", i))
+					assert.Equal(t, http.StatusOK, response.StatusCode, m.name)
+					want := map[bool]string{true: "pinned", false: "elsewhere"}[m.any && tt.any || tt.first]
+					assert.Equal(t, want, body, m.name)
+				}
+			})
+		}
+	}
+	t.Run("no certificate", func(t *testing.T) {
+		_, _, err := tryGet(t, https1, tcp4(ports["on"]), v1(client4, server4), "/0")
+		assert.ErrorContains(t, err, "certificate required")
+	})
+}
+
+func TestPinnedIPMatcherErrorsInACaddyfile(t *testing.T) {
+	const like = " is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"
+	tests := []struct{ name, text, want string }{
+		{"nothing", "pinned_ip", "pinned_ip needs at least one IP address, CIDR range or placeholder, at Caddyfile:2"},
+		{"nothing the second time", "{\npinned_ip 203.0.113.7\npinned_ip\n}", "pinned_ip needs at least one IP address, CIDR range or placeholder, at Caddyfile:4"},
+		{"range that does not parse", "pinned_ip 203.0.113.7 203.0.113.0/33", "pinned_ip: '203.0.113.0/33'" + like + ", at Caddyfile:2"},
+		{"host name", "pinned_ip client.test", "pinned_ip: 'client.test'" + like + ", at Caddyfile:2"},
+		{"empty", `pinned_ip ""`, "pinned_ip: ''" + like + ", at Caddyfile:2"},
+		{"zone", "pinned_ip fe80::1%eth0", "pinned_ip: 'fe80::1%eth0' has a zone: use an IP address or CIDR range without one, at Caddyfile:2"},
+		{"commas", "pinned_ip 203.0.113.7,203.0.113.8", "pinned_ip: '203.0.113.7,203.0.113.8'" + like + ", at Caddyfile:2"},
+		{"block", "pinned_ip 203.0.113.7 {\n203.0.113.8\n}", "malformed pinned_ip matcher: blocks are not supported, at Caddyfile:3"},
+		{"wrong range beside a placeholder", "pinned_ip {client_ip} nonsense", "pinned_ip: 'nonsense'" + like + ", at Caddyfile:2"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := adapt("http:// {\n@m " + tt.text + "\nrespond @m ok\n}")
+			assert.EqualError(t, err, tt.want)
+		})
+	}
+}
+
+func TestPinnedIPMatcherErrorsInJSON(t *testing.T) {
+	c := newCaddy(t)
+	tests := []struct{ name, json, want string }{
+		{"nothing", `{}`, "pinned_ip needs at least one IP address, CIDR range or placeholder"},
+		{"empty list", `{"ranges":[]}`, "pinned_ip needs at least one IP address, CIDR range or placeholder"},
+		{"range", `{"ranges":["nonsense"]}`, "pinned_ip: 'nonsense' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := c.loadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"pinned_ip":%s}]}]}}}}`, freePort(t), tt.json))
+			assert.EqualError(t, err, "loading new config: loading http app module: provision http: server web: setting up route matchers: route 0: loading matcher modules: module name 'pinned_ip': provision http.matchers.pinned_ip: "+tt.want)
+		})
+	}
+	t.Run("unknown field", func(t *testing.T) {
+		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"ips":[]}`), new(MatchPinnedIP)), "ips")
+	})
+}
+
+func TestPinnedIPMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
+	m := new(MatchPinnedIP)
+	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("pinned_ip 203.0.113.7\npinned_ip 10.0.0.0/8 {client_ip}")))
+	assert.Equal(t, []string{"203.0.113.7", "10.0.0.0/8", "{client_ip}"}, m.Ranges)
+}
+
+func TestPinnedIPNeedsToKnowTheConnection(t *testing.T) {
+	m := &MatchPinnedIP{Ranges: []string{"0.0.0.0/0", "::/0"}}
+	require.NoError(t, m.compile())
+	known := requestOn(newTestConn(On, v1(client4, server4)))
+	assert.True(t, m.Match(known))
+
+	elsewhere := requestOn(newTestConn(On, v1(client4, server4)))
+	elsewhere = elsewhere.WithContext(withoutLocalAddr{elsewhere.Context()})
+	match, err := m.MatchWithError(elsewhere)
+	assert.NoError(t, err)
+	assert.False(t, match)
+}

@@ -1,0 +1,279 @@
+package proxyprotocol
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// counted is a Caddy whose metrics are read.
+type counted struct {
+	*running
+	options, sites string
+	scraped        string // where the metrics are
+	ports          map[string]int
+}
+
+// startCounted runs a server for each way to be refused, and one with the metrics.
+func startCounted(t testing.TB) *counted {
+	t.Helper()
+	c := &counted{running: newCaddy(t), ports: make(map[string]int)}
+	for name, wrapper := range map[string]string{
+		"on":          "on {\ntrusted_proxies static 127.0.0.1\n}",
+		"slow":        "on {\ntimeout 50ms\n}",
+		"only_v2":     "on {\nversion v2\n}",
+		"off":         "off",
+		"unspecified": "unspecified",
+	} {
+		port := freePort(t)
+		c.ports[name] = port
+		c.options += serverOptions(port, "proxy_protocol_mode "+wrapper+"\ntls", "name "+name)
+		c.sites += fmt.Sprintf("http://:%d {\nrespond ok\n}\n", port)
+	}
+	port := freePort(t)
+	c.scraped = fmt.Sprintf("http://127.0.0.1:%d/", port)
+	c.sites += fmt.Sprintf("http://:%d {\nmetrics\n}\n", port)
+	require.NoError(t, c.load(c.options, c.sites))
+	return c
+}
+
+var connectionsLine = regexp.MustCompile(`(?m)^caddy_proxy_protocol_connections_total\{mode="(\w+)",outcome="(\w+)",server="(\w+)",version="(\w+)"\} (\d+)$`)
+
+// scrape returns the counts by "server mode version outcome".
+func (c *counted) scrape(t testing.TB) map[string]int {
+	t.Helper()
+	counts := make(map[string]int)
+	for _, m := range connectionsLine.FindAllStringSubmatch(c.text(t), -1) {
+		n, err := strconv.Atoi(m[5])
+		require.NoError(t, err)
+		counts[strings.Join([]string{m[3], m[1], m[4], m[2]}, " ")] = n
+	}
+	return counts
+}
+
+// text returns the metrics as Prometheus gets them.
+func (c *counted) text(t testing.TB) string {
+	t.Helper()
+	resp, err := http.Get(c.scraped)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return string(text)
+}
+
+// headers returns how many headers of a server the histogram has seen.
+func (c *counted) headers(t testing.TB, server string) string {
+	m := regexp.MustCompile(`(?m)^caddy_proxy_protocol_header_duration_seconds_count\{server="` + server + `"\} (\d+)$`).FindStringSubmatch(c.text(t))
+	require.NotNil(t, m)
+	return m[1]
+}
+
+// more returns what counts have more than before.
+func more(before, counts map[string]int) map[string]int {
+	diff := make(map[string]int)
+	for key, n := range counts {
+		if n != before[key] {
+			diff[key] = n - before[key]
+		}
+	}
+	return diff
+}
+
+const countedGET = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+func TestEveryOutcomeIsCountedOnce(t *testing.T) {
+	c := startCounted(t)
+	header1, header2 := v1(client4, server4), v2(client4, server4)
+	badSum := []byte(encodeTLVs(mustHeader(wire.NewProxy(2, wire.Stream, client4, server4)), nil, true))
+	badSum[len(badSum)-1] ^= 1
+
+	tests := []struct {
+		server, from, say string
+		answered          bool
+		want              string
+	}{
+		{server: "on", say: header1 + countedGET, answered: true, want: "on on v1 client"},
+		{server: "on", say: header2 + countedGET, answered: true, want: "on on v2 client"},
+		{server: "on", say: local() + countedGET, answered: true, want: "on on v2 local"},
+		{server: "on", say: unknown(1) + countedGET, answered: true, want: "on on v1 local"},
+		{server: "off", say: countedGET, answered: true, want: "off off none direct"},
+		{server: "unspecified", say: countedGET, answered: true, want: "unspecified unspecified none direct"},
+		{server: "unspecified", say: header1 + countedGET, answered: true, want: "unspecified unspecified v1 marked"},
+		{server: "unspecified", say: local() + countedGET, answered: true, want: "unspecified unspecified v2 local"},
+		{server: "on", say: countedGET, want: "on on none missing"},
+		{server: "off", say: header1, want: "off off v1 forbidden"},
+		{server: "off", say: header2, want: "off off v2 forbidden"},
+		{server: "on", from: "127.0.0.2", want: "on on none untrusted"},
+		{server: "on", say: "PROXY TCP5 \r\n", want: "on on v1 malformed"},
+		{server: "on", say: string(badSum), want: "on on v2 checksum"},
+		{server: "on", say: wire.SignatureV2 + "\x21\x11\xff\xff", want: "on on v2 too_large"},
+		{server: "on", say: header1 + header2, want: "on on v2 duplicate"},
+		{server: "unspecified", say: header1 + header1, want: "unspecified unspecified v1 duplicate"},
+		{server: "slow", say: "PROXY ", want: "slow on v1 timeout"},
+		{server: "only_v2", say: header1, want: "only_v2 on v1 version"},
+	}
+	all := make(map[string]int)
+	first := c.scrape(t)
+	for _, tt := range tests {
+		t.Run(tt.want, func(t *testing.T) {
+			before := c.scrape(t)
+			conn := dialFrom(t, tt.from, c.ports[tt.server])
+			send(t, conn, tt.say)
+			if tt.answered {
+				// a second request is the same connection
+				for range 2 {
+					_, body := readResponse(t, conn)
+					assert.Equal(t, "ok", body)
+					send(t, conn, countedGET)
+				}
+			} else {
+				requireRefused(t, conn)
+			}
+			want := map[string]int{tt.want: 1}
+			eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "%s is not all that is counted", tt.want)
+			require.NoError(t, conn.Close())
+		})
+		all[tt.want]++
+	}
+
+	t.Run("io", func(t *testing.T) {
+		before := c.scrape(t)
+		require.NoError(t, dialFrom(t, "", c.ports["on"]).Close())
+		want := map[string]int{"on on none io": 1}
+		eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "io is not all that is counted")
+		all["on on none io"]++
+	})
+
+	// Nothing was counted again when connections ended, and a reload forgets nothing.
+	require.NoError(t, c.load(c.options, c.sites))
+	assert.Equal(t, all, more(first, c.scrape(t)))
+	assert.Equal(t, "5", c.headers(t, "on"), "headers accepted, one of them with a second behind it")
+
+	conn := dialFrom(t, "", c.ports["on"])
+	send(t, conn, header1+countedGET)
+	readResponse(t, conn)
+	all["on on v1 client"]++
+	assert.Equal(t, all, more(first, c.scrape(t)))
+
+	// A server that is gone takes its series along.
+	require.NoError(t, c.load("", strings.SplitAfter(c.sites, "metrics")[0][strings.LastIndex(strings.SplitAfter(c.sites, "metrics")[0], "http://"):]+"\n}\n"))
+	eventually(t, func() bool { return len(c.scrape(t)) == 0 }, "series of servers that are gone")
+}
+
+func TestConnectionThatSaysNothingIsCountedWhenItEnds(t *testing.T) {
+	c := startCounted(t)
+	for _, tt := range []struct{ server, say, want string }{
+		{"on", v1(client4, server4), "on on v1 client"},
+		{"off", "", "off off none direct"},
+		{"unspecified", "", "unspecified unspecified none direct"},
+	} {
+		t.Run(tt.want, func(t *testing.T) {
+			before := c.scrape(t)
+			conn := dialFrom(t, "", c.ports[tt.server])
+			send(t, conn, tt.say)
+			require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+			want := map[string]int{tt.want: 1}
+			eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "%s is not all that is counted", tt.want)
+		})
+	}
+}
+
+func TestCountingAndLoggingAllocateNothingOnTheGoodPath(t *testing.T) {
+	rules := connQuiet(On)
+	rules.stats = newStats("no_allocation")
+	t.Cleanup(func() { forgetMetrics("no_allocation") })
+	c := newConn(connOf(connSays(""), rules).Conn, rules, On, trusted, time.Since(start))
+	assert.Zero(t, testing.AllocsPerRun(100, func() {
+		rules.stats.count(On, 2, outcomeClient)
+		rules.stats.headerSeconds.Observe(.001)
+		rules.stats.sawPeer(client4.Addr())
+		rules.log.accepted(c)
+	}))
+}
+
+// A flood of refused connections fills neither the log nor the status, and does not keep a
+// good client from its answers.
+func TestFloodOfRefusalsIsBounded(t *testing.T) {
+	c := startCounted(t)
+	good := dialFrom(t, "", c.ports["on"])
+	send(t, good, v1(client4, server4)+countedGET)
+	readResponse(t, good)
+
+	const floods, each = 4, 500
+	var wait sync.WaitGroup
+	began := time.Now()
+	for range floods {
+		wait.Go(func() {
+			for range each {
+				conn, err := net.Dial("tcp", tcp4(c.ports["on"]).address)
+				if !assert.NoError(t, err) {
+					return
+				}
+				_, _ = io.WriteString(conn, countedGET)
+				_, _ = io.Copy(io.Discard, conn)
+				conn.Close()
+			}
+		})
+	}
+	for range 50 {
+		send(t, good, countedGET)
+		_, body := readResponse(t, good)
+		assert.Equal(t, "ok", body)
+	}
+	wait.Wait()
+
+	eventually(t, func() bool { return c.scrape(t)["on on none missing"] == floods*each }, "not all refusals are counted")
+	intervals := int(time.Since(began)/refusalInterval) + 2
+	assert.LessOrEqual(t, len(c.logs.refusals(fields{"reason": "missing"})), intervals*refusalsLogged)
+	for _, listener := range currentStatus().Listeners {
+		assert.LessOrEqual(t, len(listener.Refusals), refusalsKept)
+	}
+}
+
+func BenchmarkRefusal(b *testing.B) {
+	rules := connQuiet(On)
+	rules.stats = newStats("refusals")
+	b.Cleanup(func() { forgetMetrics("refusals") })
+	var p [64]byte
+	b.ReportAllocs()
+	for b.Loop() {
+		c := newConn(connSays(countedGET), rules, On, trusted, time.Since(start))
+		if _, err := c.Read(p[:]); err == nil {
+			b.Fatal("not refused")
+		}
+	}
+}
+
+// dialFrom connects to a port from a loopback address, or from any if it is empty.
+func dialFrom(t testing.TB, from string, port int) net.Conn {
+	t.Helper()
+	dialer := net.Dialer{Timeout: patience}
+	if from != "" {
+		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+	}
+	conn, err := dialer.DialContext(context.Background(), "tcp", tcp4(port).address)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	return conn
+}
+
+func mustHeader(h wire.Header, err error) wire.Header {
+	must(err)
+	return h
+}

@@ -1,0 +1,1027 @@
+package proxyprotocol
+
+// The module as Caddy runs it: the decision table of README.md, cell by cell, and what
+// becomes of connections when Caddy reloads and stops.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// A row is what a client says before and while it sends a request, and what comes of it
+// under each mode.
+type tableRow struct {
+	name       string
+	say        func(*speaker)
+	method     string      // of the request; GET if empty
+	transports []transport // of the request; all of them if nil
+
+	on, off, unspecified verdict
+}
+
+// A verdict is what becomes of a connection.
+type verdict struct {
+	reason outcome        // why it is refused, if accepted is false
+	client netip.AddrPort // who sent the request, if accepted; the peer if this is zero
+	server netip.AddrPort // where it came in; the socket's address if this is zero
+
+	accepted bool
+}
+
+func (r tableRow) verdict(mode Mode) verdict {
+	return [...]verdict{On: r.on, Off: r.off, Unspecified: r.unspecified}[mode]
+}
+
+func refuse(why outcome) verdict { return verdict{reason: why} }
+
+var asPeer = verdict{accepted: true}
+
+// accepts is the row of a valid header that names a client.
+func accepts(name string, say func(*speaker), client, server netip.AddrPort) tableRow {
+	return tableRow{
+		name: name, say: say,
+		on:          verdict{accepted: true, client: client, server: server},
+		off:         refuse(reasonForbidden),
+		unspecified: verdict{accepted: true, client: netip.AddrPortFrom(client.Addr(), 0)},
+	}
+}
+
+// acceptsPeer is the row of a valid header that names no client.
+func acceptsPeer(name string, say func(*speaker)) tableRow {
+	return tableRow{name: name, say: say, on: asPeer, off: refuse(reasonForbidden), unspecified: asPeer}
+}
+
+// refuses is the row of a header that is refused for this, but for being there under off.
+func refuses(name string, say func(*speaker), why outcome) tableRow {
+	return tableRow{name: name, say: say, on: refuse(why), off: refuse(reasonForbidden), unspecified: refuse(why)}
+}
+
+// bare is the row of a connection that begins with something else.
+func bare(name string, say func(*speaker)) tableRow {
+	return tableRow{name: name, say: say, on: refuse(reasonMissing), off: asPeer, unspecified: asPeer}
+}
+
+func (r tableRow) with(method string) tableRow {
+	r.method = method
+	r.name += " " + method
+	return r
+}
+
+// only restricts the row to some transports.
+func (r tableRow) only(transports ...transport) tableRow {
+	r.transports = transports
+	return r
+}
+
+// A speaker is a client's end of a connection. What it writes may be late, in pieces, or
+// lost on a connection that was refused in the meantime: only what comes back counts.
+type speaker struct {
+	net.Conn
+	logs   logCapture
+	server floorServer
+	// The first bytes that http.Client writes are sent one by one, or with a wait for
+	// the timeout behind them, or behind others in the same write.
+	trickled, early int
+	together        string
+
+	mu      sync.Mutex
+	got     int
+	readErr error
+}
+
+func (s *speaker) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got += n
+	if err != nil && s.readErr == nil {
+		s.readErr = err
+	}
+	return n, err
+}
+
+func (s *speaker) Write(p []byte) (int, error) {
+	n := len(p)
+	switch first := min(n, max(s.trickled, s.early)); {
+	case s.together != "":
+		p, s.together = append([]byte(s.together), p...), ""
+	case s.early > 0:
+		s.early = 0
+		s.send(string(p[:first]))
+		s.outlast()
+		p = p[first:]
+	case s.trickled > 0:
+		s.trickled -= first
+		s.trickle(string(p[:first]))
+		p = p[first:]
+	}
+	if _, err := s.Conn.Write(p); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// Close does nothing: the test closes the connection when it has seen its end.
+func (s *speaker) Close() error { return nil }
+
+// end reads until the connection ends, and says how much came in all.
+func (s *speaker) end() (got int, err error) {
+	var b [512]byte
+	for err == nil {
+		_, err = s.Read(b[:])
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got, s.readErr
+}
+
+func (s *speaker) send(text string) { _, _ = s.Conn.Write([]byte(text)) }
+
+func (s *speaker) trickle(text string) {
+	for i := range len(text) {
+		s.send(text[i : i+1])
+		time.Sleep(50 * time.Microsecond) // let them arrive one by one, mostly
+	}
+}
+
+// pause waits until Caddy has judged what was sent.
+func (s *speaker) pause() { s.waitForLog(ofModule.with(s.who())) }
+
+// who are the log entries of this connection.
+func (s *speaker) who() fields {
+	return fields{"peer": s.address(), "server_name": s.server.name()}
+}
+
+// address is what the server sees of this end. It does not look at the name that the
+// client has given to its end of a Unix socket.
+func (s *speaker) address() string {
+	if s.server.network == "Unix" {
+		return "@"
+	}
+	return s.LocalAddr().String()
+}
+
+// outlast waits until the timeout has passed.
+func (s *speaker) outlast() {
+	s.waitForLog(ofAccept.with(fields{"local": s.server.endpoint.address}))
+	time.Sleep(shortTimeout * 3 / 2)
+}
+
+func (s *speaker) waitForLog(want fields) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(tick) {
+		if len(s.logs.find(want)) > 0 {
+			return
+		}
+	}
+}
+
+// shortTimeout is the timeout where it is to pass. A busy machine may take a while to
+// look at what was sent before.
+const shortTimeout = 500 * time.Millisecond
+
+// What a client can say.
+
+func says(parts ...string) func(*speaker) {
+	return func(s *speaker) {
+		for _, part := range parts {
+			s.send(part)
+		}
+	}
+}
+
+func trickles(text string) func(*speaker) { return func(s *speaker) { s.trickle(text) } }
+
+func nothing(*speaker) {}
+
+// The headers of the table.
+
+var (
+	headerV1      = v1(client4, server4)
+	headerV2      = v2(client4, server4)
+	headerLocal   = local()
+	headerUnknown = unknown(1)
+)
+
+// raw is the text of a v2 header of any command, family and content.
+func raw(command, family byte, block string) string {
+	return wire.SignatureV2 + string([]byte{command, family, byte(len(block) >> 8), byte(len(block))}) + block
+}
+
+func tlvOf(typ wire.Type, value string) wire.TLV { return wire.TLV{Type: typ, Value: []byte(value)} }
+
+func withTLVs(checksum bool, tlvs ...wire.TLV) string {
+	h, err := wire.NewProxy(2, wire.Stream, client4, server4)
+	return encodeTLVs(h, err, checksum, tlvs...)
+}
+
+// padded is the text of a valid v2 header of this size.
+func padded(size int) string {
+	return withTLVs(false, tlvOf(wire.TypeNoop, strings.Repeat("\x00", size-len(headerV2)-len("tlv"))))
+}
+
+const (
+	addrs4 = "\xcb\x00\x71\x07\xc0\x00\x02\x01\xc8\x22\x01\xbb"
+	proxy  = 0x21
+)
+
+// decisions is the decision table without its second headers and timeouts.
+func decisions() []tableRow {
+	var (
+		mapped4       = netip.AddrPortFrom(netip.AddrFrom16(client4.Addr().As16()), client4.Port())
+		mappedServer4 = netip.AddrPortFrom(netip.AddrFrom16(server4.Addr().As16()), server4.Port())
+		nowhere       = netip.MustParseAddrPort("0.0.0.0:0")
+		nowhere6      = netip.MustParseAddrPort("[::]:0")
+		dgram, err    = wire.NewProxy(2, wire.Dgram, client6, server6)
+		full          = withTLVs(true, tlvOf(wire.TypeAuthority, "example.com"), tlvOf(wire.TypeUniqueID, strings.Repeat("u", 128)), tlvOf(0xea, "\x01vpce-1"))
+	)
+	wrongChecksum := []byte(full)
+	wrongChecksum[len(wrongChecksum)-1] ^= 1
+
+	return []tableRow{
+		accepts("v1 TCP4", says(headerV1), client4, server4),
+		accepts("v1 TCP6", says(v1(client6, server6)), client6, server6),
+		accepts("v1 TCP6 with mapped IPv4", says(v1(mapped4, mappedServer4)), client4, server4),
+		accepts("v1 in pieces", says(headerV1[:3], headerV1[3:20], headerV1[20:]), client4, server4),
+		accepts("v1 byte by byte", trickles(headerV1), client4, server4),
+		accepts("v1 together with the request", func(s *speaker) { s.together = headerV1 }, client4, server4),
+		accepts("v1 without destination", says(v1(client4, nowhere)), client4, netip.AddrPort{}),
+		accepts("v2 TCP4", says(headerV2), client4, server4),
+		accepts("v2 TCP6", says(v2(client6, server6)), client6, server6),
+		accepts("v2 TCP6 with mapped IPv4", says(v2(mapped4, mappedServer4)), client4, server4),
+		accepts("v2 UDP6", says(encode(dgram, err)), client6, server6),
+		accepts("v2 with TLVs and CRC32C", says(full), client4, server4),
+		accepts("v2 of 4096 bytes", says(padded(4096)), client4, server4),
+		accepts("v2 byte by byte", trickles(headerV2), client4, server4),
+		accepts("v2 together with the request", func(s *speaker) { s.together = full }, client4, server4),
+		accepts("v2 without destination", says(v2(client6, nowhere6)), client6, netip.AddrPort{}),
+
+		acceptsPeer("v1 UNKNOWN", says(headerUnknown)),
+		acceptsPeer("v1 UNKNOWN with addresses", says("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n")),
+		acceptsPeer("v1 UNKNOWN byte by byte", trickles(headerUnknown)),
+		acceptsPeer("v2 LOCAL", says(headerLocal)),
+		acceptsPeer("v2 LOCAL byte by byte", trickles(headerLocal)),
+		acceptsPeer("v2 LOCAL together with the request", func(s *speaker) { s.together = headerLocal }),
+		acceptsPeer("v2 LOCAL TCP4 with TLVs in place of addresses", says(raw(0x20, 0x11, "\x03\x00\x04\x00\x00\x00\x00\x04\x00\x01\x00"))),
+		acceptsPeer("v2 LOCAL of an unknown family", says(raw(0x20, 0xff, "anything"))),
+		acceptsPeer("v2 unspecified", says(raw(proxy, 0x00, "anything"))),
+		acceptsPeer("v2 IPv4 over unspecified transport", says(raw(proxy, 0x10, addrs4))),
+		acceptsPeer("v2 IPv6 over unspecified transport", says(raw(proxy, 0x20, ""))),
+		acceptsPeer("v2 unspecified family over TCP", says(raw(proxy, 0x01, addrs4))),
+		acceptsPeer("v2 unspecified family over UDP", says(raw(proxy, 0x02, ""))),
+		acceptsPeer("v2 Unix stream", says(raw(proxy, 0x31, strings.Repeat("/", 216)))),
+		acceptsPeer("v2 Unix datagram", says(raw(proxy, 0x32, strings.Repeat("/", 216)))),
+		acceptsPeer("v2 Unix over unspecified transport", says(raw(proxy, 0x30, ""))),
+
+		refuses("v1 with two spaces", says("PROXY TCP4  203.0.113.7 192.0.2.1 1 2\r\n"), reasonMalformed),
+		refuses("v1 with a name for an address", says("PROXY TCP4 localhost 192.0.2.1 1 2\r\n"), reasonMalformed),
+		refuses("v1 with addresses of the other family", says("PROXY TCP6 203.0.113.7 192.0.2.1 1 2\r\n"), reasonMalformed),
+		refuses("v1 that ends in LF", says("PROXY TCP4 203.0.113.7 192.0.2.1 1 2\n"), reasonMalformed),
+		refuses("v1 longer than 107 bytes", says("PROXY UNKNOWN "+strings.Repeat("x", 107)), reasonMalformed),
+		refuses("v1 without anything right", says("PROXY!"), reasonMalformed),
+		refuses("v1 cut off", func(s *speaker) { s.cut(headerV1[:len(headerV1)-1]) }, reasonMalformed),
+		refuses("v1 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV1) }, reasonMalformed),
+		refuses("v2 of version 3", says(raw(0x31, 0x11, addrs4)), reasonMalformed),
+		refuses("v2 of an unknown command", says(raw(0x22, 0x11, addrs4)), reasonMalformed),
+		refuses("v2 of an unknown family", says(raw(proxy, 0x41, addrs4)), reasonMalformed),
+		refuses("v2 of an unknown transport", says(raw(proxy, 0x13, addrs4)), reasonMalformed),
+		refuses("v2 shorter than its addresses", says(raw(proxy, 0x21, addrs4)), reasonMalformed),
+		refuses("v2 with a TLV that overruns it", says(raw(proxy, 0x11, addrs4+"\x04\x00\x02\x00")), reasonMalformed),
+		refuses("v2 with two CRC32C", says(raw(proxy, 0x11, addrs4+strings.Repeat("\x03\x00\x04\x00\x00\x00\x00", 2))), reasonMalformed),
+		refuses("v2 with a unique ID of 129 bytes", says(withTLVs(false, tlvOf(wire.TypeUniqueID, strings.Repeat("u", 129)))), reasonMalformed),
+		refuses("v2 cut off", func(s *speaker) { s.cut(full[:len(full)-1]) }, reasonMalformed),
+		refuses("v2 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV2) }, reasonMalformed),
+		refuses("v2 with a wrong CRC32C", says(string(wrongChecksum)), reasonChecksum),
+		refuses("v2 of 4097 bytes", says(padded(4097)), reasonTooLarge),
+		refuses("v2 that announces 65551 bytes", says(wire.SignatureV2+"\x21\x11\xff\xff"), reasonTooLarge),
+
+		bare("nothing before", nothing),
+		bare("byte by byte", func(s *speaker) { s.trickled = 64 }),
+		// These are the methods that begin like "PROXY", and "PRI" does on h2c.
+		bare("nothing before", nothing).with("PUT"),
+		bare("nothing before", nothing).with("POST"),
+		bare("nothing before", nothing).with("PATCH"),
+		bare("nothing before", nothing).with("PROPFIND"),
+		bare("byte by byte", func(s *speaker) { s.trickled = 64 }).with("PROPFIND"),
+		accepts("v1 and byte by byte", func(s *speaker) { s.send(headerV1); s.trickled = 64 }, client4, server4).with("PROPFIND"),
+		accepts("v2 and byte by byte", func(s *speaker) { s.send(headerV2); s.trickled = 64 }, client4, server4).with("PROPPATCH"),
+		accepts("v2 in one write with", func(s *speaker) { s.together = headerV2 }, client4, server4).with("PUT"),
+		acceptsPeer("LOCAL and byte by byte", func(s *speaker) { s.send(headerLocal); s.trickled = 64 }).with("PATCH"),
+		acceptsPeer("LOCAL, a pause and", func(s *speaker) { s.send(headerLocal); s.pause() }).with("POST"),
+	}
+}
+
+// secondHeaders are the rows of a second header, of which the signature alone is enough.
+func secondHeaders() (rows []tableRow) {
+	headers := []struct{ name, text string }{
+		{"v1", headerV1}, {"v2", headerV2}, {"LOCAL", headerLocal}, {"UNKNOWN", headerUnknown},
+	}
+	seconds := append(headers, []struct{ name, text string }{
+		{"a v1 signature", wire.SignatureV1}, {"a v2 signature", wire.SignatureV2},
+	}...)
+	for _, first := range headers {
+		for _, second := range seconds {
+			name := fmt.Sprintf("%s and %s", first.name, second.name)
+			rows = append(rows,
+				refuses(name+" right behind", says(first.text+second.text), reasonDuplicate),
+				refuses(name+" after a pause", func(s *speaker) {
+					s.send(first.text)
+					s.pause()
+					s.send(second.text)
+				}, reasonDuplicate),
+				refuses(name+" byte by byte", trickles(first.text+second.text), reasonDuplicate),
+			)
+		}
+	}
+	return rows
+}
+
+// lateDecisions are the rows of the decision table that have to do with the timeout.
+func lateDecisions() []tableRow {
+	lateHeader := func(early, late string) func(*speaker) {
+		return func(s *speaker) {
+			s.send(early)
+			s.outlast()
+			s.send(late)
+		}
+	}
+	late := tableRow{on: refuse(reasonTimeout), off: refuse(reasonForbidden), unspecified: refuse(reasonTimeout)}
+	lateRow := func(name string, say func(*speaker)) tableRow {
+		r := late
+		r.name, r.say = name, say
+		return r
+	}
+	lateRequest := func(name string, early int) tableRow {
+		return tableRow{
+			name: name, say: func(s *speaker) { s.early = early; s.outlastIf(early == 0) },
+			on: refuse(reasonTimeout), off: asPeer, unspecified: asPeer,
+		}
+	}
+	return []tableRow{
+		lateRequest("nothing, then a request", 0),
+		lateRequest("the beginning of a signature, then of a request", 3).with("PROPFIND").only(http1),
+		lateRequest("the beginning of a signature, then of a request", 2).only(h2c),
+		lateRow("nothing, then v1", lateHeader("", headerV1)),
+		lateRow("nothing, then v2", lateHeader("", headerV2)),
+		lateRow("nothing, then LOCAL", lateHeader("", headerLocal)),
+		lateRow("the beginning of a v1 signature, then the rest", lateHeader(headerV1[:4], headerV1[4:])),
+		lateRow("the beginning of a v2 signature, then the rest", lateHeader(headerV2[:11], headerV2[11:])),
+		lateRow("the beginning of a v2 signature, then the rest byte by byte", func(s *speaker) {
+			s.send(headerV2[:2])
+			s.outlast()
+			s.trickle(headerV2[2:])
+		}),
+		lateRow("a v1 signature, then the rest", lateHeader(headerV1[:5], headerV1[5:])),
+		lateRow("a v2 signature, then the rest", lateHeader(headerV2[:12], headerV2[12:])),
+		lateRow("all but the last byte of v1, then that", lateHeader(headerV1[:len(headerV1)-1], "\n")),
+		lateRow("all but the last byte of v2, then that", lateHeader(headerV2[:len(headerV2)-1], headerV2[len(headerV2)-1:])),
+		lateRow("v2 that dribbles in", func(s *speaker) {
+			for i := range len(headerV2) {
+				s.send(headerV2[i : i+1])
+				time.Sleep(shortTimeout / 10)
+			}
+		}),
+		// Silence behind a header is no fault, and not the end of the watch.
+		accepts("v2, then silence", lateHeader(headerV2, ""), client4, server4),
+		acceptsPeer("LOCAL, then silence", lateHeader(headerLocal, "")),
+		refuses("v1, then silence, then v2", lateHeader(headerV1, headerV2), reasonDuplicate),
+		refuses("v1 and the beginning of v1, then the rest", lateHeader(headerV1+headerV1[:4], headerV1[4:]), reasonDuplicate),
+	}
+}
+
+func (s *speaker) outlastIf(now bool) {
+	if now {
+		s.outlast()
+	}
+}
+
+// cut sends text and ends the sending half of the connection.
+func (s *speaker) cut(text string) {
+	s.send(text)
+	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+}
+
+func TestDecisionTable(t *testing.T) {
+	// No cell is about the timeout, so no cell may run into it, however slow the machine.
+	f := startFloor(t, patience)
+	f.run(t, decisions(), 8)
+}
+
+func TestDecisionTableOfSecondHeaders(t *testing.T) {
+	f := startFloor(t, patience)
+	f.run(t, secondHeaders(), 8)
+}
+
+func TestDecisionTableAtTimeout(t *testing.T) {
+	f := startFloor(t, shortTimeout)
+	f.run(t, lateDecisions(), 100)
+}
+
+// A floor is a Caddy with a server for every mode, transport and network.
+type floor struct {
+	*running
+	servers []floorServer
+}
+
+type floorServer struct {
+	mode      Mode
+	transport transport
+	network   string
+	endpoint  endpoint
+}
+
+func (s floorServer) name() string { return fmt.Sprintf("%s-%s-%s", s.mode, s.transport, s.network) }
+
+// startFloor has a server for each mode, transport and network. Each has a limit of its
+// own on equal log lines, and no table has so many rows as to reach it.
+func startFloor(t *testing.T, timeout time.Duration) *floor {
+	var (
+		f        = &floor{running: newCaddy(t)}
+		options  strings.Builder
+		sites    strings.Builder
+		tlsFiles = tlsFiles(t)
+		networks = []string{"IPv4", "Unix"}
+	)
+	if len(loopbacks()) > 1 {
+		networks = append(networks, "IPv6")
+	}
+	options.WriteString("auto_https disable_redirects\n")
+	for _, mode := range []Mode{On, Off, Unspecified} {
+		for _, tr := range transports {
+			for _, network := range networks {
+				server := floorServer{mode: mode, transport: tr, network: network}
+				bind, address, port := "127.0.0.1", "", freePort(t)
+				switch network {
+				case "IPv4":
+					server.endpoint = tcp4(port)
+					address = server.endpoint.address
+				case "IPv6":
+					server.endpoint = tcp6(port)
+					bind, address = "::1", server.endpoint.address
+				case "Unix":
+					path := socketPath(t)
+					server.endpoint = unixSocket(path)
+					bind, address = "unix/"+path, "unix/"+path
+				}
+				protocols, scheme, tlsLine := "h1 h2c", "http", ""
+				if tr.isTLS() {
+					protocols, scheme, tlsLine = "h1 h2", "https", "tls "+tlsFiles
+				}
+				fmt.Fprintf(&options, `servers %s {
+					name %s
+					protocols %s
+					listener_wrappers {
+						%s
+						proxy_protocol_mode %s {
+							timeout %s
+						}
+						tls
+					}
+				}
+				`, address, server.name(), protocols, testAcceptName, mode, timeout)
+				fmt.Fprintf(&sites, `%s://localhost:%d {
+					bind %s
+					%s
+					log
+					respond "{remote_host} {remote} {http.request.local}"
+				}
+				`, scheme, port, bind, tlsLine)
+				f.servers = append(f.servers, server)
+			}
+		}
+	}
+	require.NoError(t, f.load(options.String(), sites.String()))
+	return f
+}
+
+// run runs all cells of these rows. A server has one connection at a time, because the
+// peers of a Unix socket look all the same, and so many servers work at a time.
+func (f *floor) run(t *testing.T, rows []tableRow, atATime int) {
+	var (
+		servers           sync.WaitGroup
+		slots             = make(chan struct{}, atATime)
+		dir               = t.TempDir()
+		logs              = f.logs.tail()
+		accepted, refused atomic.Int64
+	)
+	for _, server := range f.servers {
+		servers.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			for i, r := range rows {
+				if r.transports != nil && !slices.Contains(r.transports, server.transport) {
+					continue
+				}
+				verdict := r.verdict(server.mode)
+				if verdict.accepted {
+					accepted.Add(1)
+				} else {
+					refused.Add(1)
+				}
+				t.Run(fmt.Sprintf("%s/%s/%s/%s", r.name, server.mode, server.transport, server.network), func(t *testing.T) {
+					tableCell{r, server, verdict, fmt.Sprintf("/%d", i), dir}.run(t, f.logs.tail())
+				})
+			}
+		})
+	}
+	servers.Wait()
+
+	// No connection left more than its one line, not even later.
+	assert.Len(t, logs.find(ofAccess), int(accepted.Load()))
+	assert.Len(t, logs.refusals(nil), int(refused.Load()))
+}
+
+type tableCell struct {
+	tableRow
+	floorServer
+	verdict verdict
+	path    string
+	dir     string
+}
+
+func (c tableCell) run(t *testing.T, logs logCapture) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	inner, err := c.endpoint.open(ctx, c.dir)
+	require.NoError(t, err)
+	defer inner.Close()
+	require.NoError(t, inner.SetDeadline(time.Now().Add(2*patience)))
+	s := &speaker{Conn: inner, logs: logs, server: c.floorServer}
+
+	dialed := false
+	client := c.transport.client(func(context.Context) (net.Conn, error) {
+		if dialed {
+			return nil, errors.New("a second connection")
+		}
+		dialed = true
+		c.say(s)
+		return s, nil
+	})
+	defer client.CloseIdleConnections()
+	method := c.method
+	if method == "" {
+		method = http.MethodGet
+	}
+	request, err := http.NewRequestWithContext(ctx, method, c.transport.url(c.path), nil)
+	require.NoError(t, err)
+	response, err := client.Do(request)
+	if c.verdict.accepted {
+		require.NoError(t, err)
+		c.checkAccepted(t, s, logs, response)
+	} else {
+		require.Error(t, err)
+		c.checkRefused(t, s, logs)
+	}
+}
+
+func (c tableCell) checkAccepted(t *testing.T, s *speaker, logs logCapture, response *http.Response) {
+	defer response.Body.Close()
+	body := new(strings.Builder)
+	_, err := io.Copy(body, response.Body)
+	require.NoError(t, err)
+	assert.Equal(t, http.StatusOK, response.StatusCode)
+
+	remote, host, port, clientIP := s.address(), "", "", ""
+	if c.verdict.client.IsValid() {
+		remote = c.verdict.client.String()
+	}
+	if address, err := netip.ParseAddrPort(remote); err == nil {
+		host, port = address.Addr().String(), fmt.Sprint(address.Port())
+		clientIP = host
+	} else {
+		host = remote // a Unix socket's
+	}
+	local := c.endpoint.address
+	if c.verdict.server.IsValid() {
+		local = c.verdict.server.String()
+	}
+	assert.Equal(t, fmt.Sprintf("%s %s %s", host, remote, local), body.String())
+
+	entry := logs.waitFor(t, ofAccess.with(fields{"request.uri": c.path, "request.remote_ip": host, "request.remote_port": port}))
+	assert.Equal(t, clientIP, entry.str("request.client_ip"))
+	assert.Empty(t, logs.refusals(s.who()))
+}
+
+func (c tableCell) checkRefused(t *testing.T, s *speaker, logs logCapture) {
+	got, err := s.end()
+	assert.Zero(t, got, "bytes received")
+	requireClosed(t, err)
+
+	entry := logs.waitForRefusal(t, s.who())
+	assert.Equal(t, c.endpoint.address, entry.str("local"))
+	assert.Equal(t, c.mode.String(), entry.str("mode"))
+	assert.Equal(t, c.verdict.reason.String(), entry.str("reason"))
+	assert.Equal(t, "warn", entry.str("level"))
+}
+
+// What is no header must come to the HTTP server as it was sent.
+func TestWhatIsNoHeaderIsAnsweredAsWithoutTheWrapper(t *testing.T) {
+	const get = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+	ports := map[string]endpoint{}
+	var options, sites strings.Builder
+	options.WriteString("auto_https disable_redirects\n")
+	cert := tlsFiles(t)
+	for _, scheme := range []string{"http", "https"} {
+		for _, mode := range []string{"none", "on", "off", "unspecified"} {
+			port := freePort(t)
+			ports[scheme+" "+mode] = tcp4(port)
+			if mode != "none" {
+				fmt.Fprintf(&options, "servers 127.0.0.1:%d {\nprotocols h1\nlistener_wrappers {\nproxy_protocol_mode %s\ntls\n}\n}\n", port, mode)
+			} else {
+				fmt.Fprintf(&options, "servers 127.0.0.1:%d {\nprotocols h1\n}\n", port)
+			}
+			fmt.Fprintf(&sites, "%s://localhost:%d {\nbind 127.0.0.1\n", scheme, port)
+			if scheme == "https" {
+				fmt.Fprintf(&sites, "tls %s\n", cert)
+			}
+			sites.WriteString("respond \"{method} {http.request.body}\"\n}\n")
+		}
+	}
+	startCaddy(t, options.String(), sites.String())
+
+	tests := []struct {
+		name, text string
+	}{
+		{"a request", get},
+		{"a CRLF", "\r\n"},
+		{"a CRLF, then a request", "\r\n" + get},
+		{"two CRLF, then a request", "\r\n\r\n" + get},
+		{"all but the last byte of a v2 signature", wire.SignatureV2[:11]},
+		{"all but the last byte of a v2 signature, then a request", wire.SignatureV2[:11] + get},
+		{"the beginning of a v1 signature", "PROX"},
+		{"a method like a v1 signature", "PROXIMATE / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"},
+		{"a v1 signature in lower case", "proxy TCP4 203.0.113.7 192.0.2.1 1 2\r\n\r\n"},
+		{"a v1 signature behind a space", " " + headerV1 + get},
+		{"the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\n"}, // with all of it Caddy's answer depends on luck
+		{"two requests", strings.Replace(get, "Connection: close\r\n", "", 1) + get},
+		{"a request with a header in its body", "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 50\r\n\r\n" + headerV1 + headerV2[:50-len(headerV1)]},
+		{"noise", "\x00\x01\x02\x03"},
+		{"the beginning of a TLS record", "\x16\x03\x01"},
+		{"nothing", ""},
+	}
+	for _, test := range tests {
+		for _, scheme := range []string{"http", "https"} {
+			t.Run(test.name+"/"+scheme, func(t *testing.T) {
+				want := converse(t, ports[scheme+" none"], says(test.text))
+				for _, mode := range []string{"off", "unspecified"} {
+					got := converse(t, ports[scheme+" "+mode], says(test.text))
+					assert.Equal(t, want, got, mode)
+					got = converse(t, ports[scheme+" "+mode], trickles(test.text))
+					assert.Equal(t, want, got, "%s, byte by byte", mode)
+				}
+				for _, mode := range []string{"on", "unspecified"} {
+					for _, header := range []string{headerV1, headerV2, headerLocal} {
+						got := converse(t, ports[scheme+" "+mode], says(header+test.text))
+						assert.Equal(t, want, got, "%s, behind %q", mode, header)
+						got = converse(t, ports[scheme+" "+mode], trickles(header+test.text))
+						assert.Equal(t, want, got, "%s, byte by byte behind %q", mode, header)
+					}
+				}
+			})
+		}
+	}
+}
+
+// converse says something and nothing more, and returns all that comes back.
+func converse(t *testing.T, e endpoint, say func(*speaker)) string {
+	t.Helper()
+	c := dial(t, e)
+	defer c.Close()
+	s := &speaker{Conn: c}
+	say(s)
+	s.cut("")
+	reply, err := io.ReadAll(c)
+	if err != nil {
+		requireClosed(t, err) // by a reset
+	}
+	date := regexp.MustCompile(`Date: .*`)
+	return date.ReplaceAllString(string(reply), "Date: then")
+}
+
+// A peer that only connects, or that waits for the other end to speak first, is gone
+// when the HTTP server says so.
+func TestHTTPServersDeadlinesRuleASilentConnection(t *testing.T) {
+	for _, mode := range []string{"off", "unspecified"} {
+		for _, text := range []string{"", "PRO", "\r\n\r\n"} {
+			t.Run(fmt.Sprintf("%s %q", mode, text), func(t *testing.T) {
+				port := freePort(t)
+				c := startCaddy(t, fmt.Sprintf(`servers {
+					timeouts {
+						read_header 600ms
+					}
+					listener_wrappers {
+						proxy_protocol_mode %s {
+							timeout 200ms
+						}
+					}
+				}`, mode), fmt.Sprintf("http://:%d", port))
+				conn := dial(t, tcp4(port))
+				started := time.Now()
+				send(t, conn, text)
+				requireRefused(t, conn)
+				assert.Greater(t, time.Since(started), 500*time.Millisecond)
+				assert.Empty(t, c.logs.refusals(nil), "the HTTP server ended it")
+			})
+		}
+	}
+}
+
+// Reloads and stops
+
+// modeSite is a Caddyfile with a plain server in this mode.
+func modeSite(port int, mode, site string) (options, sites string) {
+	return fmt.Sprintf("servers {\nlistener_wrappers {\n%s\nproxy_protocol_mode %s\n}\n}", testAcceptName, mode),
+		fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nlog\n%s\n}", port, site)
+}
+
+func request(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n" }
+
+// halves are the parts of headers that have been sent when Caddy reloads or stops.
+var halves = []struct{ name, sent, rest string }{
+	{"nothing", "", headerV2},
+	{"a part of a v1 signature", headerV1[:3], headerV1[3:]},
+	{"a v1 signature", headerV1[:5], headerV1[5:]},
+	{"a part of v1", headerV1[:20], headerV1[20:]},
+	{"a part of a v2 signature", headerV2[:7], headerV2[7:]},
+	{"a v2 signature", headerV2[:12], headerV2[12:]},
+	{"a part of v2", headerV2[:20], headerV2[20:]},
+	{"a header", headerV2, ""},
+	{"a header and a part of a request", headerV2 + "G", ""},
+}
+
+func TestReloadLeavesHeadersInProgressToTheOldConfig(t *testing.T) {
+	port := freePort(t)
+	c := newCaddy(t)
+	c.grace = patience
+	require.NoError(t, c.load(modeSite(port, "on", `respond "old {remote}"`)))
+	conns := make([]net.Conn, len(halves))
+	for i, half := range halves {
+		conns[i] = dial(t, tcp4(port))
+		send(t, conns[i], half.sent)
+		c.logs.waitFor(t, ofAccept.with(fields{"peer": conns[i].LocalAddr().String()}))
+	}
+
+	require.NoError(t, c.load(modeSite(port, "off", `respond "new {remote}"`)))
+	for i, half := range halves {
+		peer := fields{"peer": conns[i].LocalAddr().String()}
+		send(t, conns[i], half.rest)
+		entry := c.logs.waitFor(t, ofModule.with(peer).with(fields{"msg": "accepted PROXY protocol header"}))
+		assert.Equal(t, "on", entry.str("mode"), half.name)
+		// net/http takes no first request once it shuts down, with or without wrapper.
+		_, _ = io.WriteString(conns[i], request("/"))
+		requireRefused(t, conns[i])
+		assert.Empty(t, c.logs.refusals(peer), half.name)
+	}
+
+	fresh := dial(t, tcp4(port))
+	send(t, fresh, request("/"))
+	_, body := readResponse(t, fresh)
+	assert.Equal(t, "new "+fresh.LocalAddr().String(), body)
+	fresh = dial(t, tcp4(port))
+	send(t, fresh, headerV2)
+	requireRefused(t, fresh)
+}
+
+func TestReloadLeavesSecondHeadersToTheOldConfig(t *testing.T) {
+	port := freePort(t)
+	c := newCaddy(t)
+	c.grace = patience
+	require.NoError(t, c.load(modeSite(port, "on", "respond old")))
+	conn := dial(t, tcp4(port))
+	send(t, conn, headerV2+"PRO")
+	c.logs.waitFor(t, ofModule.with(fields{"peer": conn.LocalAddr().String()}))
+
+	require.NoError(t, c.load(modeSite(port, "unspecified", "respond new")))
+	send(t, conn, "XY")
+	requireRefused(t, conn)
+	entry := c.logs.waitForRefusal(t, fields{"peer": conn.LocalAddr().String()})
+	assert.Equal(t, "on", entry.str("mode"))
+	assert.Equal(t, "duplicate", entry.str("reason"))
+}
+
+func TestReloadDoesNotDisturbARequestInProgress(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(arrived)
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+		fmt.Fprint(w, r.Header.Get("X-Forwarded-For"))
+	}))
+	defer backend.Close()
+	port := freePort(t)
+	c := newCaddy(t)
+	c.grace = patience
+	require.NoError(t, c.load(modeSite(port, "on", "reverse_proxy "+backend.Listener.Addr().String())))
+	conn := dial(t, tcp4(port))
+	send(t, conn, headerV1, request("/"))
+	select {
+	case <-arrived:
+	case <-time.After(patience):
+		require.Fail(t, "no request")
+	}
+
+	require.NoError(t, c.load(modeSite(port, "off", "respond new")))
+	close(release)
+	_, body := readResponse(t, conn)
+	assert.Equal(t, client4.Addr().String(), body)
+}
+
+func TestStopEndsPendingConnections(t *testing.T) {
+	modes := []string{"on", "off", "unspecified"}
+	var options, sites strings.Builder
+	ports := make(map[string]int)
+	for _, mode := range modes {
+		ports[mode] = freePort(t)
+		fmt.Fprintf(&options, "servers 127.0.0.1:%d {\nlistener_wrappers {\n%s\nproxy_protocol_mode %s {\ntimeout 1m\n}\n}\n}\n", ports[mode], testAcceptName, mode)
+		fmt.Fprintf(&sites, "http://:%d {\nbind 127.0.0.1\n}\n", ports[mode])
+	}
+	c := newCaddy(t)
+	// net/http ends connections that have not sent a request within 5 seconds.
+	c.grace = patience
+	require.NoError(t, c.load(options.String(), sites.String()))
+	var conns []net.Conn
+	for _, mode := range modes {
+		for _, half := range halves {
+			if state, _ := wire.Signature([]byte(half.sent)); state == wire.Partial && mode == "off" {
+				continue // refused at once
+			}
+			conn := dial(t, tcp4(ports[mode]))
+			send(t, conn, half.sent)
+			c.logs.waitFor(t, ofAccept.with(fields{"peer": conn.LocalAddr().String()}))
+			conns = append(conns, conn)
+		}
+	}
+	goroutines := runtime.NumGoroutine()
+	c.stop()
+	for _, conn := range conns {
+		requireRefused(t, conn)
+	}
+	assert.Empty(t, c.logs.refusals(nil))
+	eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines-len(conns) }, "goroutines of connections that are closed")
+}
+
+// Many connections
+
+func TestSilentConnectionsCostNothingOnceTheyAreGone(t *testing.T) {
+	const silent = 1000
+	for _, mode := range []string{"on", "off", "unspecified"} {
+		t.Run(mode, func(t *testing.T) {
+			port := freePort(t)
+			c := startCaddy(t, fmt.Sprintf(`servers {
+				listener_wrappers {
+					%s
+					proxy_protocol_mode %s {
+						timeout 3s
+					}
+				}
+			}`, testAcceptName, mode), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}", port))
+			header, remote := headerV2, client4.String()
+			switch mode {
+			case "off":
+				header, remote = "", ""
+			case "unspecified":
+				remote = client4.Addr().String() + ":0"
+			}
+			serves := func() {
+				conn := dial(t, tcp4(port))
+				defer conn.Close()
+				send(t, conn, header+request("/"))
+				_, body := readResponse(t, conn)
+				if remote != "" {
+					assert.Equal(t, remote, body)
+				} else {
+					assert.Equal(t, conn.LocalAddr().String(), body)
+				}
+			}
+			serves()
+			goroutines, files := runtime.NumGoroutine(), openFiles(t)
+
+			conns := make([]net.Conn, silent)
+			for i := range conns {
+				conns[i] = dial(t, tcp4(port))
+			}
+			eventually(t, func() bool { return len(c.logs.find(ofAccept)) >= silent }, "not all accepted")
+			serves()
+			if mode == "on" {
+				for _, conn := range conns {
+					requireRefused(t, conn) // at the timeout
+				}
+			}
+			for _, conn := range conns {
+				conn.Close()
+			}
+			const others = 5 // Caddy has timers and so on
+			eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+others }, "goroutines are left")
+			eventually(t, func() bool { return openFiles(t) <= files+others }, "open files are left")
+			serves()
+		})
+	}
+}
+
+// openFiles counts the open files of this process, where that can be done.
+func openFiles(t *testing.T) int {
+	files, err := os.ReadDir("/proc/self/fd")
+	if errors.Is(err, os.ErrNotExist) {
+		return 0
+	}
+	require.NoError(t, err)
+	return len(files)
+}
+
+func TestConnectionsDoNotDisturbEachOther(t *testing.T) {
+	port, securePort := freePort(t), freePort(t)
+	c := startCaddy(t, `auto_https disable_redirects
+	servers {
+		protocols h1 h2 h2c
+		listener_wrappers {
+			proxy_protocol_mode on
+			tls
+		}
+	}`, fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}\nhttps://localhost:%d {\nbind 127.0.0.1\ntls %s\nrespond {remote}\n}", port, securePort, tlsFiles(t)))
+	endpoints := map[bool]endpoint{false: tcp4(port), true: tcp4(securePort)}
+
+	// One connection for each transport lives through all of what follows.
+	clients := make(map[transport]*http.Client)
+	for _, tr := range transports {
+		clients[tr] = sender(t, tr, endpoints[tr.isTLS()], headerV2)
+	}
+	dialed := len(transports)
+	serves := func(t *testing.T) {
+		for _, tr := range transports {
+			response, err := clients[tr].Get(tr.url("/"))
+			require.NoError(t, err)
+			body, err := io.ReadAll(response.Body)
+			response.Body.Close()
+			require.NoError(t, err)
+			assert.Equal(t, client4.String(), string(body))
+			_, fresh := get(t, tr, endpoints[tr.isTLS()], headerV1, "/")
+			assert.Equal(t, client4.String(), fresh)
+			dialed++
+		}
+	}
+	serves(t)
+	others := []struct {
+		name, text string
+		refused    bool
+	}{
+		{"silent", "", false},
+		{"in the middle of a signature", "PRO", false},
+		{"in the middle of a header", headerV2[:20], false},
+		{"silent behind a header", headerV2, false},
+		{"in the middle of a second signature", headerV2 + "PRO", false},
+		{"without header", request("/"), true},
+		{"malformed", "PROXY \r\n", true},
+		{"with a second header", headerV2 + headerV1, true},
+	}
+	for _, other := range others {
+		t.Run(other.name, func(t *testing.T) {
+			for range 20 {
+				for _, e := range endpoints {
+					conn := dial(t, e)
+					send(t, conn, other.text)
+					if other.refused {
+						requireRefused(t, conn)
+					}
+				}
+			}
+			serves(t)
+		})
+	}
+	// Each was the connection it had been all the time.
+	accepted := 0
+	for _, entry := range c.logs.find(ofModule.with(fields{"msg": "accepted PROXY protocol header"})) {
+		if entry.str("source") == client4.String() {
+			accepted++
+		}
+	}
+	behindHeader := 0
+	for _, other := range others {
+		if strings.HasPrefix(other.text, headerV2) {
+			behindHeader += 20 * len(endpoints)
+		}
+	}
+	assert.Equal(t, dialed+behindHeader, accepted)
+}

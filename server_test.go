@@ -1,0 +1,269 @@
+package proxyprotocol
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	ofHTTP3     = "HTTP/3 is disabled, because UDP carries no header on this wrapper's watch and would be a way around mode 'on'; to keep it all the same, add to 'proxy_protocol_mode': http3 allow"
+	ofRedirects = "Caddy's automatic HTTP->HTTPS redirects have no 'proxy_protocol_mode' and answer 400 to a header; if your load balancer sends headers there, add the site 'http:// { log }' and, if the wrapper is not in global 'servers' options without an address, a block 'servers :80 { listener_wrappers { ... } }'"
+)
+
+func TestServerOnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
+	const inOrder = "write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\ttls\n\t}\n"
+	const noProtocol = "no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow\n"
+	const (
+		twice   = "listener wrapper 'proxy_protocol_mode' is there twice, and a connection has one header: keep one and " + inOrder
+		builtin = "listener wrapper 'proxy_protocol_mode' does not go with Caddy's own 'proxy_protocol', because a connection has one header: remove 'proxy_protocol' and " + inOrder
+		late    = "listener wrapper 'proxy_protocol_mode' must come before 'tls', because the header comes before the TLS handshake: " + inOrder
+	)
+	for _, test := range []struct {
+		name, options, bind string
+		plain               bool
+		position            int
+		want                string // "" if it loads
+	}{
+		{name: "alone on a plain server", options: wrappers("proxy_protocol_mode on"), plain: true},
+		// Caddy itself puts TLS first where there is no tls.
+		{name: "alone", options: wrappers("proxy_protocol_mode on"), want: late},
+		{name: "off alone", options: wrappers("proxy_protocol_mode off"), want: late},
+		{name: "before tls", options: wrappers("proxy_protocol_mode on\ntls")},
+		{name: "behind tls", options: wrappers("tls\nproxy_protocol_mode on"), position: 1, want: late},
+		{name: "behind tls on a plain server", options: wrappers(testAcceptName + "\ntls\nproxy_protocol_mode on"), plain: true},
+		{name: "off behind tls", options: wrappers("tls\nproxy_protocol_mode off"), position: 1, want: late},
+		{name: "twice", options: wrappers("proxy_protocol_mode on\nproxy_protocol_mode off\ntls"), want: twice},
+		{name: "on both sides of tls", options: wrappers("proxy_protocol_mode on\ntls\nproxy_protocol_mode on"), want: twice},
+		{name: "behind Caddy's own", options: wrappers("proxy_protocol\nproxy_protocol_mode on\ntls"), position: 1, want: builtin},
+		{name: "before Caddy's own", options: wrappers("proxy_protocol_mode off\nproxy_protocol\ntls"), want: builtin},
+		{name: "before Caddy's own on a plain server", options: wrappers("proxy_protocol_mode off\nproxy_protocol"), plain: true, want: builtin},
+		{name: "with others around", options: wrappers(testAcceptName + "\nproxy_protocol_mode on\ntls\n" + testAcceptName)},
+		{name: "before http_redirect", options: wrappers("proxy_protocol_mode on\nhttp_redirect\ntls")},
+		{
+			name: "behind http_redirect", options: wrappers("http_redirect\nproxy_protocol_mode on\ntls"), position: 1,
+			want: "listener wrapper 'proxy_protocol_mode' must come before 'http_redirect', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\thttp_redirect\n\t\ttls\n\t}\n",
+		},
+		{name: "h3 alone", options: withProtocols("h3", "proxy_protocol_mode on\ntls"), want: noProtocol},
+		{name: "h3 alone for the mode of a range", options: withProtocols("h3", "proxy_protocol_mode off {\non 127.0.0.1\n}\ntls"), want: noProtocol},
+		{name: "h3 alone under off", options: withProtocols("h3", "proxy_protocol_mode off\ntls")},
+		{name: "h3 alone under unspecified", options: withProtocols("h3", "proxy_protocol_mode\ntls")},
+		{name: "h3 alone and allowed", options: withProtocols("h3", "proxy_protocol_mode on {\nhttp3 allow\n}\ntls")},
+		{name: "h3 alone on one address", options: wrappers("proxy_protocol_mode on\ntls"), bind: "{\nprotocols h3\n}", want: noProtocol},
+		{name: "h3 alone and allowed on one address", options: wrappers("proxy_protocol_mode on {\nhttp3 allow\n}\ntls"), bind: "{\nprotocols h3\n}"},
+		{name: "h1 on the one address of a server of h3 alone", options: withProtocols("h3", "proxy_protocol_mode on\ntls"), bind: "{\nprotocols h1\n}"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			port := freePort(t)
+			c := newCaddy(t)
+			require.NoError(t, c.load("auto_https disable_redirects", secureSite(t, port)))
+			site := strings.Replace(secureSite(t, port), strings.Join(loopbacks(), " "), "127.0.0.1 "+test.bind, 1)
+			if test.plain {
+				site = plainSite(port)
+			}
+			err := c.load("auto_https disable_redirects\n"+test.options, site)
+			if test.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.EqualError(t, err, fmt.Sprintf("loading new config: loading http app module: provision http: loading listener wrapper modules: position %d: loading module 'proxy_protocol_mode': provision caddy.listeners.proxy_protocol_mode: server srv0: %s", test.position, test.want))
+
+			response, _ := get(t, https2, tcp4(port), "", "/")
+			assert.Equal(t, http.StatusOK, response.StatusCode, "the running config stays")
+		})
+	}
+}
+
+func withProtocols(protocols, wrapper string) string {
+	return strings.Replace(wrappers(wrapper), "servers {", "servers {\nprotocols "+protocols, 1)
+}
+
+func TestHTTP3IsTakenAwayWhereAHeaderIsMandatory(t *testing.T) {
+	for _, test := range []struct {
+		name, options string
+		preamble      string
+		kept, warned  bool
+	}{
+		{name: "without the wrapper", kept: true},
+		{name: "on", options: wrappers("proxy_protocol_mode on\ntls"), preamble: headerV2, warned: true},
+		{name: "off", options: wrappers("proxy_protocol_mode off\ntls"), kept: true},
+		{name: "unspecified", options: wrappers("proxy_protocol_mode\ntls"), kept: true},
+		{name: "on for a range", options: wrappers("proxy_protocol_mode off {\non 10.0.0.0/8\n}\ntls"), warned: true},
+		{name: "on for everyone but a range", options: wrappers("proxy_protocol_mode on {\noff 127.0.0.0/8\n}\ntls"), warned: true},
+		{name: "off for a range of unspecified", options: wrappers("proxy_protocol_mode unspecified {\noff 127.0.0.0/8\n}\ntls"), kept: true},
+		{name: "on and allowed", options: wrappers("proxy_protocol_mode on {\nhttp3 allow\n}\ntls"), preamble: headerV2, kept: true},
+		{name: "on for a range and allowed", options: wrappers("proxy_protocol_mode off {\non 10.0.0.0/8\nhttp3 allow\n}\ntls"), kept: true},
+		{name: "on and protocols", options: withProtocols("h1 h2 h3", "proxy_protocol_mode on\ntls"), preamble: headerV2, warned: true},
+		{name: "on and other protocols", options: withProtocols("h1 h2", "proxy_protocol_mode on\ntls"), preamble: headerV2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			port := freePort(t)
+			c := startCaddy(t, "auto_https disable_redirects\n"+test.options, secureSite(t, port))
+			for _, tr := range []transport{https1, https2} {
+				response, _ := get(t, tr, tcp4(port), test.preamble, "/")
+				assert.Equal(t, http.StatusOK, response.StatusCode)
+				if test.kept {
+					assert.Contains(t, response.Header.Get("Alt-Svc"), fmt.Sprintf(`h3=":%d"`, port))
+				} else {
+					assert.Empty(t, response.Header.Values("Alt-Svc"))
+				}
+			}
+			assert.Equal(t, test.kept, listensOnUDP(t, port))
+			warned := c.logs.find(ofModule.with(fields{"msg": ofHTTP3, "level": "warn", "server_name": "srv0"}))
+			assert.Equal(t, test.warned, len(warned) == 1)
+			assert.Len(t, c.logs.find(fields{"msg": ofHTTP3}), len(warned))
+		})
+	}
+}
+
+// listensOnUDP tells whether somebody listens at this port.
+func listensOnUDP(t *testing.T, port int) bool {
+	t.Helper()
+	l, err := net.ListenPacket("udp", tcp4(port).address)
+	if err != nil {
+		return true
+	}
+	l.Close()
+	return false
+}
+
+func TestPlainServerIsNotWarnedOfHTTP3(t *testing.T) {
+	c := startCaddy(t, wrappers("proxy_protocol_mode on"), plainSite(freePort(t)))
+	assert.Empty(t, c.logs.find(fields{"msg": ofHTTP3}))
+}
+
+// All servers share the list of protocols that Caddy gives them by default.
+func TestHTTP3IsTakenFromOneServerAlone(t *testing.T) {
+	on, off, unwrapped := freePort(t), freePort(t), freePort(t)
+	options := "auto_https disable_redirects\n" +
+		strings.Replace(wrappers("proxy_protocol_mode on\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", on), 1) +
+		strings.Replace(wrappers("proxy_protocol_mode off\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", off), 1)
+	var sites string
+	for _, port := range []int{on, off, unwrapped} {
+		sites += strings.Replace(secureSite(t, port), strings.Join(loopbacks(), " "), "127.0.0.1", 1)
+	}
+	c := newCaddy(t)
+	for range 3 { // the order in which servers are provisioned is random
+		require.NoError(t, c.load(options, sites))
+		for _, test := range []struct {
+			port     int
+			preamble string
+			kept     bool
+		}{{on, headerV1, false}, {off, "", true}, {unwrapped, "", true}} {
+			response, _ := get(t, https2, tcp4(test.port), test.preamble, "/")
+			assert.Equal(t, test.kept, response.Header.Get("Alt-Svc") != "")
+			assert.Equal(t, test.kept, listensOnUDP(t, test.port))
+		}
+	}
+}
+
+func TestHTTP3IsTakenFromSingleAddresses(t *testing.T) {
+	needIPv6(t)
+	for _, test := range []struct {
+		wrapper, preamble string
+		kept              bool
+	}{
+		{"proxy_protocol_mode on", headerV1, false},
+		{"proxy_protocol_mode on {\nhttp3 allow\n}", headerV1, true},
+		{"proxy_protocol_mode off", "", true},
+	} {
+		t.Run(test.wrapper, func(t *testing.T) {
+			port := freePort(t)
+			// The other address has the protocols of the server.
+			site := strings.Replace(secureSite(t, port), "bind 127.0.0.1 ::1", "bind 127.0.0.1 {\nprotocols h1 h3\n}\nbind ::1", 1)
+			startCaddy(t, "auto_https disable_redirects\n"+withProtocols("h1 h2", test.wrapper+"\ntls"), site)
+			for _, e := range []endpoint{tcp4(port), tcp6(port)} {
+				response, _ := get(t, https1, e, test.preamble, "/")
+				assert.Equal(t, http.StatusOK, response.StatusCode)
+				assert.Equal(t, test.kept, response.Header.Get("Alt-Svc") != "")
+			}
+			assert.Equal(t, test.kept, listensOnUDP(t, port))
+		})
+	}
+}
+
+// The redirects of automatic HTTPS
+
+func TestRedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
+	for _, test := range []struct {
+		name, wrapper, sites string
+		warned               bool
+	}{
+		{name: "on", wrapper: "proxy_protocol_mode on\ntls", warned: true},
+		{name: "unspecified", wrapper: "proxy_protocol_mode\ntls", warned: true},
+		{name: "off", wrapper: "proxy_protocol_mode off\ntls"},
+		{name: "on for a range", wrapper: "proxy_protocol_mode off {\non 10.0.0.0/8\n}\ntls", warned: true},
+		{name: "on and the site of the fix", wrapper: "proxy_protocol_mode on\ntls", sites: "http:// {\nbind 127.0.0.1\nlog\n}\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			plain, secure := freePort(t), freePort(t)
+			options := fmt.Sprintf("http_port %d\nhttps_port %d\ndefault_bind 127.0.0.1\n", plain, secure) + wrappers(test.wrapper)
+			site := strings.Replace(secureSite(t, secure), "bind "+strings.Join(loopbacks(), " ")+"\n", "", 1)
+			c := startCaddy(t, options, site+test.sites)
+			warned := c.logs.find(ofModule.with(fields{"msg": ofRedirects, "level": "warn"}))
+			assert.Equal(t, test.warned, len(warned) == 1)
+
+			conn := dial(t, tcp4(plain))
+			send(t, conn, headerV1, request("/"))
+			if strings.Contains(test.wrapper, "off") && test.sites == "" || test.warned {
+				response, _ := readResponse(t, conn)
+				assert.Equal(t, http.StatusBadRequest, response.StatusCode, "that is what the warning says")
+				return
+			}
+			response, _ := readResponse(t, conn)
+			assert.Equal(t, http.StatusPermanentRedirect, response.StatusCode)
+			assert.Equal(t, "https://localhost/", response.Header.Get("Location"))
+			c.logs.waitFor(t, ofAccess.with(fields{"request.remote_ip": client4.Addr().String()}))
+		})
+	}
+}
+
+// Connections that are TLS already
+
+// testTLS is a listener wrapper that does TLS as Caddy's own does, under another name.
+type testTLS struct{}
+
+func init() { caddy.RegisterModule(testTLS{}) }
+
+func (testTLS) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "caddy.listeners.proxy_protocol_test_tls",
+		New: func() caddy.Module { return new(testTLS) },
+	}
+}
+
+func (*testTLS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+func (*testTLS) WrapListener(l net.Listener) net.Listener {
+	cert, err := tls.X509KeyPair(testCertificate().certPEM, testCertificate().keyPEM)
+	must(err)
+	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}})
+}
+
+func TestConnectionThatIsAlreadyTLSIsRefused(t *testing.T) {
+	for _, mode := range []string{"on", "off", "unspecified"} {
+		t.Run(mode, func(t *testing.T) {
+			port := freePort(t)
+			c := startCaddy(t, wrappers("proxy_protocol_test_tls\nproxy_protocol_mode "+mode), plainSite(port))
+			for _, preamble := range []string{"", headerV2} {
+				conn := dial(t, tcp4(port))
+				_, _ = io.WriteString(conn, preamble)
+				requireRefused(t, conn)
+				entry := c.logs.waitForRefusal(t, fields{"peer": conn.LocalAddr().String()})
+				assert.Equal(t, tcp4(port).address, entry.str("local"))
+				assert.Equal(t, mode, entry.str("mode"))
+				assert.Equal(t, "io", entry.str("reason"))
+				assert.Equal(t, "the connection is TLS already: put 'proxy_protocol_mode' before 'tls' in listener_wrappers, because the header comes before the TLS handshake", entry.str("error"))
+			}
+		})
+	}
+}
