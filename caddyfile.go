@@ -2,6 +2,7 @@ package proxyprotocol
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -9,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // UnmarshalCaddyfile sets up the listener wrapper from Caddyfile tokens. Syntax:
@@ -89,7 +92,7 @@ func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string
 func parseTimeout(s string) (caddy.Duration, error) {
 	timeout, err := caddy.ParseDuration(s)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("'%s' is no duration: use one like 5s", s)
 	}
 	return caddy.Duration(timeout), checkTimeout(timeout)
 }
@@ -97,7 +100,7 @@ func parseTimeout(s string) (caddy.Duration, error) {
 func parseMaxHeaderSize(s string) (int, error) {
 	size, err := humanize.ParseBytes(s)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("'%s' is no size of %d to %d bytes, like 4KiB", s, wire.MinMaxSize, wire.MaxSize)
 	}
 	size = min(size, 1<<31-1) // out of bounds on every platform
 	return int(size), checkMaxHeaderSize(int(size))

@@ -48,8 +48,13 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/assert/yaml"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
 const (
@@ -143,7 +148,7 @@ func TestDocsConsole(t *testing.T) {
 	}
 	for _, program := range []string{"bash", "curl", "openssl"} {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skip(err)
+			require.NoError(t, err, "install it, the documentation is run with it")
 		}
 	}
 	blocks := docsBlocks(t)
@@ -152,6 +157,8 @@ func TestDocsConsole(t *testing.T) {
 			continue
 		}
 		t.Run(file, func(t *testing.T) {
+			connections.Reset() // what other tests have counted
+			headerSeconds.Reset()
 			shell := newDocsShell(t)
 			name, group := "start", []*docsBlock(nil)
 			run := func() {
@@ -193,18 +200,22 @@ func newDocsShell(t *testing.T) *docsShell {
 	require.NoError(t, os.Symlink(self, filepath.Join(bin, "caddy")))
 	// As curl is on a terminal.
 	require.NoError(t, os.WriteFile(filepath.Join(home, ".curlrc"), []byte("silent\nshow-error\n"), 0o600))
-	s := &docsShell{dir: t.TempDir(), admin: freePort(t), secure: freePort(t)}
+	// In the same order, because Caddy numbers its servers by address.
+	given, free, replace := []string{"2019", "8080", "8081", "8082", "8443"}, []int(nil), []string(nil)
+	for range given {
+		free = append(free, freePort(t))
+	}
+	slices.Sort(free)
+	for i, port := range given {
+		replace = append(replace, port, strconv.Itoa(free[i]))
+	}
+	s := &docsShell{dir: t.TempDir(), ports: strings.NewReplacer(replace...), admin: free[0], secure: free[len(free)-1]}
 	s.env = []string{
 		"PATH=" + bin + string(os.PathListSeparator) + os.Getenv("PATH"),
 		"HOME=" + home,
 		"TMPDIR=" + home,
 		fmt.Sprintf("CADDY_ADMIN=localhost:%d", s.admin),
 	}
-	ports := []string{"2019", strconv.Itoa(s.admin), "8443", strconv.Itoa(s.secure)}
-	for _, port := range []string{"8080", "8081", "8082"} {
-		ports = append(ports, port, strconv.Itoa(freePort(t)))
-	}
-	s.ports = strings.NewReplacer(ports...)
 	t.Chdir(s.dir)
 	return s
 }
@@ -373,6 +384,132 @@ func docsNormal(text string) string {
 		return ""
 	}
 	return text + "\n"
+}
+
+// TestDocsNameEverything checks that nothing users can name or see is left out.
+func TestDocsNameEverything(t *testing.T) {
+	page := func(name string) string { return docsRead(t, filepath.Join(docsFolder, name)) }
+
+	reference := page("reference.md")
+	for name := range getters {
+		assert.Contains(t, reference, "| `{http.proxy_protocol."+name+"}` |")
+	}
+	for _, name := range tlv.Names() {
+		assert.Contains(t, reference, "| `"+name+"` |")
+	}
+	for _, name := range slices.Concat(matchWords, matchOptions, modeNames[:]) {
+		assert.Contains(t, reference, "- **"+name+"**")
+	}
+
+	operations := page("operations.md")
+	for o := range outcomes {
+		assert.Contains(t, operations, "\n| `"+o.String()+"` | ")
+		if message := refusalMessages[o]; message != "" {
+			assert.Contains(t, operations, "\n| `"+o.String()+"` | `"+message+"` |")
+		}
+	}
+
+	command := &cobra.Command{Use: "proxy-protocol"}
+	caddycmd.Commands()["proxy-protocol"].CobraFunc(command)
+	text := page("command.md")
+	for _, command := range command.Commands() {
+		_, section, found := strings.Cut(text, "\n## "+command.Name()+"\n")
+		require.True(t, found, "command.md has no section '%s'", command.Name())
+		section, _, _ = strings.Cut(section, "\n## ")
+		assert.Contains(t, section, "\ncaddy proxy-protocol "+command.Use+"\n")
+		if command.Name() == "decode" {
+			continue // its only flag is in its use
+		}
+		for _, flag := range regexp.MustCompile(`--[a-z0-9]+`).FindAllString(command.Flags().FlagUsages(), -1) {
+			assert.Regexp(t, "(?m)^\\| .*`"+flag+"[ `].* \\|", section)
+		}
+	}
+}
+
+// TestDocsMetrics checks that the metrics in the documentation, its alerts and its
+// dashboard are those that there are, with labels and values that they can have.
+func TestDocsMetrics(t *testing.T) {
+	const server = "documentation"
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(connections, headerSeconds)
+	connections.WithLabelValues(server, "on", "v2", "client")
+	headerSeconds.WithLabelValues(server)
+	defer forgetMetrics(server)
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	labels := make(map[string][]string) // by metric
+	for _, family := range families {
+		for _, label := range family.GetMetric()[0].GetLabel() {
+			labels[family.GetName()] = append(labels[family.GetName()], label.GetName())
+		}
+	}
+	values := map[string][]string{"mode": modeNames[:], "version": versionNames[:], "outcome": outcomeNames[:]}
+
+	use := regexp.MustCompile(`(caddy_proxy_protocol_\w+)(?:\{([^}]*)\})?`)
+	match := regexp.MustCompile(`(\w+) *(?:=~|!~|!=|=) *"([^"]*)"`)
+	by := regexp.MustCompile(`\bby \(([^)]*)\)`)
+	check := func(where, text string) {
+		uses := use.FindAllStringSubmatch(text, -1)
+		assert.NotEmpty(t, uses, "%s has no metric", where)
+		scraped := []string{"instance"}
+		for _, u := range uses {
+			name := u[1]
+			for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+				if base, ok := strings.CutSuffix(name, suffix); ok && labels[base] != nil {
+					name = base
+				}
+			}
+			if !assert.Contains(t, labels, name, where) {
+				continue
+			}
+			known := slices.Concat(labels[name], scraped, []string{"le"})
+			for _, m := range match.FindAllStringSubmatch(u[2], -1) {
+				assert.Contains(t, known, m[1], "%s: %s", where, u[0])
+				for value := range strings.SplitSeq(m[2], "|") {
+					if values[m[1]] != nil {
+						assert.Contains(t, values[m[1]], value, "%s: %s", where, u[0])
+					}
+				}
+			}
+			for _, grouping := range by.FindAllStringSubmatch(text, -1) {
+				for label := range strings.SplitSeq(grouping[1], ", ") {
+					assert.Contains(t, known, label, "%s: %s", where, text)
+				}
+			}
+		}
+	}
+
+	check("operations.md", docsRead(t, filepath.Join(docsFolder, "operations.md")))
+
+	var rules struct {
+		Groups []struct {
+			Rules []struct{ Alert, Expr string }
+		}
+	}
+	require.NoError(t, yaml.Unmarshal([]byte(docsRead(t, filepath.Join(docsFolder, "alerts.yml"))), &rules))
+	require.Len(t, rules.Groups, 1)
+	for _, rule := range rules.Groups[0].Rules {
+		check(rule.Alert, rule.Expr)
+		assert.Contains(t, docsRead(t, filepath.Join(docsFolder, "operations.md")), "| `"+rule.Alert+"` |")
+	}
+
+	var dashboard struct {
+		Templating struct{ List []struct{ Name, Type string } }
+		Panels     []struct {
+			Title      string
+			Datasource struct{ UID string }
+			Targets    []struct{ Expr string }
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(docsRead(t, filepath.Join(docsFolder, "grafana.json"))), &dashboard))
+	assert.Equal(t, struct{ Name, Type string }{"datasource", "datasource"}, dashboard.Templating.List[0])
+	assert.NotEmpty(t, dashboard.Panels)
+	for _, panel := range dashboard.Panels {
+		assert.Equal(t, "${datasource}", panel.Datasource.UID, panel.Title)
+		for _, target := range panel.Targets {
+			check(panel.Title, target.Expr)
+		}
+	}
 }
 
 // TestDocsLinks checks that links within the repository lead somewhere.

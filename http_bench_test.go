@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/require"
@@ -69,6 +71,31 @@ func BenchmarkRequest(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkWhatTheWrapperCosts is BenchmarkRequest/nothing on a machine with other things to
+// do: it takes turns, and reports the median of the differences.
+func BenchmarkWhatTheWrapperCosts(b *testing.B) {
+	servers := benchServers(b, "respond 204")
+	w := &discardResponse{make(http.Header)}
+	const requests = 100
+	elapsed := func(kind string, r *http.Request) float64 {
+		start := time.Now()
+		for range requests {
+			servers[kind].ServeHTTP(w, r)
+		}
+		return float64(time.Since(start).Nanoseconds()) / requests
+	}
+	bare, wrapped := benchRequest(b, false), benchRequest(b, true)
+	var extra []float64
+	for b.Loop() {
+		before := elapsed("unwrapped", bare)
+		with := elapsed("wrapped", wrapped)
+		after := elapsed("unwrapped", bare)
+		extra = append(extra, with-(before+after)/2)
+	}
+	slices.Sort(extra)
+	b.ReportMetric(extra[len(extra)/2], "extra-ns/request")
 }
 
 func BenchmarkDirective(b *testing.B) {

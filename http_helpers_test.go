@@ -155,6 +155,8 @@ func newSession(t testing.TB, tr transport, e endpoint, preamble string) *sessio
 		_, err = io.WriteString(c, preamble)
 		return c, err
 	})
+	// Else it may connect while the connection of the last request is not idle yet.
+	s.client.Transport.(*http.Transport).MaxConnsPerHost = 1
 	t.Cleanup(s.client.CloseIdleConnections)
 	return s
 }
@@ -306,6 +308,7 @@ func requestOn(c *conn) *http.Request {
 	r.RemoteAddr = c.RemoteAddr().String()
 	host, _, _ := net.SplitHostPort(r.RemoteAddr)
 	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{caddyhttp.ClientIPVarKey: host})
+	ctx = context.WithValue(ctx, caddyhttp.OriginalRequestCtxKey, http.Request{RemoteAddr: r.RemoteAddr})
 	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
 	return r.WithContext(ctx)
 }

@@ -243,6 +243,23 @@ func TestUntrustedPeerIsRefusedBeforeItSendsAByte(t *testing.T) {
 	}
 }
 
+// Caddy hands a Unix socket on to the next config as a file of which it makes a listener.
+func TestUnixSocketIsTrustedAfterAReload(t *testing.T) {
+	path := socketPath(t)
+	options := wrappers("proxy_protocol_mode on {\ntrusted_proxies static 192.0.2.1\n}")
+	site := fmt.Sprintf("http://:80 {\nbind unix/%s\nlog\nrespond {remote}\n}", path)
+	c := newCaddy(t)
+	for range 3 {
+		require.NoError(t, c.load(options, site))
+		// The last config takes some connections that come now, and drops them.
+		eventually(t, func() bool {
+			_, body, err := tryGet(t, http1, unixSocket(path), headerV2, "/")
+			return err == nil && body == client4.String()
+		}, "not trusted")
+	}
+	assert.Empty(t, c.logs.refusals(fields{"reason": "untrusted"}))
+}
+
 func TestAbstractUnixSocketIsNotTrusted(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("abstract sockets are Linux's")
@@ -624,7 +641,7 @@ func TestConfigIsWarnedOf(t *testing.T) {
 	}
 }
 
-func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
+func TestMarkedConnectionIsWarnedOfWithWhatItClaims(t *testing.T) {
 	c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode")
 	for range 3 {
 		assert.Equal(t, asMarked, outcomeOf(t, c, ip4, headerV2))

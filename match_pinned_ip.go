@@ -3,13 +3,11 @@ package proxyprotocol
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common/types/ref"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -35,6 +33,7 @@ type MatchPinnedIP struct {
 
 	fixed   *bart.Lite
 	dynamic []string
+	values  []string // of placeholders that were evaluated already, and must not be again
 	logger  *zap.Logger
 }
 
@@ -74,17 +73,13 @@ func (m *MatchPinnedIP) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //
 //	expression pinned_ip('203.0.113.7', '2001:db8::/32')
 func (MatchPinnedIP) CELLibrary(ctx caddy.Context) (cel.Library, error) {
-	return caddyhttp.CELMatcherImpl(
-		"pinned_ip",
-		"pinned_ip_match_request_list",
-		[]*cel.Type{cel.ListType(cel.StringType)},
-		func(data ref.Val) (caddyhttp.RequestMatcherWithError, error) {
-			ranges, err := celStrings(data)
-			if err != nil {
-				return nil, err
-			}
-			m := &MatchPinnedIP{Ranges: ranges}
+	return celLibrary("pinned_ip", "pinned_ip_match_request_list",
+		func(args []string) (caddyhttp.RequestMatcherWithError, error) {
+			m := &MatchPinnedIP{Ranges: args}
 			return m, m.Provision(ctx)
+		},
+		func(args []string) (caddyhttp.RequestMatcherWithError, error) {
+			return &MatchPinnedIP{values: args, fixed: new(bart.Lite), logger: ctx.Logger()}, nil
 		},
 	)
 }
@@ -138,36 +133,44 @@ func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 	if contains(m.fixed, client) {
 		return true, nil
 	}
+	for _, value := range m.values {
+		if m.pins(client, value, []string{value}) {
+			return true, nil
+		}
+	}
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return false, nil
 	}
 	for _, s := range m.dynamic {
-		pins, err := evaluate(repl, s)
-		if err != nil {
-			if entry := m.logger.Check(zapcore.DebugLevel, "pinned_ip cannot use the value of a placeholder"); entry != nil {
-				entry.Write(zap.String("pinned_ip", s), zap.String("error", escape.Text(err.Error())))
-			}
-			continue
-		}
-		if contains(pins, client) {
+		if m.pins(client, s, placeholderValues(repl, s)) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// evaluate returns the ranges that text with placeholders holds for a request.
-func evaluate(repl *caddy.Replacer, s string) (*bart.Lite, error) {
+// pins reports whether the values of some text with placeholders have the client's
+// address. All of them must make sense.
+func (m *MatchPinnedIP) pins(client netip.Addr, text string, values []string) bool {
 	var ranges []string
-	for _, value := range placeholderValues(repl, s) {
+	for _, value := range values {
 		ranges = append(ranges, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })...)
 	}
-	if len(ranges) == 0 {
-		return nil, errors.New("no value")
+	err := errNoValue
+	if len(ranges) > 0 {
+		var set *bart.Lite
+		if set, err = compileSet(ranges); err == nil {
+			return contains(set, client)
+		}
 	}
-	return compileSet(ranges)
+	if entry := m.logger.Check(zapcore.DebugLevel, "pinned_ip cannot use the value of a placeholder"); entry != nil {
+		entry.Write(zap.String("pinned_ip", escape.Text(text)), zap.String("error", escape.Text(err.Error())))
+	}
+	return false
 }
+
+var errNoValue = errors.New("no value")
 
 // placeholderValues returns the values of text with placeholders. Lists, like that of all
 // IP addresses of a client certificate, are only lists if a placeholder stands alone.
@@ -175,16 +178,7 @@ func placeholderValues(repl *caddy.Replacer, s string) []string {
 	key, ok := strings.CutPrefix(s, "{")
 	if key, alone := strings.CutSuffix(key, "}"); ok && alone && !strings.ContainsAny(key, "{}") {
 		value, _ := repl.Get(key)
-		switch value := value.(type) {
-		case []net.IP:
-			var values []string
-			for _, ip := range value {
-				values = append(values, ip.String())
-			}
-			return values
-		case []string:
-			return value
-		}
+		return textsOf(value)
 	}
 	return []string{repl.ReplaceAll(s, "")}
 }

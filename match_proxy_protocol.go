@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common/types/ref"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -140,34 +139,31 @@ func (m *MatchProxyProtocol) addTLV(name string, values ...string) {
 //
 //	expression proxy_protocol('present', 'version:v2', 'peer:10.0.0.0/8', 'tlv:authority=example.com')
 func (MatchProxyProtocol) CELLibrary(ctx caddy.Context) (cel.Library, error) {
-	return caddyhttp.CELMatcherImpl(
-		"proxy_protocol",
-		"proxy_protocol_match_request_list",
-		[]*cel.Type{cel.ListType(cel.StringType)},
-		func(data ref.Val) (caddyhttp.RequestMatcherWithError, error) {
-			args, err := celStrings(data)
-			if err != nil {
-				return nil, err
-			}
-			m := new(MatchProxyProtocol)
-			for _, arg := range args {
-				option, value, ok := strings.Cut(arg, ":")
-				switch {
-				case ok && option == "tlv":
-					if name, value, ok := strings.Cut(value, "="); ok {
-						m.addTLV(name, value)
-					} else {
-						m.addTLV(name)
-					}
-				case ok && slices.Contains(matchOptions, option):
-					m.addOption(option, value)
-				default:
-					m.Is = append(m.Is, arg)
-				}
-			}
-			return m, m.Provision(ctx)
-		},
-	)
+	fromArgs := func(args []string) (caddyhttp.RequestMatcherWithError, error) {
+		m := new(MatchProxyProtocol)
+		for _, arg := range args {
+			m.addArg(arg)
+		}
+		return m, m.Provision(ctx)
+	}
+	return celLibrary("proxy_protocol", "proxy_protocol_match_request_list", fromArgs, fromArgs)
+}
+
+// addArg adds an argument of the CEL function.
+func (m *MatchProxyProtocol) addArg(arg string) {
+	option, value, ok := strings.Cut(arg, ":")
+	switch {
+	case ok && option == "tlv":
+		if name, value, ok := strings.Cut(value, "="); ok {
+			m.addTLV(name, value)
+		} else {
+			m.addTLV(name)
+		}
+	case ok && slices.Contains(matchOptions, option):
+		m.addOption(option, value)
+	default:
+		m.Is = append(m.Is, arg)
+	}
 }
 
 // Provision validates and compiles the matcher.

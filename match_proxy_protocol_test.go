@@ -288,7 +288,7 @@ func TestMatcherErrorsNameTheRouteInCEL(t *testing.T) {
 		{"proxy_protocol(1)", "matcher arguments must be string constants"},
 		{"pinned_ip('10.0.0.0/33')", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 		{"pinned_ip('')", "pinned_ip: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-		{"pinned_ip()", "needs at least one"},
+		{"pinned_ip()", "at least one"},
 	}
 	c := newCaddy(t)
 	for _, tt := range tests {
@@ -368,7 +368,7 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 
 			// The deprecated way to ask.
 			assert.False(t, m.(interface{ Match(*http.Request) bool }).Match(early))
-			varErr, _ := caddyhttp.GetVar(early.Context(), caddyhttp.MatcherErrorVarKey).(error)
+			varErr, _ := caddyhttp.GetVar(early.Context(), "matchers.error").(error)
 			require.ErrorAs(t, varErr, &handlerErr)
 			assert.Equal(t, http.StatusTooEarly, handlerErr.StatusCode)
 

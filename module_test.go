@@ -5,6 +5,7 @@ package proxyprotocol
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -719,6 +721,73 @@ func converse(t *testing.T, e endpoint, say func(*speaker)) string {
 	return date.ReplaceAllString(string(reply), "Date: then")
 }
 
+func TestMatchersSeeTheClient(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, wrappers("proxy_protocol_mode on"), fmt.Sprintf(`http://:%d {
+		bind 127.0.0.1
+		@client remote_ip 203.0.113.0/24
+		@client6 client_ip 2001:db8::/64
+		@peer expression remote_ip('127.0.0.0/8')
+		respond @client client
+		respond @client6 client6
+		respond @peer peer
+	}`, port))
+	for header, want := range map[string]string{
+		headerV1: "client", headerV2: "client",
+		v1(client6, server6): "client6", v2(client6, server6): "client6",
+		headerLocal: "peer", headerUnknown: "peer",
+	} {
+		_, body := get(t, http1, tcp4(port), header, "/")
+		assert.Equal(t, want, body, "%q", header)
+	}
+}
+
+// The addresses choose the TLS policy, but for the destination in a header that nobody
+// vouched for.
+func TestTLSPolicySeesTheAddresses(t *testing.T) {
+	files := strings.Fields(tlsFiles(t))
+	var servers []string
+	ports := make(map[string]int)
+	for _, mode := range []string{"on", "off", "unspecified"} {
+		for _, match := range []string{`"remote_ip": {"ranges": ["203.0.113.7"]}`, `"local_ip": {"ranges": ["192.0.2.1"]}`} {
+			name := mode + " " + match[1:strings.Index(match, ":")-1]
+			ports[name] = freePort(t)
+			servers = append(servers, fmt.Sprintf(`%q: {
+				"listen": ["127.0.0.1:%d"],
+				"automatic_https": {"disable": true},
+				"listener_wrappers": [{"wrapper": "proxy_protocol_mode", "mode": %q}, {"wrapper": "tls"}],
+				"tls_connection_policies": [{"match": {%s}, "protocol_max": "tls1.2"}, {}]
+			}`, name, ports[name], mode, match))
+		}
+	}
+	startCaddyJSON(t, fmt.Sprintf(`{
+		"tls": {"certificates": {"load_files": [{"certificate": %s, "key": %s}]}},
+		"http": {"grace_period": "1s", "servers": {%s}}
+	}`, files[0], files[1], strings.Join(servers, ",")))
+
+	for _, test := range []struct {
+		server, header string
+		version        uint16
+	}{
+		{"on remote_ip", headerV1, tls.VersionTLS12},
+		{"on remote_ip", headerV2, tls.VersionTLS12},
+		{"on remote_ip", v2(client6, server6), tls.VersionTLS13},
+		{"on remote_ip", headerLocal, tls.VersionTLS13},
+		{"on local_ip", headerV1, tls.VersionTLS12},
+		{"on local_ip", headerV2, tls.VersionTLS12},
+		{"on local_ip", headerLocal, tls.VersionTLS13},
+		{"unspecified remote_ip", headerV1, tls.VersionTLS12},
+		{"unspecified remote_ip", "", tls.VersionTLS13},
+		{"unspecified local_ip", headerV2, tls.VersionTLS13},
+		{"unspecified local_ip", headerUnknown, tls.VersionTLS13},
+		{"off remote_ip", "", tls.VersionTLS13},
+		{"off local_ip", "", tls.VersionTLS13},
+	} {
+		response, _ := get(t, https2, tcp4(ports[test.server]), test.header, "/")
+		assert.Equal(t, test.version, response.TLS.Version, "%s %q", test.server, test.header)
+	}
+}
+
 // A peer that only connects, or that waits for the other end to speak first, is gone
 // when the HTTP server says so.
 func TestHTTPServersDeadlinesRuleASilentConnection(t *testing.T) {
@@ -794,13 +863,74 @@ func TestReloadLeavesHeadersInProgressToTheOldConfig(t *testing.T) {
 		assert.Empty(t, c.logs.refusals(peer), half.name)
 	}
 
+	settle(t, tcp4(port))
 	fresh := dial(t, tcp4(port))
-	send(t, fresh, request("/"))
-	_, body := readResponse(t, fresh)
-	assert.Equal(t, "new "+fresh.LocalAddr().String(), body)
-	fresh = dial(t, tcp4(port))
 	send(t, fresh, headerV2)
 	requireRefused(t, fresh)
+	c.logs.waitForRefusal(t, fields{"peer": fresh.LocalAddr().String(), "mode": "off"})
+}
+
+// settle waits until the listener of the config before is closed, which Caddy does in the
+// background. Until then it gets some of the new connections.
+func settle(t *testing.T, e endpoint) {
+	t.Helper()
+	eventually(t, func() bool { return caddy.ListenerUsage(e.network, e.address) == 1 }, "the old listener stays open")
+}
+
+func TestReloadPutsTheWrapperOnAndTakesItAway(t *testing.T) {
+	port := freePort(t)
+	c := newCaddy(t)
+	site := fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond \"%%s {remote}\"\n}", port)
+	answer := func(text string) string {
+		settle(t, tcp4(port))
+		conn := dial(t, tcp4(port))
+		send(t, conn, text)
+		_, body := readResponse(t, conn)
+		return strings.ReplaceAll(body, conn.LocalAddr().String(), "peer")
+	}
+	require.NoError(t, c.load("", fmt.Sprintf(site, "none")))
+	assert.Equal(t, "none peer", answer(request("/")))
+	require.NoError(t, c.load(wrappers("proxy_protocol_mode on"), fmt.Sprintf(site, "on")))
+	assert.Equal(t, "on "+client4.String(), answer(headerV2+request("/")))
+	conn := dial(t, tcp4(port))
+	send(t, conn, request("/"))
+	requireRefused(t, conn)
+	require.NoError(t, c.load("", fmt.Sprintf(site, "none")))
+	assert.Equal(t, "none peer", answer(request("/")))
+	assert.Equal(t, "400 Bad Request", answer(headerV1+request("/")), "nobody looks for a header")
+}
+
+func TestClientsComeThroughReloads(t *testing.T) {
+	plain, secure := freePort(t), freePort(t)
+	c := newCaddy(t)
+	load := func() {
+		require.NoError(t, c.load("auto_https disable_redirects\n"+withProtocols("h1 h2 h2c", "proxy_protocol_mode on\ntls"), plainSite(plain)+secureSite(t, secure)))
+	}
+	load()
+	clients := make(map[transport]*http.Client)
+	for _, tr := range transports {
+		e := tcp4(plain)
+		if tr.isTLS() {
+			e = tcp4(secure)
+		}
+		clients[tr] = sender(t, tr, e, headerV1)
+	}
+	for range 5 {
+		for _, tr := range transports {
+			// As without the wrapper, a request may meet the end of its connection.
+			eventually(t, func() bool {
+				response, err := clients[tr].Get(tr.url("/"))
+				if err != nil {
+					return false
+				}
+				defer response.Body.Close()
+				body, err := io.ReadAll(response.Body)
+				return assert.NoError(t, err) && assert.Equal(t, client4.String(), string(body))
+			}, "no answer over %s", tr)
+		}
+		load()
+	}
+	assert.Empty(t, c.logs.refusals(nil))
 }
 
 func TestReloadLeavesSecondHeadersToTheOldConfig(t *testing.T) {

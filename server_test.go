@@ -194,32 +194,52 @@ func TestHTTP3IsTakenFromSingleAddresses(t *testing.T) {
 // The redirects of automatic HTTPS
 
 func TestRedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
+	scoped := func(port int, mode string) string {
+		return strings.Replace(wrappers("proxy_protocol_mode "+mode+"\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", port), 1)
+	}
+	everywhere := func(mode string) func(int, int) string {
+		return func(int, int) string { return wrappers("proxy_protocol_mode " + mode + "\ntls") }
+	}
+	const fix = "http:// {\nlog\n}\n"
 	for _, test := range []struct {
-		name, wrapper, sites string
-		warned               bool
+		name     string
+		options  func(plain, secure int) string
+		sites    string
+		warned   bool
+		redirect bool // of a request behind a header
 	}{
-		{name: "on", wrapper: "proxy_protocol_mode on\ntls", warned: true},
-		{name: "unspecified", wrapper: "proxy_protocol_mode\ntls", warned: true},
-		{name: "off", wrapper: "proxy_protocol_mode off\ntls"},
-		{name: "on for a range", wrapper: "proxy_protocol_mode off {\non 10.0.0.0/8\n}\ntls", warned: true},
-		{name: "on and the site of the fix", wrapper: "proxy_protocol_mode on\ntls", sites: "http:// {\nbind 127.0.0.1\nlog\n}\n"},
+		{name: "on", options: everywhere("on"), warned: true},
+		{name: "unspecified", options: everywhere("unspecified"), warned: true},
+		{name: "off", options: everywhere("off")},
+		{name: "on for a range", options: everywhere("off {\non 10.0.0.0/8\n}"), warned: true},
+		{name: "on and fixed", options: everywhere("on"), sites: fix, redirect: true},
+		{name: "unspecified and fixed", options: everywhere("unspecified"), sites: fix, redirect: true},
+		{
+			name:    "on for one address",
+			options: func(_, secure int) string { return scoped(secure, "on") },
+			warned:  true,
+		},
+		{
+			name:    "on for one address and fixed",
+			options: func(plain, secure int) string { return scoped(secure, "on") + scoped(plain, "on") },
+			sites:   fix, redirect: true,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			plain, secure := freePort(t), freePort(t)
-			options := fmt.Sprintf("http_port %d\nhttps_port %d\ndefault_bind 127.0.0.1\n", plain, secure) + wrappers(test.wrapper)
+			options := fmt.Sprintf("default_bind 127.0.0.1\nhttp_port %d\nhttps_port %d\n", plain, secure) + test.options(plain, secure)
 			site := strings.Replace(secureSite(t, secure), "bind "+strings.Join(loopbacks(), " ")+"\n", "", 1)
 			c := startCaddy(t, options, site+test.sites)
 			warned := c.logs.find(ofModule.with(fields{"msg": ofRedirects, "level": "warn"}))
 			assert.Equal(t, test.warned, len(warned) == 1)
 
 			conn := dial(t, tcp4(plain))
-			send(t, conn, headerV1, request("/"))
-			if strings.Contains(test.wrapper, "off") && test.sites == "" || test.warned {
-				response, _ := readResponse(t, conn)
+			send(t, conn, headerV1+request("/"))
+			response, _ := readResponse(t, conn)
+			if !test.redirect {
 				assert.Equal(t, http.StatusBadRequest, response.StatusCode, "that is what the warning says")
 				return
 			}
-			response, _ := readResponse(t, conn)
 			assert.Equal(t, http.StatusPermanentRedirect, response.StatusCode)
 			assert.Equal(t, "https://localhost/", response.Header.Get("Location"))
 			c.logs.waitFor(t, ofAccess.with(fields{"request.remote_ip": client4.Addr().String()}))
