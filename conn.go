@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -30,6 +32,9 @@ type conn struct {
 
 	facts
 	client tcpAddr // if the header named one
+
+	// mapping has the placeholders of the connection's requests, once there is one.
+	mapping atomic.Pointer[caddy.ReplacerFunc]
 
 	counted  atomic.Bool
 	answered atomic.Bool // the peer's address was given out while pending: a header is too late

@@ -11,19 +11,18 @@ import (
 
 // facts are what a listener learned of a connection, for its requests.
 type facts struct {
-	// mode is the mode in force for the peer.
-	mode Mode
 	// peer is the other end of the connection.
 	peer net.Addr
 	// header is the zero Header if there was none.
 	header wire.Header
 	// tlvs are the header's.
 	tlvs wire.TLVs
-	// marked says that the client's address came from a header nobody vouched for.
-	marked bool
-
 	// named is what they say, nil if there are none.
 	named *namedTLVs
+	// mode is the mode in force for the peer.
+	mode Mode
+	// marked says that the client's address came from a header nobody vouched for.
+	marked bool
 }
 
 // namedTLVs is what TLVs say, found out once, when somebody asks.
@@ -32,14 +31,21 @@ type namedTLVs struct {
 	named tlv.Named
 }
 
-// factsOf returns the facts of a request's connection, or nil if there are none: its
-// connection did not come through this module.
-func factsOf(r *http.Request) *facts {
+// requestConn returns a request's connection, or nil if it did not come through this module.
+func requestConn(r *http.Request) *conn {
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr)
 	if !ok || (*conn)(local).phase.Load() == pending {
 		return nil
 	}
-	return &(*conn)(local).facts
+	return (*conn)(local)
+}
+
+// factsOf returns the facts of a request's connection, or nil if there are none.
+func factsOf(r *http.Request) *facts {
+	if c := requestConn(r); c != nil {
+		return &c.facts
+	}
+	return nil
 }
 
 // present reports whether there was a header.

@@ -173,9 +173,8 @@ func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
 		tlsFiles(t), base64.StdEncoding.EncodeToString(clientCA().cert.Raw))
 	for i, m := range matchers {
 		// Each in a path of its own: one that fails must not hide the others.
-		site += fmt.Sprintf("@%d {\npath /%[1]d\n%s\n}\nrespond @%[1]d pinned\n", i, m.matcher)
+		site += fmt.Sprintf("@%d %s\nhandle /%[1]d {\nrespond @%[1]d pinned\nrespond elsewhere\n}\n", i, m.matcher)
 	}
-	site += "respond elsewhere\n"
 	modes := []string{"on", "off", "unspecified"}
 	ports := make(map[string]int)
 	options, sites := "auto_https disable_redirects\n", ""

@@ -4,6 +4,7 @@ package proxyprotocol
 // becomes of connections when Caddy reloads and stops.
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -863,30 +864,36 @@ func TestReloadLeavesHeadersInProgressToTheOldConfig(t *testing.T) {
 		assert.Empty(t, c.logs.refusals(peer), half.name)
 	}
 
-	settle(t, tcp4(port))
-	fresh := dial(t, tcp4(port))
-	send(t, fresh, headerV2)
-	requireRefused(t, fresh)
-	c.logs.waitForRefusal(t, fields{"peer": fresh.LocalAddr().String(), "mode": "off"})
-}
-
-// settle waits until the listener of the config before is closed, which Caddy does in the
-// background. Until then it gets some of the new connections.
-func settle(t *testing.T, e endpoint) {
-	t.Helper()
-	eventually(t, func() bool { return caddy.ListenerUsage(e.network, e.address) == 1 }, "the old listener stays open")
+	eventually(t, func() bool {
+		fresh := dial(t, tcp4(port))
+		defer fresh.Close()
+		_, _ = io.WriteString(fresh, headerV2)
+		requireRefused(t, fresh)
+		return len(c.logs.refusals(fields{"mode": "off", "reason": "forbidden"})) > 0
+	}, "the new config is not in force")
 }
 
 func TestReloadPutsTheWrapperOnAndTakesItAway(t *testing.T) {
 	port := freePort(t)
 	c := newCaddy(t)
 	site := fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond \"%%s {remote}\"\n}", port)
-	answer := func(text string) string {
-		settle(t, tcp4(port))
-		conn := dial(t, tcp4(port))
-		send(t, conn, text)
-		_, body := readResponse(t, conn)
-		return strings.ReplaceAll(body, conn.LocalAddr().String(), "peer")
+	// The old config stops in the background. It drops some of the connections that come
+	// now, and answers none.
+	answer := func(text string) (body string) {
+		eventually(t, func() bool { return caddy.ListenerUsage("tcp", tcp4(port).address) == 1 }, "the old config does not stop")
+		eventually(t, func() bool {
+			conn := dial(t, tcp4(port))
+			_, _ = io.WriteString(conn, text)
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				return false
+			}
+			defer response.Body.Close()
+			b, err := io.ReadAll(response.Body)
+			body = strings.ReplaceAll(string(b), conn.LocalAddr().String(), "peer")
+			return err == nil
+		}, "no answer")
+		return body
 	}
 	require.NoError(t, c.load("", fmt.Sprintf(site, "none")))
 	assert.Equal(t, "none peer", answer(request("/")))

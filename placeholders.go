@@ -54,68 +54,69 @@ func hasPlaceholders(server *caddyhttp.Server) bool {
 // found out when it is asked for.
 func (placeholders) MatchWithError(r *http.Request) (bool, error) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Map(func(key string) (any, bool) {
-			name, ok := strings.CutPrefix(key, placeholderRoot)
-			if !ok {
-				return nil, false
-			}
-			return placeholder(r, name)
-		})
+		repl.Map(requestConn(r).placeholders())
 	}
 	return false, nil
 }
 
+// placeholders returns what all requests of the connection share. The connection may be nil.
+func (c *conn) placeholders() caddy.ReplacerFunc {
+	if c == nil {
+		return ofNoConn
+	}
+	mapping := c.mapping.Load()
+	if mapping == nil {
+		f := caddy.ReplacerFunc(c.placeholder)
+		mapping = &f
+		c.mapping.Store(mapping)
+	}
+	return *mapping
+}
+
+// ofNoConn has the placeholders of requests on a connection that is not known.
+func ofNoConn(key string) (any, bool) { return (*conn)(nil).placeholder(key) }
+
 // placeholder returns the value of a placeholder, and whether it is known. One that is
 // known and has no value is empty.
-func placeholder(r *http.Request, name string) (value any, known bool) {
-	f := factsOf(r)
-	if name == "" {
-		if f == nil {
-			return "", true
-		}
-		return &summary{f}, true
-	}
-	name, ok := strings.CutPrefix(name, ".")
+func (c *conn) placeholder(key string) (value any, known bool) {
+	name, ok := strings.CutPrefix(key, placeholderRoot)
 	if !ok {
 		return nil, false
 	}
-	if given, ok := strings.CutPrefix(name, "tlv."); ok {
+	var get func(c *conn) any
+	if given, ok := strings.CutPrefix(name, ".tlv."); ok {
 		name, err := tlv.ParseName(given)
 		if err != nil {
 			return nil, false
 		}
-		if f == nil {
-			return "", true
-		}
-		return escape.Text(f.say().Values[name]), true
-	}
-	get, ok := getters[name]
-	if !ok {
+		get = func(c *conn) any { return escape.Text(c.say().Values[name]) }
+	} else if get, ok = getters[name]; !ok {
 		return nil, false
 	}
-	if f == nil {
+	if c == nil {
 		return "", true
 	}
-	return get(f, r), true
+	return get(c), true
 }
 
-// getters are the placeholders that are no TLVs.
-var getters = map[string]func(f *facts, r *http.Request) any{
-	"mode":        func(f *facts, _ *http.Request) any { return f.mode.String() },
-	"present":     func(f *facts, _ *http.Request) any { return f.present() },
-	"version":     func(f *facts, _ *http.Request) any { return versionOf(f.header) },
-	"command":     func(f *facts, _ *http.Request) any { return commandOf(f.header) },
-	"transport":   func(f *facts, _ *http.Request) any { return transportOf(f.header) },
-	"port_zero":   func(f *facts, _ *http.Request) any { return f.marked },
-	"source":      func(f *facts, _ *http.Request) any { return textOf(f.header.Source()) },
-	"destination": func(f *facts, _ *http.Request) any { return textOf(f.header.Destination()) },
-	"client_ip":   func(_ *facts, r *http.Request) any { return hostOf(remoteOf(r)) },
-	"client_port": func(_ *facts, r *http.Request) any { return portOf(remoteOf(r)) },
-	"server_ip":   func(_ *facts, r *http.Request) any { return hostOf(localOf(r)) },
-	"server_port": func(_ *facts, r *http.Request) any { return portOf(localOf(r)) },
-	"peer":        func(f *facts, _ *http.Request) any { return addrString(f.peer) },
-	"peer_ip":     func(f *facts, _ *http.Request) any { return hostOf(addrString(f.peer)) },
-	"peer_port":   func(f *facts, _ *http.Request) any { return portOf(addrString(f.peer)) },
+// getters are the placeholders that are no TLVs, without their root.
+var getters = map[string]func(c *conn) any{
+	"":             func(c *conn) any { return &summary{&c.facts} },
+	".mode":        func(c *conn) any { return c.mode.String() },
+	".present":     func(c *conn) any { return c.present() },
+	".version":     func(c *conn) any { return versionOf(c.header) },
+	".command":     func(c *conn) any { return commandOf(c.header) },
+	".transport":   func(c *conn) any { return transportOf(c.header) },
+	".port_zero":   func(c *conn) any { return c.marked },
+	".source":      func(c *conn) any { return textOf(c.header.Source()) },
+	".destination": func(c *conn) any { return textOf(c.header.Destination()) },
+	".client_ip":   func(c *conn) any { return hostOf(c.RemoteAddr()) },
+	".client_port": func(c *conn) any { return portOf(c.RemoteAddr()) },
+	".server_ip":   func(c *conn) any { return hostOf(c.LocalAddr()) },
+	".server_port": func(c *conn) any { return portOf(c.LocalAddr()) },
+	".peer":        func(c *conn) any { return addrString(c.peer) },
+	".peer_ip":     func(c *conn) any { return hostOf(c.peer) },
+	".peer_port":   func(c *conn) any { return portOf(c.peer) },
 }
 
 func versionOf(h wire.Header) any {
@@ -169,28 +170,15 @@ func textOf(a netip.AddrPort) string {
 	return a.String()
 }
 
-// remoteOf returns the connection's remote address; a handler may have changed the request's.
-func remoteOf(r *http.Request) string {
-	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		return original.RemoteAddr
-	}
-	return r.RemoteAddr
-}
-
-func localOf(r *http.Request) string {
-	addr, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	return addrString(addr)
-}
-
-// hostOf and portOf return the parts of an IP address with port, and empty for another, like
-// that of a Unix socket.
-func hostOf(addr string) string {
-	host, _, _ := net.SplitHostPort(addr)
+// hostOf and portOf return the parts of an IP address with port, and nothing of another,
+// like that of a Unix socket.
+func hostOf(addr net.Addr) string {
+	host, _, _ := net.SplitHostPort(addrString(addr))
 	return host
 }
 
-func portOf(addr string) string {
-	_, port, _ := net.SplitHostPort(addr)
+func portOf(addr net.Addr) string {
+	_, port, _ := net.SplitHostPort(addrString(addr))
 	return port
 }
 
