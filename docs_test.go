@@ -397,7 +397,7 @@ func TestDocsNameEverything(t *testing.T) {
 
 	reference := page("reference.md")
 	for name := range getters {
-		has("reference.md", reference, "| `{http.proxy_protocol."+name+"}` |")
+		has("reference.md", reference, "| `{"+placeholderRoot+name+"}` |")
 	}
 	for _, name := range tlv.Names() {
 		has("reference.md", reference, "| `"+name+"` |")

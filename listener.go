@@ -22,9 +22,12 @@ type rules struct {
 	stats   *stats
 }
 
-// refused keeps a record of a refusal.
+// refused keeps a record of a refusal. Health checks that only connect are not worth a
+// place in it.
 func (r *rules) refused(peer, local net.Addr, mode Mode, why outcome, received []byte, err error) {
-	r.stats.refused(peer, why, received)
+	if why != reasonIO || !isEOF(err) {
+		r.stats.refused(peer, why, received)
+	}
 	r.log.refused(peer, local, mode, why, err)
 }
 

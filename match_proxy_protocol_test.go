@@ -289,6 +289,7 @@ func TestMatcherErrorsNameTheRouteInCEL(t *testing.T) {
 		{"pinned_ip('10.0.0.0/33')", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 		{"pinned_ip('')", "pinned_ip: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 		{"pinned_ip()", "at least one"},
+		{"pinned_ip('10.0.0.0/33', {client_ip})", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 	}
 	c := newCaddy(t)
 	for _, tt := range tests {
@@ -329,6 +330,10 @@ func TestMatchersInExpressions(t *testing.T) {
 		{"pinned_ip({http.request.header.Net} + '.7')", client},
 		{`pinned_ip('\{http.request.header.Net}.0/24')`, client},
 		{`pinned_ip('\{http.request.header.Several}')`, client},
+		{`pinned_ip('\{http.request.header.Pin}', {http.request.header.Nothing})`, client},
+		{`pinned_ip({http.request.header.Nothing}, '\{http.request.header.Pin}')`, client},
+		{"pinned_ip({http.request.remote.port} + '', {http.request.header.Pin})", client},
+		{"pinned_ip('' + {http.vars.nothing}, {http.request.header.Pin})", client},
 	}
 	var site strings.Builder
 	for i, tt := range tests {
