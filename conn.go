@@ -36,8 +36,7 @@ type conn struct {
 	// mapping has the placeholders of the connection's requests, once there is one.
 	mapping atomic.Pointer[caddy.ReplacerFunc]
 
-	counted  atomic.Bool
-	answered atomic.Bool // the peer's address was given out while pending: a header is too late
+	counted atomic.Bool
 
 	// judging serializes whoever judges the beginning while pending, reading whoever
 	// reads. What is below belongs to the one, then to the other.
@@ -48,6 +47,7 @@ type conn struct {
 	held     [heldSize]byte // what received lies in while it may begin a signature
 	watchFor outcome        // why a header is refused while watching
 	version  uint8          // of the signature seen, or 0
+	answered bool           // the peer's address was given out while pending: a header is too late
 
 	// deadlines guards the read deadline, which the header's timeout may cut short.
 	deadlines    sync.Mutex

@@ -72,7 +72,7 @@ func connRules(mode Mode, options ...func(*rules)) (*rules, *observer.ObservedLo
 		policy:        policy{mode: mode},
 		timeout:       time.Hour,
 		maxHeaderSize: defaultMaxHeaderSize,
-		log:           &connLog{debug: logger, refusals: logger, marked: logger},
+		log:           &connLog{logger: logger, refusals: logger},
 		stats:         connStats,
 	}
 	for _, option := range options {

@@ -3,7 +3,7 @@ package proxyprotocol
 import (
 	"net"
 	"net/http"
-	"sync"
+	"sync/atomic"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -17,18 +17,12 @@ type facts struct {
 	header wire.Header
 	// tlvs are the header's.
 	tlvs wire.TLVs
-	// named is what they say, nil if there are none.
-	named *namedTLVs
+	// named is what they say, once somebody has asked.
+	named atomic.Pointer[tlv.Named]
 	// mode is the mode in force for the peer.
 	mode Mode
 	// marked says that the client's address came from a header nobody vouched for.
 	marked bool
-}
-
-// namedTLVs is what TLVs say, found out once, when somebody asks.
-type namedTLVs struct {
-	once  sync.Once
-	named tlv.Named
 }
 
 // requestConn returns a request's connection, or nil if it did not come through this module.
@@ -52,10 +46,12 @@ func factsOf(r *http.Request) *facts {
 func (f *facts) present() bool { return f.header.Version() != 0 }
 
 // say returns what the TLVs say, by name.
-func (f *facts) say() tlv.Named {
-	if f.named == nil {
-		return tlv.Named{}
+func (f *facts) say() *tlv.Named {
+	named := f.named.Load()
+	if named == nil {
+		// whoever finds it out at the same time finds the same
+		f.named.CompareAndSwap(nil, new(tlv.Name(f.tlvs)))
+		named = f.named.Load()
 	}
-	f.named.once.Do(func() { f.named.named = tlv.Name(f.tlvs) })
-	return f.named.named
+	return named
 }

@@ -81,8 +81,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			%s on
 			tls
 		}
-	}
-`, server.Name(), wrapperName, wrapperName)
+	}`, server.Name(), wrapperName, wrapperName)
 	}
 	return nil
 }

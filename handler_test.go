@@ -313,8 +313,7 @@ func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
 			proxy_protocol_mode on
 			tls
 		}
-	}
-`
+	}`
 	c := newCaddy(t)
 	const handler = "loading module 'proxy_protocol': provision http.handlers.proxy_protocol: server "
 	tests := []struct{ name, options, site, want string }{

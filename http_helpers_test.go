@@ -354,3 +354,11 @@ func requireGolden(t *testing.T, name, got string) {
 	require.NoError(t, err, "run this test with -update")
 	require.Equal(t, string(want), got, "if the change is meant, run this test with -update")
 }
+
+// matches is what a matcher says without an error.
+func matches(t testing.TB, m caddyhttp.RequestMatcherWithError, r *http.Request) bool {
+	t.Helper()
+	match, err := m.MatchWithError(r)
+	require.NoError(t, err)
+	return match
+}

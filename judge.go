@@ -32,8 +32,13 @@ func (c *conn) settle(reading bool) error {
 // settleAddrs makes the addresses final, unless the socket fails before. Then the peer's
 // address is given out, and a header is too late.
 func (c *conn) settleAddrs() {
-	if c.settle(false) != nil {
-		c.answered.Store(true)
+	if c.phase.Load() != pending {
+		return
+	}
+	c.judging.Lock()
+	defer c.judging.Unlock()
+	if c.phase.Load() == pending && c.judge(false) != nil {
+		c.answered = true
 	}
 }
 
@@ -148,7 +153,7 @@ const maxEmptyReads = 100
 func (c *conn) decide(r *wire.Result) (next uint32) {
 	c.version = r.Version
 	if r.Version != 0 {
-		if c.answered.Load() {
+		if c.answered {
 			return c.refuse(reasonIO, errAnswered)
 		}
 		if allowed := c.rules.version; allowed != 0 && allowed != r.Version {
@@ -210,7 +215,6 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 	c.header = r.Header
 	if len(r.TLVs) > 0 {
 		c.tlvs = slices.Clone(r.TLVs) // the buffer goes back to the pool
-		c.named = new(namedTLVs)
 	}
 	if r.Header.HasAddrs() {
 		c.marked = c.mode == Unspecified
@@ -221,8 +225,9 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 	}
 	c.received = c.received[r.Size:]
 	c.watchFor = reasonDuplicate
-	c.rules.stats.headerSeconds.Observe((time.Since(start) - c.accepted).Seconds())
-	c.rules.log.accepted(c)
+	now := time.Since(start)
+	c.rules.stats.headerSeconds.Observe((now - c.accepted).Seconds())
+	c.rules.log.accepted(c, now)
 	switch state, version := wire.Signature(c.received); state {
 	case wire.Partial:
 		return c.refuseHeader(version)

@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // testSource is an IP source whose answer is a function of the test.
@@ -312,10 +314,9 @@ func TestSourceIsToldWhoConnectedWhere(t *testing.T) {
 		questions <- q
 		return []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 	}
-	testSources.Store(t.Name(), answer)
 	for _, mode := range []string{"on", "unspecified"} {
 		t.Run(mode, func(t *testing.T) {
-			_, ip4, _, _ := startWrapper(t, fmt.Sprintf("proxy_protocol_mode %s {\ntrusted_proxies proxy_protocol_test {\nname %s\n}\n}", mode, "TestSourceIsToldWhoConnectedWhere"))
+			_, ip4, _, _ := startWrapper(t, askWrapper(t, mode, answer))
 			for range 2 {
 				conn := dial(t, ip4)
 				send(t, conn, headerV2, request("/"), request("/"))
@@ -375,14 +376,11 @@ func TestConnectionOutlivesTrustInItsPeer(t *testing.T) {
 
 func TestSourceThatPanicsRefuses(t *testing.T) {
 	var panics atomic.Bool
-	panics.Store(true)
 	for _, test := range []struct {
-		mode                       string
-		header, plain, thenToo     string
-		panicInHeader, panicInNone bool
+		mode, header, plain, then string
 	}{
-		{mode: "on", header: "io under on", plain: "io under on", thenToo: asClient},
-		{mode: "unspecified", header: "io under unspecified", plain: "peer", thenToo: asMarked},
+		{"on", "io under on", "io under on", asClient},
+		{"unspecified", "io under unspecified", "peer", asMarked},
 	} {
 		t.Run(test.mode, func(t *testing.T) {
 			panics.Store(true)
@@ -396,7 +394,7 @@ func TestSourceThatPanicsRefuses(t *testing.T) {
 			assert.Equal(t, "panic: out of ranges", c.logs.refusals(nil)[0].str("error"))
 			assert.Equal(t, test.plain, outcomeOf(t, c, ip4, ""))
 			panics.Store(false)
-			assert.Equal(t, test.thenToo, outcomeOf(t, c, ip4, headerV2), "all goes on")
+			assert.Equal(t, test.then, outcomeOf(t, c, ip4, headerV2), "all goes on")
 		})
 	}
 }
@@ -460,19 +458,19 @@ func TestVersionThatIsNotAllowedIsRefused(t *testing.T) {
 
 func TestMaxHeaderSizeCountsTheWholeHeader(t *testing.T) {
 	for _, test := range []struct {
-		option   string
-		max, end int
+		option string
+		max    int
 	}{
-		{"", 4096, 4096},
-		{"max_header_size 536", 536, 536},
-		{"max_header_size 5KB", 5000, 5000},
-		{"max_header_size 65551", 65551, 65551},
+		{"", 4096},
+		{"max_header_size 536", 536},
+		{"max_header_size 5KB", 5000},
+		{"max_header_size 65551", 65551},
 	} {
 		t.Run(test.option, func(t *testing.T) {
 			c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode on {\n"+test.option+"\n}")
 			assert.Equal(t, asClient, outcomeOf(t, c, ip4, padded(test.max)))
 			assert.Equal(t, asClient, outcomeOf(t, c, ip4, headerV1))
-			if test.max < 65551 {
+			if test.max < wire.MaxSize {
 				assert.Equal(t, "too_large under on", outcomeOf(t, c, ip4, padded(test.max+1)))
 			}
 		})

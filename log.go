@@ -3,6 +3,7 @@ package proxyprotocol
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -14,22 +15,23 @@ const (
 	refusalInterval = 10 * time.Second
 	refusalsLogged  = 100
 	markedInterval  = time.Minute
-	markedLogged    = 1
 )
 
 // connLog logs what happens to connections.
 type connLog struct {
-	debug    *zap.Logger
+	logger   *zap.Logger
 	refusals *zap.Logger
-	marked   *zap.Logger
+
+	// nextMarked is when the next marked connection is logged, since start. zap's sampler
+	// would cost more than all else that a header costs.
+	nextMarked atomic.Int64
 }
 
 func newConnLog(logger *zap.Logger) *connLog {
 	omitted := &omittedLog{logger: logger, counts: make(map[string]uint64)}
 	return &connLog{
-		debug:    logger,
+		logger:   logger,
 		refusals: limited(logger, refusalInterval, refusalsLogged, zapcore.SamplerHook(omitted.hook)),
-		marked:   limited(logger, markedInterval, markedLogged),
 	}
 }
 
@@ -93,17 +95,15 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 }
 
 // accepted logs an accepted header.
-func (l *connLog) accepted(c *conn) {
-	if c.marked {
-		if entry := l.marked.Check(zapcore.WarnLevel, "a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0"); entry != nil {
-			entry.Write(
-				zap.String("peer", addrString(c.peer)),
-				zap.String("local", addrString(c.Conn.LocalAddr())),
-				zap.Stringer("claimed", c.header.Source()),
-			)
-		}
+func (l *connLog) accepted(c *conn, now time.Duration) {
+	if next := l.nextMarked.Load(); c.marked && int64(now) >= next && l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
+		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
+			zap.String("peer", addrString(c.peer)),
+			zap.String("local", addrString(c.Conn.LocalAddr())),
+			zap.Stringer("claimed", c.header.Source()),
+		)
 	}
-	if entry := l.debug.Check(zapcore.DebugLevel, "accepted PROXY protocol header"); entry != nil {
+	if entry := l.logger.Check(zapcore.DebugLevel, "accepted PROXY protocol header"); entry != nil {
 		entry.Write(
 			zap.String("peer", addrString(c.peer)),
 			zap.Stringer("mode", c.mode),

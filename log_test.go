@@ -64,17 +64,16 @@ func TestRefusalSaysWhoWhereAndWhy(t *testing.T) {
 }
 
 func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		core, logs := observer.New(zapcore.WarnLevel)
-		rules, _ := connRules(Unspecified)
-		rules.log = newConnLog(zap.New(core))
-		for range 5 {
-			connOf(connSays(connV1), rules).RemoteAddr()
-		}
-		assert.Equal(t, 1, logs.Len())
-		time.Sleep(markedInterval)
-		connOf(connSays(connV1), rules).RemoteAddr()
-		assert.Equal(t, 2, logs.Len())
-		assert.Equal(t, connPeer.String(), logs.All()[1].ContextMap()["peer"])
-	})
+	core, logs := observer.New(zapcore.WarnLevel)
+	log := newConnLog(zap.New(core))
+	rules, _ := connRules(Unspecified)
+	c := connOf(connSays(connV1), rules)
+	c.RemoteAddr()
+	for _, at := range []time.Duration{0, time.Second, markedInterval - 1, markedInterval, markedInterval + 1, 2*markedInterval + 1} {
+		log.accepted(c, at)
+	}
+	require.Equal(t, 3, logs.Len(), "at 0, after one interval, after another")
+	assert.Equal(t, map[string]any{
+		"peer": connPeer.String(), "local": connLocal.String(), "claimed": c.header.Source().String(),
+	}, logs.All()[2].ContextMap())
 }

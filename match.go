@@ -27,15 +27,6 @@ func checkHandshake(r *http.Request) error {
 	return nil
 }
 
-// matchWithoutError is how Caddy's matchers implement the deprecated Match.
-func matchWithoutError(m caddyhttp.RequestMatcherWithError, r *http.Request) bool {
-	match, err := m.MatchWithError(r)
-	if err != nil {
-		caddyhttp.SetVar(r.Context(), caddyhttp.MatcherErrorVarKey, err)
-	}
-	return match
-}
-
 // contains reports whether an address, which may be invalid, is in a set.
 func contains(set *bart.Lite, addr netip.Addr) bool { return addr.IsValid() && set.Contains(addr) }
 

@@ -113,9 +113,6 @@ func (m *MatchPinnedIP) compile() error {
 	return nil
 }
 
-// Match returns true if r matches m.
-func (m *MatchPinnedIP) Match(r *http.Request) bool { return matchWithoutError(m, r) }
-
 // MatchWithError returns true if r matches m.
 func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 	if err := checkHandshake(r); err != nil {

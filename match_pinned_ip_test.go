@@ -177,6 +177,7 @@ func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
 	}
 	modes := []string{"on", "off", "unspecified"}
 	ports := make(map[string]int)
+	site += "@names pinned_ip {http.request.tls.client.san.dns_names} {http.request.tls.client.subject}\nhandle /names {\nrespond @names pinned\nrespond elsewhere\n}\n"
 	options, sites := "auto_https disable_redirects\n", ""
 	for _, mode := range modes {
 		ports[mode] = freePort(t)
@@ -198,6 +199,8 @@ func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
 					want := map[bool]string{true: "pinned", false: "elsewhere"}[m.any && tt.any || tt.first]
 					assert.Equal(t, want, body, m.name)
 				}
+				_, body := s.get("/names")
+				assert.Equal(t, "elsewhere", body, "names are no addresses")
 			})
 		}
 	}
@@ -256,7 +259,7 @@ func TestPinnedIPNeedsToKnowTheConnection(t *testing.T) {
 	m := &MatchPinnedIP{Ranges: []string{"0.0.0.0/0", "::/0"}}
 	require.NoError(t, m.compile())
 	known := requestOn(newTestConn(On, v1(client4, server4)))
-	assert.True(t, m.Match(known))
+	assert.True(t, matches(t, m, known))
 
 	elsewhere := requestOn(newTestConn(On, v1(client4, server4)))
 	elsewhere = elsewhere.WithContext(withoutLocalAddr{elsewhere.Context()})

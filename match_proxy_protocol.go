@@ -222,9 +222,6 @@ func (m *MatchProxyProtocol) compile() error {
 	}
 }
 
-// Match returns true if r matches m.
-func (m *MatchProxyProtocol) Match(r *http.Request) bool { return matchWithoutError(m, r) }
-
 // MatchWithError returns true if r matches m.
 func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	if err := checkHandshake(r); err != nil {

@@ -203,7 +203,7 @@ func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
 	for _, tt := range tests {
 		m := &MatchProxyProtocol{TLV: tt.tlv}
 		require.NoError(t, m.Provision(caddy.Context{}))
-		assert.Equal(t, tt.want, m.Match(requestOn(c)), "%q", tt.tlv)
+		assert.Equal(t, tt.want, matches(t, m, requestOn(c)), "%q", tt.tlv)
 	}
 }
 
@@ -289,6 +289,8 @@ func TestMatcherErrorsNameTheRouteInCEL(t *testing.T) {
 		{"pinned_ip('10.0.0.0/33')", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 		{"pinned_ip('')", "pinned_ip: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 		{"pinned_ip()", "at least one"},
+		{"pinned_ip(1)", "matcher arguments must be string constants"},
+		{"pinned_ip({client_ip} == '203.0.113.7')", "matcher arguments must be string constants"},
 		{"pinned_ip('10.0.0.0/33', {client_ip})", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 	}
 	c := newCaddy(t)
@@ -370,12 +372,6 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 			require.ErrorAs(t, err, &handlerErr)
 			assert.Equal(t, http.StatusTooEarly, handlerErr.StatusCode)
 			assert.EqualError(t, handlerErr.Err, "TLS handshake not complete, remote IP cannot be verified")
-
-			// The deprecated way to ask.
-			assert.False(t, m.(interface{ Match(*http.Request) bool }).Match(early))
-			varErr, _ := caddyhttp.GetVar(early.Context(), "matchers.error").(error)
-			require.ErrorAs(t, varErr, &handlerErr)
-			assert.Equal(t, http.StatusTooEarly, handlerErr.StatusCode)
 
 			complete := requestOn(newTestConn(On, v1(client4, server4)))
 			complete.TLS = tlsState(true)

@@ -202,7 +202,7 @@ func TestCountingAndLoggingAllocateNothingOnTheGoodPath(t *testing.T) {
 		rules.stats.count(On, 2, outcomeClient)
 		rules.stats.headerSeconds.Observe(.001)
 		rules.stats.sawPeer(client4.Addr())
-		rules.log.accepted(c)
+		rules.log.accepted(c, c.accepted)
 	}))
 }
 

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -687,24 +688,29 @@ func TestWhatIsNoHeaderIsAnsweredAsWithoutTheWrapper(t *testing.T) {
 		for _, scheme := range []string{"http", "https"} {
 			t.Run(test.name+"/"+scheme, func(t *testing.T) {
 				want := converse(t, ports[scheme+" none"], says(test.text))
-				for _, mode := range []string{"off", "unspecified"} {
-					got := converse(t, ports[scheme+" "+mode], says(test.text))
-					assert.Equal(t, want, got, mode)
-					got = converse(t, ports[scheme+" "+mode], trickles(test.text))
-					assert.Equal(t, want, got, "%s, byte by byte", mode)
-				}
-				for _, mode := range []string{"on", "unspecified"} {
-					for _, header := range []string{headerV1, headerV2, headerLocal} {
-						got := converse(t, ports[scheme+" "+mode], says(header+test.text))
-						assert.Equal(t, want, got, "%s, behind %q", mode, header)
-						got = converse(t, ports[scheme+" "+mode], trickles(header+test.text))
-						assert.Equal(t, want, got, "%s, byte by byte behind %q", mode, header)
-					}
+				for _, way := range []struct {
+					mode, header string
+					say          func(string) func(*speaker)
+				}{
+					{"off", "", whole},
+					{"off", "", trickles},
+					{"unspecified", "", whole},
+					{"unspecified", "", trickles},
+					{"unspecified", headerV2, whole},
+					{"unspecified", headerUnknown, trickles},
+					{"on", headerV1, whole},
+					{"on", headerV2, trickles},
+					{"on", headerLocal, whole},
+				} {
+					got := converse(t, ports[scheme+" "+way.mode], way.say(way.header+test.text))
+					assert.Equal(t, want, got, "%s, behind %q", way.mode, way.header)
 				}
 			})
 		}
 	}
 }
+
+func whole(text string) func(*speaker) { return says(text) }
 
 // converse says something and nothing more, and returns all that comes back.
 func converse(t *testing.T, e endpoint, say func(*speaker)) string {
@@ -815,6 +821,62 @@ func TestHTTPServersDeadlinesRuleASilentConnection(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestFileGoesOutWhole(t *testing.T) {
+	dir := t.TempDir()
+	content := strings.Repeat("All work and no play\n", 100_000)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file.txt"), []byte(content), 0o600))
+	port := freePort(t)
+	startCaddy(t, wrappers("proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nroot %q\nfile_server\n}", port, dir))
+	_, body := get(t, http1, tcp4(port), headerV2, "/file.txt")
+	assert.Equal(t, content, body)
+}
+
+func TestWhatComesAfterAnUpgradeIsNotLookedAt(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if !assert.NoError(t, err) {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-Client: %s\r\n\r\n", r.Header.Get("X-Forwarded-For"))
+		_, _ = io.Copy(conn, buffered)
+	}))
+	defer backend.Close()
+	for _, test := range []struct{ mode, header, client string }{
+		{"on", headerV1, client4.Addr().String()}, {"off", "", "127.0.0.1"}, {"unspecified", headerV2, client4.Addr().String()},
+	} {
+		t.Run(test.mode, func(t *testing.T) {
+			port := freePort(t)
+			startCaddy(t, wrappers("proxy_protocol_mode "+test.mode), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nreverse_proxy %s\n}", port, backend.Listener.Addr()))
+			conn := dial(t, tcp4(port))
+			send(t, conn, test.header, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			in := bufio.NewReader(conn)
+			response, err := http.ReadResponse(in, nil)
+			require.NoError(t, err)
+			assert.Equal(t, http.StatusSwitchingProtocols, response.StatusCode)
+			assert.Equal(t, test.client, response.Header.Get("X-Client"))
+
+			send(t, conn, headerV1, headerV2)
+			echo := make([]byte, len(headerV1+headerV2))
+			_, err = io.ReadFull(in, echo)
+			require.NoError(t, err)
+			assert.Equal(t, headerV1+headerV2, string(echo))
+		})
+	}
+}
+
+func TestHeaderIsOnlyLookedForAtTheBeginning(t *testing.T) {
+	port := freePort(t)
+	c := startCaddy(t, wrappers("proxy_protocol_mode off"), plainSite(port))
+	conn := dial(t, tcp4(port))
+	send(t, conn, request("/"))
+	readResponse(t, conn)
+	send(t, conn, headerV1)
+	response, _ := readResponse(t, conn)
+	assert.Equal(t, http.StatusBadRequest, response.StatusCode, "it is a bad request by now")
+	assert.Empty(t, c.logs.refusals(nil))
 }
 
 // Reloads and stops

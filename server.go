@@ -56,8 +56,7 @@ func checkOrder(server *caddyhttp.Server) error {
 	listener_wrappers {
 		proxy_protocol_mode on
 		tls
-	}
-`
+	}`
 	own, tls := slices.Index(names, wrapperName), slices.Index(names, tlsWrapperName)
 	switch {
 	case own < 0:
@@ -67,7 +66,7 @@ func checkOrder(server *caddyhttp.Server) error {
 	case slices.Contains(names, builtinWrapperName):
 		return fmt.Errorf("listener wrapper '%s' does not go with Caddy's own '%s', because a connection has one header: remove '%s' and %s", wrapperName, builtinWrapperName, builtinWrapperName, inOrder)
 	case slices.Contains(names[:own], redirectWrapperName):
-		return fmt.Errorf("listener wrapper '%s' must come before '%s', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\t%s on\n\t\t%s\n\t\ttls\n\t}\n", wrapperName, redirectWrapperName, wrapperName, redirectWrapperName)
+		return fmt.Errorf("listener wrapper '%s' must come before '%s', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\t%s on\n\t\t%s\n\t\ttls\n\t}", wrapperName, redirectWrapperName, wrapperName, redirectWrapperName)
 	case len(server.TLSConnPolicies) > 0 && (tls < 0 || tls < own):
 		return fmt.Errorf("listener wrapper '%s' must come before '%s', because the header comes before the TLS handshake: %s", wrapperName, tlsWrapperName, inOrder)
 	default:
@@ -98,7 +97,7 @@ func disableHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
 		listenProtocols = append(listenProtocols, rest)
 	}
 	if lost || inherits && len(protocols) == 0 {
-		return fmt.Errorf("no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in %s:\n\n\thttp3 allow\n", wrapperName)
+		return fmt.Errorf("no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in %s:\n\n\thttp3 allow", wrapperName)
 	}
 	if len(protocols) == 0 {
 		protocols = []string{"h1"} // not used by any listener; none would mean all

@@ -16,11 +16,11 @@ func decodeV1(b []byte) Result {
 	if end == 0 {
 		return r
 	}
-	h, err := parseLine(b[:end], keyword)
-	if err.Problem != 0 {
+	r = Result{State: Complete, Version: 1, Size: end + len(crlf)}
+	if err := parseLine(b[:end], keyword, &r.Header); err.Problem != 0 {
 		return Result{State: Invalid, Version: 1, Err: err}
 	}
-	return Result{State: Complete, Version: 1, Header: h, Size: end + len(crlf)}
+	return r
 }
 
 // lineEnd finds the CRLF, and answers for the whole header if it is not there.
@@ -61,47 +61,47 @@ func lineEnd(b []byte, keyword int) (end int, _ Result) {
 
 var crlf = []byte("\r\n")
 
-// parseLine parses a v1 line without its CRLF from the protocol keyword on.
-func parseLine(line []byte, at int) (Header, Error) {
-	h := Header{version: 1, command: Proxy}
+// parseLine parses a v1 line without its CRLF from the protocol keyword on, into h.
+func parseLine(line []byte, at int, h *Header) Error {
+	h.version, h.command = 1, Proxy
 	switch rest := line[at:]; {
 	case string(rest) == "UNKNOWN" || hasPrefix(rest, "UNKNOWN "):
-		return h, Error{}
+		return Error{}
 	case hasPrefix(rest, "TCP4 "):
 		h.family, h.transport = IPv4, Stream
 	case hasPrefix(rest, "TCP6 "):
 		h.family, h.transport = IPv6, Stream
 	default:
-		return h, Error{ProblemKeyword, at}
+		return Error{ProblemKeyword, at}
 	}
 	at += len("TCP4 ")
 
 	var ok bool
 	if at, ok = parseIP(line, at, h.family, &h.src); !ok {
-		return h, Error{ProblemAddress, at}
+		return Error{ProblemAddress, at}
 	}
 	if at, ok = parseSpace(line, at); !ok {
-		return h, Error{ProblemSpace, at}
+		return Error{ProblemSpace, at}
 	}
 	if at, ok = parseIP(line, at, h.family, &h.dst); !ok {
-		return h, Error{ProblemAddress, at}
+		return Error{ProblemAddress, at}
 	}
 	if at, ok = parseSpace(line, at); !ok {
-		return h, Error{ProblemSpace, at}
+		return Error{ProblemSpace, at}
 	}
 	if at, ok = parsePort(line, at, &h.srcPort); !ok {
-		return h, Error{ProblemPort, at}
+		return Error{ProblemPort, at}
 	}
 	if at, ok = parseSpace(line, at); !ok {
-		return h, Error{ProblemSpace, at}
+		return Error{ProblemSpace, at}
 	}
 	if at, ok = parsePort(line, at, &h.dstPort); !ok {
-		return h, Error{ProblemPort, at}
+		return Error{ProblemPort, at}
 	}
 	if at != len(line) {
-		return h, Error{ProblemTrailing, at}
+		return Error{ProblemTrailing, at}
 	}
-	return h, Error{}
+	return Error{}
 }
 
 // The parsers below read one field of line at a byte and answer the byte behind
@@ -229,14 +229,11 @@ func parseMapped(line []byte, at int, ip *[16]byte, groups, ellipsis int) (int, 
 }
 
 func hexDigit(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
-	default:
-		return -1
+	if digit := c - '0'; digit < 10 {
+		return int(digit)
 	}
+	if digit := (c | 0x20) - 'a'; digit < 6 { // 0x20 makes a letter lower case
+		return int(digit) + 10
+	}
+	return -1
 }

@@ -74,7 +74,7 @@ func Signature(b []byte) (State, uint8) {
 	}
 }
 
-// Decode decodes the header at the start of b, of at most maxSize bytes. It
+// Decode decodes the header at the start of b. A v2 header may have maxSize bytes. It
 // looks at no byte behind the header, keeps nothing, allocates nothing, and
 // gives the same answer however often it was asked with fewer bytes before.
 func Decode(b []byte, maxSize int) Result {
