@@ -33,7 +33,6 @@ type MatchPinnedIP struct {
 
 	fixed   *bart.Lite
 	dynamic []string
-	values  []string // of placeholders that were evaluated already, and must not be again
 	logger  *zap.Logger
 }
 
@@ -73,15 +72,10 @@ func (m *MatchPinnedIP) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //
 //	expression pinned_ip('203.0.113.7', '2001:db8::/32')
 func (MatchPinnedIP) CELLibrary(ctx caddy.Context) (cel.Library, error) {
-	return celLibrary("pinned_ip", "pinned_ip_match_request_list",
-		func(args []string) (caddyhttp.RequestMatcherWithError, error) {
-			m := &MatchPinnedIP{Ranges: args}
-			return m, m.Provision(ctx)
-		},
-		func(args []string) (caddyhttp.RequestMatcherWithError, error) {
-			return &MatchPinnedIP{values: args, fixed: new(bart.Lite), logger: ctx.Logger()}, nil
-		},
-	)
+	return celPlaceholderLibrary("pinned_ip", "pinned_ip_match_request_list", func(args []string) (caddyhttp.RequestMatcherWithError, error) {
+		m := &MatchPinnedIP{Ranges: args}
+		return m, m.Provision(ctx)
+	}), nil
 }
 
 // Provision validates and compiles the matcher.
@@ -129,11 +123,6 @@ func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 	client = client.Unmap().WithZone("")
 	if contains(m.fixed, client) {
 		return true, nil
-	}
-	for _, value := range m.values {
-		if m.pins(client, value, []string{value}) {
-			return true, nil
-		}
 	}
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {

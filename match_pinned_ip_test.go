@@ -115,7 +115,7 @@ func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {
 						assert.Empty(t, entries)
 					} else if assert.Len(t, entries, 1) {
 						assert.Equal(t, "debug", entries[0].str("level"))
-						assert.NotNil(t, entries[0].get("pinned_ip"))
+						assert.Contains(t, entries[0].str("pinned_ip"), "{http.request.header.Pin}")
 						assert.Equal(t, pin.err, entries[0].str("error"))
 					}
 				})

@@ -139,14 +139,14 @@ func (m *MatchProxyProtocol) addTLV(name string, values ...string) {
 //
 //	expression proxy_protocol('present', 'version:v2', 'peer:10.0.0.0/8', 'tlv:authority=example.com')
 func (MatchProxyProtocol) CELLibrary(ctx caddy.Context) (cel.Library, error) {
-	fromArgs := func(args []string) (caddyhttp.RequestMatcherWithError, error) {
+	fromArgs := celFactory(func(args []string) (caddyhttp.RequestMatcherWithError, error) {
 		m := new(MatchProxyProtocol)
 		for _, arg := range args {
 			m.addArg(arg)
 		}
 		return m, m.Provision(ctx)
-	}
-	return celLibrary("proxy_protocol", "proxy_protocol_match_request_list", fromArgs, fromArgs)
+	})
+	return caddyhttp.CELMatcherImpl("proxy_protocol", "proxy_protocol_match_request_list", []*cel.Type{cel.ListType(cel.StringType)}, fromArgs.caddy())
 }
 
 // addArg adds an argument of the CEL function.
