@@ -363,16 +363,37 @@ func eventually(t testing.TB, condition func() bool, format string, args ...any)
 
 // Addresses
 
-var portsGiven sync.Map
+// Ports are those below the ones that systems give to clients, which could take them first.
+// A block of them belongs to this process as long as it listens at the block's first one:
+// Caddy's listeners share their ports, with another process too, so that to find one free
+// is not enough.
+const (
+	firstPort = 10000
+	lastPort  = 32000
+	blockSize = 1000
+)
 
-// freePort returns a port that nobody listens at, on TCP or UDP, of IPv4 or IPv6. It is
-// none of those that the system gives to clients, which could take it first.
+var (
+	portBlock = sync.OnceValue(func() (first int) {
+		for _, i := range mathrand.Perm((lastPort - firstPort) / blockSize) {
+			first := firstPort + i*blockSize
+			var err error
+			if portBlockLock, err = net.Listen("tcp", tcp4(first).address); err == nil {
+				return first
+			}
+		}
+		panic("no ports are left")
+	})
+	portBlockLock net.Listener
+	portsGiven    atomic.Int64
+)
+
+// freePort returns a port that nobody listens at, on TCP or UDP, of IPv4 or IPv6.
 func freePort(t testing.TB) int {
 	t.Helper()
-	const first, last = 10000, 32000
-	for range 1000 {
-		port := first + mathrand.IntN(last-first)
-		if _, given := portsGiven.LoadOrStore(port, true); !given && isFree(port) {
+	for range blockSize {
+		port := portBlock() + 1 + int(portsGiven.Add(1))%(blockSize-1)
+		if isFree(port) {
 			return port
 		}
 	}

@@ -932,8 +932,12 @@ func TestReloadLeavesHeadersInProgressToTheOldConfig(t *testing.T) {
 	}
 
 	eventually(t, func() bool {
-		fresh := dial(t, tcp4(port))
+		fresh, err := tcp4(port).open(t.Context(), "")
+		if err != nil {
+			return false
+		}
 		defer fresh.Close()
+		_ = fresh.SetDeadline(time.Now().Add(patience))
 		_, _ = io.WriteString(fresh, headerV2)
 		requireRefused(t, fresh)
 		return len(c.logs.refusals(fields{"mode": "off", "reason": "forbidden"})) > 0
@@ -949,7 +953,12 @@ func TestReloadPutsTheWrapperOnAndTakesItAway(t *testing.T) {
 	answer := func(text string) (body string) {
 		eventually(t, func() bool { return caddy.ListenerUsage("tcp", tcp4(port).address) == 1 }, "the old config does not stop")
 		eventually(t, func() bool {
-			conn := dial(t, tcp4(port))
+			conn, err := tcp4(port).open(t.Context(), "")
+			if err != nil {
+				return false
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(patience))
 			_, _ = io.WriteString(conn, text)
 			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {

@@ -21,8 +21,8 @@ const (
 )
 
 func TestServerOnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
-	const inOrder = "write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\ttls\n\t}\n"
-	const noProtocol = "no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow\n"
+	const inOrder = "write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\ttls\n\t}"
+	const noProtocol = "no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow"
 	const (
 		twice   = "listener wrapper 'proxy_protocol_mode' is there twice, and a connection has one header: keep one and " + inOrder
 		builtin = "listener wrapper 'proxy_protocol_mode' does not go with Caddy's own 'proxy_protocol', because a connection has one header: remove 'proxy_protocol' and " + inOrder
@@ -51,7 +51,7 @@ func TestServerOnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
 		{name: "before http_redirect", options: wrappers("proxy_protocol_mode on\nhttp_redirect\ntls")},
 		{
 			name: "behind http_redirect", options: wrappers("http_redirect\nproxy_protocol_mode on\ntls"), position: 1,
-			want: "listener wrapper 'proxy_protocol_mode' must come before 'http_redirect', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\thttp_redirect\n\t\ttls\n\t}\n",
+			want: "listener wrapper 'proxy_protocol_mode' must come before 'http_redirect', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\thttp_redirect\n\t\ttls\n\t}",
 		},
 		{name: "h3 alone", options: withProtocols("h3", "proxy_protocol_mode on\ntls"), want: noProtocol},
 		{name: "h3 alone for the mode of a range", options: withProtocols("h3", "proxy_protocol_mode off {\non 127.0.0.1\n}\ntls"), want: noProtocol},
