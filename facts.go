@@ -45,13 +45,15 @@ func factsOf(r *http.Request) *facts {
 // present reports whether there was a header.
 func (f *facts) present() bool { return f.header.Version() != 0 }
 
-// say returns what the TLVs say, by name.
-func (f *facts) say() *tlv.Named {
-	named := f.named.Load()
-	if named == nil {
-		// whoever finds it out at the same time finds the same
-		f.named.CompareAndSwap(nil, new(tlv.Name(f.tlvs)))
-		named = f.named.Load()
+// say returns what the TLVs say, by name. It is found out once, when somebody asks.
+func (c *conn) say() *tlv.Named {
+	if named := c.named.Load(); named != nil {
+		return named
 	}
-	return named
+	c.judging.Lock() // nobody judges any more
+	defer c.judging.Unlock()
+	if c.named.Load() == nil {
+		c.named.Store(new(tlv.Name(c.tlvs)))
+	}
+	return c.named.Load()
 }

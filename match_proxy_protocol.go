@@ -227,7 +227,7 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	if err := checkHandshake(r); err != nil {
 		return false, err
 	}
-	f := factsOf(r)
+	f := requestConn(r)
 	if f == nil || f.marked && !m.states[isPortZero] && m.claimed() {
 		return false, nil
 	}

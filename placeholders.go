@@ -101,7 +101,7 @@ func (c *conn) placeholder(key string) (value any, known bool) {
 
 // getters are the placeholders that are no TLVs, without their root.
 var getters = map[string]func(c *conn) any{
-	"":             func(c *conn) any { return &summary{&c.facts} },
+	"":             func(c *conn) any { return &summary{c} },
 	".mode":        func(c *conn) any { return c.mode.String() },
 	".present":     func(c *conn) any { return c.present() },
 	".version":     func(c *conn) any { return versionOf(c.header) },
@@ -184,29 +184,29 @@ func portOf(addr net.Addr) string {
 
 // summary is all there is to say of a connection: an object in a log, its JSON
 // elsewhere. It has only what the header had.
-type summary struct{ *facts }
+type summary struct{ conn *conn }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (s *summary) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("mode", s.mode.String())
-	enc.AddString("peer", addrString(s.peer))
-	enc.AddBool("present", s.present())
-	if !s.present() {
+	enc.AddString("mode", s.conn.mode.String())
+	enc.AddString("peer", addrString(s.conn.peer))
+	enc.AddBool("present", s.conn.present())
+	if !s.conn.present() {
 		return nil
 	}
-	enc.AddUint8("version", s.header.Version())
+	enc.AddUint8("version", s.conn.header.Version())
 	for _, field := range []struct{ key, value string }{
-		{"command", commandOf(s.header)},
-		{"transport", transportOf(s.header)},
-		{"source", textOf(s.header.Source())},
-		{"destination", textOf(s.header.Destination())},
+		{"command", commandOf(s.conn.header)},
+		{"transport", transportOf(s.conn.header)},
+		{"source", textOf(s.conn.header.Source())},
+		{"destination", textOf(s.conn.header.Destination())},
 	} {
 		if field.value != "" {
 			enc.AddString(field.key, field.value)
 		}
 	}
-	enc.AddBool("port_zero", s.marked)
-	named := s.say()
+	enc.AddBool("port_zero", s.conn.marked)
+	named := s.conn.say()
 	if len(named.Telling) == 0 {
 		return nil
 	}
