@@ -319,17 +319,17 @@ func decisions() []tableRow {
 		refuses("v2 that announces 65551 bytes", says(wire.SignatureV2+"\x21\x11\xff\xff"), reasonTooLarge),
 
 		bare("nothing before", nothing),
-		bare("byte by byte", func(s *speaker) { s.trickled = 64 }),
+		bare("byte by byte", func(s *speaker) { s.trickled = 24 }),
 		// These are the methods that begin like "PROXY", and "PRI" does on h2c.
 		bare("nothing before", nothing).with("PUT"),
 		bare("nothing before", nothing).with("POST"),
 		bare("nothing before", nothing).with("PATCH"),
 		bare("nothing before", nothing).with("PROPFIND"),
-		bare("byte by byte", func(s *speaker) { s.trickled = 64 }).with("PROPFIND"),
-		accepts("v1 and byte by byte", func(s *speaker) { s.send(headerV1); s.trickled = 64 }, client4, server4).with("PROPFIND"),
-		accepts("v2 and byte by byte", func(s *speaker) { s.send(headerV2); s.trickled = 64 }, client4, server4).with("PROPPATCH"),
+		bare("byte by byte", func(s *speaker) { s.trickled = 24 }).with("PROPFIND"),
+		accepts("v1 and byte by byte", func(s *speaker) { s.send(headerV1); s.trickled = 24 }, client4, server4).with("PROPFIND"),
+		accepts("v2 and byte by byte", func(s *speaker) { s.send(headerV2); s.trickled = 24 }, client4, server4).with("PROPPATCH"),
 		accepts("v2 in one write with", func(s *speaker) { s.together = headerV2 }, client4, server4).with("PUT"),
-		acceptsPeer("LOCAL and byte by byte", func(s *speaker) { s.send(headerLocal); s.trickled = 64 }).with("PATCH"),
+		acceptsPeer("LOCAL and byte by byte", func(s *speaker) { s.send(headerLocal); s.trickled = 24 }).with("PATCH"),
 		acceptsPeer("LOCAL, a pause and", func(s *speaker) { s.send(headerLocal); s.pause() }).with("POST"),
 	}
 }
