@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -21,18 +22,32 @@ import (
 const placeholderRoot = "http.proxy_protocol"
 
 // placeholders is a matcher that matches nothing. It makes the placeholders known to a
-// request: a route with it in front of a server's routes costs every request far less
-// than a route with a handler, and is not counted by metrics.
+// request. As a matcher of the first route it costs every request far less than a handler
+// or a route of its own, is not counted by metrics, and makes no stack deeper.
 type placeholders struct{}
 
-// installPlaceholders puts the placeholders in front of all routes of the server.
+// installPlaceholders puts the placeholders in front of all other matchers of the server.
 func installPlaceholders(server *caddyhttp.Server) {
-	route := caddyhttp.Route{MatcherSets: caddyhttp.MatcherSets{{placeholders{}}}}
-	server.Routes = append(caddyhttp.RouteList{route}, server.Routes...)
+	server.Routes = withPlaceholders(server.Routes)
 	// Error routes where there were none would change how errors are logged.
 	if server.Errors != nil && len(server.Errors.Routes) > 0 {
-		server.Errors.Routes = append(caddyhttp.RouteList{route}, server.Errors.Routes...)
+		server.Errors.Routes = withPlaceholders(server.Errors.Routes)
 	}
+}
+
+// withPlaceholders returns routes of which the first has the matcher in front of its own.
+func withPlaceholders(routes caddyhttp.RouteList) caddyhttp.RouteList {
+	install := caddyhttp.MatcherSets{{placeholders{}}}
+	if len(routes) == 0 {
+		return caddyhttp.RouteList{{MatcherSets: install}}
+	}
+	routes = slices.Clone(routes)
+	first := &routes[0]
+	if len(first.MatcherSets) == 0 && len(first.MatcherSetsRaw) == 0 {
+		install = append(install, caddyhttp.MatcherSet{}) // it matched everything
+	}
+	first.MatcherSets = append(install, first.MatcherSets...)
+	return routes
 }
 
 // hasPlaceholders reports whether a wrapper has put the placeholders in front of the
