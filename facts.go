@@ -28,7 +28,7 @@ type facts struct {
 // requestConn returns a request's connection, or nil if it did not come through this module.
 func requestConn(r *http.Request) *conn {
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr)
-	if !ok || (*conn)(local).phase.Load() == pending {
+	if !ok || (*conn)(local).isPending() {
 		return nil
 	}
 	return (*conn)(local)
@@ -50,8 +50,8 @@ func (c *conn) say() *tlv.Named {
 	if named := c.named.Load(); named != nil {
 		return named
 	}
-	c.judging.Lock() // nobody judges any more
-	defer c.judging.Unlock()
+	c.deadlines.Lock() // not judging, which whoever waits for the first data holds
+	defer c.deadlines.Unlock()
 	if c.named.Load() == nil {
 		c.named.Store(new(tlv.Name(c.tlvs)))
 	}

@@ -18,26 +18,23 @@ import (
 // the user's deadline passed first; then it can be tried again. reading says whether that
 // deadline counts.
 func (c *conn) settle(reading bool) error {
-	if c.phase.Load() != pending {
+	if !c.isPending() {
 		return nil
 	}
 	c.judging.Lock()
 	defer c.judging.Unlock()
-	if c.phase.Load() != pending {
-		return nil
-	}
 	return c.judge(reading)
 }
 
 // settleAddrs makes the addresses final, unless the socket fails before. Then the peer's
 // address is given out, and a header is too late.
 func (c *conn) settleAddrs() {
-	if c.phase.Load() != pending {
+	if !c.isPending() {
 		return
 	}
 	c.judging.Lock()
 	defer c.judging.Unlock()
-	if c.phase.Load() == pending && c.judge(false) != nil {
+	if c.judge(false) != nil {
 		c.answered = true
 	}
 }
@@ -62,8 +59,12 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 	}
 }
 
-// judge reads the first header, or finds that there is none, and moves on from pending.
+// judge reads the first header, or finds that there is none, and moves on from pending,
+// unless somebody did so before.
 func (c *conn) judge(reading bool) (err error) {
+	if !c.isPending() {
+		return nil
+	}
 	// net/http asks for the address before it can recover a panic, and a panic there
 	// ends the process. The listener below and the source of ranges are anyone's code.
 	defer func() {
@@ -76,23 +77,29 @@ func (c *conn) judge(reading bool) (err error) {
 		c.refuse(reasonUntrusted, nil)
 		return nil
 	}
-	if err := c.limit(reading); err != nil {
-		return err
+	c.forRead = reading
+	if reading && c.phase.Load() == timed {
+		// It may have passed already.
+		if err := c.mayWait(); err != nil {
+			return err
+		}
 	}
 	next, err := c.readHeader()
-	c.unlimit()
-	c.enter(next)
-	return err
+	switch next {
+	case pending:
+		c.unlimit()
+		return err
+	case refused:
+		return nil
+	case draining, open:
+		c.settled()
+	}
+	c.leave(next)
+	return nil
 }
 
-// enter moves on to a phase. Once no header can come any more, what became of the
-// connection is known.
-func (c *conn) enter(phase uint32) {
-	if phase == draining || phase == open {
-		c.count(c.header.Version(), c.outcome())
-	}
-	c.phase.Store(phase)
-}
+// settled counts the connection, of which it is known now that no header can come.
+func (c *conn) settled() { c.count(c.header.Version(), c.outcome()) }
 
 // outcome is what became of a connection that is not pending or refused.
 func (c *conn) outcome() outcome {
@@ -127,11 +134,11 @@ func (c *conn) mayAnnounce() bool {
 // readHeader reads until it is known which phase comes after pending.
 func (c *conn) readHeader() (next uint32, err error) {
 	for empty := 0; empty < maxEmptyReads; {
-		before := len(c.received)
+		before := len(c.received())
 		err := c.receive()
-		if len(c.received) > before {
+		if got := c.received(); len(got) > before {
 			empty = 0
-			r := wire.Decode(c.received, c.rules.maxHeaderSize)
+			r := wire.Decode(got, c.rules.maxHeaderSize)
 			if next := c.decide(&r); next != pending {
 				return next, nil
 			}
@@ -183,15 +190,16 @@ var errAnswered = errors.New("the connection failed for a while, and its address
 // interrupted answers the phase that follows when the socket ends, fails, or has said
 // too little until a deadline.
 func (c *conn) interrupted(err error) (next uint32, _ error) {
-	state, _ := wire.Signature(c.received)
+	got := c.received()
+	state, _ := wire.Signature(got)
 	switch {
 	case isEOF(err) && state == wire.Partial:
 		return c.refuse(reasonMalformed, errCutOff), nil
-	case isEOF(err) && c.mode == On && len(c.received) > 0:
+	case isEOF(err) && c.mode == On && len(got) > 0:
 		return c.refuse(reasonMissing, errCutOff), nil
 	case isEOF(err) && c.mode == On:
 		return c.refuse(reasonIO, err), nil
-	case isEOF(err) && len(c.received) > 0:
+	case isEOF(err) && len(got) > 0:
 		return draining, nil
 	case isEOF(err):
 		return open, nil
@@ -200,7 +208,7 @@ func (c *conn) interrupted(err error) (next uint32, _ error) {
 			return c.refuse(reasonTimeout, nil), nil
 		}
 		// The peer's address is final, so a header that is completed later is too late.
-		c.hold(c.received)
+		c.keep(got)
 		c.watchFor = reasonTimeout
 		return watching, nil
 	default:
@@ -218,23 +226,25 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 	}
 	if r.Header.HasAddrs() {
 		c.marked = c.mode == Unspecified
-		c.client.set(r.Header.Source())
+		c.client.IP, c.client.Port = c.header.SourceIP(), c.header.SourcePort()
 		if c.marked {
 			c.client.Port = 0
 		}
 	}
-	c.received = c.received[r.Size:]
+	rest := c.inbox.data[r.Size:]
+	c.inbox.data = rest
 	c.watchFor = reasonDuplicate
-	now := time.Since(start)
-	c.rules.stats.headerSeconds.Observe((now - c.accepted).Seconds())
-	c.rules.log.accepted(c, now)
-	switch state, version := wire.Signature(c.received); state {
+	if c.rules.timed {
+		c.rules.stats.headers.observe(time.Since(start) - c.accepted)
+	}
+	c.rules.log.accepted(c)
+	switch state, version := wire.Signature(rest); state {
 	case wire.Partial:
 		return c.refuseHeader(version)
 	case wire.Absent:
 		return draining
 	default:
-		c.hold(c.received)
+		c.keep(rest)
 		return watching
 	}
 }
@@ -252,24 +262,23 @@ func (c *conn) watch(p []byte) (n int, err error) {
 		return 0, nil
 	}
 	for {
-		into := p
-		if len(into) <= len(c.received) {
-			into = c.held[:]
+		into, kept := p, c.received()
+		if len(into) <= len(kept) {
+			into = make([]byte, len(kept)+1)
 		}
-		held := copy(into, c.received)
-		n, err := c.Conn.Read(into[held:])
-		got := into[:held+n]
+		copy(into, kept)
+		n, err := c.Conn.Read(into[len(kept):])
+		got := into[:len(kept)+n]
 		switch state, version := wire.Signature(got); {
 		case state == wire.Partial:
-			c.received = got
+			c.keep(got)
 			c.refuseHeader(version)
 			return 0, refusedError("read", c.peer)
 		case state == wire.Absent, isEOF(err) && len(got) > 0:
-			c.received = got
-			c.enter(draining)
-			return c.drain(p), nil // an error will be back with the next read
+			c.settled()
+			return c.handOn(p, got), nil // an error will be back with the next read
 		default:
-			c.hold(got)
+			c.keep(got)
 			if n == 0 || err != nil {
 				return 0, err
 			}
@@ -279,20 +288,26 @@ func (c *conn) watch(p []byte) (n int, err error) {
 
 // drain hands on what was received.
 func (c *conn) drain(p []byte) int {
-	n := copy(p, c.received)
-	c.received = c.received[n:]
-	if len(c.received) == 0 {
+	in := c.inbox
+	n := copy(p, in.data)
+	in.data = in.data[n:]
+	if len(in.data) == 0 {
 		c.release()
-		c.enter(open)
+		c.phase.Store(open)
 	}
 	return n
 }
 
-// hold keeps what may be the beginning of a signature, and no buffer.
-func (c *conn) hold(b []byte) {
-	n := copy(c.held[:], b)
-	c.release()
-	c.received = c.held[:n]
+// handOn hands on what was watched, and keeps what p has no room for.
+func (c *conn) handOn(p, watched []byte) int {
+	n := copy(p, watched)
+	c.keep(watched[n:])
+	if n < len(watched) {
+		c.phase.Store(draining)
+	} else {
+		c.phase.Store(open)
+	}
+	return n
 }
 
 // refuseHeader refuses a header that came while watching.
@@ -306,7 +321,7 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 	c.phase.Store(refused)
 	closeSafely(c.Conn)
 	c.count(c.version, why)
-	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, c.received, err)
+	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, c.received(), err)
 	c.release()
 	return refused
 }

@@ -2,6 +2,7 @@ package proxyprotocol
 
 import (
 	"cmp"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -11,7 +12,10 @@ import (
 
 // listeners are those in use, of the running configuration and, during a reload, of the
 // one before.
-var listeners = listenerPool{entries: make(map[listenerKey]*listenerEntry)}
+var listeners = listenerPool{
+	entries: make(map[listenerKey]*listenerEntry),
+	gone:    make(map[string]*tally),
+}
 
 type listenerKey struct{ server, address string }
 
@@ -23,6 +27,9 @@ type listenerEntry struct {
 type listenerPool struct {
 	mu      sync.Mutex
 	entries map[listenerKey]*listenerEntry
+	// gone are the counts of listeners that are gone, by server, while it has others:
+	// a counter must not go down.
+	gone map[string]*tally
 }
 
 // acquire returns the stats of a listener: those it had, if it has been there before the
@@ -32,7 +39,7 @@ func (p *listenerPool) acquire(key listenerKey, user *ListenerWrapper) *stats {
 	defer p.mu.Unlock()
 	entry := p.entries[key]
 	if entry == nil {
-		entry = &listenerEntry{stats: newStats(key.server)}
+		entry = &listenerEntry{stats: newStats()}
 		p.entries[key] = entry
 	}
 	entry.users = append(entry.users, user)
@@ -44,21 +51,36 @@ func (p *listenerPool) release(user *ListenerWrapper) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	left := make(map[string]bool) // servers that are still there
-	gone := make(map[string]bool)
 	for key, entry := range p.entries {
 		entry.users = slices.DeleteFunc(entry.users, func(u *ListenerWrapper) bool { return u == user })
-		if len(entry.users) == 0 {
-			delete(p.entries, key)
-			gone[key.server] = true
-		} else {
+		if len(entry.users) > 0 {
 			left[key.server] = true
+			continue
 		}
-	}
-	for server := range gone {
-		if !left[server] {
-			forgetMetrics(server)
+		delete(p.entries, key)
+		if p.gone[key.server] == nil {
+			p.gone[key.server] = new(tally)
 		}
+		p.gone[key.server].add(&entry.stats.tally)
 	}
+	maps.DeleteFunc(p.gone, func(server string, _ *tally) bool { return !left[server] })
+}
+
+// tallies returns what all listeners of each server have counted.
+func (p *listenerPool) tallies() map[string]*tally {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sums := make(map[string]*tally)
+	for key, entry := range p.entries {
+		if sums[key.server] == nil {
+			sums[key.server] = new(tally)
+			if gone := p.gone[key.server]; gone != nil {
+				sums[key.server].add(gone)
+			}
+		}
+		sums[key.server].add(&entry.stats.tally)
+	}
+	return sums
 }
 
 // each calls f for every listener, in order, with the wrapper that was configured last.

@@ -142,6 +142,7 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 		timeout:       defaultTimeout,
 		maxHeaderSize: defaultMaxHeaderSize,
 		log:           newConnLog(logger),
+		timed:         wantsMetrics(ctx),
 	}
 	var err error
 	if rules.ranges, err = compileRanges(lw.Ranges); err != nil {

@@ -25,12 +25,15 @@ type connLog struct {
 	// nextMarked is when the next marked connection is logged, since start. zap's sampler
 	// would cost more than all else that a header costs.
 	nextMarked atomic.Int64
+
+	debug bool // whether accepted headers are logged
 }
 
 func newConnLog(logger *zap.Logger) *connLog {
 	omitted := &omittedLog{logger: logger, counts: make(map[string]uint64)}
 	return &connLog{
 		logger:   logger,
+		debug:    logger.Core().Enabled(zapcore.DebugLevel),
 		refusals: limited(logger, refusalInterval, refusalsLogged, zapcore.SamplerHook(omitted.hook)),
 	}
 }
@@ -94,24 +97,37 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 	entry.Write(fields...)
 }
 
-// accepted logs an accepted header.
-func (l *connLog) accepted(c *conn, now time.Duration) {
-	if next := l.nextMarked.Load(); c.marked && int64(now) >= next && l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
-		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
-			zap.String("peer", addrString(c.peer)),
-			zap.String("local", addrString(c.Conn.LocalAddr())),
-			zap.Stringer("claimed", c.header.Source()),
-		)
+// accepted logs an accepted header. What it writes is written elsewhere: the fields would
+// take room on the stack of every connection.
+func (l *connLog) accepted(c *conn) {
+	if c.marked {
+		l.marked(c, time.Since(start))
 	}
-	if entry := l.logger.Check(zapcore.DebugLevel, "accepted PROXY protocol header"); entry != nil {
-		entry.Write(
-			zap.String("peer", addrString(c.peer)),
-			zap.Stringer("mode", c.mode),
-			zap.Uint8("version", c.header.Version()),
-			zap.Stringer("source", c.header.Source()),
-			zap.Stringer("destination", c.header.Destination()),
-		)
+	if l.debug {
+		l.debugAccepted(c)
 	}
+}
+
+func (l *connLog) marked(c *conn, now time.Duration) {
+	next := l.nextMarked.Load()
+	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
+		return
+	}
+	l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
+		zap.String("peer", addrString(c.peer)),
+		zap.String("local", addrString(c.Conn.LocalAddr())),
+		zap.Stringer("claimed", c.header.Source()),
+	)
+}
+
+func (l *connLog) debugAccepted(c *conn) {
+	l.logger.Debug("accepted PROXY protocol header",
+		zap.String("peer", addrString(c.peer)),
+		zap.Stringer("mode", c.mode),
+		zap.Uint8("version", c.header.Version()),
+		zap.Stringer("source", c.header.Source()),
+		zap.Stringer("destination", c.header.Destination()),
+	)
 }
 
 // addrString is the text of an address that may not be there.

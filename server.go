@@ -112,18 +112,21 @@ func disableHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
 // warnOfRedirects warns if automatic HTTPS redirects on a server without listener
 // wrappers: whoever sends it a header gets "400 Bad Request".
 func warnOfRedirects(ctx caddy.Context, logger *zap.Logger) {
-	app, err := ctx.AppIfConfigured("http")
-	if err != nil {
-		return // not configured as Caddy does it
-	}
-	httpApp, ok := app.(*caddyhttp.App)
-	if !ok {
-		return
-	}
-	redirects, ok := httpApp.Servers[redirectServer]
-	if !ok {
+	app := httpApp(ctx)
+	if app == nil || app.Servers[redirectServer] == nil {
 		return
 	}
 	logger.Warn("Caddy's automatic HTTP->HTTPS redirects have no 'proxy_protocol_mode' and answer 400 to a header; if your load balancer sends headers there, add the site 'http:// { log }' and, if the wrapper is not in global 'servers' options without an address, a block 'servers :80 { listener_wrappers { ... } }'",
-		zap.Strings("listen", redirects.Listen))
+		zap.Strings("listen", app.Servers[redirectServer].Listen))
+}
+
+// httpApp returns the app that is being provisioned, or nil if this is not configured as
+// Caddy does it.
+func httpApp(ctx caddy.Context) *caddyhttp.App {
+	app, err := ctx.AppIfConfigured("http")
+	if err != nil {
+		return nil
+	}
+	http, _ := app.(*caddyhttp.App)
+	return http
 }
