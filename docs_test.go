@@ -20,7 +20,9 @@ package proxyprotocol
 //
 // There, <words> stand for any text within a line, a line "..." for any lines, and the
 // width of blanks does not matter. (The quick start's console blocks in README.md are run
-// by tools/quickstart.) Blocks of other languages are not looked at.
+// by tools/quickstart.) In docs/recipes, TestRecipes runs every whole Caddyfile, and the log
+// lines behind it are those of the connections that it makes. Blocks of other languages are
+// not looked at.
 
 import (
 	"context"
@@ -240,11 +242,16 @@ func (s *docsShell) run(t *testing.T, blocks []*docsBlock) {
 // start runs Caddy with a Caddyfile, until the test ends.
 func (s *docsShell) start(t *testing.T, text string) {
 	t.Helper()
+	s.startConfig(t, docsConfig(t, text))
+	if strings.Contains(text, "tls internal") {
+		s.awaitCertificate(t)
+	}
+}
+
+// startConfig is start with what a Caddyfile adapts to.
+func (s *docsShell) startConfig(t *testing.T, config map[string]any) {
+	t.Helper()
 	c := newCaddy(t)
-	adapted, err := adaptDocs(text)
-	require.NoError(t, err)
-	var config map[string]any
-	require.NoError(t, json.Unmarshal(adapted, &config))
 	s.log = filepath.Join(t.TempDir(), "caddy.log")
 	maps.Copy(config, map[string]any{
 		"admin":   map[string]any{"listen": fmt.Sprintf("localhost:%d", s.admin), "config": map[string]any{"persist": false}},
@@ -254,12 +261,9 @@ func (s *docsShell) start(t *testing.T, text string) {
 			"encoder": map[string]any{"format": "json"},
 		}}},
 	})
-	adapted, err = json.Marshal(config)
+	adapted, err := json.Marshal(config)
 	require.NoError(t, err)
 	require.NoError(t, caddy.Load(adapted, true))
-	if strings.Contains(text, "tls internal") {
-		s.awaitCertificate(t)
-	}
 }
 
 // awaitCertificate waits until TLS handshakes succeed, as they do a moment after the start.
@@ -665,14 +669,20 @@ func adaptDocs(text string) ([]byte, error) {
 	return config, err
 }
 
+// docsConfig is what a Caddyfile adapts to.
+func docsConfig(t *testing.T, text string) (config map[string]any) {
+	t.Helper()
+	adapted, err := adaptDocs(text)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(adapted, &config))
+	return config
+}
+
 // adaptedAt returns what a Caddyfile adapts to, at a path of keys and indexes separated by
 // dots.
 func adaptedAt(t *testing.T, text, path string) string {
 	t.Helper()
-	config, err := adaptDocs(text)
-	require.NoError(t, err)
-	var value any
-	require.NoError(t, json.Unmarshal(config, &value))
+	var value any = docsConfig(t, text)
 	for key := range strings.SplitSeq(path, ".") {
 		if list, ok := value.([]any); ok {
 			index, err := strconv.Atoi(key)
@@ -684,7 +694,7 @@ func adaptedAt(t *testing.T, text, path string) string {
 		require.Contains(t, value, key, "the path %s", path)
 		value = value.(map[string]any)[key]
 	}
-	config, err = json.Marshal(value)
+	config, err := json.Marshal(value)
 	require.NoError(t, err)
 	return string(config)
 }
