@@ -45,9 +45,15 @@ type visit struct {
 	refused string // the reason
 }
 
-// healthy is the visit of a health check.
+// healthy is the visit of an HTTP health check.
 func healthy(name, header string) visit {
-	return visit{name: name, header: header, path: "/health", status: http.StatusOK}
+	return visit{name: name, port: 80, header: header, host: "10.0.1.20", path: "/health", status: http.StatusOK}
+}
+
+// secure is the same over HTTPS.
+func (v visit) secure() visit {
+	v.port, v.host = 443, "example.com"
+	return v
 }
 
 // The bytes. Those with an address in them have the client 203.0.113.7:51234 if no source
@@ -167,7 +173,7 @@ var recipes = []recipe{
 		visits: []visit{
 			{name: "consumer", header: gcpConsumer, body: "Hello 43686719580552292"},
 			{name: "another consumer", header: strings.Replace(gcpConsumer, "\x9b", "\x9c", 1), status: http.StatusForbidden},
-			{name: "health check", from: "35.191.8.1", path: "/health", status: http.StatusOK},
+			{name: "health check", from: "35.191.8.1", port: 80, host: "192.168.0.20", path: "/health", status: http.StatusOK},
 			{name: "header of a health check", from: "35.191.8.1", header: unknownV1, refused: "forbidden"},
 		},
 	},
@@ -188,9 +194,9 @@ var recipes = []recipe{
 			{name: "client, wrong checksum", header: strings.Replace(haproxyV2, "\x06\x0e", "\x06\x0f", 1), refused: "checksum"},
 			{name: "client, version 1", header: plainV1, body: "Hello 203.0.113.7"},
 			{name: "client, version 2 without options", header: plainV2, body: "Hello 203.0.113.7"},
-			healthy("check with a checksum", haproxyCheckV2),
-			healthy("check", localV2),
-			healthy("check, version 1", haproxyCheckV1),
+			healthy("check with a checksum", haproxyCheckV2).secure(),
+			healthy("check", localV2).secure(),
+			healthy("check, version 1", haproxyCheckV1).secure(),
 			{name: "check of port 80", port: 80, header: localV2, status: http.StatusPermanentRedirect},
 			{name: "check of its own port", path: "/health", refused: "missing"},
 			{name: "behind another load balancer", header: haproxyV2 + plainV1, refused: "duplicate"},
@@ -213,7 +219,7 @@ var recipes = []recipe{
 			{name: "client, version 2", header: plainV2, body: "Hello 203.0.113.7"},
 			healthy("health check, version 1", unknownV1),
 			healthy("health check, version 2", localV2),
-			{name: "health check without a header", path: "/health", refused: "missing"},
+			{name: "health check without a header", port: 80, path: "/health", refused: "missing"},
 		},
 	},
 	{
@@ -222,7 +228,7 @@ var recipes = []recipe{
 			{name: "client", header: plainV1, body: "Hello 203.0.113.7"},
 			healthy("health check", plainV1),
 			healthy("health check without addresses", unknownV1),
-			{name: "health check without a header", path: "/health", refused: "missing"},
+			{name: "health check without a header", port: 80, path: "/health", refused: "missing"},
 		},
 	},
 	{
@@ -323,26 +329,21 @@ func TestRecipeOfCaddyPinsNothing(t *testing.T) {
 	k.receive(t, visit{from: "10.0.0.10", port: 8080, header: plainV2, body: "Hello 203.0.113.7 in the office"})
 }
 
-// TestRecipeOfCaddySends runs the recipe's front.
+// TestRecipeOfCaddySends runs the recipe's front. Whether the client's address comes from
+// the connection or from a trusted X-Forwarded-For, its port is not sent.
 func TestRecipeOfCaddySends(t *testing.T) {
 	needLoopbacks(t)
-	text := recipeBlocks(t)[front].text
-	for _, version := range []struct{ name, want string }{
-		{"v1", caddyV1},
-		{"v2", caddyV2},
+	for _, test := range []struct{ name, version, forwarded, want string }{
+		{"version 1", "v1", "203.0.113.7", caddyV1},
+		{"version 2", "v2", "203.0.113.7", caddyV2},
+		{"version 2, IPv6", "v2", "2001:db8::7", caddyV2IPv6},
+		{"version 1, client of the connection", "v1", "", strings.Replace(caddyV1, "203.0.113.7", "127.0.0.1", 1)},
+		{"version 2, client of the connection", "v2", "", strings.Replace(caddyV2, "\xcb\x00\x71\x07", "\x7f\x00\x00\x01", 1)},
 	} {
-		t.Run(version.name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			upstream, err := net.Listen("tcp", tcp4(0).address)
 			require.NoError(t, err)
 			t.Cleanup(func() { upstream.Close() })
-			front := strings.NewReplacer(
-				"10.0.0.20:8080", upstream.Addr().String(),
-				"proxy_protocol v2", "proxy_protocol "+version.name,
-				// So that the client of the recordings can be somebody who is here.
-				"protocols h1 h2", "protocols h1 h2\n\t\ttrusted_proxies static 127.0.0.1",
-			).Replace(text)
-			k := startKitchen(t, front)
-
 			received := make(chan string, 1)
 			go func() {
 				c, err := upstream.Accept()
@@ -351,27 +352,55 @@ func TestRecipeOfCaddySends(t *testing.T) {
 				}
 				defer c.Close()
 				_ = c.SetDeadline(time.Now().Add(patience))
-				header := make([]byte, len(version.want))
+				header := make([]byte, len(test.want))
 				_, _ = io.ReadFull(c, header)
 				received <- string(header)
 				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
 					_, _ = io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
 				}
 			}()
+
+			k := startKitchen(t, "{\n\tservers {\n\t\ttrusted_proxies static 127.0.0.1\n\t}\n}\n\n"+frontTo(t, upstream.Addr(), test.version))
 			k.awaitCertificate(t, "127.0.0.1", "")
-			c := k.dial(t, "127.0.0.1", 443)
-			secure := startTLS(t, c, recipeTLS())
-			send(t, secure, "GET / HTTP/1.1\r\nHost: example.com\r\nX-Forwarded-For: 203.0.113.7\r\nConnection: close\r\n\r\n")
-			response, _ := readResponse(t, secure)
+			c := startTLS(t, k.dial(t, "127.0.0.1", 443), recipeTLS())
+			request := "GET / HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n"
+			if test.forwarded != "" {
+				request += "X-Forwarded-For: " + test.forwarded + "\r\n"
+			}
+			send(t, c, request+"\r\n")
+			response, _ := readResponse(t, c)
 			assert.Equal(t, http.StatusNoContent, response.StatusCode)
 			select {
 			case header := <-received:
-				assert.Equal(t, version.want, header)
+				assert.Equal(t, test.want, header)
 			case <-time.After(patience):
 				assert.Fail(t, "no connection to the upstream")
 			}
 		})
 	}
+}
+
+// TestRecipeOfCaddyChecksNothing checks what the page says of its active health checks.
+func TestRecipeOfCaddyChecksNothing(t *testing.T) {
+	needLoopbacks(t)
+	upstream, err := net.Listen("tcp", tcp4(0).address)
+	require.NoError(t, err)
+	t.Cleanup(func() { upstream.Close() })
+	text := frontTo(t, upstream.Addr(), "v2")
+	checked := strings.Replace(text, "\t\ttransport", "\t\thealth_uri /health\n\t\ttransport", 1)
+	require.NotEqual(t, text, checked)
+	k := startKitchen(t, checked)
+	k.awaitCertificate(t, "127.0.0.1", "")
+	k.requireLine(t, regexp.MustCompile(`"HTTP request failed".*failed to get proxy protocol info from context`))
+}
+
+// frontTo is the Caddyfile of the recipe's front, for an upstream and a version.
+func frontTo(t *testing.T, upstream net.Addr, version string) string {
+	t.Helper()
+	text := recipeBlocks(t)[front].text
+	require.Contains(t, text, "reverse_proxy 10.0.0.20:8080")
+	require.Contains(t, text, "proxy_protocol v2")
+	return strings.NewReplacer("10.0.0.20:8080", upstream.String(), "proxy_protocol v2", "proxy_protocol "+version).Replace(text)
 }
 
 // needLoopbacks skips a test where not all of 127.0.0.0/8 are addresses of this machine.
@@ -454,6 +483,9 @@ func startKitchen(t *testing.T, text string) *kitchen {
 	t.Helper()
 	k := &kitchen{senders: sendersIn(t, text), ports: make(map[string]int)}
 	k.admin = freePort(t)
+	if !strings.HasPrefix(text, "{\n") {
+		text = "{\n}\n\n" + text
+	}
 	text = strings.Replace(k.senders.move(text), "{\n", "{\n\tlocal_certs\n\tskip_install_trust\n", 1)
 	config := docsConfig(t, text)
 	app := config["apps"].(map[string]any)["http"].(map[string]any)
@@ -550,12 +582,15 @@ func (k *kitchen) receive(t *testing.T, v visit) {
 // requireRefusal waits for the log line of a refused connection.
 func (k *kitchen) requireRefusal(t *testing.T, peer net.Addr, reason string) {
 	t.Helper()
-	line := regexp.MustCompile(regexp.QuoteMeta(fmt.Sprintf(`"peer":"%s"`, peer)) + `.*` + regexp.QuoteMeta(fmt.Sprintf(`"reason":"%s"`, reason)))
-	var log []byte
+	k.requireLine(t, regexp.MustCompile(fmt.Sprintf(`"peer":"%s",.*"reason":"%s"`, regexp.QuoteMeta(peer.String()), reason)))
+}
+
+// requireLine waits for a log line.
+func (k *kitchen) requireLine(t *testing.T, line *regexp.Regexp) {
+	t.Helper()
 	eventually(t, func() bool {
-		var err error
-		log, err = os.ReadFile(k.log)
+		log, err := os.ReadFile(k.log)
 		require.NoError(t, err)
 		return line.Match(log)
-	}, "no refusal of %s as %s", peer, reason)
+	}, "no log line with %s", line)
 }
