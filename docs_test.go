@@ -519,11 +519,16 @@ func TestDocsMetrics(t *testing.T) {
 	}
 }
 
-// TestDocsLinks checks that links within the repository lead somewhere.
+// TestDocsLinks checks that links within the repository lead somewhere, and that those which
+// name a reference have one.
 func TestDocsLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	named := regexp.MustCompile(`\]\[([^\]]+)\]`)
+	reference := regexp.MustCompile(`(?m)^\[([^\]^]+)\]: https://\S+$`)
 	for _, file := range docsFiles(t) {
-		for _, match := range link.FindAllStringSubmatch(docsProse(t, file), -1) {
+		prose := docsProse(t, file)
+		assert.ElementsMatch(t, groupOfAll(named, prose), groupOfAll(reference, prose), "references in %s", file)
+		for _, match := range link.FindAllStringSubmatch(prose, -1) {
 			if strings.Contains(match[1], "://") {
 				continue
 			}
@@ -537,6 +542,15 @@ func TestDocsLinks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// groupOfAll returns what the expression's group matches, each text once.
+func groupOfAll(expr *regexp.Regexp, text string) (groups []string) {
+	for _, match := range expr.FindAllStringSubmatch(text, -1) {
+		groups = append(groups, match[1])
+	}
+	slices.Sort(groups)
+	return slices.Compact(groups)
 }
 
 func TestReadmeNamesAllOptions(t *testing.T) {
