@@ -105,8 +105,8 @@ const (
 		"\x04\x00\x4a" + zeros12 + zeros12 + zeros12 + zeros12 + zeros12 + zeros12 + "\x00\x00"
 	zeros12 = "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-	// A recording from Private Service Connect: the connection ID of 8 bytes, in network
-	// order. The layout is Google's.
+	// A packet capture in the network of https://codelabs.developers.google.com/cloudnet-psc-ilb.
+	// The layout, with the connection ID's 8 bytes in network order, is that of
 	// https://cloud.google.com/vpc/docs/about-vpc-hosted-services#proxy-protocol
 	gcpConsumer = signatureV2 + "\x21\x11\x00\x17" +
 		"\x0a\x00\x3c\x02" + "\x0a\x00\x3c\x64" + "\x81\x38" + "\x00\x50" +
