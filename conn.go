@@ -53,8 +53,10 @@ type conn struct {
 	readDeadline time.Duration // since start, or none
 }
 
-// none is no deadline.
-const none time.Duration = 0
+const (
+	none    time.Duration = 0       // no deadline
+	endless time.Duration = 1 << 62 // a century is, and leaves room for sums
+)
 
 // The phases of a connection. They only ever go forward.
 const (
@@ -242,7 +244,8 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	c.phase.CompareAndSwap(pending, timed)
 	c.readDeadline = none
 	if !t.IsZero() {
-		c.readDeadline = cmp.Or(t.Sub(start), -1)
+		// Not t.Sub(start): the wall clock, by which t may be, can have been set since.
+		c.readDeadline = cmp.Or(time.Since(start)+min(time.Until(t), endless), -1)
 	}
 	if !c.awaited {
 		return nil // leave hands it to the socket
