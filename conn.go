@@ -26,8 +26,14 @@ type conn struct {
 
 	// phase is how far the beginning has been judged. The facts and addresses below
 	// are written before it leaves pending, and read after.
-	phase   atomic.Uint32
-	counted atomic.Bool
+	phase atomic.Uint32
+
+	// These belong to whoever judges.
+	forRead  bool // he wants to read: the user's deadline counts
+	limited  bool // the socket has the deadline of the header
+	answered bool // the peer's address was given out while pending: a header is too late
+
+	awaited bool // the user's deadline ends a wait that goes on; deadlines guards it
 
 	facts
 	client net.TCPAddr // if the header named one; its IP address lies in there
@@ -36,19 +42,11 @@ type conn struct {
 	mapping atomic.Pointer[caddy.ReplacerFunc]
 
 	// judging serializes whoever judges the beginning while pending, reading whoever
-	// reads. What is below belongs to the one, then to the other.
-	judging  sync.Mutex
-	reading  sync.Mutex
-	inbox    *inbox
-	trust    trust
-	watchFor outcome // why a header is refused while watching
-	version  uint8   // of the signature seen, or 0
-	answered bool    // the peer's address was given out while pending: a header is too late
-	forRead  bool    // whoever judges wants to read: the user's deadline counts
-	limited  bool    // the socket has the deadline of the header
+	// reads. The inbox belongs to the one, then to the other.
+	judging, reading sync.Mutex
+	inbox            *inbox
 
 	// deadlines guards the user's read deadline while pending.
-	awaited      bool // it ends a wait that goes on
 	deadlines    sync.Mutex
 	readDeadline time.Duration // since start, or none
 }
@@ -73,6 +71,10 @@ const (
 	open
 	// refused: the connection is closed, reads and writes fail.
 	refused
+
+	// closed comes on top of the phase in which the connection was closed, if that was
+	// before it was known what becomes of it. It has been counted then.
+	closed = 1 << 7
 )
 
 // localAddr is the local address of a connection. Every listener wrapper passes it
@@ -105,10 +107,9 @@ func (a *localAddr) String() string {
 var start = time.Now()
 
 func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Duration) *conn {
-	wrapped := &conn{Conn: c, rules: rules, accepted: accepted, trust: trust}
-	wrapped.mode, wrapped.peer = mode, peerAddr(c.RemoteAddr())
+	wrapped := &conn{Conn: c, rules: rules, accepted: accepted}
+	wrapped.mode, wrapped.trust, wrapped.peer = mode, trust, peerAddr(c.RemoteAddr())
 	if mode == Off {
-		wrapped.watchFor = reasonForbidden
 		wrapped.phase.Store(watching)
 	}
 	return wrapped
@@ -125,11 +126,11 @@ func (c *conn) RemoteAddr() net.Addr {
 }
 
 // isPending reports whether the beginning has yet to be judged.
-func (c *conn) isPending() bool { return c.phase.Load() <= timed }
+func (c *conn) isPending() bool { return c.phase.Load()&^closed <= timed }
 
 // accepts reports whether the beginning has been judged, and not refused.
 func (c *conn) accepts() bool {
-	phase := c.phase.Load()
+	phase := c.phase.Load() &^ closed
 	return phase > timed && phase != refused
 }
 
@@ -181,11 +182,16 @@ func (c *conn) mayWrite() error {
 // Close closes the connection at once, and with it ends a read of the header.
 func (c *conn) Close() error {
 	err := c.Conn.Close()
-	switch c.phase.Load() {
-	case pending, timed:
-		c.count(0, reasonIO)
-	case watching:
-		c.count(c.header.Version(), c.outcome())
+	for phase := c.phase.Load(); phase <= watching; phase = c.phase.Load() {
+		if !c.phase.CompareAndSwap(phase, phase|closed) {
+			continue
+		}
+		if phase == watching {
+			c.count()
+		} else {
+			c.rules.stats.count(c.mode, 0, reasonIO)
+		}
+		break
 	}
 	return err
 }
@@ -241,7 +247,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if !c.isPending() {
 		return c.Conn.SetReadDeadline(t)
 	}
-	c.phase.CompareAndSwap(pending, timed)
+	c.phase.CompareAndSwap(pending, timed) // unless it is closed
 	c.readDeadline = none
 	if !t.IsZero() {
 		// Not t.Sub(start): the wall clock, by which t may be, can have been set since.
@@ -299,7 +305,7 @@ func (c *conn) unlimit() {
 // leave moves on from pending, with the read deadline that the user wants.
 func (c *conn) leave(next uint32) {
 	c.unlimit()
-	if c.phase.CompareAndSwap(pending, next) {
+	if c.advance(pending, next) {
 		return
 	}
 	c.deadlines.Lock()
@@ -307,7 +313,9 @@ func (c *conn) leave(next uint32) {
 	if c.readDeadline != none {
 		_ = c.Conn.SetReadDeadline(start.Add(c.readDeadline))
 	}
-	c.phase.Store(next)
+	if from := c.phase.Load(); from >= closed || !c.advance(from, next) {
+		c.phase.Store(next)
+	}
 }
 
 // deadline is when the first header must be complete.

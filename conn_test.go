@@ -1494,7 +1494,7 @@ func TestConnFactsSurviveTheBuffer(t *testing.T) {
 			used[i] = 0xff
 		}
 		var got []wire.TLV
-		for tlv := range c.tlvs.All() {
+		for tlv := range c.tlvs.raw.All() {
 			got = append(got, tlv)
 		}
 		assert.Equal(t, tlvs, got)

@@ -3,7 +3,7 @@ package proxyprotocol
 import (
 	"net"
 	"net/http"
-	"sync/atomic"
+	"sync"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -15,12 +15,12 @@ type facts struct {
 	peer net.Addr
 	// header is the zero Header if there was none.
 	header wire.Header
-	// tlvs are the header's.
-	tlvs wire.TLVs
-	// named is what they say, once somebody has asked.
-	named atomic.Pointer[tlv.Named]
+	// tlvs are the header's, or nil if it has none.
+	tlvs *tlvs
 	// mode is the mode in force for the peer.
 	mode Mode
+	// trust says whether the peer may send a header.
+	trust trust
 	// marked says that the client's address came from a header nobody vouched for.
 	marked bool
 }
@@ -46,14 +46,25 @@ func factsOf(r *http.Request) *facts {
 func (f *facts) present() bool { return f.header.Version() != 0 }
 
 // say returns what the TLVs say, by name. It is found out once, when somebody asks.
-func (c *conn) say() *tlv.Named {
-	if named := c.named.Load(); named != nil {
-		return named
+func (f *facts) say() *tlv.Named {
+	if f.tlvs == nil {
+		return new(tlv.Named)
 	}
-	c.deadlines.Lock() // not judging, which whoever waits for the first data holds
-	defer c.deadlines.Unlock()
-	if c.named.Load() == nil {
-		c.named.Store(new(tlv.Name(c.tlvs)))
-	}
-	return c.named.Load()
+	f.tlvs.naming.Do(func() { f.tlvs.named = tlv.Name(f.tlvs.raw) })
+	return &f.tlvs.named
+}
+
+// tlvs are the TLVs of a header.
+type tlvs struct {
+	raw    wire.TLVs
+	room   [104]byte // for all that load balancers send, so that it is one allocation
+	naming sync.Once
+	named  tlv.Named
+}
+
+// keepTLVs copies TLVs out of the buffer that they came in.
+func keepTLVs(raw wire.TLVs) *tlvs {
+	kept := new(tlvs)
+	kept.raw = append(kept.room[:0], raw...)
+	return kept
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -47,7 +46,7 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 	if err := c.settle(true); err != nil {
 		return 0, err
 	}
-	switch c.phase.Load() {
+	switch c.phase.Load() &^ closed {
 	case watching:
 		return c.watch(p)
 	case draining:
@@ -91,15 +90,26 @@ func (c *conn) judge(reading bool) (err error) {
 		return err
 	case refused:
 		return nil
-	case draining, open:
-		c.settled()
+	default:
+		c.leave(next)
+		return nil
 	}
-	c.leave(next)
-	return nil
 }
 
-// settled counts the connection, of which it is known now that no header can come.
-func (c *conn) settled() { c.count(c.header.Version(), c.outcome()) }
+// advance moves on from a phase, and counts the connection once no header can come any
+// more. It fails if that is not the phase: the connection may be closed.
+func (c *conn) advance(from, to uint32) bool {
+	if !c.phase.CompareAndSwap(from, to) {
+		return false
+	}
+	if to == draining || to == open {
+		c.count()
+	}
+	return true
+}
+
+// count counts a connection that is not refused.
+func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outcome()) }
 
 // outcome is what became of a connection that is not pending or refused.
 func (c *conn) outcome() outcome {
@@ -112,13 +122,6 @@ func (c *conn) outcome() outcome {
 		return outcomeLocal
 	default:
 		return outcomeDirect
-	}
-}
-
-// count counts the connection, unless it has been counted.
-func (c *conn) count(version uint8, o outcome) {
-	if c.counted.CompareAndSwap(false, true) {
-		c.rules.stats.count(c.mode, version, o)
 	}
 }
 
@@ -158,7 +161,6 @@ const maxEmptyReads = 100
 // decide answers the phase that follows from what was received, or pending if more is
 // needed.
 func (c *conn) decide(r *wire.Result) (next uint32) {
-	c.version = r.Version
 	if r.Version != 0 {
 		if c.answered {
 			return c.refuse(reasonIO, errAnswered)
@@ -209,7 +211,6 @@ func (c *conn) interrupted(err error) (next uint32, _ error) {
 		}
 		// The peer's address is final, so a header that is completed later is too late.
 		c.keep(got)
-		c.watchFor = reasonTimeout
 		return watching, nil
 	default:
 		return pending, err
@@ -222,7 +223,7 @@ var errCutOff = errors.New("cut off by the end of the connection")
 func (c *conn) accept(r *wire.Result) (next uint32) {
 	c.header = r.Header
 	if len(r.TLVs) > 0 {
-		c.tlvs = slices.Clone(r.TLVs) // the buffer goes back to the pool
+		c.tlvs = keepTLVs(r.TLVs)
 	}
 	if r.Header.HasAddrs() {
 		c.marked = c.mode == Unspecified
@@ -233,14 +234,13 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 	}
 	rest := c.inbox.data[r.Size:]
 	c.inbox.data = rest
-	c.watchFor = reasonDuplicate
 	if c.rules.timed {
 		c.rules.stats.headers.observe(time.Since(start) - c.accepted)
 	}
 	c.rules.log.accepted(c)
-	switch state, version := wire.Signature(rest); state {
+	switch state, _ := wire.Signature(rest); state {
 	case wire.Partial:
-		return c.refuseHeader(version)
+		return c.refuse(reasonDuplicate, nil)
 	case wire.Absent:
 		return draining
 	default:
@@ -269,13 +269,12 @@ func (c *conn) watch(p []byte) (n int, err error) {
 		copy(into, kept)
 		n, err := c.Conn.Read(into[len(kept):])
 		got := into[:len(kept)+n]
-		switch state, version := wire.Signature(got); {
+		switch state, _ := wire.Signature(got); {
 		case state == wire.Partial:
 			c.keep(got)
-			c.refuseHeader(version)
+			c.refuse(c.reasonToWatch(), nil)
 			return 0, refusedError("read", c.peer)
 		case state == wire.Absent, isEOF(err) && len(got) > 0:
-			c.settled()
 			return c.handOn(p, got), nil // an error will be back with the next read
 		default:
 			c.keep(got)
@@ -302,26 +301,38 @@ func (c *conn) drain(p []byte) int {
 func (c *conn) handOn(p, watched []byte) int {
 	n := copy(p, watched)
 	c.keep(watched[n:])
+	next := open
 	if n < len(watched) {
-		c.phase.Store(draining)
-	} else {
-		c.phase.Store(open)
+		next = draining
+	}
+	if !c.advance(watching, next) {
+		c.phase.Store(next)
 	}
 	return n
 }
 
-// refuseHeader refuses a header that came while watching.
-func (c *conn) refuseHeader(version uint8) (next uint32) {
-	c.version = version
-	return c.refuse(c.watchFor, nil)
+// reasonToWatch is why a header is refused that comes while watching.
+func (c *conn) reasonToWatch() outcome {
+	switch {
+	case c.mode == Off:
+		return reasonForbidden
+	case c.present():
+		return reasonDuplicate
+	default:
+		return reasonTimeout
+	}
 }
 
 // refuse closes the connection without a word to it. err tells the log more.
 func (c *conn) refuse(why outcome, err error) (next uint32) {
-	c.phase.Store(refused)
+	before := c.phase.Swap(refused)
 	closeSafely(c.Conn)
-	c.count(c.version, why)
-	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, c.received(), err)
+	got := c.received()
+	if before <= watching {
+		_, version := wire.Signature(got)
+		c.rules.stats.count(c.mode, version, why)
+	}
+	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, got, err)
 	c.release()
 	return refused
 }

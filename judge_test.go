@@ -239,7 +239,7 @@ func TestJudgeHeaderSize(t *testing.T) {
 				c := connOf(connSays(pieces...), rules)
 				got := connOutcomeOf(t, c, logs, 100, true)
 				assert.Equal(t, connOutcome{remote: connClient, local: connServer, handedOn: connGET}, got, "pieces of %d", size)
-				assert.Len(t, c.tlvs, fill+3)
+				assert.Len(t, c.tlvs.raw, fill+3)
 			}
 			if maxSize < wire.MaxSize {
 				tooLarge := connBlock(1, 0x11, strings.Repeat("\x00", maxSize+1-16))
