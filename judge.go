@@ -77,12 +77,6 @@ func (c *conn) judge(reading bool) (err error) {
 		return nil
 	}
 	c.forRead = reading
-	if reading && c.phase.Load() == timed {
-		// It may have passed already.
-		if err := c.mayWait(); err != nil {
-			return err
-		}
-	}
 	next, err := c.readHeader()
 	switch next {
 	case pending:
@@ -136,6 +130,12 @@ func (c *conn) mayAnnounce() bool {
 
 // readHeader reads until it is known which phase comes after pending.
 func (c *conn) readHeader() (next uint32, err error) {
+	if c.forRead && c.phase.Load() == timed {
+		// The user's deadline may have passed already.
+		if err := c.mayWait(); err != nil {
+			return pending, err
+		}
+	}
 	for empty := 0; empty < maxEmptyReads; {
 		before := len(c.received())
 		err := c.receive()
