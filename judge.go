@@ -94,20 +94,6 @@ func (c *conn) enter(phase uint32) {
 	c.phase.Store(phase)
 }
 
-// outcome is what became of a connection that is not pending or refused.
-func (c *conn) outcome() outcome {
-	switch {
-	case c.marked:
-		return outcomeMarked
-	case c.header.HasAddrs():
-		return outcomeClient
-	case c.present():
-		return outcomeLocal
-	default:
-		return outcomeDirect
-	}
-}
-
 // count counts the connection, unless it has been counted.
 func (c *conn) count(version uint8, o outcome) {
 	if c.counted.CompareAndSwap(false, true) {

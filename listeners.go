@@ -17,7 +17,13 @@ type listenerKey struct{ server, address string }
 
 type listenerEntry struct {
 	stats *stats
-	users []*ListenerWrapper // in the order of their configurations
+	users []wrapper // in the order of their configurations
+}
+
+// wrapper is a ListenerWrapper or a PacketConnWrapper. describe returns what the status
+// shows of its configuration.
+type wrapper interface {
+	describe() (mode Mode, trustedSource string, ranges []ModeRanges)
 }
 
 type listenerPool struct {
@@ -27,7 +33,7 @@ type listenerPool struct {
 
 // acquire returns the stats of a listener: those it had, if it has been there before the
 // reload.
-func (p *listenerPool) acquire(key listenerKey, user *ListenerWrapper) *stats {
+func (p *listenerPool) acquire(key listenerKey, user wrapper, newStats func(server string) *stats) *stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	entry := p.entries[key]
@@ -40,13 +46,13 @@ func (p *listenerPool) acquire(key listenerKey, user *ListenerWrapper) *stats {
 }
 
 // release gives up all listeners of a user.
-func (p *listenerPool) release(user *ListenerWrapper) {
+func (p *listenerPool) release(user wrapper) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	left := make(map[string]bool) // servers that are still there
 	gone := make(map[string]bool)
 	for key, entry := range p.entries {
-		entry.users = slices.DeleteFunc(entry.users, func(u *ListenerWrapper) bool { return u == user })
+		entry.users = slices.DeleteFunc(entry.users, func(u wrapper) bool { return u == user })
 		if len(entry.users) == 0 {
 			delete(p.entries, key)
 			gone[key.server] = true
@@ -62,7 +68,7 @@ func (p *listenerPool) release(user *ListenerWrapper) {
 }
 
 // each calls f for every listener, in order, with the wrapper that was configured last.
-func (p *listenerPool) each(f func(key listenerKey, stats *stats, lw *ListenerWrapper)) {
+func (p *listenerPool) each(f func(key listenerKey, stats *stats, user wrapper)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keys := make([]listenerKey, 0, len(p.entries))

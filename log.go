@@ -21,6 +21,7 @@ const (
 type connLog struct {
 	logger   *zap.Logger
 	refusals *zap.Logger
+	messages *[outcomes]string // of refusals
 
 	// nextMarked is when the next marked connection is logged, since start. zap's sampler
 	// would cost more than all else that a header costs.
@@ -31,6 +32,7 @@ func newConnLog(logger *zap.Logger) *connLog {
 	omitted := &omittedLog{logger: logger, counts: make(map[string]uint64)}
 	return &connLog{
 		logger:   logger,
+		messages: &refusalMessages,
 		refusals: limited(logger, refusalInterval, refusalsLogged, zapcore.SamplerHook(omitted.hook)),
 	}
 }
@@ -78,7 +80,7 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 	if why == reasonIO && isEOF(err) {
 		level = zapcore.DebugLevel
 	}
-	entry := l.refusals.Check(level, refusalMessages[why])
+	entry := l.refusals.Check(level, l.messages[why])
 	if entry == nil {
 		return
 	}
@@ -96,12 +98,8 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 
 // accepted logs an accepted header.
 func (l *connLog) accepted(c *conn, now time.Duration) {
-	if next := l.nextMarked.Load(); c.marked && int64(now) >= next && l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
-		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
-			zap.String("peer", addrString(c.peer)),
-			zap.String("local", addrString(c.Conn.LocalAddr())),
-			zap.Stringer("claimed", c.header.Source()),
-		)
+	if c.marked {
+		l.marked(&c.facts, c.Conn, now)
 	}
 	if entry := l.logger.Check(zapcore.DebugLevel, "accepted PROXY protocol header"); entry != nil {
 		entry.Write(
@@ -110,6 +108,17 @@ func (l *connLog) accepted(c *conn, now time.Duration) {
 			zap.Uint8("version", c.header.Version()),
 			zap.Stringer("source", c.header.Source()),
 			zap.Stringer("destination", c.header.Destination()),
+		)
+	}
+}
+
+// marked logs that a client's address is not trustworthy.
+func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now time.Duration) {
+	if next := l.nextMarked.Load(); int64(now) >= next && l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
+		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
+			zap.String("peer", addrString(f.peer)),
+			zap.String("local", addrString(socket.LocalAddr())),
+			zap.Stringer("claimed", f.header.Source()),
 		)
 	}
 }

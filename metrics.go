@@ -16,6 +16,13 @@ var (
 		Help:      "Counter of connections whose beginning was judged, by the mode in force for the peer, the version of the PROXY protocol header (none, v1, v2) and what became of them (client, marked, local, direct, or the reason of a refusal).",
 	}, []string{"server", "mode", "version", "outcome"})
 
+	datagrams = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy",
+		Subsystem: "proxy_protocol",
+		Name:      "datagrams_total",
+		Help:      "Counter of datagrams that arrived for HTTP/3, by the mode in force for the peer, the version of the PROXY protocol header (none, v2) and what became of them (client, marked, local, direct, or the reason why they were dropped).",
+	}, []string{"server", "mode", "version", "outcome"})
+
 	headerSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: "caddy",
 		Subsystem: "proxy_protocol",
@@ -27,7 +34,7 @@ var (
 
 func registerMetrics(ctx caddy.Context) error {
 	registry := ctx.GetMetricsRegistry()
-	for _, collector := range []prometheus.Collector{connections, headerSeconds} {
+	for _, collector := range []prometheus.Collector{connections, datagrams, headerSeconds} {
 		// several servers of a configuration share its registry
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(collector); err != nil && !errors.As(err, &already) {
@@ -41,5 +48,6 @@ func registerMetrics(ctx caddy.Context) error {
 func forgetMetrics(server string) {
 	labels := prometheus.Labels{"server": server}
 	connections.DeletePartialMatch(labels)
+	datagrams.DeletePartialMatch(labels)
 	headerSeconds.DeletePartialMatch(labels)
 }

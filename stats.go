@@ -21,6 +21,7 @@ const (
 // stats count what became of a listener's connections. They outlive reloads.
 type stats struct {
 	server        string
+	counters      *prometheus.CounterVec
 	cells         [len(modeNames)][len(versionNames)][outcomes]cell
 	headerSeconds prometheus.Observer
 
@@ -49,9 +50,15 @@ type refusal struct {
 	size  int
 }
 
-func newStats(server string) *stats {
+func newStats(server string) *stats { return newStatsOf(server, connections) }
+
+// newDatagramStats are stats that count datagrams.
+func newDatagramStats(server string) *stats { return newStatsOf(server, datagrams) }
+
+func newStatsOf(server string, counters *prometheus.CounterVec) *stats {
 	return &stats{
 		server:        server,
+		counters:      counters,
 		headerSeconds: headerSeconds.WithLabelValues(server),
 		peers:         make(map[netip.Addr]struct{}),
 	}
@@ -63,7 +70,7 @@ func (s *stats) count(mode Mode, version uint8, o outcome) {
 	cell.n.Add(1)
 	counter := cell.counter.Load()
 	if counter == nil {
-		c := connections.WithLabelValues(s.server, mode.String(), versionNames[version], o.String())
+		c := s.counters.WithLabelValues(s.server, mode.String(), versionNames[version], o.String())
 		counter = &c
 		cell.counter.Store(counter)
 	}
