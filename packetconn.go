@@ -22,8 +22,9 @@ import (
 // does not fit the rules is dropped, and never surfaces as an error: that would end QUIC.
 type packetConn struct {
 	net.PacketConn
-	udp  *net.UDPConn // the same, if it is a UDP socket
-	addr netip.AddrPort
+	udp    *net.UDPConn // the same, if it is a UDP socket
+	sender *packetSender
+	addr   netip.AddrPort
 
 	// rules are those of the running configuration, or nil if it has none: then datagrams
 	// pass as they are.
@@ -81,7 +82,7 @@ func newPacketConn(inner net.PacketConn, unwrap bool) net.PacketConn {
 	if !ok {
 		return c
 	}
-	c.udp = udp
+	c.udp, c.sender = udp, newPacketSender(udp)
 	if c.addr.Addr().IsUnspecified() {
 		// Replies must come from the address that the peer sent to. One of these fails.
 		_ = ipv4.NewPacketConn(udp).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
@@ -145,8 +146,7 @@ func (c *packetConn) WriteTo(p []byte, addr net.Addr) (n int, err error) {
 	case c.udp == nil:
 		return 0, errNotOurs
 	default:
-		n, _, err = c.udp.WriteMsgUDPAddrPort(p, a.reply, a.from)
-		return n, err
+		return c.sender.write(p, a)
 	}
 }
 
