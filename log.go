@@ -19,9 +19,9 @@ const (
 
 // connLog logs what happens to connections.
 type connLog struct {
-	logger   *zap.Logger
-	refusals *zap.Logger
-	messages *[outcomes]string // of refusals
+	logger    *zap.Logger
+	refusals  *zap.Logger
+	datagrams bool // are what is refused, not connections
 
 	// nextMarked is when the next marked connection is logged, since start. zap's sampler
 	// would cost more than all else that a header costs.
@@ -32,7 +32,6 @@ func newConnLog(logger *zap.Logger) *connLog {
 	omitted := &omittedLog{logger: logger, counts: make(map[string]uint64)}
 	return &connLog{
 		logger:   logger,
-		messages: &refusalMessages,
 		refusals: limited(logger, refusalInterval, refusalsLogged, zapcore.SamplerHook(omitted.hook)),
 	}
 }
@@ -80,7 +79,11 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 	if why == reasonIO && isEOF(err) {
 		level = zapcore.DebugLevel
 	}
-	entry := l.refusals.Check(level, l.messages[why])
+	message := refusalMessages[why]
+	if l.datagrams {
+		message = dropMessages[why]
+	}
+	entry := l.refusals.Check(level, message)
 	if entry == nil {
 		return
 	}

@@ -21,23 +21,28 @@ import (
 type headerConn struct {
 	net.PacketConn
 	header string
+	next   func() string // the next header, if each is another
 	buffer []byte
 }
 
 func (c *headerConn) WriteTo(p []byte, addr net.Addr) (int, error) {
+	if c.next != nil {
+		c.header = c.next()
+	}
 	c.buffer = append(append(c.buffer[:0], c.header...), p...)
 	n, err := c.PacketConn.WriteTo(c.buffer, addr)
 	return max(0, n-len(c.header)), err
 }
 
-func (c *headerConn) SetReadBuffer(n int) error  { return c.PacketConn.(*net.UDPConn).SetReadBuffer(n) }
-func (c *headerConn) SetWriteBuffer(n int) error { return c.PacketConn.(*net.UDPConn).SetWriteBuffer(n) }
+func (c *headerConn) SetReadBuffer(n int) error { return c.PacketConn.(*net.UDPConn).SetReadBuffer(n) }
+func (c *headerConn) SetWriteBuffer(n int) error {
+	return c.PacketConn.(*net.UDPConn).SetWriteBuffer(n)
+}
 
 // newHeaderClient is an HTTP/3 client that puts a header before each datagram.
-func newHeaderClient(t testing.TB, to *net.UDPAddr, header string) *http3.Transport {
-	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	require.NoError(t, err)
-	transport := &quic.Transport{Conn: &headerConn{PacketConn: udp, header: header}}
+func newHeaderClient(t testing.TB, udp *headerConn, port int) *http3.Transport {
+	to := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}
+	transport := &quic.Transport{Conn: udp}
 	client := &http3.Transport{
 		TLSClientConfig:    clientTLS(http3.NextProtoH3),
 		DisableCompression: true,
@@ -48,9 +53,21 @@ func newHeaderClient(t testing.TB, to *net.UDPAddr, header string) *http3.Transp
 	t.Cleanup(func() {
 		client.Close()
 		transport.Close()
-		udp.Close()
 	})
 	return client
+}
+
+// roundTrip sends a request that must be answered with 200 and returns the body.
+func roundTrip(t testing.TB, client *http3.Transport, method, path string, body io.Reader) string {
+	r, err := http.NewRequestWithContext(t.Context(), method, "https://localhost"+path, body)
+	require.NoError(t, err)
+	response, err := client.RoundTrip(r)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	return string(text)
 }
 
 // BenchmarkHTTP3 compares HTTP/3 behind the packet wrapper with Caddy's own.
@@ -67,8 +84,8 @@ func BenchmarkHTTP3(b *testing.B) {
 			port := freePort(b)
 			startCaddy(b, packets("", bench.wrapper), fmt.Sprintf(
 				"https://localhost:%d {\nbind 127.0.0.1\ntls %s\nhandle /big {\nroot %s\nfile_server\n}\nhandle /up {\nreverse_proxy 127.0.0.1:%d\n}\nrespond ok\n}\n",
-				port, tlsFiles(b), dir, sink(b)))
-			client := newHeaderClient(b, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}, bench.header)
+				port, tlsFiles(b), dir, sink(b, make(chan int64, 1))))
+			client := newHeaderClient(b, &headerConn{PacketConn: listenUDP(b, "127.0.0.1"), header: bench.header}, port)
 			do := func(b *testing.B, method, path string, body io.Reader, want int64) {
 				r, err := http.NewRequest(method, "https://localhost"+path, body)
 				require.NoError(b, err)
@@ -106,12 +123,17 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// sink is a server that reads what it is sent.
-func sink(t testing.TB) (port int) {
+// sink is a server that reads what it is sent, and says how much that was if somebody wants
+// to know.
+func sink(t testing.TB, received chan<- int64) (port int) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
+		n, _ := io.Copy(io.Discard, r.Body)
+		select {
+		case received <- n:
+		default:
+		}
 	})}
 	go server.Serve(l)
 	t.Cleanup(func() { server.Close() })

@@ -93,6 +93,15 @@ func (r *relay) forget() {
 	}
 }
 
+// backPort is the port towards Caddy of a client.
+func (r *relay) backPort(c *h3Client) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	flow, err := r.flow(c.udp.LocalAddr().(*net.UDPAddr).AddrPort())
+	require.NoError(r.t, err)
+	return flow.back.LocalAddr().(*net.UDPAddr).Port
+}
+
 func (r *relay) flow(client netip.AddrPort) (*relayFlow, error) {
 	flow := r.flows[client]
 	if flow == nil {

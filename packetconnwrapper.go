@@ -106,7 +106,7 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	rules.log.messages = &dropMessages
+	rules.log.datagrams = true
 	pw.rules, pw.shared.rules = rules, rules
 	if server != nil {
 		if err := pw.prepareServer(server, logger); err != nil {
