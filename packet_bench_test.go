@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
@@ -99,24 +101,42 @@ func BenchmarkHTTP3(b *testing.B) {
 			}
 			b.Run("request", func(b *testing.B) {
 				b.ReportAllocs()
+				began := cpuTime(b)
 				for b.Loop() {
 					do(b, http.MethodGet, "/", nil, 2)
 				}
+				reportCPU(b, began)
 			})
 			b.Run("download", func(b *testing.B) {
 				b.SetBytes(size)
+				began := cpuTime(b)
 				for b.Loop() {
 					do(b, http.MethodGet, "/big", nil, size)
 				}
+				reportCPU(b, began)
 			})
 			b.Run("upload", func(b *testing.B) {
 				b.SetBytes(size)
+				began := cpuTime(b)
 				for b.Loop() {
 					do(b, http.MethodPost, "/up", io.LimitReader(zeros{}, size), 0)
 				}
+				reportCPU(b, began)
 			})
 		})
 	}
+}
+
+// cpuTime is what this process has used, client and server together. Other processes of a
+// busy machine do not change it.
+func cpuTime(b *testing.B) time.Duration {
+	var usage syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+func reportCPU(b *testing.B, began time.Duration) {
+	b.ReportMetric(float64(cpuTime(b)-began)/float64(b.N), "cpu-ns/op")
 }
 
 type zeros struct{}
