@@ -435,8 +435,9 @@ func TestDocsNameEverything(t *testing.T) {
 func TestDocsMetrics(t *testing.T) {
 	const server = "documentation"
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(connections, headerSeconds)
+	registry.MustRegister(connections, datagrams, headerSeconds)
 	connections.WithLabelValues(server, "on", "v2", "client")
+	datagrams.WithLabelValues(server, "on", "v2", "client")
 	headerSeconds.WithLabelValues(server)
 	defer forgetMetrics(server)
 	families, err := registry.Gather()
