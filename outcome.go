@@ -90,6 +90,9 @@ var dropMessages = [outcomes]string{
 	reasonIO:        "dropped datagram that could not be judged",
 }
 
+// refused reports whether the outcome is a reason for a refusal.
+func (o outcome) refused() bool { return o >= reasonMissing }
+
 // String returns the outcome's name.
 func (o outcome) String() string { return outcomeNames[o] }
 

@@ -3,10 +3,12 @@ package proxyprotocol
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -16,6 +18,8 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // headerConn is a client's socket that puts a header before each datagram. It costs the
@@ -125,6 +129,46 @@ func BenchmarkHTTP3(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkDatagram judges datagrams that are there already.
+func BenchmarkDatagram(b *testing.B) {
+	for _, bench := range []struct {
+		name  string
+		mode  Mode
+		bytes string
+	}{
+		{"known", On, dgram(client4, server4) + quicLike},
+		{"none under off", Off, quicLike},
+		{"missing", On, quicLike},
+		{"malformed", On, v2(client4, server4) + quicLike},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			c := newPacketConn(listenUDP(b, "127.0.0.1"), true).(udpPacketConn)
+			rules := connQuiet(bench.mode)
+			rules.stats = newDatagramStats("datagrams")
+			b.Cleanup(func() { forgetMetrics("datagrams") })
+			c.rules.Store(rules)
+			d := datagram{bytes: []byte(bench.bytes), from: netip.MustParseAddrPort("192.0.2.1:7")}
+			b.ReportAllocs()
+			for b.Loop() {
+				c.accept(&d)
+			}
+		})
+	}
+	b.Run("invented", func(b *testing.B) {
+		c := newPacketConn(listenUDP(b, "127.0.0.1"), true).(udpPacketConn)
+		rules := connQuiet(On)
+		rules.stats = newDatagramStats("datagrams")
+		b.Cleanup(func() { forgetMetrics("datagrams") })
+		c.rules.Store(rules)
+		d := datagram{bytes: []byte(encode(wire.NewProxy(2, wire.Dgram, client4, server4)) + quicLike), from: netip.MustParseAddrPort("192.0.2.1:7")}
+		b.ReportAllocs()
+		for n := uint32(0); b.Loop(); n++ {
+			binary.BigEndian.PutUint32(d.bytes[16:], n)
+			c.accept(&d)
+		}
+	})
 }
 
 // cpuTime is what this process has used, client and server together. Other processes of a

@@ -159,35 +159,36 @@ func (c *packetConn) accept(d *datagram) (payload []byte, a *quicAddr) {
 	// A panic here ends the process. The source of trusted peers is anyone's code.
 	defer func() {
 		if r := recover(); r != nil {
-			c.drop(rules, d, reasonIO, fmt.Errorf("panic: %v", r))
+			c.drop(rules, d, &quicAddr{}, reasonIO, fmt.Errorf("panic: %v", r))
 			payload, a = nil, nil
 		}
 	}()
 	if d.via != nil {
 		d.from, _ = netip.ParseAddrPort(d.via.String())
 	}
-	size := headerSize(d.bytes)
-	if rules == nil {
-		size = 0
+	size := 0
+	if rules != nil {
+		size = headerSize(d.bytes)
 	}
 	payload = d.bytes[size:]
-	if rules != nil && hasHeader(payload) && size > 0 {
-		c.drop(rules, d, reasonDuplicate, nil)
-		return nil, nil
-	}
 	slot := c.slot(d.from, d.bytes[:size])
-	if a = *slot; a == nil || !a.is(rules, d, size) {
-		var why outcome
-		var err error
-		if a, why, err = c.learn(rules, d, size); a == nil {
-			c.drop(rules, d, why, err)
+	a = *slot
+	if a == nil || !a.is(rules, d, size) {
+		a = &quicAddr{rules: rules, from: d.from, via: d.via}
+		if why, err := c.learn(a, d, size); why.refused() {
+			c.drop(rules, d, a, why, err)
 			return nil, nil
 		}
 		if size <= recentHeader && d.via == nil {
 			*slot = a
 		}
 	}
-	if rules != nil {
+	switch {
+	case rules == nil:
+	case size > 0 && hasHeader(payload):
+		c.drop(rules, d, a, reasonDuplicate, nil)
+		return nil, nil
+	default:
 		rules.stats.count(a.mode, a.header.Version(), a.outcome())
 	}
 	return payload, a
@@ -223,60 +224,61 @@ func headerSize(b []byte) int {
 	}
 }
 
-// learn judges a datagram with a header of this size and returns its address, or why it
-// must be dropped.
-func (c *packetConn) learn(rules *rules, d *datagram, size int) (a *quicAddr, why outcome, err error) {
-	a = &quicAddr{
-		rules:    rules,
-		from:     d.from,
-		via:      d.via,
-		raw:      string(d.bytes[:size]),
-		received: string(d.control),
-	}
+// learn judges a datagram with a header of this size, and either makes its address complete
+// or says why it must be dropped.
+func (c *packetConn) learn(a *quicAddr, d *datagram, size int) (why outcome, err error) {
 	a.peer = peerOf(d)
-	a.local, a.reply = c.replyWith(d.control)
-	a.text = a.peer.String()
-	if rules == nil {
-		return a, 0, nil
+	if a.rules != nil {
+		if why, err = c.judge(a, d.bytes[:size]); why.refused() {
+			return why, err
+		}
 	}
-	rules.stats.sawPeer(peerIP(a.peer))
+	a.raw, a.received = string(d.bytes[:size]), string(d.control)
+	a.local, a.reply = c.replyWith(d.control)
+	switch client := unmapped(a.header.Source()); {
+	case a.marked:
+		a.text = netip.AddrPortFrom(client.Addr(), 0).String()
+		a.rules.log.marked(&a.facts, c, time.Since(start))
+	case a.header.HasAddrs():
+		a.text = client.String()
+	default:
+		a.text = a.peer.String()
+	}
+	return a.outcome(), nil
+}
+
+// judge finds out the facts of a datagram with this header, or why it must be dropped.
+func (c *packetConn) judge(a *quicAddr, header []byte) (why outcome, err error) {
+	a.rules.stats.sawPeer(peerIP(a.peer))
 	var trust trust
-	a.mode, trust = rules.judge(a.peer, c.LocalAddr())
+	a.mode, trust = a.rules.judge(a.peer, c.LocalAddr())
 	if trust == unasked {
-		trust, a.until = c.ask(rules, a.peer)
+		trust, a.until = c.ask(a.rules, a.peer)
 	}
 	switch {
 	case a.mode == On && trust != trusted:
-		return nil, reasonUntrusted, nil
-	case size == 0 && a.mode == On:
-		return nil, reasonMissing, nil
-	case size == 0:
-		return a, 0, nil
+		return reasonUntrusted, nil
+	case len(header) == 0 && a.mode == On:
+		return reasonMissing, nil
+	case len(header) == 0:
+		return outcomeDirect, nil
 	case a.mode == Off:
-		return nil, reasonForbidden, nil
+		return reasonForbidden, nil
 	case trust != trusted:
-		return nil, reasonUntrusted, nil
+		return reasonUntrusted, nil
 	}
-	switch r := wire.Decode(d.bytes[:size], rules.maxHeaderSize); r.State {
-	case wire.Complete:
-		a.header, a.tlvs = r.Header, slices.Clone(r.TLVs)
-	case wire.Invalid:
-		return nil, reasonOf(r.Err), r.Err
-	default:
-		return nil, reasonMalformed, errDatagramCutOff
-	}
+	r := wire.Decode(header, a.rules.maxHeaderSize)
 	switch {
-	case a.header.HasAddrs() && a.header.Transport() == wire.Dgram:
-		client := unmapped(a.header.Source())
-		if a.marked = a.mode == Unspecified; a.marked {
-			client = netip.AddrPortFrom(client.Addr(), 0)
-			rules.log.marked(&a.facts, c, time.Since(start))
-		}
-		a.text = client.String()
-	case a.header.Command() != wire.Local:
-		return nil, reasonMalformed, errNotDatagrams
+	case r.State == wire.Invalid:
+		return reasonOf(r.Err), r.Err
+	case r.State != wire.Complete:
+		return reasonMalformed, errDatagramCutOff
+	case r.Header.Command() != wire.Local && !(r.Header.HasAddrs() && r.Header.Transport() == wire.Dgram):
+		return reasonMalformed, errNotDatagrams
 	}
-	return a, 0, nil
+	a.header, a.tlvs = r.Header, slices.Clone(r.TLVs)
+	a.marked = a.mode == Unspecified && a.header.HasAddrs()
+	return a.outcome(), nil
 }
 
 var (
@@ -295,19 +297,21 @@ func (c *packetConn) ask(rules *rules, peer net.Addr) (trust, time.Duration) {
 }
 
 // drop counts, logs and remembers a datagram that is dropped.
-func (c *packetConn) drop(rules *rules, d *datagram, why outcome, err error) {
+func (c *packetConn) drop(rules *rules, d *datagram, a *quicAddr, why outcome, err error) {
 	if rules == nil {
 		return
 	}
-	defer func() { _ = recover() }() // the address that panicked may do it again
-	peer, local := peerOf(d), c.LocalAddr()
-	mode, _ := rules.judge(peer, local)
+	defer func() { _ = recover() }() // what panicked may do it again
+	if a.peer == nil {
+		a.peer = peerOf(d)
+		a.mode, _ = rules.judge(a.peer, c.LocalAddr())
+	}
 	var version uint8
 	if hasHeader(d.bytes) {
 		version = 2
 	}
-	rules.stats.count(mode, version, why)
-	rules.refused(peer, local, mode, why, d.bytes, err)
+	rules.stats.count(a.mode, version, why)
+	rules.refused(a.peer, c.LocalAddr(), a.mode, why, d.bytes, err)
 }
 
 // peerOf returns the address of the peer that sent a datagram.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	pires "github.com/pires/go-proxyproto"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/assert"
@@ -211,6 +212,26 @@ func TestClientsStayApart(t *testing.T) {
 			}
 			wait.Wait()
 		})
+	}
+}
+
+// caddy-l4 makes headers like this, with the library of its own listener wrapper: before each
+// datagram, and with 127.0.0.1 where it does not know its own address.
+func TestHeadersOfAnotherSenderAreTaken(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, packets("", "on"), h3Site(t, port, ""))
+	for _, test := range []struct{ client, server *net.UDPAddr }{
+		{&net.UDPAddr{IP: net.ParseIP("203.0.113.7"), Port: 51234}, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1).To4(), Port: 443}},
+		{&net.UDPAddr{IP: net.ParseIP("203.0.113.7").To4(), Port: 51234}, &net.UDPAddr{IP: net.ParseIP("192.0.2.1"), Port: 443}},
+		{&net.UDPAddr{IP: net.ParseIP("2001:db8::7"), Port: 51234}, &net.UDPAddr{IP: net.IP{127, 0, 0, 1}, Port: 443}},
+		{&net.UDPAddr{IP: net.ParseIP("2001:db8::7"), Port: 51234}, &net.UDPAddr{IP: net.ParseIP("2001:db8::1"), Port: 443}},
+	} {
+		header := pires.HeaderProxyFromAddrs(2, test.client, test.server)
+		header.Command = pires.PROXY
+		text, err := header.Format()
+		require.NoError(t, err)
+		_, body := newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), string(text)).address()).get("/")
+		assert.Contains(t, body, test.client.String()+" marked=false present=true mode=on")
 	}
 }
 
