@@ -3,6 +3,7 @@ package proxyprotocol
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -25,6 +26,11 @@ import (
 //		http3 allow
 //	}
 func (lw *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	return lw.unmarshal(d, nil)
+}
+
+// unmarshal refuses some options, for the reasons given.
+func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]string) error {
 	d.Next() // consume wrapper name
 	if d.NextArg() {
 		mode, err := ParseMode(d.Val())
@@ -48,12 +54,24 @@ func (lw *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("%s is there twice: give it once", option)
 		}
 		seen[option] = true
-		if err := lw.unmarshalOption(d, option); err != nil {
+		if why, ok := refused[option]; ok {
+			return d.Errf("%s: %s", option, why)
+		}
+		err := lw.unmarshalOption(d, option)
+		if err == errUnrecognized {
+			options := slices.DeleteFunc(slices.Clone(wrapperOptions), func(o string) bool { return refused[o] != "" })
+			return d.Errf("unrecognized option '%s': use %s, or a mode (%s) with ranges", option, strings.Join(options, ", "), acceptedModes)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+var wrapperOptions = []string{"trusted_proxies", "timeout", "max_header_size", "version", "http3"}
+
+var errUnrecognized = errors.New("unrecognized option")
 
 func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 	if option == "trusted_proxies" {
@@ -78,7 +96,7 @@ func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string
 	case "http3":
 		lw.HTTP3, err = arg, checkHTTP3(arg)
 	default:
-		return d.Errf("unrecognized option '%s': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (%s) with ranges", option, acceptedModes)
+		return errUnrecognized
 	}
 	if len(args) != 1 || arg == "" {
 		return d.Errf("%s takes one argument", option)

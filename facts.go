@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -25,25 +27,54 @@ type facts struct {
 	marked bool
 }
 
+// connection is what a request came through: a conn, or over HTTP/3 a quicAddr.
+type connection interface {
+	known() *facts
+	placeholders() caddy.ReplacerFunc
+	RemoteAddr() net.Addr
+	LocalAddr() net.Addr
+}
+
 // requestConn returns a request's connection, or nil if it did not come through this module.
-func requestConn(r *http.Request) *conn {
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr)
-	if !ok || (*conn)(local).isPending() {
-		return nil
+func requestConn(r *http.Request) connection {
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr); ok {
+		if (*conn)(local).isPending() {
+			return nil
+		}
+		return (*conn)(local)
 	}
-	return (*conn)(local)
+	if a := requestQUICAddr(r); a != nil {
+		return a
+	}
+	return nil
 }
 
 // factsOf returns the facts of a request's connection, or nil if there are none.
 func factsOf(r *http.Request) *facts {
 	if c := requestConn(r); c != nil {
-		return &c.facts
+		return c.known()
 	}
 	return nil
 }
 
+func (f *facts) known() *facts { return f }
+
 // present reports whether there was a header.
 func (f *facts) present() bool { return f.header.Version() != 0 }
+
+// outcome is what became of a connection or datagram that was not refused.
+func (f *facts) outcome() outcome {
+	switch {
+	case f.marked:
+		return outcomeMarked
+	case f.header.HasAddrs():
+		return outcomeClient
+	case f.present():
+		return outcomeLocal
+	default:
+		return outcomeDirect
+	}
+}
 
 // say returns what the TLVs say, by name. It is found out once, when somebody asks.
 func (f *facts) say() *tlv.Named {

@@ -105,20 +105,6 @@ func (c *conn) advance(from, to uint32) bool {
 // count counts a connection that is not refused.
 func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outcome()) }
 
-// outcome is what became of a connection that is not pending or refused.
-func (c *conn) outcome() outcome {
-	switch {
-	case c.marked:
-		return outcomeMarked
-	case c.header.HasAddrs():
-		return outcomeClient
-	case c.present():
-		return outcomeLocal
-	default:
-		return outcomeDirect
-	}
-}
-
 // mayAnnounce reports whether the peer may send a header, and asks the source if that
 // is not known yet.
 func (c *conn) mayAnnounce() bool {

@@ -14,32 +14,47 @@ import (
 // one before.
 var listeners = listenerPool{
 	entries: make(map[listenerKey]*listenerEntry),
-	gone:    make(map[string]*tally),
+	gone:    make(map[tallyOf]*tally),
 }
 
 type listenerKey struct{ server, address string }
 
 type listenerEntry struct {
-	stats *stats
-	users []*ListenerWrapper // in the order of their configurations
+	stats     *stats
+	datagrams bool      // are what it counts, not connections
+	users     []wrapper // in the order of their configurations
+}
+
+// tallyOf is what a tally counts.
+type tallyOf struct {
+	server    string
+	datagrams bool
+}
+
+func (e *listenerEntry) of(key listenerKey) tallyOf { return tallyOf{key.server, e.datagrams} }
+
+// wrapper is a ListenerWrapper or a PacketConnWrapper. describe returns what the status
+// shows of its configuration.
+type wrapper interface {
+	describe() (mode Mode, trustedSource string, ranges []ModeRanges)
 }
 
 type listenerPool struct {
 	mu      sync.Mutex
 	entries map[listenerKey]*listenerEntry
-	// gone are the counts of listeners that are gone, by server, while it has others:
-	// a counter must not go down.
-	gone map[string]*tally
+	// gone are the counts of listeners that are gone, while their server has others: a
+	// counter must not go down.
+	gone map[tallyOf]*tally
 }
 
 // acquire returns the stats of a listener: those it had, if it has been there before the
 // reload.
-func (p *listenerPool) acquire(key listenerKey, user *ListenerWrapper) *stats {
+func (p *listenerPool) acquire(key listenerKey, user wrapper, datagrams bool) *stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	entry := p.entries[key]
 	if entry == nil {
-		entry = &listenerEntry{stats: newStats()}
+		entry = &listenerEntry{stats: newStats(), datagrams: datagrams}
 		p.entries[key] = entry
 	}
 	entry.users = append(entry.users, user)
@@ -47,44 +62,45 @@ func (p *listenerPool) acquire(key listenerKey, user *ListenerWrapper) *stats {
 }
 
 // release gives up all listeners of a user.
-func (p *listenerPool) release(user *ListenerWrapper) {
+func (p *listenerPool) release(user wrapper) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	left := make(map[string]bool) // servers that are still there
 	for key, entry := range p.entries {
-		entry.users = slices.DeleteFunc(entry.users, func(u *ListenerWrapper) bool { return u == user })
+		entry.users = slices.DeleteFunc(entry.users, func(u wrapper) bool { return u == user })
 		if len(entry.users) > 0 {
 			left[key.server] = true
 			continue
 		}
 		delete(p.entries, key)
-		if p.gone[key.server] == nil {
-			p.gone[key.server] = new(tally)
-		}
-		p.gone[key.server].add(&entry.stats.tally)
+		sumUp(p.gone, entry.of(key), &entry.stats.tally)
 	}
-	maps.DeleteFunc(p.gone, func(server string, _ *tally) bool { return !left[server] })
+	maps.DeleteFunc(p.gone, func(of tallyOf, _ *tally) bool { return !left[of.server] })
+}
+
+func sumUp(sums map[tallyOf]*tally, of tallyOf, t *tally) {
+	if sums[of] == nil {
+		sums[of] = new(tally)
+	}
+	sums[of].add(t)
 }
 
 // tallies returns what all listeners of each server have counted.
-func (p *listenerPool) tallies() map[string]*tally {
+func (p *listenerPool) tallies() map[tallyOf]*tally {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	sums := make(map[string]*tally)
+	sums := make(map[tallyOf]*tally)
+	for of, t := range p.gone {
+		sumUp(sums, of, t)
+	}
 	for key, entry := range p.entries {
-		if sums[key.server] == nil {
-			sums[key.server] = new(tally)
-			if gone := p.gone[key.server]; gone != nil {
-				sums[key.server].add(gone)
-			}
-		}
-		sums[key.server].add(&entry.stats.tally)
+		sumUp(sums, entry.of(key), &entry.stats.tally)
 	}
 	return sums
 }
 
 // each calls f for every listener, in order, with the wrapper that was configured last.
-func (p *listenerPool) each(f func(key listenerKey, stats *stats, lw *ListenerWrapper)) {
+func (p *listenerPool) each(f func(key listenerKey, stats *stats, user wrapper)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keys := make([]listenerKey, 0, len(p.entries))

@@ -125,7 +125,7 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 // WrapListener wraps l.
 func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	rules := *lw.rules
-	rules.stats = listeners.acquire(listenerKey{lw.serverName, listenAddress(l.Addr())}, lw)
+	rules.stats = listeners.acquire(listenerKey{lw.serverName, listenAddress(l.Addr())}, lw, false)
 	return &listener{Listener: l, rules: &rules}
 }
 
@@ -133,6 +133,10 @@ func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 func (lw *ListenerWrapper) Cleanup() error {
 	listeners.release(lw)
 	return nil
+}
+
+func (lw *ListenerWrapper) describe() (Mode, string, []ModeRanges) {
+	return lw.Mode, lw.trustedSource, lw.Ranges
 }
 
 // compile validates the configuration and makes rules of it.

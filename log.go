@@ -19,8 +19,9 @@ const (
 
 // connLog logs what happens to connections.
 type connLog struct {
-	logger   *zap.Logger
-	refusals *zap.Logger
+	logger    *zap.Logger
+	refusals  *zap.Logger
+	datagrams bool // are what is refused, not connections
 
 	// nextMarked is when the next marked connection is logged, since start. zap's sampler
 	// would cost more than all else that a header costs.
@@ -81,7 +82,11 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 	if why == reasonIO && isEOF(err) {
 		level = zapcore.DebugLevel
 	}
-	entry := l.refusals.Check(level, refusalMessages[why])
+	message := refusalMessages[why]
+	if l.datagrams {
+		message = dropMessages[why]
+	}
+	entry := l.refusals.Check(level, message)
 	if entry == nil {
 		return
 	}
@@ -101,22 +106,23 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 // take room on the stack of every connection.
 func (l *connLog) accepted(c *conn) {
 	if c.marked {
-		l.marked(c, time.Since(start))
+		l.marked(&c.facts, c.Conn, time.Since(start))
 	}
 	if l.debug {
 		l.debugAccepted(c)
 	}
 }
 
-func (l *connLog) marked(c *conn, now time.Duration) {
+// marked logs that a client's address is not trustworthy.
+func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now time.Duration) {
 	next := l.nextMarked.Load()
 	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
 		return
 	}
 	l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
-		zap.String("peer", addrString(c.peer)),
-		zap.String("local", addrString(c.Conn.LocalAddr())),
-		zap.Stringer("claimed", c.header.Source()),
+		zap.String("peer", addrString(f.peer)),
+		zap.String("local", addrString(socket.LocalAddr())),
+		zap.Stringer("claimed", f.header.Source()),
 	)
 }
 

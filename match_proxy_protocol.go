@@ -227,8 +227,12 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	if err := checkHandshake(r); err != nil {
 		return false, err
 	}
-	f := requestConn(r)
-	if f == nil || f.marked && !m.states[isPortZero] && m.claimed() {
+	c := requestConn(r)
+	if c == nil {
+		return false, nil
+	}
+	f := c.known()
+	if f.marked && !m.states[isPortZero] && m.claimed() {
 		return false, nil
 	}
 	if m.states[isPresent] && !f.present() ||

@@ -17,6 +17,10 @@ var (
 		"Counter of connections whose beginning was judged, by the mode in force for the peer, the version of the PROXY protocol header (none, v1, v2) and what became of them (client, marked, local, direct, or the reason of a refusal).",
 		[]string{"server", "mode", "version", "outcome"}, nil)
 
+	datagramsDesc = prometheus.NewDesc("caddy_proxy_protocol_datagrams_total",
+		"Counter of datagrams that arrived for HTTP/3, by the mode in force for the peer, the version of the PROXY protocol header (none, v2) and what became of them (client, marked, local, direct, or the reason why they were dropped).",
+		[]string{"server", "mode", "version", "outcome"}, nil)
+
 	headerSecondsDesc = prometheus.NewDesc("caddy_proxy_protocol_header_duration_seconds",
 		"Histogram of the time from accept to a complete PROXY protocol header.",
 		[]string{"server"}, nil)
@@ -47,22 +51,27 @@ func wantsMetrics(ctx caddy.Context) bool {
 // Describe implements prometheus.Collector.
 func (metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- connectionsDesc
+	ch <- datagramsDesc
 	ch <- headerSecondsDesc
 }
 
 // Collect implements prometheus.Collector.
 func (metrics) Collect(ch chan<- prometheus.Metric) {
-	for server, tally := range listeners.tallies() {
-		tally.collect(server, ch)
+	for of, tally := range listeners.tallies() {
+		desc := connectionsDesc
+		if of.datagrams {
+			desc = datagramsDesc
+		}
+		tally.collect(of.server, desc, ch)
 	}
 }
 
-func (t *tally) collect(server string, ch chan<- prometheus.Metric) {
+func (t *tally) collect(server string, desc *prometheus.Desc, ch chan<- prometheus.Metric) {
 	for mode := range t.outcomes {
 		for version := range t.outcomes[mode] {
 			for o := range t.outcomes[mode][version] {
 				if n := t.outcomes[mode][version][o].Load(); n > 0 {
-					ch <- prometheus.MustNewConstMetric(connectionsDesc, prometheus.CounterValue, float64(n),
+					ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n),
 						server, Mode(mode).String(), versionNames[version], outcome(o).String())
 				}
 			}

@@ -20,6 +20,7 @@ import (
 
 func init() {
 	caddy.RegisterModule(ListenerWrapper{})
+	caddy.RegisterModule(PacketConnWrapper{})
 	caddy.RegisterModule(MatchProxyProtocol{})
 	caddy.RegisterModule(MatchPinnedIP{})
 	caddy.RegisterModule(Handler{})
@@ -35,6 +36,11 @@ var (
 	_ caddy.ListenerWrapper = (*ListenerWrapper)(nil)
 	_ caddy.CleanerUpper    = (*ListenerWrapper)(nil)
 	_ caddyfile.Unmarshaler = (*ListenerWrapper)(nil)
+
+	_ caddy.Provisioner       = (*PacketConnWrapper)(nil)
+	_ caddy.PacketConnWrapper = (*PacketConnWrapper)(nil)
+	_ caddy.CleanerUpper      = (*PacketConnWrapper)(nil)
+	_ caddyfile.Unmarshaler   = (*PacketConnWrapper)(nil)
 
 	_ net.Conn      = (*conn)(nil)
 	_ io.ReaderFrom = (*conn)(nil)

@@ -7,7 +7,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// outcome is what became of a connection, once. Its name is a label in metrics; that of a
+// outcome is what became of a connection, once, or of a datagram. Its name is a label in metrics; that of a
 // refusal is the reason in logs.
 type outcome uint8
 
@@ -77,6 +77,21 @@ var refusalMessages = [outcomes]string{
 	reasonVersion:   "refused connection with PROXY protocol header of a version not allowed",
 	reasonIO:        "connection failed before its PROXY protocol header",
 }
+
+// dropMessages are the same of datagrams.
+var dropMessages = [outcomes]string{
+	reasonMissing:   "dropped datagram without PROXY protocol header",
+	reasonForbidden: "dropped datagram with PROXY protocol header",
+	reasonUntrusted: "dropped datagram from untrusted peer",
+	reasonMalformed: "dropped datagram with malformed PROXY protocol header",
+	reasonChecksum:  "dropped datagram with wrong PROXY protocol checksum",
+	reasonTooLarge:  "dropped datagram with too large PROXY protocol header",
+	reasonDuplicate: "dropped datagram with second PROXY protocol header",
+	reasonIO:        "dropped datagram that could not be judged",
+}
+
+// refused reports whether the outcome is a reason for a refusal.
+func (o outcome) refused() bool { return o >= reasonMissing }
 
 // String returns the outcome's name.
 func (o outcome) String() string { return outcomeNames[o] }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -28,6 +29,9 @@ type placeholders struct{}
 
 // installPlaceholders puts the placeholders in front of all other matchers of the server.
 func installPlaceholders(server *caddyhttp.Server) {
+	if hasPlaceholders(server) {
+		return
+	}
 	server.Routes = withPlaceholders(server.Routes)
 	// Error routes where there were none would change how errors are logged.
 	if server.Errors != nil && len(server.Errors.Routes) > 0 {
@@ -69,69 +73,73 @@ func hasPlaceholders(server *caddyhttp.Server) bool {
 // found out when it is asked for.
 func (placeholders) MatchWithError(r *http.Request) (bool, error) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Map(requestConn(r).placeholders())
+		if c := requestConn(r); c != nil {
+			repl.Map(c.placeholders())
+		} else {
+			repl.Map(ofNoConn)
+		}
 	}
 	return false, nil
 }
 
-// placeholders returns what all requests of the connection share. The connection may be nil.
-func (c *conn) placeholders() caddy.ReplacerFunc {
-	if c == nil {
-		return ofNoConn
-	}
-	mapping := c.mapping.Load()
+// placeholders returns what all requests of the connection share.
+func (c *conn) placeholders() caddy.ReplacerFunc { return mappingOf(c, &c.mapping) }
+
+// mappingOf returns the placeholders of a connection, and keeps them.
+func mappingOf(c connection, kept *atomic.Pointer[caddy.ReplacerFunc]) caddy.ReplacerFunc {
+	mapping := kept.Load()
 	if mapping == nil {
-		f := caddy.ReplacerFunc(c.placeholder)
+		f := caddy.ReplacerFunc(func(key string) (any, bool) { return placeholder(c, key) })
 		mapping = &f
-		c.mapping.Store(mapping)
+		kept.Store(mapping)
 	}
 	return *mapping
 }
 
 // ofNoConn has the placeholders of requests on a connection that is not known.
-func ofNoConn(key string) (any, bool) { return (*conn)(nil).placeholder(key) }
+func ofNoConn(key string) (any, bool) { return placeholder(nil, key) }
 
 // placeholder returns the value of a placeholder, and whether it is known. One that is
-// known and has no value is empty.
-func (c *conn) placeholder(key string) (value any, known bool) {
+// known and has no value is empty. The connection may be nil.
+func placeholder(c connection, key string) (value any, known bool) {
 	name, ok := strings.CutPrefix(key, placeholderRoot)
 	if !ok {
 		return nil, false
 	}
-	var get func(c *conn) any
+	var get func(c connection, f *facts) any
 	if given, ok := strings.CutPrefix(name, ".tlv."); ok {
 		name, err := tlv.ParseName(given)
 		if err != nil {
 			return nil, false
 		}
-		get = func(c *conn) any { return escape.Text(c.say().Values[name]) }
+		get = func(_ connection, f *facts) any { return escape.Text(f.say().Values[name]) }
 	} else if get, ok = getters[name]; !ok {
 		return nil, false
 	}
 	if c == nil {
 		return "", true
 	}
-	return get(c), true
+	return get(c, c.known()), true
 }
 
 // getters are the placeholders that are no TLVs, without their root.
-var getters = map[string]func(c *conn) any{
-	"":             func(c *conn) any { return &summary{c} },
-	".mode":        func(c *conn) any { return c.mode.String() },
-	".present":     func(c *conn) any { return c.present() },
-	".version":     func(c *conn) any { return versionOf(c.header) },
-	".command":     func(c *conn) any { return commandOf(c.header) },
-	".transport":   func(c *conn) any { return transportOf(c.header) },
-	".port_zero":   func(c *conn) any { return c.marked },
-	".source":      func(c *conn) any { return textOf(c.header.Source()) },
-	".destination": func(c *conn) any { return textOf(c.header.Destination()) },
-	".client_ip":   func(c *conn) any { return hostOf(c.RemoteAddr()) },
-	".client_port": func(c *conn) any { return portOf(c.RemoteAddr()) },
-	".server_ip":   func(c *conn) any { return hostOf(c.LocalAddr()) },
-	".server_port": func(c *conn) any { return portOf(c.LocalAddr()) },
-	".peer":        func(c *conn) any { return addrString(c.peer) },
-	".peer_ip":     func(c *conn) any { return hostOf(c.peer) },
-	".peer_port":   func(c *conn) any { return portOf(c.peer) },
+var getters = map[string]func(c connection, f *facts) any{
+	"":             func(c connection, _ *facts) any { return &summary{c} },
+	".mode":        func(_ connection, f *facts) any { return f.mode.String() },
+	".present":     func(_ connection, f *facts) any { return f.present() },
+	".version":     func(_ connection, f *facts) any { return versionOf(f.header) },
+	".command":     func(_ connection, f *facts) any { return commandOf(f.header) },
+	".transport":   func(_ connection, f *facts) any { return transportOf(f.header) },
+	".port_zero":   func(_ connection, f *facts) any { return f.marked },
+	".source":      func(_ connection, f *facts) any { return textOf(f.header.Source()) },
+	".destination": func(_ connection, f *facts) any { return textOf(f.header.Destination()) },
+	".client_ip":   func(c connection, _ *facts) any { return hostOf(c.RemoteAddr()) },
+	".client_port": func(c connection, _ *facts) any { return portOf(c.RemoteAddr()) },
+	".server_ip":   func(c connection, _ *facts) any { return hostOf(c.LocalAddr()) },
+	".server_port": func(c connection, _ *facts) any { return portOf(c.LocalAddr()) },
+	".peer":        func(_ connection, f *facts) any { return addrString(f.peer) },
+	".peer_ip":     func(_ connection, f *facts) any { return hostOf(f.peer) },
+	".peer_port":   func(_ connection, f *facts) any { return portOf(f.peer) },
 }
 
 func versionOf(h wire.Header) any {
@@ -199,29 +207,30 @@ func portOf(addr net.Addr) string {
 
 // summary is all there is to say of a connection: an object in a log, its JSON
 // elsewhere. It has only what the header had.
-type summary struct{ conn *conn }
+type summary struct{ conn connection }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (s *summary) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("mode", s.conn.mode.String())
-	enc.AddString("peer", addrString(s.conn.peer))
-	enc.AddBool("present", s.conn.present())
-	if !s.conn.present() {
+	f := s.conn.known()
+	enc.AddString("mode", f.mode.String())
+	enc.AddString("peer", addrString(f.peer))
+	enc.AddBool("present", f.present())
+	if !f.present() {
 		return nil
 	}
-	enc.AddUint8("version", s.conn.header.Version())
+	enc.AddUint8("version", f.header.Version())
 	for _, field := range []struct{ key, value string }{
-		{"command", commandOf(s.conn.header)},
-		{"transport", transportOf(s.conn.header)},
-		{"source", textOf(s.conn.header.Source())},
-		{"destination", textOf(s.conn.header.Destination())},
+		{"command", commandOf(f.header)},
+		{"transport", transportOf(f.header)},
+		{"source", textOf(f.header.Source())},
+		{"destination", textOf(f.header.Destination())},
 	} {
 		if field.value != "" {
 			enc.AddString(field.key, field.value)
 		}
 	}
-	enc.AddBool("port_zero", s.conn.marked)
-	named := s.conn.say()
+	enc.AddBool("port_zero", f.marked)
+	named := f.say()
 	if len(named.Telling) == 0 {
 		return nil
 	}

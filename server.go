@@ -1,7 +1,6 @@
 package proxyprotocol
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -27,9 +26,16 @@ func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Se
 	if err := checkOrder(server); err != nil {
 		return fmt.Errorf("server %s: %w", server.Name(), err)
 	}
+	allowed := lw.HTTP3 == allowHTTP3
+	if pw, err := packetWrapperOf(server); err != nil {
+		return err
+	} else if pw != nil {
+		guard := guardHTTP3(server, logger)
+		guard.on, guard.allowed = guard.on || lw.uses(On), allowed
+	}
 	installPlaceholders(server)
-	if lw.uses(On) && lw.HTTP3 != allowHTTP3 {
-		if err := disableHTTP3(server, logger); err != nil {
+	if lw.uses(On) && !allowed {
+		if err := lw.closeHTTP3(server, logger); err != nil {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}
@@ -41,15 +47,9 @@ func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Se
 
 // checkOrder checks the listener wrappers of the server.
 func checkOrder(server *caddyhttp.Server) error {
-	var names []string
-	for _, raw := range server.ListenerWrappersRaw {
-		var module struct {
-			Wrapper string `json:"wrapper"`
-		}
-		if err := json.Unmarshal(raw, &module); err != nil {
-			return err
-		}
-		names = append(names, module.Wrapper)
+	names, err := wrapperNames(server.ListenerWrappersRaw)
+	if err != nil {
+		return err
 	}
 	const inOrder = `write:
 
@@ -74,8 +74,21 @@ func checkOrder(server *caddyhttp.Server) error {
 	}
 }
 
+// closeHTTP3 takes HTTP/3 from the server if it would be a way around the wrapper.
+func (lw *ListenerWrapper) closeHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
+	pw, err := packetWrapperOf(server)
+	if err != nil {
+		return err
+	}
+	why, err := lw.wayAround(pw)
+	if err != nil || why == "" {
+		return err
+	}
+	return disableHTTP3(server, why, logger)
+}
+
 // disableHTTP3 takes HTTP/3 from the server.
-func disableHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
+func disableHTTP3(server *caddyhttp.Server, why string, logger *zap.Logger) error {
 	// Slices are replaced, never changed: servers share those they have by default.
 	var had bool
 	without := func(protocols []string) []string {
@@ -104,7 +117,7 @@ func disableHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
 	}
 	server.Protocols, server.ListenProtocols = protocols, listenProtocols
 	if had && len(server.TLSConnPolicies) > 0 {
-		logger.Warn("HTTP/3 is disabled, because UDP carries no header on this wrapper's watch and would be a way around mode 'on'; to keep it all the same, add to 'proxy_protocol_mode': http3 allow")
+		logger.Warn("HTTP/3 is disabled, because " + why + " and would be a way around mode 'on'; to keep it all the same, add to 'proxy_protocol_mode': http3 allow")
 	}
 	return nil
 }

@@ -75,19 +75,20 @@ func (adminStatus) serve(w http.ResponseWriter, r *http.Request) error {
 
 func currentStatus() status {
 	s := status{Listeners: []listenerStatus{}}
-	listeners.each(func(key listenerKey, stats *stats, lw *ListenerWrapper) {
-		s.Listeners = append(s.Listeners, statusOf(key, stats, lw))
+	listeners.each(func(key listenerKey, stats *stats, user wrapper) {
+		s.Listeners = append(s.Listeners, statusOf(key, stats, user))
 	})
 	return s
 }
 
-func statusOf(key listenerKey, stats *stats, lw *ListenerWrapper) listenerStatus {
+func statusOf(key listenerKey, stats *stats, user wrapper) listenerStatus {
+	mode, trustedSource, ranges := user.describe()
 	s := listenerStatus{
 		Server:         key.server,
 		Address:        key.address,
-		Mode:           lw.Mode,
-		TrustedProxies: cmp.Or(lw.trustedSource, "any"),
-		Ranges:         lw.Ranges,
+		Mode:           mode,
+		TrustedProxies: cmp.Or(trustedSource, "any"),
+		Ranges:         ranges,
 		Outcomes:       make(map[string]uint64),
 		Refusals:       []refusalStatus{},
 	}

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +28,8 @@ Connects to a listener, once for each of a few ways to begin a connection, and
 prints what the listener did: with no header, a header of version 1, one of
 version 2, a LOCAL header, two headers, and a header with a wrong checksum.
 What follows is a request, or a TLS handshake with --tls, and then HTTP/3 is
-asked for as well. The addresses in the headers are from 192.0.2.0/24 and
+asked for as well: without a header and, if nobody answers, with one of version
+2 before each datagram. The addresses in the headers are from 192.0.2.0/24 and
 2001:db8::/32, which belong to nobody.
 
 The verdict is about the peer that you are: run it from the load balancer, from
@@ -154,8 +154,11 @@ func check(p *prober, target string, tls bool) *report {
 	p.address = first.RemoteAddr().String()
 	r.Address = p.address
 
-	http3 := make(chan outcome, 1)
-	askHTTP3 := func() { http3 <- p.probeHTTP3(context.Background()) }
+	http3 := make(chan [2]*outcome, 1)
+	askHTTP3 := func() {
+		bare, behind := p.probesHTTP3()
+		http3 <- [2]*outcome{bare, behind}
+	}
 	if tls {
 		go askHTTP3()
 	}
@@ -171,9 +174,12 @@ func check(p *prober, target string, tls bool) *report {
 		r.add(!tls, observed.others)
 	}
 	if tls || observed.others != nil {
-		answer := <-http3
-		observed.http3 = &answer
-		r.Probes = append(r.Probes, reportOf(noHeader, "HTTP/3", answer))
+		answers := <-http3
+		observed.http3, observed.http3Behind = answers[0], answers[1]
+		r.Probes = append(r.Probes, reportOf(noHeader, "HTTP/3", *observed.http3))
+		if observed.servesHTTP3Behind() {
+			r.Probes = append(r.Probes, reportOf(headerV2, "HTTP/3", *observed.http3Behind))
+		}
 	}
 	r.verdict = judge(observed)
 	return r

@@ -12,11 +12,39 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// probeHTTP3 sends a request over HTTP/3. Nothing comes before it: UDP has no connection
-// that a header could stand at the beginning of.
-func (p *prober) probeHTTP3(ctx context.Context) outcome {
+// probesHTTP3 sends a request over HTTP/3 without a header. If nobody answers, behind is what
+// was done on one with a header before each datagram; otherwise it is nil.
+func (p *prober) probesHTTP3() (bare, behind *outcome) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	results := make(chan outcome, 1)
+	go func() { results <- p.probeHTTP3(ctx, datagramHeader()) }()
+	answer := p.probeHTTP3(ctx, nil)
+	if answer.act != hung && answer.act != unreachable {
+		return &answer, nil
+	}
+	second := <-results
+	return &answer, &second
+}
+
+// datagramHeader is what stands before the datagrams of a probe.
+func datagramHeader() []byte {
+	h, err := wire.NewProxy(2, wire.Dgram, claimed6, claimedDest6)
+	if err != nil {
+		panic(err)
+	}
+	b, err := wire.Append(nil, h, nil, false)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// probeHTTP3 sends a request over HTTP/3, in datagrams that begin with a header.
+func (p *prober) probeHTTP3(ctx context.Context, header []byte) outcome {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	// A connected socket learns at once that nobody listens.
@@ -24,7 +52,7 @@ func (p *prober) probeHTTP3(ctx context.Context) outcome {
 	if err != nil {
 		return outcome{unreachable, problem(err)}
 	}
-	udp := &quic.Transport{Conn: connectedPacketConn{conn}}
+	udp := &quic.Transport{Conn: connectedPacketConn{conn, header}}
 	client := &http3.Transport{
 		TLSClientConfig: p.tlsConfig(http3.NextProtoH3),
 		QUICConfig:      &quic.Config{HandshakeIdleTimeout: p.timeout, MaxIdleTimeout: p.timeout},
@@ -63,14 +91,20 @@ func (p *prober) probeHTTP3(ctx context.Context) outcome {
 }
 
 // connectedPacketConn makes a connected UDP socket what QUIC wants.
-type connectedPacketConn struct{ net.Conn }
+type connectedPacketConn struct {
+	net.Conn
+	header []byte
+}
 
 func (c connectedPacketConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	n, err := c.Read(p)
 	return n, c.RemoteAddr(), err
 }
 
-func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) { return c.Write(p) }
+func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) {
+	n, err := c.Write(append(c.header[:len(c.header):len(c.header)], p...))
+	return max(n-len(c.header), 0), err
+}
 
 // One request needs no larger buffers, and no warning that there are none.
 func (connectedPacketConn) SetReadBuffer(int) error  { return nil }

@@ -118,6 +118,7 @@ func TestCheckCaddy(t *testing.T) {
 		name    string
 		tls     bool
 		wrapper object
+		packet  object // wrapper, for HTTP/3
 		// What the listener did without a header, with v1, v2 and LOCAL ones, two of v1,
 		// two of v2, and a wrong checksum.
 		did   string
@@ -136,6 +137,10 @@ func TestCheckCaddy(t *testing.T) {
 		{name: "on, TLS", tls: true, wrapper: module("on", thisPeer), did: ".AAA...", http3: "x", verdict: "on"},
 		{name: "on for others, TLS", tls: true, wrapper: module("on", others), did: ".......", http3: "x", verdict: "refused"},
 		{name: "on with HTTP/3, TLS", tls: true, wrapper: module("on", thisPeer, "http3", "allow"), did: ".AAA...", http3: "A", verdict: "other", closest: "on"},
+		{name: "on with HTTP/3 behind headers, TLS", tls: true, wrapper: module("on", thisPeer), packet: module("on", thisPeer), did: ".AAA...", http3: "HA", verdict: "on"},
+		{name: "on with HTTP/3 behind headers of others, TLS", tls: true, wrapper: module("on", thisPeer), packet: module("on", others), did: ".AAA...", http3: "H", verdict: "on"},
+		{name: "on for others, with HTTP/3 behind headers, TLS", tls: true, wrapper: module("on", others), packet: module("on", thisPeer), did: ".......", http3: "HA", verdict: "other", closest: "refused"},
+		{name: "off with HTTP/3 behind headers, TLS", tls: true, wrapper: module("off", nil), packet: module("on", thisPeer), did: "A......", http3: "HA", verdict: "other", closest: "off"},
 		{name: "off, TLS", tls: true, wrapper: module("off", nil), did: "A......", http3: "A", verdict: "off"},
 		{name: "unspecified, TLS", tls: true, wrapper: module("unspecified", nil), did: "AAAA...", http3: "A", verdict: "unspecified"},
 
@@ -154,7 +159,11 @@ func TestCheckCaddy(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			address := freeAddress(t)
-			run(t, "", object{"srv0": httpServer(address, test.tls, test.wrapper)})
+			server := httpServer(address, test.tls, test.wrapper)
+			if test.packet != nil {
+				server["packet_conn_wrappers"] = []object{test.packet}
+			}
+			run(t, "", object{"srv0": server})
 			args, protocol := []string{address}, "HTTP"
 			if test.tls {
 				args, protocol = []string{"--tls", "--sni", "localhost", address}, "TLS"

@@ -165,7 +165,11 @@ func (l *listenerStatus) print(out *output) {
 	for _, r := range l.Ranges {
 		rows = append(rows, []string{"mode " + escape.Text(r.Mode), escape.Text(strings.Join(r.Ranges, " "))})
 	}
-	rows = append(rows, []string{"connections", outcomesText(l.Outcomes)}, []string{"peers", l.Peers.String()})
+	counted := "connections"
+	if strings.HasPrefix(l.Address, "udp/") {
+		counted = "datagrams"
+	}
+	rows = append(rows, []string{counted, outcomesText(l.Outcomes)}, []string{"peers", l.Peers.String()})
 	out.table("  ", rows)
 
 	if len(l.Refusals) > 0 {

@@ -101,6 +101,14 @@ type observation struct {
 	others *outcomes
 	// http3 is what it did on a request over HTTP/3, nil if that was not asked.
 	http3 *outcome
+	// http3Behind is what it did on one with a header before each datagram, nil if that
+	// was not asked.
+	http3Behind *outcome
+}
+
+// servesHTTP3Behind reports whether it answered HTTP/3 behind headers.
+func (o *observation) servesHTTP3Behind() bool {
+	return o.http3Behind != nil && o.http3Behind.act != unreachable && o.http3Behind.act != hung
 }
 
 // The names of verdicts.
@@ -198,6 +206,10 @@ func judgeClosed(o observation) verdict {
 		v.Verdict, v.Closest, v.Notes = verdictOther, verdictRefused, nil
 		v.Meaning = "This peer is refused over TCP, but not over UDP."
 		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer", o.http3))
+	} else if o.servesHTTP3Behind() {
+		v.Verdict, v.Closest, v.Notes = verdictOther, verdictRefused, nil
+		v.Meaning = "This peer is refused over TCP, but over UDP it may send headers, and so claim any address."
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3 behind headers: %s, expected no answer", o.http3Behind))
 	}
 	return v
 }
@@ -224,6 +236,9 @@ func judgeMode(o observation, mode string, v1, v2 bool) verdict {
 	}
 	if o.http3 != nil {
 		v.judgeHTTP3(*o.http3, mode)
+	}
+	if o.servesHTTP3Behind() {
+		v.judgeHTTP3Behind(*o.http3Behind, mode)
 	}
 	if len(v.Differences) > 0 {
 		v.Verdict, v.Closest = verdictOther, mode
@@ -264,6 +279,16 @@ func (v *verdict) judgeHTTP3(o outcome, mode string) {
 	default:
 		v.Notes = append(v.Notes, "HTTP/3 answers as well; it carries no header.")
 	}
+}
+
+// judgeHTTP3Behind judges an answer over HTTP/3 to datagrams with headers, where there was
+// none to those without.
+func (v *verdict) judgeHTTP3Behind(o outcome, mode string) {
+	if mode == verdictOff {
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3 behind headers: %s, expected no answer (this peer may claim any address)", o))
+		return
+	}
+	v.Notes = append(v.Notes, "HTTP/3 is served if a header of version 2 stands before each datagram.")
 }
 
 // explain says what a mode, or what is close to it, means to whom check runs for.

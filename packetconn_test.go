@@ -1,0 +1,732 @@
+package proxyprotocol
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	pires "github.com/pires/go-proxyproto"
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// What a request sees
+
+func TestHTTP3HasTheClientOfTheHeader(t *testing.T) {
+	for _, test := range []struct {
+		name, packet, header, want string
+	}{
+		{"on, IPv4", "on", dgram(client4, server4), client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, IPv6", "on", dgram(client6, server6), client6.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, mapped", "on", dgram(netip.AddrPortFrom(netip.AddrFrom16(client4.Addr().As16()), 7), server6), client4.Addr().String() + ":7 marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, LOCAL", "on", local(), "127.0.0.2:PORT marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, trusted", "on {\ntrusted_proxies static 127.0.0.2\n}", dgram(client4, server4), client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, trusted by a source that is asked", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", dgram(client4, server4), client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on for a range", "off {\non 127.0.0.2\n}", dgram(client4, server4), client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"off for a range", "on {\noff 127.0.0.2\n}", "", "127.0.0.2:PORT marked=false present=false mode=off peer=127.0.0.2"},
+		{"off", "off", "", "127.0.0.2:PORT marked=false present=false mode=off peer=127.0.0.2"},
+		{"unspecified, IPv4", "unspecified", dgram(client4, server4), client4.Addr().String() + ":0 marked=true present=true mode=unspecified peer=127.0.0.2"},
+		{"unspecified, IPv6", "unspecified", dgram(client6, server6), "[" + client6.Addr().String() + "]:0 marked=true present=true mode=unspecified peer=127.0.0.2"},
+		{"unspecified, LOCAL", "unspecified", local(), "127.0.0.2:PORT marked=false present=true mode=unspecified peer=127.0.0.2"},
+		{"unspecified, none", "unspecified", "", "127.0.0.2:PORT marked=false present=false mode=unspecified peer=127.0.0.2"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			port := freePort(t)
+			c := startCaddy(t, packets("", test.packet), h3Site(t, port, ""))
+			r := startRelay(t, "127.0.0.2", tcp4(port), test.header)
+			client := newH3Client(t, r.address())
+			response, body := client.get("/")
+			assert.Equal(t, http.StatusOK, response.StatusCode)
+			want := strings.Replace(test.want, "PORT", fmt.Sprint(r.backPort(client)), 1)
+			assert.Equal(t, want, body)
+
+			host, portOf, err := net.SplitHostPort(strings.Fields(want)[0])
+			require.NoError(t, err)
+			c.logs.waitFor(t, ofAccess.with(fields{"request.proto": "HTTP/3.0", "request.remote_ip": host, "request.remote_port": portOf}))
+		})
+	}
+}
+
+func TestHTTP3HasTheClientOfTheHeaderOverIPv6(t *testing.T) {
+	needIPv6(t)
+	port := freePort(t)
+	startCaddy(t, packets("", "on {\ntrusted_proxies static ::1\n}"), h3Site(t, port, ""))
+	for _, header := range []string{dgram(client4, server4), dgram(client6, server6)} {
+		r := startRelay(t, "::1", tcp6(port), header)
+		_, body := newH3Client(t, r.address()).get("/")
+		assert.Contains(t, body, " marked=false present=true mode=on peer=::1")
+	}
+}
+
+// testAsked is a source of ranges that must be asked, trusts 127.0.0.2 alone, and panics
+// for 127.0.0.3.
+type testAsked struct{}
+
+func init() { caddy.RegisterModule(testAsked{}) }
+
+func (testAsked) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.ip_sources.proxy_protocol_test_asked", New: func() caddy.Module { return new(testAsked) }}
+}
+
+func (*testAsked) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+func (*testAsked) GetIPRanges(r *http.Request) []netip.Prefix {
+	if strings.HasPrefix(r.RemoteAddr, "127.0.0.3:") {
+		panic("of a test")
+	}
+	return []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}
+}
+
+func TestHTTP3HasEverythingOfTheHeader(t *testing.T) {
+	const site = `
+		log_append whole {http.proxy_protocol}
+		@endpoint {
+			path /matcher
+			proxy_protocol {
+				tlv aws_vpce_id vpce-1
+				version v2
+				peer 127.0.0.2
+			}
+		}
+		respond @endpoint matched
+		@marked {
+			path /marked
+			proxy_protocol port_zero
+		}
+		respond @marked matched
+		@pinned {
+			path /pinned
+			pinned_ip 203.0.113.7
+		}
+		respond @pinned matched
+		@cel expression path('/cel') && proxy_protocol('present', 'version:v2') && pinned_ip('203.0.113.7')
+		respond @cel matched
+		@remote {
+			path /remote
+			remote_ip 203.0.113.7
+		}
+		respond @remote matched
+		handle /on {
+			proxy_protocol on
+			respond matched
+		}
+		handle /off {
+			proxy_protocol off
+			respond matched
+		}
+		respond /header "{http.proxy_protocol.version} {http.proxy_protocol.command} {http.proxy_protocol.transport} {http.proxy_protocol.source} {http.proxy_protocol.destination} {http.proxy_protocol.client_ip} {http.proxy_protocol.client_port} {http.proxy_protocol.server_ip} {http.proxy_protocol.server_port} {http.proxy_protocol.tlv.aws_vpce_id} {client_ip}"
+	`
+	port := freePort(t)
+	header := dgram(client4, server4, wire.TLV{Type: 0xea, Value: []byte("\x01vpce-1")})
+	c := newCaddy(t)
+	for _, test := range []struct {
+		packet, header string
+		matched        string
+		told           string
+	}{
+		{
+			"on", header, "/matcher /pinned /cel /remote /on",
+			"2 PROXY UDP4 203.0.113.7:51234 192.0.2.1:443 203.0.113.7 51234 192.0.2.1 443 vpce-1 203.0.113.7",
+		},
+		{
+			"unspecified", header, "/marked /remote",
+			fmt.Sprintf("2 PROXY UDP4 203.0.113.7:51234 192.0.2.1:443 203.0.113.7 0 127.0.0.1 %d vpce-1 203.0.113.7", port),
+		},
+		{
+			"off", "", "/off",
+			fmt.Sprintf("   \x20\x20127.0.0.2 PORT 127.0.0.1 %d  127.0.0.2", port),
+		},
+	} {
+		t.Run(test.packet, func(t *testing.T) {
+			require.NoError(t, c.load(packets("", test.packet), h3Site(t, port, site)))
+			r := startRelay(t, "127.0.0.2", tcp4(port), test.header)
+			client := newH3Client(t, r.address())
+			var matched []string
+			for _, path := range []string{"/matcher", "/marked", "/pinned", "/cel", "/remote", "/on", "/off"} {
+				switch response, body := client.get(path); {
+				case body == "matched":
+					matched = append(matched, path)
+				case path == "/on" || path == "/off":
+					assert.Equal(t, http.StatusForbidden, response.StatusCode)
+				}
+			}
+			assert.Equal(t, test.matched, strings.Join(matched, " "))
+			_, body := client.get("/header")
+			assert.Equal(t, strings.Fields(strings.Replace(test.told, "PORT", fmt.Sprint(r.backPort(client)), 1)), strings.Fields(body))
+			entry := c.logs.waitFor(t, ofAccess.with(fields{"request.uri": "/header", "whole.mode": test.packet}))
+			if test.header != "" {
+				assert.Equal(t, "UDP4", entry.get("whole.transport"))
+				assert.Equal(t, client4.String(), entry.get("whole.source"))
+			}
+		})
+	}
+}
+
+func TestClientsStayApart(t *testing.T) {
+	for _, packet := range []string{"on", "unspecified"} {
+		t.Run(packet, func(t *testing.T) {
+			port := freePort(t)
+			startCaddy(t, packets("", packet), h3Site(t, port, "")+"")
+			var wait sync.WaitGroup
+			for _, from := range []string{"127.0.0.2", "127.0.0.3"} {
+				r := startRelay(t, from, tcp4(port), "")
+				for i := range 4 {
+					// Two each share an IP address, and under unspecified all they have to show.
+					said := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(i / 2)}), uint16(1000+i))
+					shown := said
+					if packet == "unspecified" {
+						shown = netip.AddrPortFrom(said.Addr(), 0)
+					}
+					client := newH3Client(t, r.address())
+					r.speakFor(client, dgram(said, server4))
+					wait.Go(func() {
+						for n := range 20 {
+							mine := fmt.Sprintf("/%s/%d/%d", from, i, n)
+							response, body := client.get(mine)
+							assert.Equal(t, http.StatusOK, response.StatusCode)
+							assert.Equal(t, shown.String(), strings.Fields(body)[0])
+							assert.Contains(t, body, "peer="+from)
+						}
+					})
+				}
+			}
+			wait.Wait()
+		})
+	}
+}
+
+// caddy-l4 makes headers like this, with the library of its own listener wrapper: before each
+// datagram, and with 127.0.0.1 where it does not know its own address.
+func TestHeadersOfAnotherSenderAreTaken(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, packets("", "on"), h3Site(t, port, ""))
+	for _, test := range []struct{ client, server *net.UDPAddr }{
+		{&net.UDPAddr{IP: net.ParseIP("203.0.113.7"), Port: 51234}, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1).To4(), Port: 443}},
+		{&net.UDPAddr{IP: net.ParseIP("203.0.113.7").To4(), Port: 51234}, &net.UDPAddr{IP: net.ParseIP("192.0.2.1"), Port: 443}},
+		{&net.UDPAddr{IP: net.ParseIP("2001:db8::7"), Port: 51234}, &net.UDPAddr{IP: net.IP{127, 0, 0, 1}, Port: 443}},
+		{&net.UDPAddr{IP: net.ParseIP("2001:db8::7"), Port: 51234}, &net.UDPAddr{IP: net.ParseIP("2001:db8::1"), Port: 443}},
+	} {
+		header := pires.HeaderProxyFromAddrs(2, test.client, test.server)
+		header.Command = pires.PROXY
+		text, err := header.Format()
+		require.NoError(t, err)
+		_, body := newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), string(text)).address()).get("/")
+		assert.Contains(t, body, test.client.String()+" marked=false present=true mode=on")
+	}
+}
+
+// Early data
+
+func TestEarlyDataProvesNoAddress(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, packets("", "on"), h3Site(t, port, "@pinned {\npath /pinned\npinned_ip 203.0.113.7\n}\nrespond @pinned matched\n@present {\npath /present\nproxy_protocol present\n}\nrespond @present matched\n"))
+	r := startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4))
+	client := newH3Client(t, r.address())
+	client.http.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	for _, path := range []string{"/pinned", "/present"} {
+		response, body := client.get(path)
+		assert.Equal(t, http.StatusOK, response.StatusCode)
+		assert.Equal(t, "matched", body)
+		early := func() (*http.Response, bool) {
+			require.NoError(t, client.conn().CloseWithError(0, ""))
+			client.http.CloseIdleConnections()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			response, _, err := client.try(ctx, http3.MethodGet0RTT, path, nil)
+			if err != nil { // the closed connection was still there
+				return nil, false
+			}
+			<-client.conn().HandshakeComplete()
+			return response, client.conn().ConnectionState().Used0RTT
+		}
+		eventually(t, func() bool {
+			response, was := early()
+			return was && response.StatusCode == http.StatusTooEarly
+		}, "%s in early data is not answered 425", path)
+	}
+}
+
+// Bad input
+
+// quicLike is a datagram that QUIC takes for one of a connection it does not know.
+var quicLike = "\x40" + strings.Repeat("x", 1199)
+
+func TestBadDatagramsAreDroppedAndCounted(t *testing.T) {
+	announced := func(size uint16) string {
+		b := []byte(dgram(client4, server4))
+		binary.BigEndian.PutUint16(b[14:], size)
+		return string(b)
+	}
+	flipped := []byte(dgram(client4, server4))
+	flipped[16] ^= 1
+	family := func(b byte) string {
+		h := []byte(dgram(client4, server4))
+		h[13] = b
+		return string(h)
+	}
+	bare := func(src, dst netip.AddrPort) string { return encode(wire.NewProxy(2, wire.Dgram, src, dst)) }
+	version := []byte(bare(client4, server4))
+	version[12] = 0x11
+	trusting := "on {\ntrusted_proxies static 127.0.0.2\n}"
+	for _, test := range []struct {
+		name, packet, from, datagram, reason string
+	}{
+		{"no header", "on", "127.0.0.2", quicLike, "missing"},
+		{"nothing", "on", "127.0.0.2", "", "missing"},
+		{"a beginning", "on", "127.0.0.2", wire.SignatureV2[:11], "missing"},
+		{"v1", "on", "127.0.0.2", v1(client4, server4) + quicLike, "missing"},
+		{"a signature", "on", "127.0.0.2", wire.SignatureV2, "malformed"},
+		{"truncated", "on", "127.0.0.2", bare(client4, server4)[:20], "malformed"},
+		{"STREAM", "on", "127.0.0.2", v2(client4, server4) + quicLike, "malformed"},
+		{"STREAM over IPv6", "on", "127.0.0.2", v2(client6, server6) + quicLike, "malformed"},
+		{"unknown", "on", "127.0.0.2", unknown(2) + quicLike, "malformed"},
+		{"unspecified transport", "on", "127.0.0.2", family(0x10) + quicLike, "malformed"},
+		{"Unix", "on", "127.0.0.2", family(0x32) + strings.Repeat("x", 300), "malformed"},
+		{"an unknown family", "on", "127.0.0.2", family(0x42) + quicLike, "malformed"},
+		{"another version", "on", "127.0.0.2", string(version) + quicLike, "malformed"},
+		{"a wrong checksum", "on", "127.0.0.2", string(flipped) + quicLike, "checksum"},
+		{"64 KiB announced", "on", "127.0.0.2", announced(65535) + quicLike, "too_large"},
+		{"64 KiB announced and allowed", "on {\nmax_header_size 65551\n}", "127.0.0.2", announced(65535) + quicLike, "malformed"},
+		{"4 KiB announced", "on", "127.0.0.2", announced(4000) + quicLike, "malformed"},
+		{"too large", "on {\nmax_header_size 536\n}", "127.0.0.2", dgram(client4, server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, 600)}) + quicLike, "too_large"},
+		{"two headers", "on", "127.0.0.2", dgram(client4, server4) + dgram(client4, server4) + quicLike, "duplicate"},
+		{"two headers, one LOCAL", "on", "127.0.0.2", local() + dgram(client4, server4) + quicLike, "duplicate"},
+		{"from an untrusted peer", trusting, "127.0.0.3", dgram(client4, server4) + quicLike, "untrusted"},
+		{"from an untrusted peer, no header", trusting, "127.0.0.3", quicLike, "untrusted"},
+		{"from a peer that a source does not trust", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", "127.0.0.4", dgram(client4, server4) + quicLike, "untrusted"},
+		{"from a peer at which a source panics", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", "127.0.0.3", dgram(client4, server4) + quicLike, "io"},
+		{"a header under off", "off {\non 127.0.0.2\n}", "127.0.0.3", dgram(client4, server4) + quicLike, "forbidden"},
+		{"LOCAL under off", "off {\non 127.0.0.2\n}", "127.0.0.3", local() + quicLike, "forbidden"},
+		{"half a header under off", "off {\non 127.0.0.2\n}", "127.0.0.3", wire.SignatureV2 + "\x21", "forbidden"},
+		{"a header of an untrusted peer under unspecified", "unspecified {\ntrusted_proxies static 127.0.0.2\n}", "127.0.0.3", dgram(client4, server4) + quicLike, "untrusted"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			port := freePort(t)
+			c := startCaddy(t, packets("", test.packet), h3Site(t, port, ""))
+			good := newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address())
+			good.get("/")
+			before := datagramsOf(t)
+
+			bad, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(test.from)}, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+			require.NoError(t, err)
+			defer bad.Close()
+			for range 3 {
+				_, err = io.WriteString(bad, test.datagram)
+				require.NoError(t, err)
+			}
+			eventually(t, func() bool { return datagramsOf(t)[test.reason] == before[test.reason]+3 }, "not dropped as %s: %v", test.reason, datagramsOf(t))
+			for reason, n := range datagramsOf(t) {
+				if reason != test.reason && reason != "client" && reason != "marked" {
+					assert.Equal(t, before[reason], n, reason)
+				}
+			}
+			entry := c.logs.waitFor(t, ofPackets.with(fields{"reason": test.reason}))
+			assert.Equal(t, bad.LocalAddr().String(), entry.get("peer"))
+			assert.Contains(t, entry.str("msg"), "dropped datagram")
+			response, _ := good.get("/")
+			assert.Equal(t, http.StatusOK, response.StatusCode, "for everyone else HTTP/3 goes on")
+		})
+	}
+}
+
+// What is left out of the table for its size: a header that is larger than all that QUIC
+// reads at once, with a full datagram of QUIC behind it.
+func TestLargeHeaderDoesNotCutOffTheDatagram(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, packets("", "on {\nmax_header_size 60000\n}"), h3Site(t, port, ""))
+	for _, size := range []int{500, 1400, 30000, 50000} {
+		header := dgram(client4, server4, wire.TLV{Type: 0xe1, Value: make([]byte, size)})
+		r := startRelay(t, "127.0.0.2", tcp4(port), header)
+		response, body := newH3Client(t, r.address()).get("/" + strings.Repeat("x", 4000))
+		assert.Equal(t, http.StatusOK, response.StatusCode)
+		assert.Contains(t, body, client4.String())
+	}
+}
+
+// A load balancer may say something else before each datagram.
+func TestHeaderMayDifferFromDatagramToDatagram(t *testing.T) {
+	for _, size := range []int{4, 2000} {
+		port := freePort(t)
+		startCaddy(t, packets("", "on"), h3Site(t, port, ""))
+		var n atomic.Uint32
+		udp := &headerConn{PacketConn: listenUDP(t, "127.0.0.2")}
+		udp.next = func() string {
+			value := binary.BigEndian.AppendUint32(make([]byte, size), n.Add(1))
+			return dgram(client4, server4, wire.TLV{Type: 0xe1, Value: value})
+		}
+		client := newHeaderClient(t, udp, port)
+		for range 20 {
+			response := roundTrip(t, client, http.MethodGet, "/", nil)
+			assert.Contains(t, response, client4.String()+" marked=false")
+		}
+		assert.Greater(t, n.Load(), uint32(20))
+	}
+}
+
+// Amounts
+
+func TestHTTP3CarriesLargeBodies(t *testing.T) {
+	const size = 100 << 20
+	dir := t.TempDir()
+	big, err := os.Create(filepath.Join(dir, "big"))
+	require.NoError(t, err)
+	require.NoError(t, big.Truncate(size))
+	require.NoError(t, big.Close())
+	port := freePort(t)
+	received := make(chan int64, 1)
+	startCaddy(t, packets("", "on"), h3Site(t, port, fmt.Sprintf("handle /big {\nroot %s\nfile_server\n}\nhandle /up {\nreverse_proxy 127.0.0.1:%d\n}", dir, sink(t, received))))
+	r := startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4))
+	client := newH3Client(t, r.address())
+
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://localhost/big", nil)
+	require.NoError(t, err)
+	response, err := client.http.RoundTrip(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	n, err := io.Copy(io.Discard, response.Body)
+	require.NoError(t, err)
+	assert.EqualValues(t, size, n)
+
+	request, err = http.NewRequestWithContext(t.Context(), http.MethodPost, "https://localhost/up", io.LimitReader(zeros{}, size))
+	require.NoError(t, err)
+	response, err = client.http.RoundTrip(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	assert.Equal(t, http.StatusOK, response.StatusCode)
+	assert.EqualValues(t, size, <-received)
+}
+
+// A flood of clients that a trusted peer invented leaves nothing behind.
+func TestFloodOfInventedClientsIsBounded(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, packets("", "on"), h3Site(t, port, ""))
+	good := newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address())
+	good.get("/")
+	before := datagramsOf(t)["client"]
+
+	flood, err := net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 3)}, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+	require.NoError(t, err)
+	defer flood.Close()
+	value := strings.Repeat("x", 400)
+	const invented = 50_000
+	for i := range uint32(invented) {
+		ip := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 0x0a000000+i)))
+		_, _ = io.WriteString(flood, dgram(netip.AddrPortFrom(ip, 1), server4, wire.TLV{Type: 0xe1, Value: []byte(value)})+quicLike)
+		if i%5000 == 0 {
+			response, _ := good.get("/")
+			assert.Equal(t, http.StatusOK, response.StatusCode)
+		}
+	}
+	eventually(t, func() bool { return datagramsOf(t)["client"] > before+invented/10 }, "the flood does not arrive")
+	assert.Less(t, spoken.size(), 100, "of clients whom QUIC does not know nothing is kept")
+	response, body := good.get("/")
+	assert.Equal(t, http.StatusOK, response.StatusCode)
+	assert.Contains(t, body, client4.String())
+}
+
+func (s *spokenAddrs) size() (n int) {
+	s.addrs.Range(func(any, any) bool { n++; return true })
+	return n
+}
+
+// Sockets
+
+func TestRepliesComeFromWhereTheDatagramWasSentTo(t *testing.T) {
+	for _, bind := range []string{"", "bind 0.0.0.0", "bind 127.0.0.7"} {
+		t.Run(bind, func(t *testing.T) {
+			port := freePort(t)
+			startCaddy(t, packets("", "on"), fmt.Sprintf("https://localhost:%d {\n%s\ntls %s\nrespond {http.proxy_protocol.server_ip}\n}\n", port, bind, tlsFiles(t)))
+			// The kernel would reply from 127.0.0.1, and the relay's socket is connected.
+			r := startRelay(t, "127.0.0.2", endpoint{"udp", fmt.Sprintf("127.0.0.7:%d", port)}, local())
+			_, body := newH3Client(t, r.address()).get("/")
+			assert.Equal(t, "127.0.0.7", body)
+		})
+	}
+}
+
+// A wrapper below sees each datagram that comes and goes.
+func TestOtherPacketWrappersAreNotPassedBy(t *testing.T) {
+	for _, test := range []struct{ name, wrappers string }{
+		{"below", "proxy_protocol_test_counts\nproxy_protocol_mode on"},
+		{"above", "proxy_protocol_mode on\nproxy_protocol_test_counts"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			port := freePort(t)
+			countedPackets.Store(0)
+			startCaddy(t, "auto_https disable_redirects\nservers {\npacket_conn_wrappers {\n"+test.wrappers+"\n}\n}\n", h3Site(t, port, ""))
+			r := startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4))
+			response, body := newH3Client(t, r.address()).get("/")
+			assert.Equal(t, http.StatusOK, response.StatusCode)
+			assert.Contains(t, body, client4.String()+" marked=false")
+			assert.Greater(t, countedPackets.Load(), int64(4))
+		})
+	}
+}
+
+var countedPackets atomic.Int64
+
+// countingWrapper counts the datagrams in both directions.
+type countingWrapper struct{}
+
+func init() { caddy.RegisterModule(countingWrapper{}) }
+
+func (countingWrapper) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.packetconns.proxy_protocol_test_counts", New: func() caddy.Module { return new(countingWrapper) }}
+}
+
+func (countingWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+func (countingWrapper) WrapPacketConn(c net.PacketConn) net.PacketConn  { return countingConn{c} }
+
+type countingConn struct{ net.PacketConn }
+
+func (c countingConn) Unwrap() net.PacketConn { return c.PacketConn }
+
+func (c countingConn) ReadFrom(p []byte) (int, net.Addr, error) {
+	countedPackets.Add(1)
+	return c.PacketConn.ReadFrom(p)
+}
+
+func (c countingConn) WriteTo(p []byte, addr net.Addr) (int, error) {
+	countedPackets.Add(1)
+	return c.PacketConn.WriteTo(p, addr)
+}
+
+// The socket and what is known of it must not outlive Caddy's use of it, though nobody says
+// when that ends.
+func TestNothingIsLeftOfAClosedSocket(t *testing.T) {
+	forgotten := func() bool {
+		runtime.GC()
+		packetConns.mu.Lock()
+		defer packetConns.mu.Unlock()
+		return len(packetConns.conns) == 0 && spoken.size() == 0
+	}
+	eventually(t, forgotten, "something is left of other tests")
+	port := freePort(t)
+	c := startCaddy(t, packets("", "on"), h3Site(t, port, ""))
+	client := newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address())
+	client.get("/")
+	require.NoError(t, c.load(packets("", "off"), h3Site(t, port, "")))
+	require.False(t, forgotten())
+	require.NoError(t, c.load("", plainSite(freePort(t))))
+	eventually(t, forgotten, "the socket is not forgotten")
+	assert.False(t, listensOnUDP(t, port))
+}
+
+// Costs
+
+func TestDatagramsAllocateNothingOnTheGoodPath(t *testing.T) {
+	for _, test := range []struct {
+		mode  Mode
+		bytes string
+	}{
+		{On, dgram(client4, server4) + quicLike},
+		{On, dgram(client6, server6, wire.TLV{Type: 0xe1, Value: make([]byte, 300)}) + quicLike},
+		{Unspecified, dgram(client4, server4) + quicLike},
+		{Off, quicLike},
+	} {
+		udp := listenUDP(t, "127.0.0.1")
+		c := newPacketConn(udp, true).(udpPacketConn)
+		rules := connQuiet(test.mode)
+		rules.stats = newStats()
+		c.rules.Store(rules)
+		sender := listenUDP(t, "127.0.0.1")
+		var p [2000]byte
+		answers := make([]byte, 2000)
+		to, bytes := udp.LocalAddr().(*net.UDPAddr).AddrPort(), []byte(test.bytes)
+		assert.Zero(t, testing.AllocsPerRun(100, func() {
+			if _, err := sender.WriteToUDPAddrPort(bytes, to); err != nil {
+				t.Fatal(err)
+			}
+			n, addr, err := c.ReadFrom(p[:])
+			if err != nil || n != len(quicLike) {
+				t.Fatal(n, err)
+			}
+			if _, err := c.WriteTo(p[:n], addr); err != nil {
+				t.Fatal(err)
+			}
+			if n, _, err := sender.ReadFromUDPAddrPort(answers); err != nil || n != len(quicLike) {
+				t.Fatal(n, err)
+			}
+		}))
+	}
+}
+
+func listenUDP(t testing.TB, host string) *net.UDPConn {
+	t.Helper()
+	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})
+	require.NoError(t, err)
+	t.Cleanup(func() { udp.Close() })
+	return udp
+}
+
+// Replies of many to many keep their order and their bounds, whatever leaves together.
+func TestRepliesArriveWholeAndInOrder(t *testing.T) {
+	udp := listenUDP(t, "127.0.0.1")
+	c := newPacketConn(udp, true).(udpPacketConn)
+	c.rules.Store(connQuiet(On))
+	c.rules.Load().stats = newStats()
+	var wait sync.WaitGroup
+	for i := range 4 {
+		client := listenUDP(t, "127.0.0.1")
+		require.NoError(t, client.SetReadBuffer(1<<22))
+		_, err := client.WriteTo([]byte(dgram(netip.AddrPortFrom(client4.Addr(), uint16(i+1)), server4)+quicLike), udp.LocalAddr())
+		require.NoError(t, err)
+		var p [2000]byte
+		_, addr, err := c.ReadFrom(p[:])
+		require.NoError(t, err)
+		const replies = 500
+		sizeOf := func(n int) int { return []int{1200, 1200, 1200, 600, 1452, 8, 1200}[n%7] }
+		wait.Go(func() {
+			for n := range replies {
+				b := make([]byte, sizeOf(n))
+				binary.BigEndian.PutUint32(b, uint32(n))
+				_, err := c.WriteTo(b, addr)
+				assert.NoError(t, err)
+			}
+		})
+		wait.Go(func() {
+			var p [1 << 16]byte
+			for n := range replies {
+				_ = client.SetReadDeadline(time.Now().Add(patience))
+				size, _, err := client.ReadFrom(p[:])
+				if !assert.NoError(t, err) || !assert.EqualValues(t, n, binary.BigEndian.Uint32(p[:])) {
+					return
+				}
+				assert.Equal(t, sizeOf(n), size)
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// QUIC learns of the end of the socket, and only of that.
+func TestOnlyTheSocketsOwnErrorsSurface(t *testing.T) {
+	udp := listenUDP(t, "127.0.0.1")
+	c := newPacketConn(udp, true)
+	c.(udpPacketConn).rules.Store(connQuiet(On))
+	c.(udpPacketConn).rules.Load().stats = newStats()
+	sender := listenUDP(t, "127.0.0.1")
+	for _, bad := range []string{"", "x", quicLike, wire.SignatureV2, dgram(client4, server4)} {
+		_, err := sender.WriteTo([]byte(bad), udp.LocalAddr())
+		require.NoError(t, err)
+	}
+	_, err := sender.WriteTo([]byte(dgram(client4, server4)+"good"), udp.LocalAddr())
+	require.NoError(t, err)
+	var p [100]byte
+	n, addr, err := c.ReadFrom(p[:])
+	require.NoError(t, err)
+	assert.Equal(t, "good", string(p[:n]))
+	assert.Equal(t, client4.String(), addr.String())
+
+	_, err = c.WriteTo(p[:], sender.LocalAddr())
+	assert.ErrorIs(t, err, errNotOurs)
+	require.NoError(t, c.Close())
+	_, _, err = c.ReadFrom(p[:])
+	assert.ErrorIs(t, err, net.ErrClosed)
+	_, oob := c.(quic.OOBCapablePacketConn)
+	assert.False(t, oob, "QUIC would read past ReadFrom")
+}
+
+// Fuzzing
+
+// packetMemory is a socket that has one datagram and then ends.
+type packetMemory struct {
+	net.PacketConn
+	says string
+	from net.Addr
+}
+
+func (c *packetMemory) LocalAddr() net.Addr {
+	return &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443}
+}
+
+func (c *packetMemory) ReadFrom(p []byte) (int, net.Addr, error) {
+	if c.from == nil {
+		return 0, nil, net.ErrClosed
+	}
+	from := c.from
+	c.from = nil
+	return copy(p, c.says), from, nil
+}
+
+// FuzzDatagram compares what becomes of a datagram with the decision table, written down a
+// second time.
+func FuzzDatagram(f *testing.F) {
+	for _, seed := range []string{"", quicLike, wire.SignatureV2, local() + "x", dgram(client4, server4), dgram(client4, server4) + quicLike, dgram(client6, server6) + "x", v2(client4, server4) + "x", v1(client4, server4), unknown(2), local() + local()} {
+		for mode := range modeNames {
+			f.Add([]byte(seed), uint8(mode), true)
+			f.Add([]byte(seed), uint8(mode), false)
+		}
+	}
+	f.Fuzz(func(t *testing.T, says []byte, m uint8, trusting bool) {
+		says = says[:min(len(says), maxDatagram)]
+		mode := Mode(m % uint8(len(modeNames)))
+		rules := connQuiet(mode)
+		rules.stats = newStats()
+		rules.trusted, _ = compileSet([]string{"192.0.2.0/24"})
+		peer := "198.51.100.1:7"
+		if trusting {
+			peer = "192.0.2.1:7"
+		}
+		c := newPacketConn(&packetMemory{says: string(says), from: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer))}, false).(*packetConn)
+		c.rules.Store(rules)
+		var p [2000]byte
+		n, addr, err := c.ReadFrom(p[:])
+
+		payload, client, ok := datagramModel(says, mode, trusting, peer, rules.maxHeaderSize)
+		if !ok || len(payload) == 0 {
+			require.ErrorIs(t, err, net.ErrClosed)
+			return
+		}
+		require.NoError(t, err)
+		require.Equal(t, payload[:min(len(payload), len(p))], p[:n])
+		require.Equal(t, client, addr.String())
+		require.Equal(t, strings.HasSuffix(client, ":0") && mode == Unspecified, addr.(*quicAddr).marked)
+	})
+}
+
+// datagramModel is the decision table.
+func datagramModel(b []byte, mode Mode, trusting bool, peer string, maxSize int) (payload []byte, client string, ok bool) {
+	header := bytes.HasPrefix(b, []byte(wire.SignatureV2))
+	switch {
+	case mode == On && (!trusting || !header), mode == Off && header, header && !trusting:
+		return nil, "", false
+	case !header:
+		return b, peer, true
+	}
+	r := wire.Decode(b, maxSize)
+	if r.State != wire.Complete || bytes.HasPrefix(b[r.Size:], []byte(wire.SignatureV2)) {
+		return nil, "", false
+	}
+	client = peer
+	switch h := r.Header; {
+	case h.Command() == wire.Local:
+	case !h.HasAddrs() || h.Transport() != wire.Dgram:
+		return nil, "", false
+	case mode == Unspecified:
+		client = netip.AddrPortFrom(h.Source().Addr().Unmap(), 0).String()
+	default:
+		client = netip.AddrPortFrom(h.Source().Addr().Unmap(), h.Source().Port()).String()
+	}
+	return b[r.Size:], client, true
+}

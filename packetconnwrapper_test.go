@@ -1,0 +1,190 @@
+package proxyprotocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPacketWrapperCaddyfile(t *testing.T) {
+	for _, test := range []struct{ text, want string }{
+		{"proxy_protocol_mode", `{}`},
+		{"proxy_protocol_mode on", `{"mode": "on"}`},
+		{"proxy_protocol_mode off", `{"mode": "off"}`},
+		{
+			"proxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8\noff ::1\nmax_header_size 1KB\n}",
+			`{"mode": "on", "trusted_proxies": {"source": "static", "ranges": ["10.0.0.0/8"]}, "ranges": [{"mode": "off", "ranges": ["::1"]}], "max_header_size": 1000}`,
+		},
+	} {
+		pw := new(PacketConnWrapper)
+		require.NoError(t, pw.UnmarshalCaddyfile(caddyfile.NewTestDispenser(test.text)))
+		got, err := json.Marshal(pw)
+		require.NoError(t, err)
+		assert.JSONEq(t, test.want, string(got))
+	}
+}
+
+func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
+	for _, test := range []struct{ name, packet, want string }{
+		{"another mode", "maybe", "unknown mode 'maybe': use on, off or unspecified"},
+		{"timeout", "on {\ntimeout 5s\n}", "timeout: a datagram has its header or has none, there is nothing to wait for: remove it"},
+		{"version", "on {\nversion v2\n}", "version: datagrams have v2 headers, there are no others: remove it"},
+		{"http3", "on {\nhttp3 allow\n}", "http3: it belongs to the listener wrapper, and is not needed with this one: remove it"},
+		{"another option", "on {\ntrust\n}", "unrecognized option 'trust': use trusted_proxies, max_header_size, or a mode (on, off or unspecified) with ranges"},
+		{"trust under off", "off {\ntrusted_proxies static 10.0.0.0/8\n}", "trusted_proxies: nobody may send a header under mode 'off'"},
+		{"two modes for a range", "on {\noff 10.0.0.0/8\nunspecified 10.0.0.0/8\n}", "10.0.0.0/8 has mode 'off' already and cannot have 'unspecified' as well"},
+		{"no size", "on {\nmax_header_size 1\n}", "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},
+		{"twice", "on\nproxy_protocol_mode on", "packet conn wrapper 'proxy_protocol_mode' is there twice, and a datagram has one header: keep one"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := newCaddy(t).load(packets("", test.packet), h3Site(t, freePort(t), ""))
+			require.Error(t, err)
+			assert.Contains(t, err.Error(), test.want)
+		})
+	}
+	for _, test := range []struct{ name, fields, want string }{
+		{"timeout", `"timeout": "5s"`, `unknown field "timeout"`},
+		{"trust under off", `"mode": "off", "trusted_proxies": {"source": "static"}`, "trusted_proxies: nobody may send a header under mode 'off'"},
+		{"no size", `"max_header_size": 1`, "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},
+		{"a range without mode", `"ranges": [{"ranges": ["::1"]}]`, "ranges[0].mode: missing"},
+	} {
+		t.Run("JSON, "+test.name, func(t *testing.T) {
+			err := newCaddy(t).loadJSON(fmt.Sprintf(`{"http": {"servers": {"srv0": {
+				"listen": ["127.0.0.1:%d"],
+				"packet_conn_wrappers": [{"wrapper": "proxy_protocol_mode", %s}]
+			}}}}`, freePort(t), test.fields))
+			require.Error(t, err)
+			assert.Contains(t, err.Error(), test.want)
+		})
+	}
+}
+
+func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
+	for _, test := range []struct{ packet, want string }{
+		{"on", "mode 'on' believes any peer that can reach the port"},
+		{"unspecified", "mode 'unspecified' is for tests only"},
+		{"on {\ntrusted_proxies static 10.0.0.0/8\n}", ""},
+		{"off", ""},
+	} {
+		c := startCaddy(t, packets("", test.packet), h3Site(t, freePort(t), ""))
+		var warned []string
+		for _, entry := range c.logs.find(ofPackets.with(fields{"level": "warn", "server_name": "srv0"})) {
+			warned = append(warned, entry.str("msg"))
+		}
+		if test.want == "" {
+			assert.Empty(t, warned)
+		} else if assert.Len(t, warned, 1) {
+			assert.Contains(t, warned[0], test.want)
+		}
+	}
+}
+
+// HTTP/3 stays where the listener wrapper mandates a header if the packet wrapper does so
+// as well, for the same peers.
+func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
+	const as = "'proxy_protocol_mode' in 'packet_conn_wrappers' has the mode "
+	for _, test := range []struct{ listener, packet, way string }{
+		{"on", "on", ""},
+		{"off {\non 10.0.0.0/8\n}", "on", ""},
+		{"on {\ntrusted_proxies static 127.0.0.2\n}", "on {\ntrusted_proxies static 127.0.0.2\n}", ""},
+		{"on {\noff 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", ""},
+		{"on {\noff 127.0.0.0/8\n}", "on", ""},
+		{"on", "on {\non 127.0.0.1\n}", ""},
+		{"on", "off", as + "'off'"},
+		{"on", "unspecified", as + "'unspecified'"},
+		{"on", "off {\non 0.0.0.0/0\n}", as + "'off'"},
+		{"on", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, and the listener wrapper has not"},
+		{"on", "on {\nunspecified 10.0.0.0/8\n}", as + "'unspecified' for 10.0.0.0/8, and the listener wrapper has not"},
+		{"on {\noff 127.0.0.1\n}", "on {\noff 127.0.0.0/8\n}", as + "'off' for 127.0.0.0/8, and the listener wrapper has not"},
+		{"on {\nunspecified 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, and the listener wrapper has not"},
+		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\n}", as + "'off' for 10.1.0.0/16, and the listener wrapper has 'on'"},
+		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", ""},
+	} {
+		t.Run(test.listener+" and "+test.packet, func(t *testing.T) {
+			port := freePort(t)
+			c := startCaddy(t, packets(test.listener, test.packet), h3Site(t, port, ""))
+			assert.Equal(t, test.way == "", listensOnUDP(t, port))
+			disabled := c.logs.find(ofModule.with(fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "UDP carries no header on this wrapper's watch", test.way, 1)}))
+			assert.Equal(t, test.way != "", len(disabled) == 1)
+		})
+	}
+}
+
+func TestAltSvcStaysBehindThePacketWrapper(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, packets("on", "on"), h3Site(t, port, ""))
+	response, _ := get(t, https2, tcp4(port), headerV2, "/")
+	assert.Equal(t, http.StatusOK, response.StatusCode)
+	assert.Contains(t, response.Header.Get("Alt-Svc"), fmt.Sprintf(`h3=":%d"`, port))
+	// TCP and UDP have the facts of their own headers.
+	_, body := get(t, https2, tcp4(port), v2(client6, server6), "/")
+	assert.Contains(t, body, client6.String()+" marked=false present=true mode=on peer=127.0.0.1")
+	_, body = newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address()).get("/")
+	assert.Contains(t, body, client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
+}
+
+func TestAddressesOfAServerAreKnownAgain(t *testing.T) {
+	for _, test := range []struct {
+		listen, addr string
+		want         bool
+	}{
+		{":443", "[::]:443", true},
+		{":443", "0.0.0.0:443", true},
+		{":443", "[::]:444", false},
+		{":443", "127.0.0.1:443", false},
+		{"0.0.0.0:443", "0.0.0.0:443", true},
+		{"0.0.0.0:443", "[::]:443", false},
+		{"[::]:443", "[::]:443", true},
+		{"127.0.0.1:443", "127.0.0.1:443", true},
+		{"tcp4/127.0.0.1:443", "127.0.0.1:443", true},
+		{"127.0.0.1:443", "127.0.0.2:443", false},
+		{"127.0.0.1:440-450", "127.0.0.1:443", true},
+		{"127.0.0.1:440-442", "127.0.0.1:443", false},
+		{"[::1]:443", "[::1]:443", true},
+		{"[::ffff:127.0.0.1]:443", "127.0.0.1:443", true},
+		{"localhost:443", "127.0.0.1:443", true},
+		{"localhost:443", "192.0.2.1:443", false},
+		{"unix//run/caddy.sock", "127.0.0.1:443", false},
+		{"fd/3", "127.0.0.1:3", false},
+	} {
+		addrs, err := listenAddrsOf(&caddyhttp.Server{Listen: []string{"192.0.2.9:1", test.listen}})
+		require.NoError(t, err)
+		assert.Equal(t, test.want, addrs.contain(netip.MustParseAddrPort(test.addr)), "%s and %s", test.listen, test.addr)
+	}
+}
+
+func TestDatagramsAreInMetricsAndStatus(t *testing.T) {
+	port, metrics := freePort(t), freePort(t)
+	startCaddy(t, packets("on", "on"), h3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
+	newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address()).get("/")
+	sender := listenUDP(t, "127.0.0.3")
+	_, err := sender.WriteTo([]byte(quicLike), startRelay(t, "127.0.0.3", tcp4(port), "").front.LocalAddr())
+	require.NoError(t, err)
+	eventually(t, func() bool { return datagramsOf(t)["missing"] == 1 }, "not counted")
+
+	_, text := get(t, http1, endpoint{"tcp", fmt.Sprintf("127.0.0.9:%d", metrics)}, headerV1, "/")
+	assert.Regexp(t, `(?m)^caddy_proxy_protocol_datagrams_total\{mode="on",outcome="client",server="srv\d",version="v2"\} \d+$`, text)
+	assert.Regexp(t, `(?m)^caddy_proxy_protocol_datagrams_total\{mode="on",outcome="missing",server="srv\d",version="none"\} 1$`, text)
+	var found bool
+	for _, l := range currentStatus().Listeners {
+		if l.Address != fmt.Sprintf("udp/127.0.0.1:%d", port) {
+			continue
+		}
+		found = true
+		assert.Equal(t, On, l.Mode)
+		assert.Equal(t, "any", l.TrustedProxies)
+		assert.Equal(t, 2, l.Peers.Count)
+		require.Len(t, l.Refusals, 1)
+		assert.Equal(t, "missing", l.Refusals[0].Reason)
+		assert.Equal(t, strings.Repeat("78", 15), l.Refusals[0].Bytes[2:])
+	}
+	assert.True(t, found)
+}

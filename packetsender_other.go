@@ -1,0 +1,15 @@
+//go:build !linux
+
+package proxyprotocol
+
+import "net"
+
+// packetSender sends replies.
+type packetSender struct{ udp *net.UDPConn }
+
+func newPacketSender(udp *net.UDPConn) *packetSender { return &packetSender{udp} }
+
+func (s *packetSender) write(p []byte, to *quicAddr) (int, error) {
+	n, _, err := s.udp.WriteMsgUDPAddrPort(p, to.reply, to.from)
+	return n, err
+}
