@@ -248,6 +248,11 @@ type entry struct {
 	Reason string `json:"reason"`
 }
 
+// isRefusal says whether it is the refusal of a connection.
+func (e entry) isRefusal() bool {
+	return e.Logger == "caddy.listeners.proxy_protocol_mode" && e.Reason != ""
+}
+
 // logFile is a log from an offset on.
 type logFile struct {
 	path   string
@@ -292,14 +297,6 @@ func (l logFile) waitFor(t testing.TB, match func(entry) bool) entry {
 		return len(found) > 0
 	})
 	return found[0]
-}
-
-// waitForRefusal waits until a connection was refused for this reason, under this mode.
-func (l logFile) waitForRefusal(t testing.TB, mode, reason string) entry {
-	t.Helper()
-	return l.waitFor(t, func(e entry) bool {
-		return e.Logger == "caddy.listeners.proxy_protocol_mode" && e.Mode == mode && e.Reason == reason
-	})
 }
 
 // eventually waits until a condition is true.

@@ -87,6 +87,8 @@ type client struct {
 	// local is this end of its connection, once there was a request.
 	local string
 	dials int
+	// received counts bytes.
+	received atomic.Int64
 }
 
 // newClient is a client of what listens at an address, with a certificate if it is given.
@@ -119,11 +121,24 @@ func newClient(t testing.TB, p protocol, f family, address string, roots authori
 func (c *client) dial(ctx context.Context) (net.Conn, error) {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.family.client())}}
 	conn, err := dialer.DialContext(ctx, "tcp", c.address)
-	if err == nil {
-		c.local = conn.LocalAddr().String()
-		c.dials++
+	if err != nil {
+		return nil, err
 	}
-	return conn, err
+	c.local = conn.LocalAddr().String()
+	c.dials++
+	return receiving{conn, &c.received}, nil
+}
+
+// receiving is a connection that counts the bytes it receives.
+type receiving struct {
+	net.Conn
+	count *atomic.Int64
+}
+
+func (r receiving) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	r.count.Add(int64(n))
+	return n, err
 }
 
 // url is that of a path.
