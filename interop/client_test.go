@@ -98,7 +98,10 @@ func newClient(t testing.TB, p protocol, f family, address string, roots authori
 	c.tls = &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool(), NextProtos: []string{p.alpn()}}
 	c.tls.RootCAs.AddCert(roots.cert)
 	for _, certificate := range certificates {
-		c.tls.Certificates = append(c.tls.Certificates, certificate.tls)
+		// Sent even if the server does not know who signed it.
+		c.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &certificate.tls, nil
+		}
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(!p.http2)
@@ -152,11 +155,16 @@ func (c *client) url(path string) string {
 var requests atomic.Int64
 
 // ask requests what Caddy knows of the connection, and returns that and the log entry. The
-// TLS connection is the client's, or nil.
-func (c *client) ask(t testing.TB, logs logFile) (answer, entry, *tls.ConnectionState) {
+// TLS connection is the client's, or nil. Header fields come in pairs.
+func (c *client) ask(t testing.TB, logs logFile, header ...string) (answer, entry, *tls.ConnectionState) {
 	t.Helper()
 	path := fmt.Sprintf("/%d", requests.Add(1))
-	response, err := c.Get(c.url(path))
+	request, err := http.NewRequest(http.MethodGet, c.url(path), nil)
+	require.NoError(t, err)
+	for ; len(header) > 0; header = header[2:] {
+		request.Header.Set(header[0], header[1])
+	}
+	response, err := c.Do(request)
 	require.NoError(t, err)
 	defer response.Body.Close()
 	require.Equal(t, http.StatusOK, response.StatusCode)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // TestSenders asserts that Caddy learns from each load balancer who the client is, in
@@ -28,13 +29,7 @@ func TestSenders(t *testing.T) {
 					for range 2 {
 						for _, client := range clients {
 							got, logged, state := client.ask(t, c.logs)
-							want := s.expected(l, client, state)
-							// A port of the load balancer that nobody knows.
-							want.proxyProtocol.Peer = got.proxyProtocol.Peer
-							assert.Equal(t, want, got)
-							assert.Equal(t, got.proxyProtocol, logged.ProxyProtocol)
-							assert.Equal(t, want.remote, net.JoinHostPort(logged.Request.RemoteIP, logged.Request.RemotePort))
-							assert.Equal(t, want.clientIP, logged.Request.ClientIP)
+							requireAnswer(t, s.expected(l, client, state), got, logged)
 							assert.Equal(t, l.version(), logged.Request.Proto)
 						}
 					}
@@ -52,6 +47,20 @@ func TestSenders(t *testing.T) {
 			}
 		})
 	}
+}
+
+// requireAnswer asserts what Caddy said of a request in its answer and in its log.
+func requireAnswer(t testing.TB, want, got answer, logged entry) {
+	t.Helper()
+	// The load balancer's port is the only thing that nobody else knows.
+	peerIP, _, err := net.SplitHostPort(got.proxyProtocol.Peer)
+	require.NoError(t, err)
+	require.Equal(t, want.peerIP, peerIP)
+	want.proxyProtocol.Peer = got.proxyProtocol.Peer
+	require.Equal(t, want, got)
+	require.Equal(t, want.proxyProtocol, logged.ProxyProtocol)
+	require.Equal(t, want.remote, net.JoinHostPort(logged.Request.RemoteIP, logged.Request.RemotePort))
+	require.Equal(t, want.clientIP, logged.Request.ClientIP)
 }
 
 // expected is what Caddy has to say of a client of the load balancer.
@@ -78,4 +87,46 @@ func (s sender) expected(l leg, c *client, state *tls.ConnectionState) answer {
 		s.tells(&a, l, state)
 	}
 	return a
+}
+
+// TestSendersUnspecified asserts that nobody vouches for what headers claim under the mode
+// unspecified, and that Caddy knows nothing but the load balancer without one.
+func TestSendersUnspecified(t *testing.T) {
+	c := startCaddy(t, unspecified)
+	for _, headers := range []bool{true, false} {
+		for _, s := range senders {
+			t.Run(s.name+onlyIf(!headers, " without headers"), func(t *testing.T) {
+				var legs []leg
+				for i, p := range s.protocols {
+					both := []family{ipv4, ipv6}[i%2]
+					legs = append(legs, p.leg(t, both, both, c.servers[unspecified]))
+				}
+				s.start(t, c, headers, legs)
+				for _, l := range legs {
+					t.Run(l.String(), func(t *testing.T) {
+						client := newClient(t, l.protocol, l.front, l.listen, c.authority, c.client(t, clientName))
+						got, logged, state := client.ask(t, c.logs)
+						want := s.expected(l, client, state)
+						if headers {
+							want.remote = net.JoinHostPort(want.clientIP, "0")
+							want.headerClient = want.remote
+							want.server = l.caddy
+							want.proxyProtocol.PortZero = true
+						} else {
+							peer := got.proxyProtocol.Peer
+							want = answer{
+								remote:       peer,
+								clientIP:     l.back.server(),
+								headerClient: peer,
+								server:       l.caddy,
+								peerIP:       l.back.server(),
+							}
+						}
+						want.proxyProtocol.Mode = "unspecified"
+						requireAnswer(t, want, got, logged)
+					})
+				}
+			})
+		}
+	}
 }

@@ -376,8 +376,9 @@ func unbracketed(address string) string {
 	return strings.NewReplacer("[", "", "]", "").Replace(address)
 }
 
-// hitch runs one hitch for each leg, because it has one backend and one list of protocols.
-func hitch(send string) starter {
+// hitch runs one hitch with some options for each leg, because it has one backend and one
+// list of protocols.
+func hitch(options string) starter {
 	return func(t testing.TB, c *caddy, headers bool, legs []leg) {
 		t.Helper()
 		program := peers.Need(t, "hitch", "hitch")
@@ -391,7 +392,7 @@ workers = 1
 %s
 %s
 `, bracketed(l.listen), bracketed(l.caddy), filepath.Join(c.files, "server.pem"), l.alpn(),
-				onlyIf(os.Getuid() == 0, `user = "nobody"`), onlyIf(headers, send))})
+				onlyIf(os.Getuid() == 0, `user = "nobody"`), strings.ReplaceAll(onlyIf(headers, options), "FILES", c.files))})
 			peers.Start(t, []string{l.listen}, program, "--config", filepath.Join(dir, "hitch.conf"))
 		}
 	}
@@ -403,7 +404,8 @@ func bracketed(address string) string {
 	return "[" + strings.Trim(address[:at], "[]") + "]" + address[at:]
 }
 
-// reverseProxy runs Caddy in front of Caddy.
+// reverseProxy runs Caddy in front of Caddy, with these options of servers and of the
+// transport.
 func reverseProxy(options, send string) starter {
 	return func(t testing.TB, c *caddy, headers bool, legs []leg) {
 		t.Helper()
@@ -461,7 +463,7 @@ func caddyTells(expected *answer, l leg, _ *tls.ConnectionState) {
 	expected.remote, expected.headerClient, expected.proxyProtocol.Source = noPort, noPort, noPort
 	expected.server = l.caddy
 	expected.proxyProtocol.Destination = "0.0.0.0:0"
-	if l.front == ipv6 {
+	if strings.Contains(expected.clientIP, ":") {
 		expected.proxyProtocol.Destination = "[::]:0"
 	}
 }
