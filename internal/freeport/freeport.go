@@ -20,26 +20,25 @@ const (
 	blockSize = 1000
 )
 
-var (
-	block = sync.OnceValue(func() (first int) {
-		for _, i := range mathrand.Perm((lastPort - firstPort) / blockSize) {
-			first := firstPort + i*blockSize
-			var err error
-			if blockLock, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(first))); err == nil {
-				return first
-			}
+// block is a listener at its first port.
+var block = sync.OnceValue(func() net.Listener {
+	for _, i := range mathrand.Perm((lastPort - firstPort) / blockSize) {
+		first := firstPort + i*blockSize
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(first))); err == nil {
+			return l
 		}
-		panic("no ports are left")
-	})
-	blockLock net.Listener
-	given     atomic.Int64
-)
+	}
+	panic("no ports are left")
+})
+
+var given atomic.Int64
 
 // Get returns a port that nobody listens at, on TCP or UDP, of IPv4 or IPv6.
 func Get(t testing.TB) int {
 	t.Helper()
+	first := block().Addr().(*net.TCPAddr).Port
 	for range blockSize {
-		port := block() + 1 + int(given.Add(1))%(blockSize-1)
+		port := first + 1 + int(given.Add(1))%(blockSize-1)
 		if isFree(port) {
 			return port
 		}
