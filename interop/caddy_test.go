@@ -55,9 +55,10 @@ func TestMain(m *testing.M) {
 
 // The addresses of both ends. Those of IPv6 differ in their ports only.
 const (
-	clientIP4 = "127.0.0.9"
-	serverIP4 = "127.0.0.1"
-	loopback6 = "::1"
+	clientIP4      = "127.0.0.9"
+	otherClientIP4 = "127.0.0.10"
+	serverIP4      = "127.0.0.1"
+	loopback6      = "::1"
 )
 
 // family is a version of IP.

@@ -106,7 +106,7 @@ func TestTwoLoadBalancers(t *testing.T) {
 					}
 					requireAnswer(t, want, got, logged)
 					if !from.http2 {
-						client.websocket(t, from.front.client())
+						client.websocket(t)
 					}
 				})
 			}

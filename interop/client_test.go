@@ -80,8 +80,9 @@ func (p protocol) version() string {
 type client struct {
 	protocol
 	*http.Client
-	family family
-	tls    *tls.Config
+	tls *tls.Config
+	// ip is where it connects from.
+	ip string
 	// address is where it connects to.
 	address string
 	// local is this end of its connection, once there was a request.
@@ -94,7 +95,7 @@ type client struct {
 // newClient is a client of what listens at an address, with a certificate if it is given.
 func newClient(t testing.TB, p protocol, f family, address string, roots authority, certificates ...certificate) *client {
 	t.Helper()
-	c := &client{protocol: p, family: f, address: address}
+	c := &client{protocol: p, ip: f.client(), address: address}
 	c.tls = &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool(), NextProtos: []string{p.alpn()}}
 	c.tls.RootCAs.AddCert(roots.cert)
 	for _, certificate := range certificates {
@@ -122,7 +123,7 @@ func newClient(t testing.TB, p protocol, f family, address string, roots authori
 
 // dial connects.
 func (c *client) dial(ctx context.Context) (net.Conn, error) {
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.family.client())}}
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.ip)}}
 	conn, err := dialer.DialContext(ctx, "tcp", c.address)
 	if err != nil {
 		return nil, err
@@ -217,7 +218,7 @@ func startBackend(t testing.TB) string {
 }
 
 // download gets a large file.
-func (c *client) download(t testing.TB, clientIP string) {
+func (c *client) download(t testing.TB) {
 	t.Helper()
 	want, err := transferSum()
 	require.NoError(t, err)
@@ -227,11 +228,11 @@ func (c *client) download(t testing.TB, clientIP string) {
 	got, err := sum(response.Body)
 	require.NoError(t, err)
 	assert.Equal(t, want, got)
-	assert.Equal(t, clientIP, response.Header.Get("X-Client"))
+	assert.Equal(t, c.ip, response.Header.Get("X-Client"))
 }
 
 // upload sends a large file.
-func (c *client) upload(t testing.TB, clientIP string) {
+func (c *client) upload(t testing.TB) {
 	t.Helper()
 	want, err := transferSum()
 	require.NoError(t, err)
@@ -241,11 +242,11 @@ func (c *client) upload(t testing.TB, clientIP string) {
 	got, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
 	assert.Equal(t, want, string(got))
-	assert.Equal(t, clientIP, response.Header.Get("X-Client"))
+	assert.Equal(t, c.ip, response.Header.Get("X-Client"))
 }
 
 // websocket sends messages and gets them back, over a connection of its own.
-func (c *client) websocket(t testing.TB, clientIP string) {
+func (c *client) websocket(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -262,7 +263,7 @@ func (c *client) websocket(t testing.TB, clientIP string) {
 	require.NoError(t, err)
 	var message string
 	require.NoError(t, websocket.Message.Receive(ws, &message))
-	assert.Equal(t, clientIP, message)
+	assert.Equal(t, c.ip, message)
 	for i := range 3 {
 		sent := fmt.Sprintf("message %d", i)
 		require.NoError(t, websocket.Message.Send(ws, sent))

@@ -51,10 +51,9 @@ func TestCurl(t *testing.T) {
 				}
 				ip, port, _ := strings.Cut(local, " ")
 				require.Equal(t, f.server(), ip)
-				client := &client{local: net.JoinHostPort(ip, port)}
+				client := &client{ip: ip, local: net.JoinHostPort(ip, port)}
 				l.listen = l.caddy
 				want := sender{version: 1}.expected(l, client, nil)
-				want.clientIP = ip
 				got := readAnswer(t, strings.NewReader(text))
 				logged := c.logs.waitFor(t, func(e entry) bool { return e.Request.URI == path })
 				requireAnswer(t, want, got, logged)

@@ -26,6 +26,9 @@ func TestSenders(t *testing.T) {
 						newClient(t, l.protocol, l.front, l.listen, c.authority, certificate),
 						newClient(t, l.protocol, l.front, l.listen, c.authority, certificate),
 					}
+					if l.front == ipv4 {
+						clients[1].ip = otherClientIP4
+					}
 					for range 2 {
 						for _, client := range clients {
 							got, logged, state := client.ask(t, c.logs)
@@ -37,11 +40,11 @@ func TestSenders(t *testing.T) {
 						assert.Equal(t, 1, client.dials)
 					}
 					if !l.http2 {
-						clients[0].websocket(t, l.front.client())
+						clients[0].websocket(t)
 					}
 					if l.front == ipv4 && l.back == ipv4 {
-						clients[1].upload(t, l.front.client())
-						clients[1].download(t, l.front.client())
+						clients[1].upload(t)
+						clients[1].download(t)
 					}
 				})
 			}
@@ -67,7 +70,7 @@ func requireAnswer(t testing.TB, want, got answer, logged entry) {
 func (s sender) expected(l leg, c *client, state *tls.ConnectionState) answer {
 	a := answer{
 		remote:       c.local,
-		clientIP:     l.front.client(),
+		clientIP:     c.ip,
 		headerClient: c.local,
 		server:       l.listen,
 		peerIP:       l.back.server(),
