@@ -54,7 +54,10 @@ func Start(t testing.TB, addresses []string, program string, args ...string) {
 	cmd.WaitDelay = time.Second
 	require.NoError(t, cmd.Start())
 	ended := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		select {
@@ -77,7 +80,7 @@ func Start(t testing.TB, addresses []string, program string, args ...string) {
 			}
 			select {
 			case <-ended:
-				require.Fail(t, program+" ended")
+				require.Fail(t, program+" ended", "%s", cmd.ProcessState)
 			case <-time.After(10 * time.Millisecond):
 				require.True(t, time.Now().Before(deadline), "%s does not listen at %s", program, address)
 			}
