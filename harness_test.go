@@ -20,7 +20,6 @@ import (
 	"io"
 	"maps"
 	"math/big"
-	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -41,6 +40,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/freeport"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -363,70 +363,14 @@ func eventually(t testing.TB, condition func() bool, format string, args ...any)
 
 // Addresses
 
-// Ports are those below the ones that systems give to clients, which could take them first.
-// A block of them belongs to this process as long as it listens at the block's first one:
-// Caddy's listeners share their ports, with another process too, so that to find one free
-// is not enough.
-const (
-	firstPort = 10000
-	lastPort  = 32000
-	blockSize = 1000
-)
-
-var (
-	portBlock = sync.OnceValue(func() (first int) {
-		for _, i := range mathrand.Perm((lastPort - firstPort) / blockSize) {
-			first := firstPort + i*blockSize
-			var err error
-			if portBlockLock, err = net.Listen("tcp", tcp4(first).address); err == nil {
-				return first
-			}
-		}
-		panic("no ports are left")
-	})
-	portBlockLock net.Listener
-	portsGiven    atomic.Int64
-)
-
-// freePort returns a port that nobody listens at, on TCP or UDP, of IPv4 or IPv6.
+// freePort returns a port that nobody listens at.
 func freePort(t testing.TB) int {
 	t.Helper()
-	for range blockSize {
-		port := portBlock() + 1 + int(portsGiven.Add(1))%(blockSize-1)
-		if isFree(port) {
-			return port
-		}
-	}
-	require.Fail(t, "no free port")
-	return 0
-}
-
-func isFree(port int) bool {
-	for _, host := range loopbacks() {
-		address := net.JoinHostPort(host, strconv.Itoa(port))
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			return false
-		}
-		l.Close()
-		p, err := net.ListenPacket("udp", address)
-		if err != nil {
-			return false
-		}
-		p.Close()
-	}
-	return true
+	return freeport.Get(t)
 }
 
 // loopbacks are the loopback addresses of this machine; it may have no IPv6.
-var loopbacks = sync.OnceValue(func() []string {
-	hosts := []string{"127.0.0.1"}
-	if l, err := net.Listen("tcp", "[::1]:0"); err == nil {
-		l.Close()
-		hosts = append(hosts, "::1")
-	}
-	return hosts
-})
+func loopbacks() []string { return freeport.Loopbacks() }
 
 // needIPv6 skips a test on a machine without IPv6.
 func needIPv6(t testing.TB) {

@@ -5,9 +5,6 @@ package command_test
 import (
 	"encoding/json"
 	"fmt"
-	mathrand "math/rand/v2"
-	"net"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,38 +14,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/freeport"
 )
 
 // object is a part of a config.
 type object map[string]any
 
-var portsGiven sync.Map
-
-// freeAddress returns one that nobody listens at, on TCP or UDP. Its port is none of those
-// that the system gives to clients, which could take it first.
+// freeAddress returns one that nobody listens at.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	const first, last = 10000, 32000
-	for range 1000 {
-		port := first + mathrand.IntN(last-first)
-		if _, given := portsGiven.LoadOrStore(port, true); given {
-			continue
-		}
-		address := fmt.Sprintf("127.0.0.1:%d", port)
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		p, err := net.ListenPacket("udp", address)
-		if err != nil {
-			continue
-		}
-		p.Close()
-		return address
-	}
-	require.Fail(t, "no free port")
-	return ""
+	return fmt.Sprintf("127.0.0.1:%d", freeport.Get(t))
 }
 
 // httpServer is a server that answers every request, with a listener wrapper or none.

@@ -1,0 +1,107 @@
+//go:build interop
+
+// Package peers runs programs of others, which tests with the tag interop need.
+package peers
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// patience bounds every wait. It is long, because a slow machine is no failure.
+const patience = 20 * time.Second
+
+// Need returns the path of a program that must be there. It names the Debian packages to
+// install if it is not.
+func Need(t testing.TB, name, packages string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
+	}
+	require.NoError(t, err, "%s is not installed: apt-get install -y %s", name, packages)
+	return path
+}
+
+// Files writes files to a directory and returns it. Each DIR in them becomes its path.
+func Files(t testing.TB, contents map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range contents {
+		content = strings.ReplaceAll(content, "DIR", dir)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
+	}
+	return dir
+}
+
+// Start runs a server until the test ends, and waits until it accepts connections at the
+// addresses.
+func Start(t testing.TB, addresses []string, program string, args ...string) {
+	t.Helper()
+	var printed lockedBuffer
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = &printed, &printed
+	// A child of the program may hold its output open.
+	cmd.WaitDelay = time.Second
+	require.NoError(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			_ = cmd.Process.Kill()
+			<-ended
+		}
+		if t.Failed() {
+			t.Logf("%s printed:\n%s", program, &printed)
+		}
+	})
+	deadline := time.Now().Add(patience)
+	for _, address := range addresses {
+		for {
+			conn, err := net.DialTimeout("tcp", address, patience)
+			if err == nil {
+				conn.Close()
+				break
+			}
+			select {
+			case <-ended:
+				require.Fail(t, program+" ended", "%s", cmd.ProcessState)
+			case <-time.After(10 * time.Millisecond):
+				require.True(t, time.Now().Before(deadline), "%s does not listen at %s", program, address)
+			}
+		}
+	}
+}
+
+// lockedBuffer is what a program prints.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

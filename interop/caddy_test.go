@@ -1,0 +1,311 @@
+//go:build interop
+
+package interop
+
+// The Caddy behind the load balancers: a program of its own, as users run it.
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/freeport"
+	"github.com/portzero/caddy-proxy-protocol/internal/peers"
+)
+
+const (
+	// patience bounds every wait for something that must happen. It is long, because a
+	// slow machine is no failure.
+	patience = 20 * time.Second
+	// tick is how often a condition is looked at.
+	tick = 5 * time.Millisecond
+)
+
+// caddyProgram is the path of a Caddy with this module in it.
+var caddyProgram string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "interop")
+	if err == nil {
+		caddyProgram = filepath.Join(dir, "caddy")
+		build := exec.Command("go", "build", "-buildvcs=false", "-o", caddyProgram, "../cmd/caddy")
+		build.Stdout, build.Stderr = os.Stdout, os.Stderr
+		err = build.Run()
+	}
+	code := 1
+	if err == nil {
+		code = m.Run()
+	} else {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// The addresses of both ends. Those of IPv6 differ in their ports only.
+const (
+	clientIP4      = "127.0.0.9"
+	otherClientIP4 = "127.0.0.10"
+	serverIP4      = "127.0.0.1"
+	loopback6      = "::1"
+)
+
+// family is a version of IP.
+type family int
+
+const (
+	ipv4 family = 4
+	ipv6 family = 6
+)
+
+func (f family) String() string { return fmt.Sprintf("IPv%d", int(f)) }
+
+// server is where servers and load balancers listen, and where load balancers connect from.
+func (f family) server() string {
+	if f == ipv4 {
+		return serverIP4
+	}
+	return loopback6
+}
+
+// client is where clients connect from.
+func (f family) client() string {
+	if f == ipv4 {
+		return clientIP4
+	}
+	return loopback6
+}
+
+// address is one of servers and load balancers.
+func (f family) address(port int) string { return net.JoinHostPort(f.server(), strconv.Itoa(port)) }
+
+// transport is what headers call TCP over it.
+func (f family) transport() string { return fmt.Sprintf("TCP%d", int(f)) }
+
+// freeAddress is one that nobody listens at.
+func (f family) freeAddress(t testing.TB) string { return f.address(freeport.Get(t)) }
+
+// server is one of Caddy's. It listens at a plain and at a TLS port, over IPv4 and IPv6.
+type server struct{ plain, secure int }
+
+// address is that of one of its ports.
+func (s server) address(f family, tls bool) string {
+	if tls {
+		return f.address(s.secure)
+	}
+	return f.address(s.plain)
+}
+
+// caddy is a running one.
+type caddy struct {
+	authority
+	logs logFile
+	// servers have names.
+	servers map[string]server
+	// files is the directory of certificates: ca.pem, server.pem (with its key), and
+	// key.pem.
+	files string
+}
+
+// Wrappers of Caddy's servers.
+const (
+	// on trusts load balancers, and no client of IPv4.
+	on          = "proxy_protocol_mode on {\ntrusted_proxies static " + serverIP4 + " " + loopback6 + "\n}"
+	off         = "proxy_protocol_mode off"
+	unspecified = "proxy_protocol_mode unspecified"
+	// distrusting trusts somebody else.
+	distrusting = "proxy_protocol_mode on {\ntrusted_proxies static 192.0.2.1\n}"
+)
+
+// startCaddy runs Caddy until the test ends, with a server for each of these listener
+// wrappers. The name of a server is its wrapper.
+//
+// A site answers with what it knows of the connection, and logs it. Requests for /backend
+// go to a backend, which counts bytes and echoes WebSocket messages.
+func startCaddy(t testing.TB, wrappers ...string) *caddy {
+	t.Helper()
+	c := &caddy{authority: newAuthority(t), servers: make(map[string]server)}
+	certificate := c.server(t)
+	var options, sites strings.Builder
+	var listening []string
+	for _, wrapper := range wrappers {
+		s := server{freeport.Get(t), freeport.Get(t)}
+		c.servers[wrapper] = s
+		for _, tls := range []bool{false, true} {
+			address := s.address(ipv4, tls)
+			fmt.Fprintf(&options, "servers %s {\nprotocols h1 h2 h2c\nlistener_wrappers {\n%s\ntls\n}\n}\n", address, wrapper)
+			listening = append(listening, address, s.address(ipv6, tls))
+		}
+		fmt.Fprintf(&sites, "http://:%d {\nimport site\n}\nhttps://:%d {\ntls DIR/server.pem DIR/key.pem\nimport site\n}\n", s.plain, s.secure)
+	}
+	c.files = peers.Files(t, map[string]string{
+		"ca.pem":     c.pem,
+		"server.pem": certificate.pem + certificate.key,
+		"key.pem":    certificate.key,
+		"Caddyfile": `{
+	admin off
+	persist_config off
+	skip_install_trust
+	auto_https disable_redirects
+	grace_period 1s
+	storage file_system DIR/storage
+	log {
+		output file DIR/log
+		format json
+		level DEBUG
+	}
+	` + options.String() + `
+}
+(site) {
+	bind ` + serverIP4 + " " + loopback6 + `
+	log
+	log_append proxy_protocol {http.proxy_protocol}
+	handle /backend* {
+		reverse_proxy ` + startBackend(t) + `
+	}
+	respond <<ANSWER
+		{remote}
+		{client_ip}
+		{http.proxy_protocol.client_ip}
+		{http.proxy_protocol.client_port}
+		{http.proxy_protocol.server_ip}
+		{http.proxy_protocol.server_port}
+		{http.proxy_protocol.peer_ip}
+		{http.proxy_protocol.tlv.0x03}
+		{http.proxy_protocol}
+		ANSWER
+}
+` + sites.String(),
+	})
+	c.logs = logFile{path: filepath.Join(c.files, "log")}
+	peers.Start(t, listening, caddyProgram, "run", "--config", filepath.Join(c.files, "Caddyfile"))
+	return c
+}
+
+// facts is what {http.proxy_protocol} says of a connection.
+type facts struct {
+	Mode        string            `json:"mode"`
+	Peer        string            `json:"peer"`
+	Present     bool              `json:"present"`
+	Version     int               `json:"version"`
+	Command     string            `json:"command"`
+	Transport   string            `json:"transport"`
+	Source      string            `json:"source"`
+	Destination string            `json:"destination"`
+	PortZero    bool              `json:"port_zero"`
+	TLV         map[string]string `json:"tlv"`
+}
+
+// answer is what the site says of a request.
+type answer struct {
+	remote, clientIP     string
+	headerClient, server string
+	peerIP               string
+	crc32c               bool
+	proxyProtocol        facts
+}
+
+func readAnswer(t testing.TB, r io.Reader) (a answer) {
+	t.Helper()
+	b, err := io.ReadAll(r)
+	require.NoError(t, err)
+	lines := strings.Split(string(b), "\n")
+	require.Len(t, lines, 9, "%s", b)
+	require.NoError(t, json.Unmarshal([]byte(lines[8]), &a.proxyProtocol), "%s", b)
+	a.remote, a.clientIP = lines[0], lines[1]
+	a.headerClient = net.JoinHostPort(lines[2], lines[3])
+	a.server = net.JoinHostPort(lines[4], lines[5])
+	a.peerIP, a.crc32c = lines[6], lines[7] != ""
+	return a
+}
+
+// entry is a line of the log: of a request, or of a refusal.
+type entry struct {
+	Level   string `json:"level"`
+	Logger  string `json:"logger"`
+	Message string `json:"msg"`
+	Request struct {
+		RemoteIP   string `json:"remote_ip"`
+		RemotePort string `json:"remote_port"`
+		ClientIP   string `json:"client_ip"`
+		Proto      string `json:"proto"`
+		URI        string `json:"uri"`
+	} `json:"request"`
+	Status        int   `json:"status"`
+	ProxyProtocol facts `json:"proxy_protocol"`
+
+	Peer   string `json:"peer"`
+	Mode   string `json:"mode"`
+	Reason string `json:"reason"`
+}
+
+// isRefusal says whether it is the refusal of a connection. Those that did nothing but to
+// come and go are of a lower level.
+func (e entry) isRefusal() bool {
+	return e.Level == "warn" && e.Logger == "caddy.listeners.proxy_protocol_mode" && e.Reason != ""
+}
+
+// logFile is a log from an offset on.
+type logFile struct {
+	path   string
+	offset int64
+}
+
+// now is the log from now on.
+func (l logFile) now(t testing.TB) logFile {
+	t.Helper()
+	info, err := os.Stat(l.path)
+	require.NoError(t, err)
+	return logFile{l.path, info.Size()}
+}
+
+// find returns the entries so far that match.
+func (l logFile) find(t testing.TB, match func(entry) bool) (found []entry) {
+	t.Helper()
+	file, err := os.Open(l.path)
+	require.NoError(t, err)
+	defer file.Close()
+	_, err = file.Seek(l.offset, io.SeekStart)
+	require.NoError(t, err)
+	for lines := bufio.NewReader(file); ; {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return found // what is behind the last newline is not complete yet
+		}
+		var e entry
+		// Fields of these names may be something else in other lines.
+		if err := json.Unmarshal(line, &e); err == nil && match(e) {
+			found = append(found, e)
+		}
+	}
+}
+
+// waitFor returns the first entry that matches.
+func (l logFile) waitFor(t testing.TB, match func(entry) bool) entry {
+	t.Helper()
+	var found []entry
+	eventually(t, "no such log entry", func() bool {
+		found = l.find(t, match)
+		return len(found) > 0
+	})
+	return found[0]
+}
+
+// eventually waits until a condition is true.
+func eventually(t testing.TB, otherwise string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(tick) {
+		require.True(t, time.Now().Before(deadline), otherwise)
+	}
+}

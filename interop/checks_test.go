@@ -1,0 +1,192 @@
+//go:build interop
+
+package interop
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/peers"
+)
+
+// TestHAProxyChecks asserts what Caddy makes of HAProxy's health checks, and HAProxy of that.
+func TestHAProxyChecks(t *testing.T) {
+	const (
+		// mixed takes what comes from the load balancer, with or without a header.
+		mixed = "proxy_protocol_mode on {\nunspecified " + serverIP4 + "\n}"
+		http  = "option httpchk\n\thttp-check send meth GET uri /check ver HTTP/1.1 hdr Host localhost"
+		tcp   = ""
+	)
+	c := startCaddy(t, on, off, mixed)
+	at := func(wrapper string) string { return fmt.Sprintf(" port %d", c.servers[wrapper].plain) }
+	for _, test := range []struct {
+		name, wrapper string
+		// check is how HAProxy checks, and server are its options of the server.
+		check, server string
+		tls           bool
+		// status and last are what HAProxy says of the server, and of a check that succeeded.
+		status, last string
+		// facts are what Caddy says of a check that it answered, without the peer.
+		facts *facts
+		// reason is that of a check's refusal.
+		mode, reason string
+	}{
+		{
+			name:    "checks with the traffic's headers",
+			wrapper: on, check: http, server: "send-proxy-v2 check",
+			status: "UP", last: "L7OK",
+			facts: &facts{Mode: "on", Present: true, Version: 2, Command: "LOCAL"},
+		},
+		{
+			// Version 1 has no LOCAL: the header names both ends of the connection.
+			name:    "the same of version 1",
+			wrapper: on, check: http, server: "send-proxy check",
+			status: "UP", last: "L7OK",
+			facts: &facts{Mode: "on", Present: true, Version: 1, Transport: "TCP4"},
+		},
+		{
+			name:    "the same over TLS",
+			wrapper: on, check: http, server: "send-proxy-v2 check check-ssl verify none", tls: true,
+			status: "UP", last: "L7OK",
+			facts: &facts{Mode: "on", Present: true, Version: 2, Command: "LOCAL"},
+		},
+		{
+			// HAProxy leaves the header out as soon as checks have a port of their own.
+			name:    "a port for checks",
+			wrapper: on, check: http, server: "send-proxy-v2 check" + at(on),
+			status: "DOWN",
+			mode:   "on", reason: "missing",
+		},
+		{
+			name:    "a port for checks, and check-send-proxy",
+			wrapper: on, check: http, server: "send-proxy-v2 check check-send-proxy" + at(on),
+			status: "UP", last: "L7OK",
+			facts: &facts{Mode: "on", Present: true, Version: 2, Command: "LOCAL"},
+		},
+		{
+			// Traffic and checks come from the same address. Only a port of their own lets
+			// checks in without a header, and leaves it mandatory for traffic.
+			name:    "a port for checks where the mode is off",
+			wrapper: on, check: http, server: "send-proxy-v2 check" + at(off),
+			status: "UP", last: "L7OK",
+			facts: &facts{Mode: "off"},
+		},
+		{
+			name:    "a port for checks where the load balancer's mode is unspecified",
+			wrapper: mixed, check: http, server: "send-proxy-v2 check" + at(mixed),
+			status: "UP", last: "L7OK",
+			facts: &facts{Mode: "unspecified"},
+		},
+		{
+			name:    "headers under off",
+			wrapper: off, check: http, server: "send-proxy-v2 check",
+			status: "DOWN",
+			mode:   "off", reason: "forbidden",
+		},
+		{
+			// The check is accepted, the traffic would not be.
+			name:    "headers of checks only",
+			wrapper: on, check: http, server: "check check-send-proxy",
+			status: "UP", last: "L7OK",
+			facts: &facts{Mode: "on", Present: true, Version: 1, Transport: "TCP4"},
+		},
+		{
+			// To connect is all it does, and before a header is due.
+			name:    "a check of TCP, without a header",
+			wrapper: on, check: tcp, server: "send-proxy-v2 check" + at(on),
+			status: "UP", last: "L4OK",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			logs := c.logs.now(t)
+			// Other temporary directories have paths that are too long.
+			dir, err := os.MkdirTemp("", "interop")
+			require.NoError(t, err)
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			socket := filepath.Join(dir, "stats")
+			listen := ipv4.freeAddress(t)
+			config := peers.Files(t, map[string]string{"haproxy.cfg": fmt.Sprintf(`
+global
+	stats socket %s
+defaults
+	mode http
+	timeout client 30s
+	timeout server 30s
+	timeout connect 30s
+	timeout check 30s
+	%s
+listen test
+	bind %s
+	server caddy %s %s inter 100ms rise 1 fall 1
+`, socket, test.check, listen, c.servers[test.wrapper].address(ipv4, test.tls), test.server)})
+			peers.Start(t, []string{listen}, peers.Need(t, "haproxy", "haproxy"), "-db", "-f", filepath.Join(config, "haproxy.cfg"))
+			var status, last string
+			eventually(t, "HAProxy does not check", func() bool {
+				status, last = serverStatus(t, socket)
+				return last != "" && last != "INI" && !strings.HasPrefix(last, "*")
+			})
+			assert.Equal(t, test.status, status)
+			if test.last != "" {
+				assert.Equal(t, test.last, last)
+			}
+			if test.reason != "" {
+				refused := logs.waitFor(t, entry.isRefusal)
+				assert.Equal(t, test.mode, refused.Mode)
+				assert.Equal(t, test.reason, refused.Reason)
+			} else {
+				assert.Empty(t, logs.find(t, entry.isRefusal))
+			}
+			isCheck := func(e entry) bool { return e.Request.URI == "/check" }
+			if test.facts == nil {
+				assert.Empty(t, logs.find(t, isCheck))
+				return
+			}
+			logged := logs.waitFor(t, isCheck)
+			assert.Equal(t, 200, logged.Status)
+			// There is no client but the load balancer.
+			assert.Equal(t, logged.ProxyProtocol.Peer, net.JoinHostPort(logged.Request.RemoteIP, logged.Request.RemotePort))
+			assert.Equal(t, serverIP4, logged.Request.ClientIP)
+			if test.facts.Version == 1 {
+				test.facts.Source, test.facts.Destination = logged.ProxyProtocol.Peer, c.servers[test.wrapper].address(ipv4, test.tls)
+			}
+			logged.ProxyProtocol.Peer = ""
+			assert.Equal(t, *test.facts, logged.ProxyProtocol)
+		})
+	}
+}
+
+// serverStatus is what HAProxy's statistics say of the server, and of its last check.
+func serverStatus(t testing.TB, socket string) (status, last string) {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return "", "" // not there yet
+	}
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+	_, err = io.WriteString(conn, "show stat\n")
+	require.NoError(t, err)
+	table, err := csv.NewReader(conn).ReadAll()
+	require.NoError(t, err)
+	for _, row := range table[1:] {
+		named := make(map[string]string)
+		for i, name := range table[0] {
+			named[name] = row[i]
+		}
+		if named["svname"] == "caddy" {
+			return named["status"], named["check_status"]
+		}
+	}
+	require.Fail(t, "no such server")
+	return "", ""
+}
