@@ -178,7 +178,7 @@ func (p *program) passes(mutant int, tests []*test) bool {
 		timeout += t.took
 	}
 	if mutant != 0 {
-		timeout = 10*time.Second + 4*timeout
+		timeout = 5*time.Second + 2*timeout
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout+5*time.Second)
 	defer cancel()
