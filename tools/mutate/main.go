@@ -32,6 +32,7 @@ var (
 	jobs  = flag.Int("j", 2, "how many mutants to run at once")
 	skip  = flag.String("skip", "", "tests not to run, as a regular expression")
 	limit = flag.Duration("limit", 30*time.Second, "leave out tests that take longer")
+	only  = flag.String("only", "", "mutants to run, as a regular expression of what -list prints")
 	list  = flag.Bool("list", false, "print the mutants and run nothing")
 )
 
@@ -62,6 +63,11 @@ func run(dir string, files []string) (unexplained int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	chosen, err := regexp.Compile(*only)
+	if err != nil {
+		return 0, err
+	}
+	mutants = slices.DeleteFunc(mutants, func(m *mutant) bool { return !chosen.MatchString(m.String()) })
 	if *list {
 		for _, m := range mutants {
 			fmt.Println(m)
