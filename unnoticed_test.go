@@ -4,20 +4,25 @@ package proxyprotocol
 // tools/mutate that survived, and are no equivalents.
 
 import (
+	"encoding/hex"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // connFailing is a connection whose methods fail, but for Read.
@@ -44,11 +49,35 @@ func TestConnPassesErrorsOn(t *testing.T) {
 }
 
 func TestConnReadDeadlineErrorsArePassedOn(t *testing.T) {
+	for _, mode := range []Mode{On, Off} {
+		rules, _ := connRules(mode)
+		_, server := connTCP(t, "tcp4")
+		c := connOf(server, rules)
+		require.NoError(t, c.Close())
+		assert.ErrorIs(t, c.SetReadDeadline(time.Now()), net.ErrClosed, mode)
+	}
+}
+
+// connNoRaw is a connection that could be raw and is not.
+type connNoRaw struct{ *connScript }
+
+func (connNoRaw) SyscallConn() (syscall.RawConn, error) { return nil, errConnFailing }
+
+func TestConnWithoutRawConnectionSaysSo(t *testing.T) {
 	rules, _ := connRules(On)
-	_, server := connTCP(t, "tcp4")
-	c := connOf(server, rules)
-	require.NoError(t, c.Close())
-	assert.ErrorIs(t, c.SetReadDeadline(time.Now()), net.ErrClosed)
+	raw, err := connOf(connNoRaw{connSays()}, rules).SyscallConn()
+	assert.Nil(t, raw)
+	assert.Equal(t, errConnFailing, err)
+}
+
+func TestSecondHeaderIsRemembered(t *testing.T) {
+	rules, _ := connRules(On)
+	rules.stats = newStats("second")
+	t.Cleanup(func() { forgetMetrics("second") })
+	connReadAll(connOf(connSays(connV1, "PRO", "XY TCP4"), rules))
+	last := rules.stats.lastRefusals()
+	require.Len(t, last, 1)
+	assert.True(t, strings.HasPrefix(last[0].hex(), hex.EncodeToString([]byte("PROXY"))), last[0].hex())
 }
 
 func TestConnRefusedAfterItsHeaderHasTheSocketsAddresses(t *testing.T) {
@@ -253,16 +282,21 @@ func TestProtocolsOfAListenerThatHasNoneAreTheServers(t *testing.T) {
 		{"one has the server's, which keeps some", []string{"h2", "h3"}, [][]string{nil, {"h1"}}, true},
 		{"all have their own, and keep some", []string{"h3"}, [][]string{{"h1", "h3"}, {"h2"}}, true},
 		{"one has its own and keeps none", []string{"h1"}, [][]string{{"h1"}, {"h3"}}, false},
+		{"the first has its own and keeps none", []string{"h1"}, [][]string{{"h3"}, {"h1"}}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			server := &caddyhttp.Server{Protocols: tt.protocols, ListenProtocols: tt.listeners}
-			err := disableHTTP3(server, zap.NewNop())
+			server.TLSConnPolicies = make(caddytls.ConnectionPolicies, 1)
+			core, logs := observer.New(zap.WarnLevel)
+			err := disableHTTP3(server, zap.New(core))
 			if !tt.ok {
 				assert.ErrorContains(t, err, "no protocol is left without HTTP/3")
 				return
 			}
 			require.NoError(t, err)
+			assert.Equal(t, 1, logs.Len())
 			assert.NotEmpty(t, server.Protocols)
+			assert.Len(t, server.ListenProtocols, len(tt.listeners))
 			for _, protocols := range append(server.ListenProtocols, server.Protocols) {
 				assert.NotContains(t, protocols, "h3")
 			}
