@@ -5,6 +5,7 @@ package proxyprotocol
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -246,6 +247,7 @@ func TestPlaceholderIsAListIfItStandsAlone(t *testing.T) {
 		"{one}{one}": {"11"},
 		"x{one}":     {"x1"},
 		"{one}x":     {"1x"},
+		"{one":       {"{one"},
 		"one}":       {"one}"},
 		"plain":      {"plain"},
 	} {
@@ -267,6 +269,13 @@ func TestTextInCELIsConstant(t *testing.T) {
 
 func TestWrapperThatAnotherModuleMadeIsNotLookedForInTheServer(t *testing.T) {
 	assert.NoError(t, checkOrder(new(caddyhttp.Server)))
+}
+
+func TestWrapperMustStandBeforeTLSWithOnePolicyToo(t *testing.T) {
+	server := &caddyhttp.Server{ListenerWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper":"proxy_protocol_mode"}`)}}
+	assert.NoError(t, checkOrder(server))
+	server.TLSConnPolicies = make(caddytls.ConnectionPolicies, 1)
+	assert.ErrorContains(t, checkOrder(server), "must come before 'tls'")
 }
 
 func TestProtocolsOfAListenerThatHasNoneAreTheServers(t *testing.T) {
