@@ -1,23 +1,16 @@
 package proxyprotocol
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
-	"os"
-	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	mastercactapus "github.com/mastercactapus/proxyprotocol"
 	pires "github.com/pires/go-proxyproto"
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -171,81 +164,4 @@ func BenchmarkPolicy(b *testing.B) {
 			}
 		}
 	}
-}
-
-// connSilentServers are servers with connections that say nothing.
-var connSilentServers = map[string]func(net.Listener) net.Listener{
-	"unwrapped": func(ln net.Listener) net.Listener { return ln },
-	"pires": func(ln net.Listener) net.Listener {
-		return &pires.Listener{Listener: ln, ReadHeaderTimeout: time.Hour, ConnPolicy: func(pires.ConnPolicyOptions) (pires.Policy, error) {
-			return pires.USE, nil
-		}}
-	},
-	"this": func(ln net.Listener) net.Listener {
-		rules := connQuiet(On)
-		rules.timeout = time.Hour
-		return &listener{Listener: ln, rules: rules}
-	},
-}
-
-// connSilentEnv names the server that a process of its own measures.
-const connSilentEnv = "PROXY_PROTOCOL_TEST_SILENT"
-
-// A connection that says nothing must cost less than one without a wrapper.
-func TestSilentConnectionsAreCheap(t *testing.T) {
-	if server := os.Getenv(connSilentEnv); server != "" {
-		fmt.Printf("cost %d\n", connSilentCost(t, connSilentServers[server]))
-		return
-	}
-	if runtime.GOOS != "linux" || testing.Short() {
-		t.Skip("needs a long queue of connections")
-	}
-	cost := make(map[string]int)
-	for server := range connSilentServers {
-		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=2m")
-		cmd.Env = append(os.Environ(), connSilentEnv+"="+server)
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		var each int
-		_, err = fmt.Sscanf(string(out), "cost %d", &each)
-		require.NoError(t, err, "%s", out)
-		cost[server] = each
-	}
-	t.Logf("bytes per silent connection: %v", cost)
-	assert.Less(t, cost["this"], cost["unwrapped"])
-	assert.Less(t, cost["this"], cost["pires"])
-}
-
-// connSilentCost is what a silent connection costs a server, in bytes of heap and stacks.
-func connSilentCost(t *testing.T, wrap func(net.Listener) net.Listener) int {
-	const n = 2000
-	ln := wrap(connListen(t, "tcp4"))
-	// The kernel completes these before anyone accepts: the clients' side is not counted.
-	for range n {
-		client, err := net.DialTimeout("tcp4", ln.Addr().String(), connBound)
-		require.NoError(t, err)
-		defer client.Close()
-	}
-	used := func() int {
-		runtime.GC()
-		runtime.GC() // what is pooled survives one
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int(m.HeapAlloc + m.StackInuse)
-	}
-	before := used()
-
-	server := &http.Server{Handler: http.NotFoundHandler()}
-	served := connGo(func() error { return server.Serve(ln) })
-	waiting := func() int {
-		stacks := make([]byte, 64<<20)
-		return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("[IO wait"))
-	}
-	// All of them, and the accept loop.
-	require.Eventually(t, func() bool { return waiting() == n+1 }, 6*connBound, 100*time.Millisecond)
-	cost := (used() - before) / n
-
-	require.NoError(t, server.Close())
-	connWait(t, served)
-	return cost
 }

@@ -239,15 +239,15 @@ func (c *conn) SetDeadline(t time.Time) error {
 // SetReadDeadline implements net.Conn. It can shorten the wait for a header, not
 // lengthen it.
 func (c *conn) SetReadDeadline(t time.Time) error {
-	if !c.isPending() {
+	if c.phase.Load() > timed { // or closed, which is an error
 		return c.Conn.SetReadDeadline(t)
 	}
 	c.deadlines.Lock()
 	defer c.deadlines.Unlock()
-	if !c.isPending() {
+	if c.phase.Load() > timed {
 		return c.Conn.SetReadDeadline(t)
 	}
-	c.phase.CompareAndSwap(pending, timed) // unless it is closed
+	c.phase.CompareAndSwap(pending, timed)
 	c.readDeadline = none
 	if !t.IsZero() {
 		// Not t.Sub(start): the wall clock, by which t may be, can have been set since.

@@ -292,6 +292,13 @@ func (l logCapture) tail() logCapture {
 	return logCapture{l.all, len(l.all.entries)}
 }
 
+// forget gives up all entries: what tests keep is not the memory of Caddy.
+func (l logCapture) forget() {
+	l.all.mu.Lock()
+	defer l.all.mu.Unlock()
+	l.all.entries = nil
+}
+
 // find returns the entries so far that have all these fields.
 func (l logCapture) find(want fields) []fields {
 	l.all.mu.Lock()

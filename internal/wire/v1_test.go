@@ -425,3 +425,15 @@ func TestTheLimitForV2HeadersLeavesV1LinesAlone(t *testing.T) {
 		assert.Equal(t, wire.Complete, wire.Decode([]byte(tc.in), wire.MinMaxSize).State, "%s", tc.name)
 	}
 }
+
+func TestOfTwoLoneLineEndsTheFirstIsNamed(t *testing.T) {
+	for _, in := range []string{"PROXY TCP4 1\n2\r3", "PROXY TCP4 1\r2\n3"} {
+		got := wire.Decode([]byte(in), wire.MaxSize)
+		assert.Equal(t, wire.Error{Problem: wire.ProblemLoneCRLF, Offset: 12}, got.Err, "%q", in)
+	}
+}
+
+func TestLineThatEndsBehindItsFirstAddressLacksASpace(t *testing.T) {
+	got := wire.Decode([]byte("PROXY TCP6 1::\r\n"), wire.MaxSize)
+	assert.Equal(t, wire.Error{Problem: wire.ProblemSpace, Offset: 14}, got.Err)
+}
