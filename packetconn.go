@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -242,7 +243,7 @@ func (c *packetConn) learn(a *quicAddr, d *datagram, size int) (why outcome, err
 	case a.header.HasAddrs():
 		a.text = client.String()
 	default:
-		a.text = a.peer.String()
+		a.text = strings.Clone(a.peer.String()) // another's type may give out the same string again
 	}
 	return a.outcome(), nil
 }
