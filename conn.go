@@ -1,6 +1,7 @@
 package proxyprotocol
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -11,8 +12,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // conn is a connection whose beginning is judged by a mode. Its header is read in the
@@ -24,45 +23,45 @@ type conn struct {
 
 	rules    *rules
 	accepted time.Duration // since start
-	trust    trust
 
 	// phase is how far the beginning has been judged. The facts and addresses below
 	// are written before it leaves pending, and read after.
 	phase atomic.Uint32
 
+	// These belong to whoever judges.
+	forRead  bool // he wants to read: the user's deadline counts
+	limited  bool // the socket has the deadline of the header
+	answered bool // the peer's address was given out while pending: a header is too late
+
+	awaited bool // the user's deadline ends a wait that goes on; deadlines guards it
+
 	facts
-	client tcpAddr // if the header named one
+	client net.TCPAddr // if the header named one; its IP address lies in there
 
 	// mapping has the placeholders of the connection's requests, once there is one.
 	mapping atomic.Pointer[caddy.ReplacerFunc]
 
-	counted atomic.Bool
-
 	// judging serializes whoever judges the beginning while pending, reading whoever
-	// reads. What is below belongs to the one, then to the other.
-	judging  sync.Mutex
-	reading  sync.Mutex
-	received []byte         // read from the socket, not handed on
-	pooled   *buffer        // what received lies in, if it came from the pool
-	held     [heldSize]byte // what received lies in while it may begin a signature
-	watchFor outcome        // why a header is refused while watching
-	version  uint8          // of the signature seen, or 0
-	answered bool           // the peer's address was given out while pending: a header is too late
+	// reads. The inbox belongs to the one, then to the other.
+	judging, reading sync.Mutex
+	inbox            *inbox
 
-	// deadlines guards the read deadline, which the header's timeout may cut short.
+	// deadlines guards the user's read deadline while pending.
 	deadlines    sync.Mutex
-	readDeadline time.Time // what the user of the connection wants
-	limited      bool      // the socket's deadline is the earlier of it and the timeout
-	limitOnly    bool      // the socket's deadline is the timeout alone
+	readDeadline time.Duration // since start, or none
 }
 
-// heldSize is room for all of a signature but its last byte, and that byte.
-const heldSize = len(wire.SignatureV2)
+const (
+	none    time.Duration = 0       // no deadline
+	endless time.Duration = 1 << 62 // a century is, and leaves room for sums
+)
 
 // The phases of a connection. They only ever go forward.
 const (
 	// pending: whether there is a header is not known yet.
 	pending uint32 = iota
+	// timed is pending, and the user has set a read deadline.
+	timed
 	// watching: the addresses are final. What the socket says next is held back as
 	// long as it may be the signature of a header, which would be refused.
 	watching
@@ -72,6 +71,10 @@ const (
 	open
 	// refused: the connection is closed, reads and writes fail.
 	refused
+
+	// closed comes on top of the phase in which the connection was closed, if that was
+	// before it was known what becomes of it. It has been counted then.
+	closed = 1 << 7
 )
 
 // localAddr is the local address of a connection. Every listener wrapper passes it
@@ -90,7 +93,7 @@ func (a *localAddr) Network() string {
 // String implements net.Addr.
 func (a *localAddr) String() string {
 	c := (*conn)(a)
-	if phase := c.phase.Load(); phase != pending && phase != refused && !c.marked {
+	if c.accepts() && !c.marked {
 		// Caddy's own sender writes an unspecified destination.
 		to := c.header.Destination()
 		if ip := to.Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
@@ -103,29 +106,10 @@ func (a *localAddr) String() string {
 // start is what times are counted from: a Duration is smaller than a Time and faster to get.
 var start = time.Now()
 
-// tcpAddr is a net.TCPAddr with room for its IP address.
-type tcpAddr struct {
-	net.TCPAddr
-	ip [16]byte
-}
-
-// set sets an address. An IPv4-mapped one becomes IPv4.
-func (a *tcpAddr) set(addr netip.AddrPort) {
-	a.Port = int(addr.Port())
-	if ip := addr.Addr().Unmap(); ip.Is4() {
-		v4 := ip.As4()
-		a.IP = a.ip[:copy(a.ip[:], v4[:])]
-	} else {
-		a.ip = ip.As16()
-		a.IP = a.ip[:]
-	}
-}
-
 func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Duration) *conn {
-	wrapped := &conn{Conn: c, rules: rules, accepted: accepted, trust: trust}
-	wrapped.mode, wrapped.peer = mode, peerAddr(c.RemoteAddr())
+	wrapped := &conn{Conn: c, rules: rules, accepted: accepted}
+	wrapped.mode, wrapped.trust, wrapped.peer = mode, trust, peerAddr(c.RemoteAddr())
 	if mode == Off {
-		wrapped.watchFor = reasonForbidden
 		wrapped.phase.Store(watching)
 	}
 	return wrapped
@@ -135,10 +119,19 @@ func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Dur
 // if no header named a client or the connection was refused.
 func (c *conn) RemoteAddr() net.Addr {
 	c.settleAddrs()
-	if phase := c.phase.Load(); phase == pending || phase == refused || !c.header.HasAddrs() {
+	if !c.accepts() || !c.header.HasAddrs() {
 		return c.peer
 	}
-	return &c.client.TCPAddr
+	return &c.client
+}
+
+// isPending reports whether the beginning has yet to be judged.
+func (c *conn) isPending() bool { return c.phase.Load()&^closed <= timed }
+
+// accepts reports whether the beginning has been judged, and not refused.
+func (c *conn) accepts() bool {
+	phase := c.phase.Load() &^ closed
+	return phase > timed && phase != refused
 }
 
 // LocalAddr returns the header's destination, or the socket's own address if there is
@@ -189,11 +182,16 @@ func (c *conn) mayWrite() error {
 // Close closes the connection at once, and with it ends a read of the header.
 func (c *conn) Close() error {
 	err := c.Conn.Close()
-	switch c.phase.Load() {
-	case pending:
-		c.count(0, reasonIO)
-	case watching:
-		c.count(c.header.Version(), c.outcome())
+	for phase := c.phase.Load(); phase <= watching; phase = c.phase.Load() {
+		if !c.phase.CompareAndSwap(phase, phase|closed) {
+			continue
+		}
+		if phase == watching {
+			c.count()
+		} else {
+			c.rules.stats.count(c.mode, 0, reasonIO)
+		}
+		break
 	}
 	return err
 }
@@ -241,40 +239,83 @@ func (c *conn) SetDeadline(t time.Time) error {
 // SetReadDeadline implements net.Conn. It can shorten the wait for a header, not
 // lengthen it.
 func (c *conn) SetReadDeadline(t time.Time) error {
-	if c.phase.Load() != pending {
+	if !c.isPending() {
 		return c.Conn.SetReadDeadline(t)
 	}
 	c.deadlines.Lock()
 	defer c.deadlines.Unlock()
-	c.readDeadline = t
+	if !c.isPending() {
+		return c.Conn.SetReadDeadline(t)
+	}
+	c.phase.CompareAndSwap(pending, timed) // unless it is closed
+	c.readDeadline = none
+	if !t.IsZero() {
+		// Not t.Sub(start): the wall clock, by which t may be, can have been set since.
+		c.readDeadline = cmp.Or(time.Since(start)+min(time.Until(t), endless), -1)
+	}
+	if !c.awaited {
+		return nil // leave hands it to the socket
+	}
 	return c.applyDeadline()
 }
 
-// limit cuts the read deadline short by the header's timeout. If nobody reads, but an
-// address is asked for, say, the timeout is the only deadline: an answer before it
-// would be the peer's address, and a header could still follow.
-func (c *conn) limit(reading bool) error {
+// mayWait implements waiter. It makes the header's timeout the socket's read deadline, or
+// the user's deadline, if that is earlier and he reads. If only an address is asked for, the
+// timeout is all that counts: an answer before it would be the peer's address, and a header
+// could still follow.
+func (c *conn) mayWait() error {
+	if c.limited {
+		return nil
+	}
+	c.limited = true
+	if !c.forRead {
+		return c.Conn.SetReadDeadline(c.deadline())
+	}
 	c.deadlines.Lock()
 	defer c.deadlines.Unlock()
-	c.limited, c.limitOnly = true, !reading
+	c.awaited = true
 	return c.applyDeadline()
-}
-
-func (c *conn) unlimit() {
-	c.deadlines.Lock()
-	defer c.deadlines.Unlock()
-	c.limited = false
-	_ = c.applyDeadline() // fails on a closed connection only, as will what comes next
 }
 
 func (c *conn) applyDeadline() error {
-	t := c.readDeadline
-	if c.limited {
-		if limit := c.deadline(); c.limitOnly || t.IsZero() || limit.Before(t) {
-			t = limit
+	t := c.deadline()
+	if c.readDeadline != none {
+		if user := start.Add(c.readDeadline); user.Before(t) {
+			t = user
 		}
 	}
 	return c.Conn.SetReadDeadline(t)
+}
+
+// unlimit undoes mayWait. What fails here fails on a closed connection only, as will what
+// comes next.
+func (c *conn) unlimit() {
+	if !c.limited {
+		return
+	}
+	c.limited = false
+	if c.awaited { // which nobody else writes
+		c.deadlines.Lock()
+		c.awaited = false
+		c.deadlines.Unlock()
+	}
+	_ = c.Conn.SetReadDeadline(time.Time{})
+}
+
+// leave moves on from pending, with the read deadline that the user wants.
+func (c *conn) leave(next uint32) {
+	c.unlimit()
+	if c.advance(pending, next) {
+		return
+	}
+	c.deadlines.Lock()
+	defer c.deadlines.Unlock()
+	if c.readDeadline != none {
+		_ = c.Conn.SetReadDeadline(start.Add(c.readDeadline))
+	}
+	if from := c.phase.Load(); from >= closed || !c.advance(from, next) {
+		c.phase.Store(next)
+	}
 }
 
 // deadline is when the first header must be complete.

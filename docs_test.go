@@ -20,7 +20,9 @@ package proxyprotocol
 //
 // There, <words> stand for any text within a line, a line "..." for any lines, and the
 // width of blanks does not matter. (The quick start's console blocks in README.md are run
-// by tools/quickstart.) Blocks of other languages are not looked at.
+// by tools/quickstart.) In docs/recipes, TestRecipes runs every whole Caddyfile, and the log
+// lines behind it are those of the connections that it makes. Blocks of other languages are
+// not looked at.
 
 import (
 	"context"
@@ -157,8 +159,6 @@ func TestDocsConsole(t *testing.T) {
 			continue
 		}
 		t.Run(file, func(t *testing.T) {
-			connections.Reset() // what other tests have counted
-			headerSeconds.Reset()
 			shell := newDocsShell(t)
 			name, group := "start", []*docsBlock(nil)
 			run := func() {
@@ -242,11 +242,16 @@ func (s *docsShell) run(t *testing.T, blocks []*docsBlock) {
 // start runs Caddy with a Caddyfile, until the test ends.
 func (s *docsShell) start(t *testing.T, text string) {
 	t.Helper()
+	s.startConfig(t, docsConfig(t, text))
+	if strings.Contains(text, "tls internal") {
+		s.awaitCertificate(t)
+	}
+}
+
+// startConfig is start with what a Caddyfile adapts to.
+func (s *docsShell) startConfig(t *testing.T, config map[string]any) {
+	t.Helper()
 	c := newCaddy(t)
-	adapted, err := adaptDocs(text)
-	require.NoError(t, err)
-	var config map[string]any
-	require.NoError(t, json.Unmarshal(adapted, &config))
 	s.log = filepath.Join(t.TempDir(), "caddy.log")
 	maps.Copy(config, map[string]any{
 		"admin":   map[string]any{"listen": fmt.Sprintf("localhost:%d", s.admin), "config": map[string]any{"persist": false}},
@@ -256,12 +261,9 @@ func (s *docsShell) start(t *testing.T, text string) {
 			"encoder": map[string]any{"format": "json"},
 		}}},
 	})
-	adapted, err = json.Marshal(config)
+	adapted, err := json.Marshal(config)
 	require.NoError(t, err)
 	require.NoError(t, caddy.Load(adapted, true))
-	if strings.Contains(text, "tls internal") {
-		s.awaitCertificate(t)
-	}
 }
 
 // awaitCertificate waits until TLS handshakes succeed, as they do a moment after the start.
@@ -433,13 +435,14 @@ func TestDocsNameEverything(t *testing.T) {
 // TestDocsMetrics checks that the metrics in the documentation, its alerts and its
 // dashboard are those that there are, with labels and values that they can have.
 func TestDocsMetrics(t *testing.T) {
-	const server = "documentation"
+	user := new(ListenerWrapper)
+	stats := listeners.acquire(listenerKey{"documentation", "127.0.0.1:0"}, user)
+	stats.count(On, 2, outcomeClient)
+	stats.headers.observe(time.Millisecond)
+	listeners.acquire(listenerKey{"documentation", "udp/127.0.0.1:0"}, user).count(On, 2, outcomeClient)
+	defer listeners.release(user)
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(connections, datagrams, headerSeconds)
-	connections.WithLabelValues(server, "on", "v2", "client")
-	datagrams.WithLabelValues(server, "on", "v2", "client")
-	headerSeconds.WithLabelValues(server)
-	defer forgetMetrics(server)
+	registry.MustRegister(metrics{})
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	labels := make(map[string][]string) // by metric
@@ -517,11 +520,16 @@ func TestDocsMetrics(t *testing.T) {
 	}
 }
 
-// TestDocsLinks checks that links within the repository lead somewhere.
+// TestDocsLinks checks that links within the repository lead somewhere, and that those which
+// name a reference have one.
 func TestDocsLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	named := regexp.MustCompile(`\]\[([^\]]+)\]`)
+	reference := regexp.MustCompile(`(?m)^\[([^\]^]+)\]: https://\S+$`)
 	for _, file := range docsFiles(t) {
-		for _, match := range link.FindAllStringSubmatch(docsProse(t, file), -1) {
+		prose := docsProse(t, file)
+		assert.ElementsMatch(t, groupOfAll(named, prose), groupOfAll(reference, prose), "references in %s", file)
+		for _, match := range link.FindAllStringSubmatch(prose, -1) {
 			if strings.Contains(match[1], "://") {
 				continue
 			}
@@ -535,6 +543,15 @@ func TestDocsLinks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// groupOfAll returns what the expression's group matches, each text once.
+func groupOfAll(expr *regexp.Regexp, text string) (groups []string) {
+	for _, match := range expr.FindAllStringSubmatch(text, -1) {
+		groups = append(groups, match[1])
+	}
+	slices.Sort(groups)
+	return slices.Compact(groups)
 }
 
 func TestReadmeNamesAllOptions(t *testing.T) {
@@ -667,14 +684,20 @@ func adaptDocs(text string) ([]byte, error) {
 	return config, err
 }
 
+// docsConfig is what a Caddyfile adapts to.
+func docsConfig(t *testing.T, text string) (config map[string]any) {
+	t.Helper()
+	adapted, err := adaptDocs(text)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(adapted, &config))
+	return config
+}
+
 // adaptedAt returns what a Caddyfile adapts to, at a path of keys and indexes separated by
 // dots.
 func adaptedAt(t *testing.T, text, path string) string {
 	t.Helper()
-	config, err := adaptDocs(text)
-	require.NoError(t, err)
-	var value any
-	require.NoError(t, json.Unmarshal(config, &value))
+	var value any = docsConfig(t, text)
 	for key := range strings.SplitSeq(path, ".") {
 		if list, ok := value.([]any); ok {
 			index, err := strconv.Atoi(key)
@@ -686,7 +709,7 @@ func adaptedAt(t *testing.T, text, path string) string {
 		require.Contains(t, value, key, "the path %s", path)
 		value = value.(map[string]any)[key]
 	}
-	config, err = json.Marshal(value)
+	config, err := json.Marshal(value)
 	require.NoError(t, err)
 	return string(config)
 }

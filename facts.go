@@ -3,7 +3,7 @@ package proxyprotocol
 import (
 	"net"
 	"net/http"
-	"sync/atomic"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -17,12 +17,12 @@ type facts struct {
 	peer net.Addr
 	// header is the zero Header if there was none.
 	header wire.Header
-	// tlvs are the header's.
-	tlvs wire.TLVs
-	// named is what they say, once somebody has asked.
-	named atomic.Pointer[tlv.Named]
+	// tlvs are the header's, or nil if it has none.
+	tlvs *tlvs
 	// mode is the mode in force for the peer.
 	mode Mode
+	// trust says whether the peer may send a header.
+	trust trust
 	// marked says that the client's address came from a header nobody vouched for.
 	marked bool
 }
@@ -39,7 +39,7 @@ type connection interface {
 // requestConn returns a request's connection, or nil if it did not come through this module.
 func requestConn(r *http.Request) connection {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr); ok {
-		if (*conn)(local).phase.Load() == pending {
+		if (*conn)(local).isPending() {
 			return nil
 		}
 		return (*conn)(local)
@@ -78,14 +78,25 @@ func (f *facts) outcome() outcome {
 }
 
 // say returns what the TLVs say, by name. It is found out once, when somebody asks.
-func (c *conn) say() *tlv.Named {
-	if named := c.named.Load(); named != nil {
-		return named
+func (f *facts) say() *tlv.Named {
+	if f.tlvs == nil {
+		return new(tlv.Named)
 	}
-	c.judging.Lock() // nobody judges any more
-	defer c.judging.Unlock()
-	if c.named.Load() == nil {
-		c.named.Store(new(tlv.Name(c.tlvs)))
-	}
-	return c.named.Load()
+	f.tlvs.naming.Do(func() { f.tlvs.named = tlv.Name(f.tlvs.raw) })
+	return &f.tlvs.named
+}
+
+// tlvs are the TLVs of a header.
+type tlvs struct {
+	raw    wire.TLVs
+	room   [104]byte // for all that load balancers send, so that it is one allocation
+	naming sync.Once
+	named  tlv.Named
+}
+
+// keepTLVs copies TLVs out of the buffer that they came in.
+func keepTLVs(raw wire.TLVs) *tlvs {
+	kept := new(tlvs)
+	kept.raw = append(kept.room[:0], raw...)
+	return kept
 }

@@ -73,7 +73,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if !ok {
 		return errors.New("proxy_protocol works in the routes of an HTTP server only")
 	}
-	if placeholdersOf(server) == nil {
+	if !hasPlaceholders(server) {
 		return fmt.Errorf(`server %s has no listener wrapper '%s', which proxy_protocol needs; add to the global options:
 
 	servers {

@@ -289,7 +289,7 @@ func TestDirectiveErrorsInACaddyfile(t *testing.T) {
 
 func TestDirectiveErrorsInJSON(t *testing.T) {
 	const server = `{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],"routes":[{"handle":[{"handler":"proxy_protocol"%s}]}]}}}}`
-	const at = "loading new config: loading http app module: provision http: server web: setting up route handlers: route 1: loading handler modules: position 0: loading module 'proxy_protocol': "
+	const at = "loading new config: loading http app module: provision http: server web: setting up route handlers: route 0: loading handler modules: position 0: loading module 'proxy_protocol': "
 	c := newCaddy(t)
 	tests := []struct{ name, fields, want string }{
 		{"no mode", "", "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: on, off or unspecified"},

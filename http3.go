@@ -13,19 +13,36 @@ import (
 
 // This file closes the ways around mode On that HTTP/3 could be.
 
-// misdirected reports whether a request whose connection is not known must not be served: it
-// came over HTTP/3 where only the packet wrapper makes that safe, or its connection came
-// through the packet wrapper and is not what it was.
-func (p *placeholders) misdirected(r *http.Request) bool {
-	return r.ProtoMajor == 3 && !p.allowed && (p.guarded || acceptedFrom(r) != nil)
+// guard puts a route in front of all others that refuses misdirected requests, unless the
+// listener wrapper allows HTTP/3 to anyone.
+func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) error {
+	allowed, err := allowsHTTP3(server)
+	if err != nil || allowed {
+		return err
+	}
+	m := misdirected{
+		mandatory: pw.shared.uses(On),
+		logger:    limited(logger, refusalInterval, 1),
+	}
+	server.Routes = append(caddyhttp.RouteList{{
+		MatcherSets: caddyhttp.MatcherSets{{m}},
+		Handlers:    []caddyhttp.MiddlewareHandler{m},
+	}}, server.Routes...)
+	return nil
 }
 
-// misdirected answers requests with the error 421, upon which a client may try again over a
-// new connection, and tells it to forget HTTP/3.
-type misdirected struct{ logger *zap.Logger }
+// misdirected matches requests over HTTP/3 whose connection is not known and that must not be
+// served: they came past the packet wrapper where it is mandatory, or through it, and the
+// connection is not what it was. It answers them with the error 421, upon which a client may
+// try again over a new connection.
+type misdirected struct {
+	mandatory bool
+	logger    *zap.Logger
+}
 
-func newMisdirected(logger *zap.Logger) misdirected {
-	return misdirected{limited(logger, refusalInterval, 1)}
+// MatchWithError implements caddyhttp.RequestMatcherWithError.
+func (m misdirected) MatchWithError(r *http.Request) (bool, error) {
+	return r.ProtoMajor == 3 && requestConn(r) == nil && (m.mandatory || acceptedFrom(r) != nil), nil
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -33,7 +50,7 @@ func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyht
 	if acceptedFrom(r) != nil {
 		return caddyhttp.Error(http.StatusMisdirectedRequest, errMigrated)
 	}
-	w.Header().Set("Alt-Svc", "clear")
+	w.Header().Set("Alt-Svc", "clear") // or it would be HTTP/3 again
 	m.logger.Warn("refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy")
 	return caddyhttp.Error(http.StatusMisdirectedRequest, errUnwrapped)
 }
@@ -56,6 +73,22 @@ func wrapperNames(wrappers []json.RawMessage) ([]string, error) {
 		names = append(names, module.Wrapper)
 	}
 	return names, nil
+}
+
+// allowsHTTP3 reports whether the server's listener wrapper allows HTTP/3 to anyone.
+func allowsHTTP3(server *caddyhttp.Server) (bool, error) {
+	names, err := wrapperNames(server.ListenerWrappersRaw)
+	if err != nil {
+		return false, err
+	}
+	for i, name := range names {
+		if name == wrapperName {
+			var lw ListenerWrapper
+			err := json.Unmarshal(server.ListenerWrappersRaw[i], &lw)
+			return lw.HTTP3 == allowHTTP3, err
+		}
+	}
+	return false, nil
 }
 
 // packetWrapperOf returns the configuration of the server's packet wrapper, or nil if it has

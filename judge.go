@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -18,26 +17,23 @@ import (
 // the user's deadline passed first; then it can be tried again. reading says whether that
 // deadline counts.
 func (c *conn) settle(reading bool) error {
-	if c.phase.Load() != pending {
+	if !c.isPending() {
 		return nil
 	}
 	c.judging.Lock()
 	defer c.judging.Unlock()
-	if c.phase.Load() != pending {
-		return nil
-	}
 	return c.judge(reading)
 }
 
 // settleAddrs makes the addresses final, unless the socket fails before. Then the peer's
 // address is given out, and a header is too late.
 func (c *conn) settleAddrs() {
-	if c.phase.Load() != pending {
+	if !c.isPending() {
 		return
 	}
 	c.judging.Lock()
 	defer c.judging.Unlock()
-	if c.phase.Load() == pending && c.judge(false) != nil {
+	if c.judge(false) != nil {
 		c.answered = true
 	}
 }
@@ -50,7 +46,7 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 	if err := c.settle(true); err != nil {
 		return 0, err
 	}
-	switch c.phase.Load() {
+	switch c.phase.Load() &^ closed {
 	case watching:
 		return c.watch(p)
 	case draining:
@@ -62,8 +58,12 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 	}
 }
 
-// judge reads the first header, or finds that there is none, and moves on from pending.
+// judge reads the first header, or finds that there is none, and moves on from pending,
+// unless somebody did so before.
 func (c *conn) judge(reading bool) (err error) {
+	if !c.isPending() {
+		return nil
+	}
 	// net/http asks for the address before it can recover a panic, and a panic there
 	// ends the process. The listener below and the source of ranges are anyone's code.
 	defer func() {
@@ -76,30 +76,34 @@ func (c *conn) judge(reading bool) (err error) {
 		c.refuse(reasonUntrusted, nil)
 		return nil
 	}
-	if err := c.limit(reading); err != nil {
-		return err
-	}
+	c.forRead = reading
 	next, err := c.readHeader()
-	c.unlimit()
-	c.enter(next)
-	return err
-}
-
-// enter moves on to a phase. Once no header can come any more, what became of the
-// connection is known.
-func (c *conn) enter(phase uint32) {
-	if phase == draining || phase == open {
-		c.count(c.header.Version(), c.outcome())
-	}
-	c.phase.Store(phase)
-}
-
-// count counts the connection, unless it has been counted.
-func (c *conn) count(version uint8, o outcome) {
-	if c.counted.CompareAndSwap(false, true) {
-		c.rules.stats.count(c.mode, version, o)
+	switch next {
+	case pending:
+		c.unlimit()
+		return err
+	case refused:
+		return nil
+	default:
+		c.leave(next)
+		return nil
 	}
 }
+
+// advance moves on from a phase, and counts the connection once no header can come any
+// more. It fails if that is not the phase: the connection may be closed.
+func (c *conn) advance(from, to uint32) bool {
+	if !c.phase.CompareAndSwap(from, to) {
+		return false
+	}
+	if to == draining || to == open {
+		c.count()
+	}
+	return true
+}
+
+// count counts a connection that is not refused.
+func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outcome()) }
 
 // mayAnnounce reports whether the peer may send a header, and asks the source if that
 // is not known yet.
@@ -112,12 +116,18 @@ func (c *conn) mayAnnounce() bool {
 
 // readHeader reads until it is known which phase comes after pending.
 func (c *conn) readHeader() (next uint32, err error) {
+	if c.forRead && c.phase.Load() == timed {
+		// The user's deadline may have passed already.
+		if err := c.mayWait(); err != nil {
+			return pending, err
+		}
+	}
 	for empty := 0; empty < maxEmptyReads; {
-		before := len(c.received)
+		before := len(c.received())
 		err := c.receive()
-		if len(c.received) > before {
+		if got := c.received(); len(got) > before {
 			empty = 0
-			r := wire.Decode(c.received, c.rules.maxHeaderSize)
+			r := wire.Decode(got, c.rules.maxHeaderSize)
 			if next := c.decide(&r); next != pending {
 				return next, nil
 			}
@@ -137,7 +147,6 @@ const maxEmptyReads = 100
 // decide answers the phase that follows from what was received, or pending if more is
 // needed.
 func (c *conn) decide(r *wire.Result) (next uint32) {
-	c.version = r.Version
 	if r.Version != 0 {
 		if c.answered {
 			return c.refuse(reasonIO, errAnswered)
@@ -169,15 +178,16 @@ var errAnswered = errors.New("the connection failed for a while, and its address
 // interrupted answers the phase that follows when the socket ends, fails, or has said
 // too little until a deadline.
 func (c *conn) interrupted(err error) (next uint32, _ error) {
-	state, _ := wire.Signature(c.received)
+	got := c.received()
+	state, _ := wire.Signature(got)
 	switch {
 	case isEOF(err) && state == wire.Partial:
 		return c.refuse(reasonMalformed, errCutOff), nil
-	case isEOF(err) && c.mode == On && len(c.received) > 0:
+	case isEOF(err) && c.mode == On && len(got) > 0:
 		return c.refuse(reasonMissing, errCutOff), nil
 	case isEOF(err) && c.mode == On:
 		return c.refuse(reasonIO, err), nil
-	case isEOF(err) && len(c.received) > 0:
+	case isEOF(err) && len(got) > 0:
 		return draining, nil
 	case isEOF(err):
 		return open, nil
@@ -186,8 +196,7 @@ func (c *conn) interrupted(err error) (next uint32, _ error) {
 			return c.refuse(reasonTimeout, nil), nil
 		}
 		// The peer's address is final, so a header that is completed later is too late.
-		c.hold(c.received)
-		c.watchFor = reasonTimeout
+		c.keep(got)
 		return watching, nil
 	default:
 		return pending, err
@@ -200,27 +209,28 @@ var errCutOff = errors.New("cut off by the end of the connection")
 func (c *conn) accept(r *wire.Result) (next uint32) {
 	c.header = r.Header
 	if len(r.TLVs) > 0 {
-		c.tlvs = slices.Clone(r.TLVs) // the buffer goes back to the pool
+		c.tlvs = keepTLVs(r.TLVs)
 	}
 	if r.Header.HasAddrs() {
 		c.marked = c.mode == Unspecified
-		c.client.set(r.Header.Source())
+		c.client.IP, c.client.Port = c.header.SourceIP(), c.header.SourcePort()
 		if c.marked {
 			c.client.Port = 0
 		}
 	}
-	c.received = c.received[r.Size:]
-	c.watchFor = reasonDuplicate
-	now := time.Since(start)
-	c.rules.stats.headerSeconds.Observe((now - c.accepted).Seconds())
-	c.rules.log.accepted(c, now)
-	switch state, version := wire.Signature(c.received); state {
+	rest := c.inbox.data[r.Size:]
+	c.inbox.data = rest
+	if c.rules.timed {
+		c.rules.stats.headers.observe(time.Since(start) - c.accepted)
+	}
+	c.rules.log.accepted(c)
+	switch state, _ := wire.Signature(rest); state {
 	case wire.Partial:
-		return c.refuseHeader(version)
+		return c.refuse(reasonDuplicate, nil)
 	case wire.Absent:
 		return draining
 	default:
-		c.hold(c.received)
+		c.keep(rest)
 		return watching
 	}
 }
@@ -238,24 +248,22 @@ func (c *conn) watch(p []byte) (n int, err error) {
 		return 0, nil
 	}
 	for {
-		into := p
-		if len(into) <= len(c.received) {
-			into = c.held[:]
+		into, kept := p, c.received()
+		if len(into) <= len(kept) {
+			into = make([]byte, len(kept)+1)
 		}
-		held := copy(into, c.received)
-		n, err := c.Conn.Read(into[held:])
-		got := into[:held+n]
-		switch state, version := wire.Signature(got); {
+		copy(into, kept)
+		n, err := c.Conn.Read(into[len(kept):])
+		got := into[:len(kept)+n]
+		switch state, _ := wire.Signature(got); {
 		case state == wire.Partial:
-			c.received = got
-			c.refuseHeader(version)
+			c.keep(got)
+			c.refuse(c.reasonToWatch(), nil)
 			return 0, refusedError("read", c.peer)
 		case state == wire.Absent, isEOF(err) && len(got) > 0:
-			c.received = got
-			c.enter(draining)
-			return c.drain(p), nil // an error will be back with the next read
+			return c.handOn(p, got), nil // an error will be back with the next read
 		default:
-			c.hold(got)
+			c.keep(got)
 			if n == 0 || err != nil {
 				return 0, err
 			}
@@ -265,34 +273,52 @@ func (c *conn) watch(p []byte) (n int, err error) {
 
 // drain hands on what was received.
 func (c *conn) drain(p []byte) int {
-	n := copy(p, c.received)
-	c.received = c.received[n:]
-	if len(c.received) == 0 {
+	in := c.inbox
+	n := copy(p, in.data)
+	in.data = in.data[n:]
+	if len(in.data) == 0 {
 		c.release()
-		c.enter(open)
+		c.phase.Store(open)
 	}
 	return n
 }
 
-// hold keeps what may be the beginning of a signature, and no buffer.
-func (c *conn) hold(b []byte) {
-	n := copy(c.held[:], b)
-	c.release()
-	c.received = c.held[:n]
+// handOn hands on what was watched, and keeps what p has no room for.
+func (c *conn) handOn(p, watched []byte) int {
+	n := copy(p, watched)
+	c.keep(watched[n:])
+	next := open
+	if n < len(watched) {
+		next = draining
+	}
+	if !c.advance(watching, next) {
+		c.phase.Store(next)
+	}
+	return n
 }
 
-// refuseHeader refuses a header that came while watching.
-func (c *conn) refuseHeader(version uint8) (next uint32) {
-	c.version = version
-	return c.refuse(c.watchFor, nil)
+// reasonToWatch is why a header is refused that comes while watching.
+func (c *conn) reasonToWatch() outcome {
+	switch {
+	case c.mode == Off:
+		return reasonForbidden
+	case c.present():
+		return reasonDuplicate
+	default:
+		return reasonTimeout
+	}
 }
 
 // refuse closes the connection without a word to it. err tells the log more.
 func (c *conn) refuse(why outcome, err error) (next uint32) {
-	c.phase.Store(refused)
+	before := c.phase.Swap(refused)
 	closeSafely(c.Conn)
-	c.count(c.version, why)
-	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, c.received, err)
+	got := c.received()
+	if before <= watching {
+		_, version := wire.Signature(got)
+		c.rules.stats.count(c.mode, version, why)
+	}
+	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, got, err)
 	c.release()
 	return refused
 }

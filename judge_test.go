@@ -239,7 +239,7 @@ func TestJudgeHeaderSize(t *testing.T) {
 				c := connOf(connSays(pieces...), rules)
 				got := connOutcomeOf(t, c, logs, 100, true)
 				assert.Equal(t, connOutcome{remote: connClient, local: connServer, handedOn: connGET}, got, "pieces of %d", size)
-				assert.Len(t, c.tlvs, fill+3)
+				assert.Len(t, c.tlvs.raw, fill+3)
 			}
 			if maxSize < wire.MaxSize {
 				tooLarge := connBlock(1, 0x11, strings.Repeat("\x00", maxSize+1-16))
@@ -263,13 +263,13 @@ func TestJudgeDribblerCostsWhatItSent(t *testing.T) {
 			var c *conn
 			dribble := &connDribble{connScript: connSays(), data: header + "GET", look: func(sent int) {
 				if sent == 0 {
-					assert.Nil(t, c.received)
+					assert.Nil(t, c.inbox)
 					return
 				}
-				require.Len(t, c.received, sent)
-				require.LessOrEqual(t, cap(c.received), max(2*sent, 2))
-				require.LessOrEqual(t, cap(c.received), maxSize)
-				require.Nil(t, c.pooled, "the shared buffer is not held while waiting")
+				require.Len(t, c.received(), sent)
+				require.LessOrEqual(t, cap(c.received()), max(2*sent, 2))
+				require.LessOrEqual(t, cap(c.received()), maxSize)
+				require.Nil(t, c.inbox.room, "the shared room is not held while waiting")
 			}}
 			c = connOf(dribble, rules)
 			assert.Equal(t, connClient, c.RemoteAddr().String())

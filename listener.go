@@ -20,6 +20,8 @@ type rules struct {
 	version uint8
 	log     *connLog
 	stats   *stats
+	// timed says that the time headers take is measured.
+	timed bool
 }
 
 // refused keeps a record of a refusal. Health checks that only connect are not worth a

@@ -2,8 +2,10 @@ package proxyprotocol
 
 import (
 	"cmp"
+	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -11,9 +13,25 @@ import (
 
 // listeners are those in use, of the running configuration and, during a reload, of the
 // one before.
-var listeners = listenerPool{entries: make(map[listenerKey]*listenerEntry)}
+var listeners = listenerPool{
+	entries: make(map[listenerKey]*listenerEntry),
+	gone:    make(map[tallyKey]*tally),
+}
 
 type listenerKey struct{ server, address string }
+
+// tallyKey is what counts are summed up by: connections and datagrams are not.
+type tallyKey struct {
+	server    string
+	datagrams bool
+}
+
+// packetAddress is what the addresses of sockets for datagrams begin with.
+const packetAddress = "udp/"
+
+func (k listenerKey) tally() tallyKey {
+	return tallyKey{k.server, strings.HasPrefix(k.address, packetAddress)}
+}
 
 type listenerEntry struct {
 	stats *stats
@@ -29,16 +47,19 @@ type wrapper interface {
 type listenerPool struct {
 	mu      sync.Mutex
 	entries map[listenerKey]*listenerEntry
+	// gone are the counts of listeners that are gone, by server, while it has others:
+	// a counter must not go down.
+	gone map[tallyKey]*tally
 }
 
 // acquire returns the stats of a listener: those it had, if it has been there before the
 // reload.
-func (p *listenerPool) acquire(key listenerKey, user wrapper, newStats func(server string) *stats) *stats {
+func (p *listenerPool) acquire(key listenerKey, user wrapper) *stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	entry := p.entries[key]
 	if entry == nil {
-		entry = &listenerEntry{stats: newStats(key.server)}
+		entry = &listenerEntry{stats: newStats()}
 		p.entries[key] = entry
 	}
 	entry.users = append(entry.users, user)
@@ -49,22 +70,38 @@ func (p *listenerPool) acquire(key listenerKey, user wrapper, newStats func(serv
 func (p *listenerPool) release(user wrapper) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	left := make(map[string]bool) // servers that are still there
-	gone := make(map[string]bool)
+	left := make(map[tallyKey]bool) // servers that are still there
 	for key, entry := range p.entries {
 		entry.users = slices.DeleteFunc(entry.users, func(u wrapper) bool { return u == user })
-		if len(entry.users) == 0 {
-			delete(p.entries, key)
-			gone[key.server] = true
-		} else {
-			left[key.server] = true
+		if len(entry.users) > 0 {
+			left[key.tally()] = true
+			continue
 		}
-	}
-	for server := range gone {
-		if !left[server] {
-			forgetMetrics(server)
+		delete(p.entries, key)
+		if p.gone[key.tally()] == nil {
+			p.gone[key.tally()] = new(tally)
 		}
+		p.gone[key.tally()].add(&entry.stats.tally)
 	}
+	maps.DeleteFunc(p.gone, func(key tallyKey, _ *tally) bool { return !left[key] })
+}
+
+// tallies returns what all listeners of each server have counted.
+func (p *listenerPool) tallies() map[tallyKey]*tally {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sums := make(map[tallyKey]*tally)
+	for listener, entry := range p.entries {
+		key := listener.tally()
+		if sums[key] == nil {
+			sums[key] = new(tally)
+			if gone := p.gone[key]; gone != nil {
+				sums[key].add(gone)
+			}
+		}
+		sums[key].add(&entry.stats.tally)
+	}
+	return sums
 }
 
 // each calls f for every listener, in order, with the wrapper that was configured last.

@@ -125,7 +125,7 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 // WrapListener wraps l.
 func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	rules := *lw.rules
-	rules.stats = listeners.acquire(listenerKey{lw.serverName, listenAddress(l.Addr())}, lw, newStats)
+	rules.stats = listeners.acquire(listenerKey{lw.serverName, listenAddress(l.Addr())}, lw)
 	return &listener{Listener: l, rules: &rules}
 }
 
@@ -146,6 +146,7 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 		timeout:       defaultTimeout,
 		maxHeaderSize: defaultMaxHeaderSize,
 		log:           newConnLog(logger),
+		timed:         wantsMetrics(ctx),
 	}
 	var err error
 	if rules.ranges, err = compileRanges(lw.Ranges); err != nil {

@@ -26,12 +26,15 @@ type connLog struct {
 	// nextMarked is when the next marked connection is logged, since start. zap's sampler
 	// would cost more than all else that a header costs.
 	nextMarked atomic.Int64
+
+	debug bool // whether accepted headers are logged
 }
 
 func newConnLog(logger *zap.Logger) *connLog {
 	omitted := &omittedLog{logger: logger, counts: make(map[string]uint64)}
 	return &connLog{
 		logger:   logger,
+		debug:    logger.Core().Enabled(zapcore.DebugLevel),
 		refusals: limited(logger, refusalInterval, refusalsLogged, zapcore.SamplerHook(omitted.hook)),
 	}
 }
@@ -99,31 +102,38 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 	entry.Write(fields...)
 }
 
-// accepted logs an accepted header.
-func (l *connLog) accepted(c *conn, now time.Duration) {
+// accepted logs an accepted header. What it writes is written elsewhere: the fields would
+// take room on the stack of every connection.
+func (l *connLog) accepted(c *conn) {
 	if c.marked {
-		l.marked(&c.facts, c.Conn, now)
+		l.marked(&c.facts, c.Conn, time.Since(start))
 	}
-	if entry := l.logger.Check(zapcore.DebugLevel, "accepted PROXY protocol header"); entry != nil {
-		entry.Write(
-			zap.String("peer", addrString(c.peer)),
-			zap.Stringer("mode", c.mode),
-			zap.Uint8("version", c.header.Version()),
-			zap.Stringer("source", c.header.Source()),
-			zap.Stringer("destination", c.header.Destination()),
-		)
+	if l.debug {
+		l.debugAccepted(c)
 	}
 }
 
-// marked logs that a client's address is not trustworthy.
+// marked logs that the address of a client is not trustworthy.
 func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now time.Duration) {
-	if next := l.nextMarked.Load(); int64(now) >= next && l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
-		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
-			zap.String("peer", addrString(f.peer)),
-			zap.String("local", addrString(socket.LocalAddr())),
-			zap.Stringer("claimed", f.header.Source()),
-		)
+	next := l.nextMarked.Load()
+	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
+		return
 	}
+	l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
+		zap.String("peer", addrString(f.peer)),
+		zap.String("local", addrString(socket.LocalAddr())),
+		zap.Stringer("claimed", f.header.Source()),
+	)
+}
+
+func (l *connLog) debugAccepted(c *conn) {
+	l.logger.Debug("accepted PROXY protocol header",
+		zap.String("peer", addrString(c.peer)),
+		zap.Stringer("mode", c.mode),
+		zap.Uint8("version", c.header.Version()),
+		zap.Stringer("source", c.header.Source()),
+		zap.Stringer("destination", c.header.Destination()),
+	)
 }
 
 // addrString is the text of an address that may not be there.

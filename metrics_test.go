@@ -44,6 +44,7 @@ func startCounted(t testing.TB) *counted {
 		c.options += serverOptions(port, "proxy_protocol_mode "+wrapper+"\ntls", "name "+name)
 		c.sites += fmt.Sprintf("http://:%d {\nrespond ok\n}\n", port)
 	}
+	c.options += "metrics\n"
 	port := freePort(t)
 	c.scraped = fmt.Sprintf("http://127.0.0.1:%d/", port)
 	c.sites += fmt.Sprintf("http://:%d {\nmetrics\n}\n", port)
@@ -195,14 +196,13 @@ func TestConnectionThatSaysNothingIsCountedWhenItEnds(t *testing.T) {
 
 func TestCountingAndLoggingAllocateNothingOnTheGoodPath(t *testing.T) {
 	rules := connQuiet(On)
-	rules.stats = newStats("no_allocation")
-	t.Cleanup(func() { forgetMetrics("no_allocation") })
+	rules.stats = newStats()
 	c := newConn(connOf(connSays(""), rules).Conn, rules, On, trusted, time.Since(start))
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
 		rules.stats.count(On, 2, outcomeClient)
-		rules.stats.headerSeconds.Observe(.001)
+		rules.stats.headers.observe(time.Millisecond)
 		rules.stats.sawPeer(client4.Addr())
-		rules.log.accepted(c, c.accepted)
+		rules.log.accepted(c)
 	}))
 }
 
@@ -247,8 +247,7 @@ func TestFloodOfRefusalsIsBounded(t *testing.T) {
 
 func BenchmarkRefusal(b *testing.B) {
 	rules := connQuiet(On)
-	rules.stats = newStats("refusals")
-	b.Cleanup(func() { forgetMetrics("refusals") })
+	rules.stats = newStats()
 	var p [64]byte
 	b.ReportAllocs()
 	for b.Loop() {

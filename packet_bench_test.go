@@ -145,8 +145,7 @@ func BenchmarkDatagram(b *testing.B) {
 		b.Run(bench.name, func(b *testing.B) {
 			c := newPacketConn(listenUDP(b, "127.0.0.1"), true).(udpPacketConn)
 			rules := connQuiet(bench.mode)
-			rules.stats = newDatagramStats("datagrams")
-			b.Cleanup(func() { forgetMetrics("datagrams") })
+			rules.stats = newStats()
 			c.rules.Store(rules)
 			d := datagram{bytes: []byte(bench.bytes), from: netip.MustParseAddrPort("192.0.2.1:7")}
 			b.ReportAllocs()
@@ -158,8 +157,7 @@ func BenchmarkDatagram(b *testing.B) {
 	b.Run("invented", func(b *testing.B) {
 		c := newPacketConn(listenUDP(b, "127.0.0.1"), true).(udpPacketConn)
 		rules := connQuiet(On)
-		rules.stats = newDatagramStats("datagrams")
-		b.Cleanup(func() { forgetMetrics("datagrams") })
+		rules.stats = newStats()
 		c.rules.Store(rules)
 		d := datagram{bytes: []byte(encode(wire.NewProxy(2, wire.Dgram, client4, server4)) + quicLike), from: netip.MustParseAddrPort("192.0.2.1:7")}
 		b.ReportAllocs()

@@ -6,7 +6,6 @@ import (
 	"hash/maphash"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -251,13 +250,12 @@ func (c *packetConn) learn(a *quicAddr, d *datagram, size int) (why outcome, err
 // judge finds out the facts of a datagram with this header, or why it must be dropped.
 func (c *packetConn) judge(a *quicAddr, header []byte) (why outcome, err error) {
 	a.rules.stats.sawPeer(peerIP(a.peer))
-	var trust trust
-	a.mode, trust = a.rules.judge(a.peer, c.LocalAddr())
-	if trust == unasked {
-		trust, a.until = c.ask(a.rules, a.peer)
+	a.mode, a.trust = a.rules.judge(a.peer, c.LocalAddr())
+	if a.trust == unasked {
+		a.trust, a.until = c.ask(a.rules, a.peer)
 	}
 	switch {
-	case a.mode == On && trust != trusted:
+	case a.mode == On && a.trust != trusted:
 		return reasonUntrusted, nil
 	case len(header) == 0 && a.mode == On:
 		return reasonMissing, nil
@@ -265,7 +263,7 @@ func (c *packetConn) judge(a *quicAddr, header []byte) (why outcome, err error) 
 		return outcomeDirect, nil
 	case a.mode == Off:
 		return reasonForbidden, nil
-	case trust != trusted:
+	case a.trust != trusted:
 		return reasonUntrusted, nil
 	}
 	r := wire.Decode(header, a.rules.maxHeaderSize)
@@ -277,7 +275,10 @@ func (c *packetConn) judge(a *quicAddr, header []byte) (why outcome, err error) 
 	case r.Header.Command() != wire.Local && !(r.Header.HasAddrs() && r.Header.Transport() == wire.Dgram):
 		return reasonMalformed, errNotDatagrams
 	}
-	a.header, a.tlvs = r.Header, slices.Clone(r.TLVs)
+	a.header = r.Header
+	if len(r.TLVs) > 0 {
+		a.tlvs = keepTLVs(r.TLVs)
+	}
 	a.marked = a.mode == Unspecified && a.header.HasAddrs()
 	return a.outcome(), nil
 }

@@ -548,8 +548,7 @@ func TestDatagramsAllocateNothingOnTheGoodPath(t *testing.T) {
 		udp := listenUDP(t, "127.0.0.1")
 		c := newPacketConn(udp, true).(udpPacketConn)
 		rules := connQuiet(test.mode)
-		rules.stats = newDatagramStats("no_allocation")
-		t.Cleanup(func() { forgetMetrics("no_allocation") })
+		rules.stats = newStats()
 		c.rules.Store(rules)
 		sender := listenUDP(t, "127.0.0.1")
 		var p [2000]byte
@@ -586,8 +585,7 @@ func TestRepliesArriveWholeAndInOrder(t *testing.T) {
 	udp := listenUDP(t, "127.0.0.1")
 	c := newPacketConn(udp, true).(udpPacketConn)
 	c.rules.Store(connQuiet(On))
-	c.rules.Load().stats = newDatagramStats("replies")
-	t.Cleanup(func() { forgetMetrics("replies") })
+	c.rules.Load().stats = newStats()
 	var wait sync.WaitGroup
 	for i := range 4 {
 		client := listenUDP(t, "127.0.0.1")
@@ -627,8 +625,7 @@ func TestOnlyTheSocketsOwnErrorsSurface(t *testing.T) {
 	udp := listenUDP(t, "127.0.0.1")
 	c := newPacketConn(udp, true)
 	c.(udpPacketConn).rules.Store(connQuiet(On))
-	c.(udpPacketConn).rules.Load().stats = newDatagramStats("errors")
-	t.Cleanup(func() { forgetMetrics("errors") })
+	c.(udpPacketConn).rules.Load().stats = newStats()
 	sender := listenUDP(t, "127.0.0.1")
 	for _, bad := range []string{"", "x", quicLike, wire.SignatureV2, dgram(client4, server4)} {
 		_, err := sender.WriteTo([]byte(bad), udp.LocalAddr())
@@ -686,7 +683,7 @@ func FuzzDatagram(f *testing.F) {
 		says = says[:min(len(says), maxDatagram)]
 		mode := Mode(m % uint8(len(modeNames)))
 		rules := connQuiet(mode)
-		rules.stats = newDatagramStats("fuzz")
+		rules.stats = newStats()
 		rules.trusted, _ = compileSet([]string{"192.0.2.0/24"})
 		peer := "198.51.100.1:7"
 		if trusting {

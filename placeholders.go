@@ -5,12 +5,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
@@ -22,64 +22,61 @@ import (
 // with.
 const placeholderRoot = "http.proxy_protocol"
 
-// placeholders is a matcher that makes the placeholders known to a request: a route with
-// it in front of a server's routes costs every request far less than a route with a
-// handler, and is not counted by metrics. It matches nothing but what its route refuses:
-// misdirected requests.
-type placeholders struct {
-	// guarded: HTTP/3 is served behind the packet wrapper only.
-	guarded bool
-	// allowed: HTTP/3 is served to anyone.
-	allowed bool
-}
+// placeholders is a matcher that matches nothing. It makes the placeholders known to a
+// request. As a matcher of the first route it costs every request far less than a handler
+// or a route of its own, is not counted by metrics, and makes no stack deeper.
+type placeholders struct{}
 
-// installPlaceholders puts the placeholders in front of all routes of the server, if they
-// are not there yet.
-func installPlaceholders(server *caddyhttp.Server, logger *zap.Logger) *placeholders {
-	if p := placeholdersOf(server); p != nil {
-		return p
-	}
-	p := new(placeholders)
-	route := caddyhttp.Route{
-		MatcherSets: caddyhttp.MatcherSets{{p}},
-		Handlers:    []caddyhttp.MiddlewareHandler{newMisdirected(logger)},
-	}
-	server.Routes = append(caddyhttp.RouteList{route}, server.Routes...)
+// installPlaceholders puts the placeholders in front of all other matchers of the server.
+func installPlaceholders(server *caddyhttp.Server) {
+	server.Routes = withPlaceholders(server.Routes)
 	// Error routes where there were none would change how errors are logged.
 	if server.Errors != nil && len(server.Errors.Routes) > 0 {
-		route := caddyhttp.Route{MatcherSets: caddyhttp.MatcherSets{{placeholders{allowed: true}}}}
-		server.Errors.Routes = append(caddyhttp.RouteList{route}, server.Errors.Routes...)
+		server.Errors.Routes = withPlaceholders(server.Errors.Routes)
 	}
-	return p
 }
 
-// placeholdersOf returns what a wrapper has put in front of the server's routes, or nil if
-// it has no wrapper.
-func placeholdersOf(server *caddyhttp.Server) *placeholders {
+// withPlaceholders returns routes of which the first has the matcher in front of its own.
+func withPlaceholders(routes caddyhttp.RouteList) caddyhttp.RouteList {
+	install := caddyhttp.MatcherSets{{placeholders{}}}
+	if len(routes) == 0 {
+		return caddyhttp.RouteList{{MatcherSets: install}}
+	}
+	routes = slices.Clone(routes)
+	first := &routes[0]
+	if len(first.MatcherSets) == 0 && len(first.MatcherSetsRaw) == 0 {
+		install = append(install, caddyhttp.MatcherSet{}) // it matched everything
+	}
+	first.MatcherSets = append(install, first.MatcherSets...)
+	return routes
+}
+
+// hasPlaceholders reports whether a wrapper has put the placeholders in front of the
+// server's routes, which is to say whether there is one.
+func hasPlaceholders(server *caddyhttp.Server) bool {
 	for _, route := range server.Routes {
 		for _, set := range route.MatcherSets {
 			for _, matcher := range set {
-				if p, ok := matcher.(*placeholders); ok {
-					return p
+				if _, ok := matcher.(placeholders); ok {
+					return true
 				}
 			}
 		}
 	}
-	return nil
+	return false
 }
 
 // MatchWithError implements caddyhttp.RequestMatcherWithError. What a placeholder says is
 // found out when it is asked for.
-func (p placeholders) MatchWithError(r *http.Request) (bool, error) {
-	c := requestConn(r)
+func (placeholders) MatchWithError(r *http.Request) (bool, error) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		if c != nil {
+		if c := requestConn(r); c != nil {
 			repl.Map(c.placeholders())
 		} else {
 			repl.Map(ofNoConn)
 		}
 	}
-	return c == nil && p.misdirected(r), nil
+	return false, nil
 }
 
 // placeholders returns what all requests of the connection share.

@@ -13,8 +13,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/quic-go/quic-go/http3"
-
-	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
 // quicAddr is where a datagram came from, as QUIC gets it: the client to whoever asks for
@@ -44,7 +42,6 @@ type quicAddr struct {
 
 	asked   atomic.Uint32 // how often the text was asked for
 	mapping atomic.Pointer[caddy.ReplacerFunc]
-	naming  sync.Mutex
 }
 
 // Network implements net.Addr.
@@ -73,16 +70,6 @@ func (a *quicAddr) LocalAddr() net.Addr {
 }
 
 func (a *quicAddr) placeholders() caddy.ReplacerFunc { return mappingOf(a, &a.mapping) }
-
-// say returns what the TLVs say, by name. It is found out once, when somebody asks.
-func (a *quicAddr) say() *tlv.Named {
-	a.naming.Lock()
-	defer a.naming.Unlock()
-	if a.named.Load() == nil {
-		a.named.Store(new(tlv.Name(a.tlvs)))
-	}
-	return a.named.Load()
-}
 
 // requestQUICAddr returns the address that a request's connection has now, or nil if the
 // connection did not come through the packet wrapper. What a request sees is one value: the

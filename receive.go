@@ -1,55 +1,87 @@
 package proxyprotocol
 
 import (
+	"bytes"
 	"net"
 	"sync"
 )
 
-// buffer is what the first bytes of a connection are read into: a header and, where
-// they come together, what follows it.
-type buffer [4096]byte
+// inbox has what a connection received and has not handed on: a header and, where they
+// come together, what follows it. A connection has one only while there is something.
+type inbox struct {
+	data []byte
+	room *[4096]byte // what data lies in, if the inbox is the pool's
+}
 
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
+var inboxes = sync.Pool{New: func() any { return &inbox{room: new([4096]byte)} }}
 
-// receive reads more of the first header into c.received. While nothing has come it
-// holds no buffer if it can help it; while a header is not complete, one that grows
-// with the bytes that have come.
+// received returns what is in the inbox.
+func (c *conn) received() []byte {
+	if c.inbox == nil {
+		return nil
+	}
+	return c.inbox.data
+}
+
+// receive reads more of the first header into the inbox. While nothing has come it holds
+// none if it can help it; while a header is not complete, one that grows with the bytes
+// that have come.
 func (c *conn) receive() (err error) {
-	if len(c.received) == 0 {
-		var n int
-		if c.pooled, n, err = readFirst(c.Conn); c.pooled != nil {
-			c.received = c.pooled[:n]
-		}
+	in := c.inbox
+	if in == nil {
+		c.inbox, err = readFirst(c.Conn, c)
 		return err
 	}
-	if c.pooled != nil || len(c.received) == cap(c.received) {
-		// What is valid so far and not complete is shorter than maxHeaderSize.
-		size := min(2*len(c.received), c.rules.maxHeaderSize)
-		grown := append(make([]byte, 0, size), c.received...)
-		c.release()
-		c.received = grown
+	if err := c.mayWait(); err != nil {
+		return err
 	}
-	n, err := c.Conn.Read(c.received[len(c.received):cap(c.received)])
-	c.received = c.received[:len(c.received)+n]
+	if in.room != nil || len(in.data) == cap(in.data) {
+		// What is valid so far and not complete is shorter than maxHeaderSize.
+		size := min(2*len(in.data), c.rules.maxHeaderSize)
+		in = &inbox{data: append(make([]byte, 0, size), in.data...)}
+		c.release()
+		c.inbox = in
+	}
+	n, err := c.Conn.Read(in.data[len(in.data):cap(in.data)])
+	in.data = in.data[:len(in.data)+n]
 	return err
 }
 
-// release gives up what was received, and gives its buffer back if it is the pool's.
+// keep keeps b, and nothing else that was received. It copies b, which may lie in what it
+// gives up.
+func (c *conn) keep(b []byte) {
+	var kept *inbox
+	if len(b) > 0 {
+		kept = &inbox{data: bytes.Clone(b)}
+	}
+	c.release()
+	c.inbox = kept
+}
+
+// release gives up what was received, and gives the inbox back if it is the pool's.
 func (c *conn) release() {
-	c.received = nil
-	if c.pooled != nil {
-		buffers.Put(c.pooled)
-		c.pooled = nil
+	in := c.inbox
+	c.inbox = nil
+	if in != nil && in.room != nil {
+		in.data = nil
+		inboxes.Put(in)
 	}
 }
 
-// readIntoBuffer is readFirst for a connection that does not say when bytes are there.
-func readIntoBuffer(c net.Conn) (*buffer, int, error) {
-	b := buffers.Get().(*buffer)
-	n, err := c.Read(b[:])
-	if n == 0 {
-		buffers.Put(b)
-		return nil, 0, err
+// waiter is told before a read that may wait.
+type waiter interface{ mayWait() error }
+
+// readWaiting is readFirst for a connection that does not say when bytes are there.
+func readWaiting(c net.Conn, w waiter) (*inbox, error) {
+	if err := w.mayWait(); err != nil {
+		return nil, err
 	}
-	return b, n, err
+	in := inboxes.Get().(*inbox)
+	n, err := c.Read(in.room[:])
+	if n == 0 {
+		inboxes.Put(in)
+		return nil, err
+	}
+	in.data = in.room[:n]
+	return in, err
 }

@@ -29,6 +29,10 @@ func connTCP(t testing.TB, network string) (client, server net.Conn) {
 	return client, server
 }
 
+type noWaiter struct{}
+
+func (noWaiter) mayWait() error { return nil }
+
 // connKinds are connections that are read in different ways.
 var connKinds = []struct {
 	name, network string
@@ -42,7 +46,7 @@ var connKinds = []struct {
 
 func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 	for _, kind := range connKinds {
-		for _, size := range []int{1, 100, len(buffer{}), len(buffer{}) + 1} {
+		for _, size := range []int{1, 100, len(inbox{}.room), len(inbox{}.room) + 1} {
 			t.Run(fmt.Sprint(kind.name, "/", size), func(t *testing.T) {
 				client, server := connTCP(t, kind.network)
 				if kind.wrap != nil {
@@ -50,27 +54,26 @@ func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 				}
 				sent := strings.Repeat("x", size)
 				type first struct {
-					b   *buffer
-					n   int
+					in  *inbox
 					err error
 				}
-				done := connGo(func() first { b, n, err := readFirst(server); return first{b, n, err} })
+				done := connGo(func() first { in, err := readFirst(server, noWaiter{}); return first{in, err} })
 				_, err := io.WriteString(client, sent)
 				require.NoError(t, err)
 				got := connWait(t, done)
 				require.NoError(t, got.err)
-				require.NotNil(t, got.b)
-				require.Positive(t, got.n)
-				rest := make([]byte, size-got.n)
+				require.NotNil(t, got.in)
+				require.NotEmpty(t, got.in.data)
+				rest := make([]byte, size-len(got.in.data))
 				_, err = io.ReadFull(server, rest)
 				require.NoError(t, err)
-				assert.Equal(t, sent, string(append(got.b[:got.n:got.n], rest...)))
+				assert.Equal(t, sent, string(got.in.data)+string(rest))
 			})
 		}
 	}
 }
 
-func TestReceiveFirstReturnsNoBufferWithAnError(t *testing.T) {
+func TestReceiveFirstReturnsNoInboxWithAnError(t *testing.T) {
 	tests := []struct {
 		name  string
 		cause func(client, server net.Conn)
@@ -112,9 +115,8 @@ func TestReceiveFirstReturnsNoBufferWithAnError(t *testing.T) {
 						tt.cause(client, server)
 					}
 					read := connGo(func() error {
-						b, n, err := readFirst(server)
-						assert.Nil(t, b)
-						assert.Zero(t, n)
+						in, err := readFirst(server, noWaiter{})
+						assert.Nil(t, in)
 						return err
 					})
 					if waiting {

@@ -10,9 +10,10 @@ import (
 	"syscall"
 )
 
-// readFirst reads from a connection into a buffer that it takes from the pool when
-// there is something to read, and returns it unless that was nothing.
-func readFirst(c net.Conn) (*buffer, int, error) {
+// readFirst reads from a connection into an inbox that it takes from the pool when there is
+// something to read, and returns it unless that was nothing. It does not tell w if
+// something is there already: a deadline that is not needed costs more than the header.
+func readFirst(c net.Conn, w waiter) (*inbox, error) {
 	// Other types may have a SyscallConn by embedding, and a Read that must not be
 	// passed by.
 	var raw syscall.RawConn
@@ -23,35 +24,40 @@ func readFirst(c net.Conn) (*buffer, int, error) {
 	case *net.UnixConn:
 		raw, err = c.SyscallConn()
 	default:
-		return readIntoBuffer(c)
+		return readWaiting(c, w)
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	r := firstReaders.Get().(*firstReader)
+	r.waiter = w
 	defer r.recycle()
 	if err := raw.Read(r.readable); err != nil {
 		// net/http keeps silent on an error of a "read".
 		if opErr, ok := err.(*net.OpError); ok {
 			opErr.Op = "read"
 		}
-		return nil, 0, err
+		return nil, err
+	}
+	if errno, ok := r.err.(syscall.Errno); ok {
+		err := os.NewSyscallError("read", errno)
+		return nil, &net.OpError{Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 	}
 	if r.err != nil {
-		return nil, 0, &net.OpError{Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: r.err}
+		return nil, r.err
 	}
-	if r.n == 0 {
-		return nil, 0, io.EOF
+	if r.inbox == nil {
+		return nil, io.EOF
 	}
-	return r.buffer, r.n, nil
+	return r.inbox, nil
 }
 
 // firstReader is the state of one readFirst. It is pooled with its callback, which
 // would otherwise be allocated for every connection.
 type firstReader struct {
 	readable func(fd uintptr) (done bool)
-	buffer   *buffer
-	n        int
+	waiter   waiter
+	inbox    *inbox
 	err      error
 }
 
@@ -62,28 +68,31 @@ var firstReaders = sync.Pool{New: func() any {
 }}
 
 func (r *firstReader) recycle() {
-	r.buffer, r.n, r.err = nil, 0, nil
+	r.waiter, r.inbox, r.err = nil, nil, nil
 	firstReaders.Put(r)
 }
 
 // read reads from a non-blocking socket. If there is nothing to read it gives the
-// buffer back and asks to be called again when there is.
+// inbox back and asks to be called again when there is.
 func (r *firstReader) read(fd uintptr) (done bool) {
-	b := buffers.Get().(*buffer)
+	in := inboxes.Get().(*inbox)
 	for {
-		n, err := syscall.Read(int(fd), b[:])
+		n, err := syscall.Read(int(fd), in.room[:])
 		switch {
 		case err == syscall.EINTR:
 			continue
 		case n > 0:
-			r.buffer, r.n = b, n
+			in.data = in.room[:n]
+			r.inbox = in
 			return true
 		}
-		buffers.Put(b)
+		inboxes.Put(in)
 		if err == syscall.EAGAIN {
-			return false
+			// A deadline that is set now ends the wait that follows.
+			r.err = r.waiter.mayWait()
+			return r.err != nil
 		}
-		r.err = os.NewSyscallError("read", err)
+		r.err = err
 		return true
 	}
 }

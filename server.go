@@ -26,10 +26,8 @@ func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Se
 	if err := checkOrder(server); err != nil {
 		return fmt.Errorf("server %s: %w", server.Name(), err)
 	}
-	p := installPlaceholders(server, logger)
-	p.allowed = lw.HTTP3 == allowHTTP3
-	if lw.uses(On) && !p.allowed {
-		p.guarded = true
+	installPlaceholders(server)
+	if lw.uses(On) && lw.HTTP3 != allowHTTP3 {
 		if err := lw.closeHTTP3(server, logger); err != nil {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
@@ -120,18 +118,21 @@ func disableHTTP3(server *caddyhttp.Server, why string, logger *zap.Logger) erro
 // warnOfRedirects warns if automatic HTTPS redirects on a server without listener
 // wrappers: whoever sends it a header gets "400 Bad Request".
 func warnOfRedirects(ctx caddy.Context, logger *zap.Logger) {
-	app, err := ctx.AppIfConfigured("http")
-	if err != nil {
-		return // not configured as Caddy does it
-	}
-	httpApp, ok := app.(*caddyhttp.App)
-	if !ok {
-		return
-	}
-	redirects, ok := httpApp.Servers[redirectServer]
-	if !ok {
+	app := httpApp(ctx)
+	if app == nil || app.Servers[redirectServer] == nil {
 		return
 	}
 	logger.Warn("Caddy's automatic HTTP->HTTPS redirects have no 'proxy_protocol_mode' and answer 400 to a header; if your load balancer sends headers there, add the site 'http:// { log }' and, if the wrapper is not in global 'servers' options without an address, a block 'servers :80 { listener_wrappers { ... } }'",
-		zap.Strings("listen", redirects.Listen))
+		zap.Strings("listen", app.Servers[redirectServer].Listen))
+}
+
+// httpApp returns the app that is being provisioned, or nil if this is not configured as
+// Caddy does it.
+func httpApp(ctx caddy.Context) *caddyhttp.App {
+	app, err := ctx.AppIfConfigured("http")
+	if err != nil {
+		return nil
+	}
+	http, _ := app.(*caddyhttp.App)
+	return http
 }

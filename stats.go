@@ -5,10 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Bounds of what is remembered of a listener's connections.
@@ -18,12 +15,9 @@ const (
 	peersKept    = 256
 )
 
-// stats count what became of a listener's connections. They outlive reloads.
+// stats are what is known of a listener's connections. They outlive reloads.
 type stats struct {
-	server        string
-	counters      *prometheus.CounterVec
-	cells         [len(modeNames)][len(versionNames)][outcomes]cell
-	headerSeconds prometheus.Observer
+	tally
 
 	mu        sync.Mutex
 	refusals  [refusalsKept]refusal // a ring
@@ -31,15 +25,6 @@ type stats struct {
 	peers     map[netip.Addr]struct{}
 	peersMore bool // there was no room for others
 }
-
-// cell counts connections of one kind, for the status and for metrics.
-type cell struct {
-	n       atomic.Uint64
-	counter atomic.Pointer[prometheus.Counter] // made when first needed
-}
-
-// versionNames are the labels of header versions; 0 is no header.
-var versionNames = [...]string{"none", "v1", "v2"}
 
 // refusal is what is remembered of a refused connection.
 type refusal struct {
@@ -50,42 +35,7 @@ type refusal struct {
 	size  int
 }
 
-func newStats(server string) *stats { return newStatsOf(server, connections) }
-
-// newDatagramStats are stats that count datagrams.
-func newDatagramStats(server string) *stats { return newStatsOf(server, datagrams) }
-
-func newStatsOf(server string, counters *prometheus.CounterVec) *stats {
-	return &stats{
-		server:        server,
-		counters:      counters,
-		headerSeconds: headerSeconds.WithLabelValues(server),
-		peers:         make(map[netip.Addr]struct{}),
-	}
-}
-
-// count counts a connection. It allocates only for the first of a kind.
-func (s *stats) count(mode Mode, version uint8, o outcome) {
-	cell := &s.cells[mode][version][o]
-	cell.n.Add(1)
-	counter := cell.counter.Load()
-	if counter == nil {
-		c := s.counters.WithLabelValues(s.server, mode.String(), versionNames[version], o.String())
-		counter = &c
-		cell.counter.Store(counter)
-	}
-	(*counter).Inc()
-}
-
-// total returns how many connections there were of an outcome.
-func (s *stats) total(o outcome) (n uint64) {
-	for mode := range s.cells {
-		for version := range s.cells[mode] {
-			n += s.cells[mode][version][o].n.Load()
-		}
-	}
-	return n
-}
+func newStats() *stats { return &stats{peers: make(map[netip.Addr]struct{})} }
 
 // refused remembers a refused connection and its first bytes.
 func (s *stats) refused(peer net.Addr, why outcome, received []byte) {

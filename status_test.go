@@ -95,8 +95,7 @@ func TestStatusAtTheAdminAPI(t *testing.T) {
 }
 
 func TestStatusRemembersTheLastRefusalsAndSomePeers(t *testing.T) {
-	s := newStats("remembers")
-	t.Cleanup(func() { forgetMetrics("remembers") })
+	s := newStats()
 	assert.Empty(t, s.lastRefusals())
 	for i := range 3*refusalsKept + 5 {
 		peer := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: i}

@@ -151,7 +151,7 @@ func TestTLVsAreDecodedOnceAConnection(t *testing.T) {
 		return value
 	}
 	require.Equal(t, "first", authority())
-	clear(c.tlvs) // whoever decodes again finds nothing
+	clear(c.tlvs.raw) // whoever decodes again finds nothing
 	assert.Equal(t, "first", authority())
 	assert.Equal(t, map[string]any{"authority": "first", "ssl.version": "TLSv1.3", "ssl.verified": "false"}, logged(t, c)["tlv"])
 }
@@ -169,7 +169,7 @@ func TestTLVsAreNotDecodedForOtherPlaceholders(t *testing.T) {
 	match, err := m.MatchWithError(r)
 	require.NoError(t, err)
 	require.True(t, match)
-	clear(c.tlvs)
+	clear(c.tlvs.raw)
 	value, _ := placeholderOf(t, r, ".tlv.authority")
 	assert.Empty(t, value, "decoded before anyone asked")
 }

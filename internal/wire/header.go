@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -123,6 +124,24 @@ func (h Header) Source() netip.AddrPort { return h.addrPort(&h.src, h.srcPort) }
 // Destination is the address the client connected to, as the header has it, or
 // the zero AddrPort if it has none.
 func (h Header) Destination() netip.AddrPort { return h.addrPort(&h.dst, h.dstPort) }
+
+// SourceIP is the client's IP address, 4 bytes long if it is IPv4 or IPv4-mapped, or nil if
+// there is none. It is a part of the header and must not be changed.
+func (h *Header) SourceIP() net.IP {
+	switch {
+	case !h.HasAddrs():
+		return nil
+	case h.family == IPv4:
+		return h.src[:4:4]
+	case [12]byte(h.src[:12]) == [12]byte{10: 0xff, 11: 0xff}:
+		return h.src[12:]
+	default:
+		return h.src[:]
+	}
+}
+
+// SourcePort is the client's port, or 0 if there is none.
+func (h *Header) SourcePort() int { return int(h.srcPort) }
 
 func (h Header) addrPort(ip *[16]byte, port uint16) netip.AddrPort {
 	switch {

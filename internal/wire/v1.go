@@ -12,12 +12,28 @@ func decodeV1(b []byte) Result {
 	if b[keyword-1] != ' ' {
 		return invalid(1, ProblemSpace, keyword-1)
 	}
+	// A valid line with addresses takes one pass; what is not one, another to say why.
+	r := Result{State: Complete, Version: 1}
+	line := b[:min(len(b), MaxSizeV1)]
+	if at, err := parseLine(line, keyword, &r.Header); err.Problem == 0 && hasPrefix(line[at:], crlf) {
+		r.Size = at + len(crlf)
+		return r
+	}
+	return decodeLine(b, keyword)
+}
+
+// decodeLine decodes a v1 line of any kind.
+func decodeLine(b []byte, keyword int) Result {
 	end, r := lineEnd(b, keyword)
 	if end == 0 {
 		return r
 	}
 	r = Result{State: Complete, Version: 1, Size: end + len(crlf)}
-	if err := parseLine(b[:end], keyword, &r.Header); err.Problem != 0 {
+	at, err := parseLine(b[:end], keyword, &r.Header)
+	if err.Problem == 0 && at != end {
+		err = Error{ProblemTrailing, at}
+	}
+	if err.Problem != 0 {
 		return Result{State: Invalid, Version: 1, Err: err}
 	}
 	return r
@@ -32,7 +48,7 @@ func lineEnd(b []byte, keyword int) (end int, _ Result) {
 	if tooLong {
 		line = line[:lastCR+1]
 	}
-	end = bytes.Index(line, crlf)
+	end = bytes.Index(line, []byte(crlf))
 	if end >= 0 {
 		line = line[:end]
 	}
@@ -59,49 +75,47 @@ func lineEnd(b []byte, keyword int) (end int, _ Result) {
 	}
 }
 
-var crlf = []byte("\r\n")
+const crlf = "\r\n"
 
-// parseLine parses a v1 line without its CRLF from the protocol keyword on, into h.
-func parseLine(line []byte, at int, h *Header) Error {
+// parseLine parses a v1 line from the protocol keyword on, into h. It answers the byte
+// behind the last port, or behind an UNKNOWN line, which must end without its CRLF.
+func parseLine(line []byte, at int, h *Header) (int, Error) {
 	h.version, h.command = 1, Proxy
 	switch rest := line[at:]; {
 	case string(rest) == "UNKNOWN" || hasPrefix(rest, "UNKNOWN "):
-		return Error{}
+		return len(line), Error{}
 	case hasPrefix(rest, "TCP4 "):
 		h.family, h.transport = IPv4, Stream
 	case hasPrefix(rest, "TCP6 "):
 		h.family, h.transport = IPv6, Stream
 	default:
-		return Error{ProblemKeyword, at}
+		return at, Error{ProblemKeyword, at}
 	}
 	at += len("TCP4 ")
 
 	var ok bool
 	if at, ok = parseIP(line, at, h.family, &h.src); !ok {
-		return Error{ProblemAddress, at}
+		return at, Error{ProblemAddress, at}
 	}
 	if at, ok = parseSpace(line, at); !ok {
-		return Error{ProblemSpace, at}
+		return at, Error{ProblemSpace, at}
 	}
 	if at, ok = parseIP(line, at, h.family, &h.dst); !ok {
-		return Error{ProblemAddress, at}
+		return at, Error{ProblemAddress, at}
 	}
 	if at, ok = parseSpace(line, at); !ok {
-		return Error{ProblemSpace, at}
+		return at, Error{ProblemSpace, at}
 	}
 	if at, ok = parsePort(line, at, &h.srcPort); !ok {
-		return Error{ProblemPort, at}
+		return at, Error{ProblemPort, at}
 	}
 	if at, ok = parseSpace(line, at); !ok {
-		return Error{ProblemSpace, at}
+		return at, Error{ProblemSpace, at}
 	}
 	if at, ok = parsePort(line, at, &h.dstPort); !ok {
-		return Error{ProblemPort, at}
+		return at, Error{ProblemPort, at}
 	}
-	if at != len(line) {
-		return Error{ProblemTrailing, at}
-	}
-	return Error{}
+	return at, Error{}
 }
 
 // The parsers below read one field of line at a byte and answer the byte behind
@@ -117,9 +131,13 @@ func parseSpace(line []byte, at int) (int, bool) {
 // parseNumber reads a decimal number of 0 to limit without leading zeros.
 func parseNumber(line []byte, at, limit int) (n, next int, ok bool) {
 	start := at
-	for ; at < len(line) && '0' <= line[at] && line[at] <= '9'; at++ {
-		n = n*10 + int(line[at]-'0')
-		if n > limit || at > start && line[start] == '0' {
+	for ; at < len(line); at++ {
+		digit := line[at] - '0'
+		if digit > 9 {
+			break
+		}
+		n = n*10 + int(digit)
+		if n > limit || at > start && n < 10 { // the first digit was a zero
 			return 0, at, false
 		}
 	}

@@ -62,12 +62,19 @@ type Result struct {
 // Signature looks for a signature at the start of b. It answers [Undecided],
 // [Absent], or [Partial] with the version whose signature is complete.
 func Signature(b []byte) (State, uint8) {
+	if len(b) == 0 {
+		return Undecided, 0
+	}
+	signature, version := SignatureV1, uint8(1)
+	if b[0] == SignatureV2[0] {
+		signature, version = SignatureV2, 2
+	}
 	switch {
-	case hasPrefix(b, SignatureV2):
-		return Partial, 2
-	case hasPrefix(b, SignatureV1):
-		return Partial, 1
-	case isPrefix(b, SignatureV2) || isPrefix(b, SignatureV1):
+	case b[0] != signature[0]: // every request but a few ends here
+		return Absent, 0
+	case hasPrefix(b, signature):
+		return Partial, version
+	case len(b) < len(signature) && string(b) == signature[:len(b)]:
 		return Undecided, 0
 	default:
 		return Absent, 0
@@ -95,7 +102,6 @@ func invalid(version uint8, problem Problem, offset int) Result {
 	return Result{State: Invalid, Version: version, Err: Error{problem, offset}}
 }
 
-// hasPrefix reports whether b begins with s; isPrefix whether s begins with b.
-// Unlike those of package bytes they take a string, which cannot be changed.
+// hasPrefix reports whether b begins with s. Unlike that of package bytes it takes a
+// string, which cannot be changed.
 func hasPrefix(b []byte, s string) bool { return len(b) >= len(s) && string(b[:len(s)]) == s }
-func isPrefix(b []byte, s string) bool  { return len(b) <= len(s) && string(b) == s[:len(b)] }
