@@ -13,47 +13,45 @@ import (
 
 // This file closes the ways around mode On that HTTP/3 could be.
 
-// http3Guard is the matcher and the handler of a route in front of all others of a server
-// that has the packet wrapper. It refuses requests whose connection is not known.
-type http3Guard struct {
-	// on: HTTP/3 is served behind the packet wrapper only.
-	on bool
-	// allowed: HTTP/3 is served to anyone.
-	allowed bool
-	logger  *zap.Logger
-}
-
-// guardHTTP3 returns the server's guard, and makes it if it is not there yet.
-func guardHTTP3(server *caddyhttp.Server, logger *zap.Logger) *http3Guard {
-	if len(server.Routes) > 0 && len(server.Routes[0].Handlers) > 0 {
-		if guard, ok := server.Routes[0].Handlers[0].(*http3Guard); ok {
-			return guard
-		}
+// guard puts a route in front of all others that refuses misdirected requests, unless the
+// listener wrapper allows HTTP/3 to anyone.
+func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) error {
+	allowed, err := allowsHTTP3(server)
+	if err != nil || allowed {
+		return err
 	}
-	guard := &http3Guard{logger: limited(logger, refusalInterval, 1)}
-	route := caddyhttp.Route{
-		MatcherSets: caddyhttp.MatcherSets{{guard}},
-		Handlers:    []caddyhttp.MiddlewareHandler{guard},
+	m := misdirected{
+		mandatory: pw.shared.uses(On),
+		logger:    limited(logger, refusalInterval, 1),
 	}
-	server.Routes = append(caddyhttp.RouteList{route}, server.Routes...)
-	return guard
+	server.Routes = append(caddyhttp.RouteList{{
+		MatcherSets: caddyhttp.MatcherSets{{m}},
+		Handlers:    []caddyhttp.MiddlewareHandler{m},
+	}}, server.Routes...)
+	return nil
 }
 
-// MatchWithError implements caddyhttp.RequestMatcherWithError. It matches a request that came
-// over HTTP/3 where only the packet wrapper makes that safe, and one whose connection came
-// through the packet wrapper and is not what it was.
-func (g *http3Guard) MatchWithError(r *http.Request) (bool, error) {
-	return r.ProtoMajor == 3 && !g.allowed && (g.on || acceptedFrom(r) != nil) && requestConn(r) == nil, nil
+// misdirected matches requests over HTTP/3 whose connection is not known and that must not be
+// served: they came past the packet wrapper where it is mandatory, or through it, and the
+// connection is not what it was. It answers them with the error 421, upon which a client may
+// try again over a new connection.
+type misdirected struct {
+	mandatory bool
+	logger    *zap.Logger
 }
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler. It answers 421, upon which a client may try
-// again over a new connection, and tells it to forget HTTP/3.
-func (g *http3Guard) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+// MatchWithError implements caddyhttp.RequestMatcherWithError.
+func (m misdirected) MatchWithError(r *http.Request) (bool, error) {
+	return r.ProtoMajor == 3 && requestConn(r) == nil && (m.mandatory || acceptedFrom(r) != nil), nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if acceptedFrom(r) != nil {
 		return caddyhttp.Error(http.StatusMisdirectedRequest, errMigrated)
 	}
-	w.Header().Set("Alt-Svc", "clear")
-	g.logger.Warn("refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy")
+	w.Header().Set("Alt-Svc", "clear") // or it would be HTTP/3 again
+	m.logger.Warn("refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy")
 	return caddyhttp.Error(http.StatusMisdirectedRequest, errUnwrapped)
 }
 
@@ -75,6 +73,22 @@ func wrapperNames(wrappers []json.RawMessage) ([]string, error) {
 		names = append(names, module.Wrapper)
 	}
 	return names, nil
+}
+
+// allowsHTTP3 reports whether the server's listener wrapper allows HTTP/3 to anyone.
+func allowsHTTP3(server *caddyhttp.Server) (bool, error) {
+	names, err := wrapperNames(server.ListenerWrappersRaw)
+	if err != nil {
+		return false, err
+	}
+	for i, name := range names {
+		if name == wrapperName {
+			var lw ListenerWrapper
+			err := json.Unmarshal(server.ListenerWrappersRaw[i], &lw)
+			return lw.HTTP3 == allowHTTP3, err
+		}
+	}
+	return false, nil
 }
 
 // packetWrapperOf returns the configuration of the server's packet wrapper, or nil if it has

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,24 +15,28 @@ import (
 // one before.
 var listeners = listenerPool{
 	entries: make(map[listenerKey]*listenerEntry),
-	gone:    make(map[tallyOf]*tally),
+	gone:    make(map[tallyKey]*tally),
 }
 
 type listenerKey struct{ server, address string }
 
-type listenerEntry struct {
-	stats     *stats
-	datagrams bool      // are what it counts, not connections
-	users     []wrapper // in the order of their configurations
-}
-
-// tallyOf is what a tally counts.
-type tallyOf struct {
+// tallyKey is what counts are summed up by: connections and datagrams are not.
+type tallyKey struct {
 	server    string
 	datagrams bool
 }
 
-func (e *listenerEntry) of(key listenerKey) tallyOf { return tallyOf{key.server, e.datagrams} }
+// packetAddress is what the addresses of sockets for datagrams begin with.
+const packetAddress = "udp/"
+
+func (k listenerKey) tally() tallyKey {
+	return tallyKey{k.server, strings.HasPrefix(k.address, packetAddress)}
+}
+
+type listenerEntry struct {
+	stats *stats
+	users []wrapper // in the order of their configurations
+}
 
 // wrapper is a ListenerWrapper or a PacketConnWrapper. describe returns what the status
 // shows of its configuration.
@@ -42,19 +47,19 @@ type wrapper interface {
 type listenerPool struct {
 	mu      sync.Mutex
 	entries map[listenerKey]*listenerEntry
-	// gone are the counts of listeners that are gone, while their server has others: a
-	// counter must not go down.
-	gone map[tallyOf]*tally
+	// gone are the counts of listeners that are gone, by server, while it has others:
+	// a counter must not go down.
+	gone map[tallyKey]*tally
 }
 
 // acquire returns the stats of a listener: those it had, if it has been there before the
 // reload.
-func (p *listenerPool) acquire(key listenerKey, user wrapper, datagrams bool) *stats {
+func (p *listenerPool) acquire(key listenerKey, user wrapper) *stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	entry := p.entries[key]
 	if entry == nil {
-		entry = &listenerEntry{stats: newStats(), datagrams: datagrams}
+		entry = &listenerEntry{stats: newStats()}
 		p.entries[key] = entry
 	}
 	entry.users = append(entry.users, user)
@@ -65,36 +70,36 @@ func (p *listenerPool) acquire(key listenerKey, user wrapper, datagrams bool) *s
 func (p *listenerPool) release(user wrapper) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	left := make(map[string]bool) // servers that are still there
+	left := make(map[tallyKey]bool) // servers that are still there
 	for key, entry := range p.entries {
 		entry.users = slices.DeleteFunc(entry.users, func(u wrapper) bool { return u == user })
 		if len(entry.users) > 0 {
-			left[key.server] = true
+			left[key.tally()] = true
 			continue
 		}
 		delete(p.entries, key)
-		sumUp(p.gone, entry.of(key), &entry.stats.tally)
+		if p.gone[key.tally()] == nil {
+			p.gone[key.tally()] = new(tally)
+		}
+		p.gone[key.tally()].add(&entry.stats.tally)
 	}
-	maps.DeleteFunc(p.gone, func(of tallyOf, _ *tally) bool { return !left[of.server] })
-}
-
-func sumUp(sums map[tallyOf]*tally, of tallyOf, t *tally) {
-	if sums[of] == nil {
-		sums[of] = new(tally)
-	}
-	sums[of].add(t)
+	maps.DeleteFunc(p.gone, func(key tallyKey, _ *tally) bool { return !left[key] })
 }
 
 // tallies returns what all listeners of each server have counted.
-func (p *listenerPool) tallies() map[tallyOf]*tally {
+func (p *listenerPool) tallies() map[tallyKey]*tally {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	sums := make(map[tallyOf]*tally)
-	for of, t := range p.gone {
-		sumUp(sums, of, t)
-	}
-	for key, entry := range p.entries {
-		sumUp(sums, entry.of(key), &entry.stats.tally)
+	sums := make(map[tallyKey]*tally)
+	for listener, entry := range p.entries {
+		key := listener.tally()
+		if sums[key] == nil {
+			sums[key] = new(tally)
+			if gone := p.gone[key]; gone != nil {
+				sums[key].add(gone)
+			}
+		}
+		sums[key].add(&entry.stats.tally)
 	}
 	return sums
 }

@@ -125,7 +125,7 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 // WrapListener wraps l.
 func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	rules := *lw.rules
-	rules.stats = listeners.acquire(listenerKey{lw.serverName, listenAddress(l.Addr())}, lw, false)
+	rules.stats = listeners.acquire(listenerKey{lw.serverName, listenAddress(l.Addr())}, lw)
 	return &listener{Listener: l, rules: &rules}
 }
 

@@ -113,7 +113,7 @@ func (l *connLog) accepted(c *conn) {
 	}
 }
 
-// marked logs that a client's address is not trustworthy.
+// marked logs that the address of a client is not trustworthy.
 func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now time.Duration) {
 	next := l.nextMarked.Load()
 	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {

@@ -57,21 +57,21 @@ func (metrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (metrics) Collect(ch chan<- prometheus.Metric) {
-	for of, tally := range listeners.tallies() {
-		desc := connectionsDesc
-		if of.datagrams {
-			desc = datagramsDesc
+	for key, tally := range listeners.tallies() {
+		counted := connectionsDesc
+		if key.datagrams {
+			counted = datagramsDesc
 		}
-		tally.collect(of.server, desc, ch)
+		tally.collect(counted, key.server, ch)
 	}
 }
 
-func (t *tally) collect(server string, desc *prometheus.Desc, ch chan<- prometheus.Metric) {
+func (t *tally) collect(counted *prometheus.Desc, server string, ch chan<- prometheus.Metric) {
 	for mode := range t.outcomes {
 		for version := range t.outcomes[mode] {
 			for o := range t.outcomes[mode][version] {
 				if n := t.outcomes[mode][version][o].Load(); n > 0 {
-					ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n),
+					ch <- prometheus.MustNewConstMetric(counted, prometheus.CounterValue, float64(n),
 						server, Mode(mode).String(), versionNames[version], outcome(o).String())
 				}
 			}

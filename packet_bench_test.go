@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -167,14 +166,6 @@ func BenchmarkDatagram(b *testing.B) {
 			c.accept(&d)
 		}
 	})
-}
-
-// cpuTime is what this process has used, client and server together. Other processes of a
-// busy machine do not change it.
-func cpuTime(b *testing.B) time.Duration {
-	var usage syscall.Rusage
-	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 func reportCPU(b *testing.B, began time.Duration) {

@@ -227,6 +227,24 @@ func (c *h3Client) get(path string) (*http.Response, string) {
 	return response, body
 }
 
+// h3Eventually sends requests, each over a new connection, until the answer has this status
+// and this in its body. After a reload Caddy may still lose a new connection, or let the
+// configuration before answer it.
+func h3Eventually(t testing.TB, address string, status int, want string) (response *http.Response, body string) {
+	t.Helper()
+	const attempt = patience / 10
+	eventually(t, func() (ok bool) {
+		ctx, cancel := context.WithTimeout(t.Context(), attempt)
+		defer cancel()
+		client := newH3Client(t, address)
+		defer client.http.Close()
+		var err error
+		response, body, err = client.try(ctx, http.MethodGet, "/", nil)
+		return err == nil && response.StatusCode == status && strings.Contains(body, want)
+	}, "not answered with %d %s", status, want)
+	return response, body
+}
+
 // h3Says is what the site of h3Options answers.
 const h3Says = "{remote} marked={http.proxy_protocol.port_zero} present={http.proxy_protocol.present} mode={http.proxy_protocol.mode} peer={http.proxy_protocol.peer_ip}"
 

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -241,7 +242,7 @@ func (c *packetConn) learn(a *quicAddr, d *datagram, size int) (why outcome, err
 	case a.header.HasAddrs():
 		a.text = client.String()
 	default:
-		a.text = a.peer.String()
+		a.text = strings.Clone(a.peer.String()) // another's type may give out the same string again
 	}
 	return a.outcome(), nil
 }
@@ -249,13 +250,12 @@ func (c *packetConn) learn(a *quicAddr, d *datagram, size int) (why outcome, err
 // judge finds out the facts of a datagram with this header, or why it must be dropped.
 func (c *packetConn) judge(a *quicAddr, header []byte) (why outcome, err error) {
 	a.rules.stats.sawPeer(peerIP(a.peer))
-	var trust trust
-	a.mode, trust = a.rules.judge(a.peer, c.LocalAddr())
-	if trust == unasked {
-		trust, a.until = c.ask(a.rules, a.peer)
+	a.mode, a.trust = a.rules.judge(a.peer, c.LocalAddr())
+	if a.trust == unasked {
+		a.trust, a.until = c.ask(a.rules, a.peer)
 	}
 	switch {
-	case a.mode == On && trust != trusted:
+	case a.mode == On && a.trust != trusted:
 		return reasonUntrusted, nil
 	case len(header) == 0 && a.mode == On:
 		return reasonMissing, nil
@@ -263,7 +263,7 @@ func (c *packetConn) judge(a *quicAddr, header []byte) (why outcome, err error) 
 		return outcomeDirect, nil
 	case a.mode == Off:
 		return reasonForbidden, nil
-	case trust != trusted:
+	case a.trust != trusted:
 		return reasonUntrusted, nil
 	}
 	r := wire.Decode(header, a.rules.maxHeaderSize)

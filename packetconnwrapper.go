@@ -133,9 +133,12 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	}
 	// What another wrapper does must not be passed by.
 	pw.unwrap = len(names) > 0 && names[0] == wrapperName
-	guard := guardHTTP3(server, logger)
-	guard.on = guard.on || pw.shared.uses(On)
-	installPlaceholders(server)
+	if !hasPlaceholders(server) {
+		installPlaceholders(server)
+	}
+	if err := pw.guard(server, logger); err != nil {
+		return err
+	}
 	if pw.listen, err = listenAddrsOf(server); err != nil {
 		return err
 	}
@@ -186,7 +189,7 @@ func (pw *PacketConnWrapper) Cleanup() error {
 // rulesOf returns the rules for a socket.
 func (pw *PacketConnWrapper) rulesOf(addr netip.AddrPort) *rules {
 	rules := *pw.rules
-	rules.stats = listeners.acquire(listenerKey{pw.serverName, "udp/" + addr.String()}, pw, true)
+	rules.stats = listeners.acquire(listenerKey{pw.serverName, packetAddress + addr.String()}, pw)
 	return &rules
 }
 

@@ -26,15 +26,8 @@ func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Se
 	if err := checkOrder(server); err != nil {
 		return fmt.Errorf("server %s: %w", server.Name(), err)
 	}
-	allowed := lw.HTTP3 == allowHTTP3
-	if pw, err := packetWrapperOf(server); err != nil {
-		return err
-	} else if pw != nil {
-		guard := guardHTTP3(server, logger)
-		guard.on, guard.allowed = guard.on || lw.uses(On), allowed
-	}
 	installPlaceholders(server)
-	if lw.uses(On) && !allowed {
+	if lw.uses(On) && lw.HTTP3 != allowHTTP3 {
 		if err := lw.closeHTTP3(server, logger); err != nil {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
