@@ -136,6 +136,10 @@ func TestADocumentWithoutAPlaceForTheResultsIsLeftAlone(t *testing.T) {
 	assert.ErrorIs(t, run(smoke, filepath.Join(t.TempDir(), "none.md")), os.ErrNotExist)
 }
 
+func TestTheDocumentationHasAPlaceForTheResults(t *testing.T) {
+	assert.NoError(t, replaceResults("../docs/benchmarks.md", nil))
+}
+
 func TestQuantile(t *testing.T) {
 	for _, tt := range []struct {
 		values      []float64
