@@ -50,7 +50,7 @@ func allServers(s settings, dir, certificate string) ([]*server, error) {
 			return nil, fmt.Errorf("%w; install it (apt-get install nginx-light haproxy), or leave nginx and HAProxy out with -caddy-only", err)
 		}
 	}
-	most := s.connections + 1000
+	most := s.connections + 100
 	return append(servers,
 		&server{name: "nginx, `proxy_protocol`", header: headerV2, command: func(s *server) (*exec.Cmd, error) { return nginxCommand(s, dir, certificate, most) }},
 		&server{name: "HAProxy, `accept-proxy`", header: headerV2, command: func(s *server) (*exec.Cmd, error) { return haproxyCommand(s, dir, certificate, most) }},
