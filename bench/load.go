@@ -3,8 +3,8 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
-	"log"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -13,115 +13,150 @@ import (
 
 // load is a way to ask a server for as much as it can give.
 type load struct {
-	name string
-	// work sends requests until the deadline and returns how many were answered.
-	work func(s server, until time.Time) (int, error)
+	name      string
+	tls       bool
+	keepAlive bool
 }
 
-var (
-	newConnections    = load{"new connection per request", workNew}
-	keepAlive         = load{"keep-alive requests", workKeepAlive}
-	newTLSConnections = load{"new TLS connection per request", workNewTLS}
-)
+var loads = []load{
+	{name: "New connections"},
+	{name: "Keep-alive requests", keepAlive: true},
+	{name: "New TLS connections", tls: true},
+	{name: "Keep-alive requests over TLS", tls: true, keepAlive: true},
+}
 
-// run asks a server for as long as duration.
-func (l load) run(s server, duration time.Duration, workers int) result {
-	var total atomic.Int64
+// amount is what a server did.
+type amount struct {
+	requests int64
+	elapsed  time.Duration
+	cpu      time.Duration // of the server
+}
+
+func (a *amount) add(b amount) {
+	a.requests += b.requests
+	a.elapsed += b.elapsed
+	a.cpu += b.cpu
+}
+
+// turn asks a server for as long as a turn lasts.
+func (l load) turn(s *server, workers int, length time.Duration) (amount, error) {
+	ask := make([]func() error, workers)
+	for i := range ask {
+		ask[i] = func() error { return l.once(s) }
+		if !l.keepAlive {
+			continue
+		}
+		c, err := l.connect(s) // which is not measured
+		if err != nil {
+			return amount{}, err
+		}
+		defer c.Close()
+		ask[i] = func() error { return get(c) }
+		if err := ask[i](); err != nil {
+			return amount{}, err
+		}
+	}
+	var requests atomic.Int64
 	var wait sync.WaitGroup
+	failed := make([]error, workers)
 	cpu, start := s.cpu(), time.Now()
-	for range workers {
+	for i, ask := range ask {
 		wait.Go(func() {
-			n, err := l.work(s, start.Add(duration))
-			if err != nil {
-				log.Fatalf("%s: %s: %v", l.name, s.name, err)
+			for failed[i] == nil {
+				failed[i] = ask()
+				requests.Add(1)
+				if time.Since(start) > length {
+					break
+				}
 			}
-			total.Add(int64(n))
 		})
 	}
 	wait.Wait()
-	n := total.Load()
-	return result{
-		rate: float64(n) / time.Since(start).Seconds(),
-		cpu:  (s.cpu() - cpu) / time.Duration(max(n, 1)),
+	done := amount{requests.Load(), time.Since(start), s.cpu() - cpu}
+	if err := errors.Join(failed...); err != nil {
+		return amount{}, fmt.Errorf("%s: %s: %w", l.name, s.name, err)
 	}
+	return done, nil
 }
 
-func workNew(s server, until time.Time) (n int, err error) {
-	for header := []byte(s.header); time.Now().Before(until); n++ {
-		c, err := dial(s.plain)
-		if err != nil {
-			return n, err
-		}
-		err = get(c, header)
-		c.Close()
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
-}
-
-func workKeepAlive(s server, until time.Time) (n int, err error) {
-	c, err := dial(s.plain)
+// once makes a connection for one request.
+func (l load) once(s *server) error {
+	c, err := l.connect(s)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer c.Close()
-	for header := []byte(s.header); time.Now().Before(until); n++ {
-		if err := get(c, header); err != nil {
-			return n, err
-		}
-		header = nil
-	}
-	return n, nil
+	return get(c)
 }
 
-var tlsConfig = &tls.Config{ServerName: "localhost", InsecureSkipVerify: true}
-
-func workNewTLS(s server, until time.Time) (n int, err error) {
-	for time.Now().Before(until) {
-		c, err := dial(s.tls)
-		if err != nil {
-			return n, err
-		}
-		if _, err = c.Write([]byte(s.header)); err == nil {
-			err = get(tls.Client(c, tlsConfig), nil)
-		}
-		c.Close()
-		if err != nil {
-			return n, err
-		}
-		n++
-	}
-	return n, nil
+// All use the same: with other key exchanges, or with resumed sessions, it would be
+// TLS libraries that are compared, more than they are anyway.
+var tlsConfig = &tls.Config{
+	ServerName:         "localhost",
+	InsecureSkipVerify: true,
+	MinVersion:         tls.VersionTLS13,
+	CurvePreferences:   []tls.CurveID{tls.X25519},
 }
 
-func dial(addr string) (net.Conn, error) {
-	c, err := net.Dial("tcp", addr)
+func (l load) connect(s *server) (net.Conn, error) {
+	addr := s.plain
+	if l.tls {
+		addr = s.tls
+	}
+	c, err := dial(addr, s.header)
+	if err != nil || !l.tls {
+		return c, err
+	}
+	return tls.Client(c, tlsConfig), nil
+}
+
+// beginning is a connection with a header in front of what is written first.
+type beginning struct {
+	net.Conn
+	header string
+}
+
+func (c *beginning) Write(p []byte) (int, error) {
+	if c.header == "" {
+		return c.Conn.Write(p)
+	}
+	both := append([]byte(c.header), p...)
+	n, err := c.Conn.Write(both)
+	n = max(n-len(c.header), 0)
+	c.header = ""
+	return n, err
+}
+
+func dial(addr, header string) (net.Conn, error) {
+	c, err := net.DialTimeout("tcp", addr, 10*time.Second)
 	if err != nil {
 		return nil, err
 	}
 	// Thousands of connections a second would use up the ports otherwise.
-	return c, c.(*net.TCPConn).SetLinger(0)
+	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+		return nil, err
+	}
+	return &beginning{c, header}, c.SetDeadline(time.Now().Add(time.Minute))
 }
 
 var request = []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
-// get sends the header with a request and reads the answer, which fits one read.
-func get(c net.Conn, header []byte) error {
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := c.Write(append(header[:len(header):len(header)], request...)); err != nil {
+// get sends a request and reads the answer.
+func get(c net.Conn) error {
+	if _, err := c.Write(request); err != nil {
 		return err
 	}
 	var buf [4096]byte
-	n, err := c.Read(buf[:])
-	if err != nil {
-		return err
+	for n := 0; ; {
+		more, err := c.Read(buf[n:])
+		n += more
+		head, body, _ := bytes.Cut(buf[:n], []byte("\r\n\r\n"))
+		if len(body) < len("ok") && err == nil && n < len(buf) {
+			continue
+		}
+		if !bytes.HasPrefix(head, []byte("HTTP/1.1 200 ")) || string(body) != "ok" {
+			return fmt.Errorf("unexpected answer %q (%v)", buf[:n], err)
+		}
+		return nil
 	}
-	if !bytes.HasPrefix(buf[:n], []byte("HTTP/1.1 200 ")) || !bytes.HasSuffix(buf[:n], []byte("ok")) {
-		return fmt.Errorf("unexpected answer %q", buf[:n])
-	}
-	return nil
 }

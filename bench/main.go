@@ -1,87 +1,119 @@
-// Command bench measures what the listener wrapper costs a whole Caddy, beside the same
-// Caddy without a wrapper and with its built-in one. All run in one process of their own
-// and are measured in turn, round by round; the result is a table of ratios to the
-// unwrapped server of the same round.
+// Command bench measures what the listener wrapper costs, beside the same without it, with
+// Caddy's built-in wrapper, and with other software that reads the PROXY protocol. It
+// takes turns, so that what disturbs one disturbs all, and prints Markdown tables; with
+// -write they replace those of a document.
 //
-//	go run ./bench
+//	go run ./bench -write docs/benchmarks.md
 //
-// Traffic stays on loopback, and the command stops by itself.
+// It needs Linux, and nginx and HAProxy unless -caddy-only leaves them out. Traffic stays on
+// loopback, and the command stops by itself.
 package main
 
 import (
 	"flag"
 	"fmt"
-	"log"
-	"math/rand/v2"
-	"slices"
+	"os"
+	"os/signal"
 	"time"
 )
 
+// settings are how much is measured.
+type settings struct {
+	rounds      int           // of everything; the numbers of a round are compared with each other
+	turns       int           // of each server, in a round, for each kind of load
+	turn        time.Duration // how long it lasts
+	workers     int           // how many connections at a time
+	connections int           // how many to measure the memory of
+	benchtime   time.Duration // of each of Go's benchmarks, in a round
+	caddyOnly   bool          // neither nginx nor HAProxy
+}
+
+var (
+	thorough = settings{rounds: 15, turns: 5, turn: 200 * time.Millisecond, workers: 8, connections: 8000, benchtime: 100 * time.Millisecond}
+	quick    = settings{rounds: 3, turns: 2, turn: 100 * time.Millisecond, workers: 8, connections: 4000, benchtime: 10 * time.Millisecond}
+)
+
 func main() {
-	log.SetFlags(0)
-	rounds := flag.Int("rounds", 20, "how many rounds; each measures every server once")
-	duration := flag.Duration("duration", time.Second, "how long a server is measured in a round")
-	workers := flag.Int("workers", 8, "how many connections at a time")
-	serve := flag.String("serve", "", "internal: run Caddy with this JSON configuration")
-	flag.Parse()
-	if *serve != "" {
-		serveCaddy(*serve)
+	if serveCaddy() {
 		return
 	}
-	servers, stop, err := startServers()
+	rounds := flag.Int("rounds", 0, "how many rounds, instead of the usual number")
+	short := flag.Bool("quick", false, "measure for a minute or two, which shows that it works and not much else")
+	caddyOnly := flag.Bool("caddy-only", false, "leave out nginx and HAProxy")
+	write := flag.String("write", "", "the document whose tables to replace")
+	flag.Parse()
+	s := thorough
+	if *short {
+		s = quick
+	}
+	if *rounds > 0 {
+		s.rounds = *rounds
+	}
+	s.caddyOnly = *caddyOnly
+	if err := run(s, *write); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(s settings, document string) error {
+	if document != "" { // rather now than after everything
+		if err := replaceResults(document, nil); err != nil {
+			return err
+		}
+	}
+	results, err := measure(s)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
-	defer stop()
-	for _, load := range []load{newConnections, keepAlive, newTLSConnections} {
-		report(load, servers, measure(load, servers, *rounds, *duration, *workers))
+	fmt.Print(results)
+	if document == "" {
+		return nil
 	}
+	return replaceResults(document, &results)
 }
 
-// result is what was measured of a server in one round.
-type result struct {
-	rate float64       // requests per second
-	cpu  time.Duration // of Caddy, per request
-}
+// progress says what is going on, so that nobody thinks it hangs.
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
-// measure returns the results of every server in every round. The order of the servers is
-// another one each round.
-func measure(l load, servers []server, rounds int, duration time.Duration, workers int) map[string][]result {
-	results := make(map[string][]result)
-	for round := range rounds + 1 {
-		for _, i := range rand.Perm(len(servers)) {
-			r := l.run(servers[i], duration, workers)
-			if round > 0 { // the first warms up
-				results[servers[i].name] = append(results[servers[i].name], r)
-			}
+// measure returns the tables of everything there is to measure, and what they are of.
+func measure(s settings) (results string, err error) {
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	defer signal.Stop(interrupted)
+	go func() {
+		<-interrupted
+		_ = os.RemoveAll(dir)
+		os.Exit(1)
+	}()
+	certificate, err := writeCertificate(dir)
+	if err != nil {
+		return "", err
+	}
+	servers, err := allServers(s, dir, certificate)
+	if err != nil {
+		return "", err
+	}
+	if results, err = machine(s); err != nil {
+		return "", err
+	}
+	for _, part := range []func() ([]table, error){
+		func() ([]table, error) { return measureGo(s, dir) },
+		func() ([]table, error) { return measureLoads(s, servers) },
+		func() ([]table, error) { return measureMemory(s, servers) },
+	} {
+		tables, err := part()
+		if err != nil {
+			return "", err
+		}
+		for _, t := range tables {
+			results += "\n" + t.String()
 		}
 	}
-	return results
-}
-
-// report prints a table of medians and of ratios to the first server, round by round.
-func report(l load, servers []server, results map[string][]result) {
-	fmt.Printf("\n%s, %d rounds\n\n", l.name, len(results[servers[0].name]))
-	fmt.Print("| server | requests/s, median | ratio, median | quartiles | range | CPU per request, ratio, median | quartiles |\n|---|--:|--:|--:|--:|--:|--:|\n")
-	base := results[servers[0].name]
-	for _, s := range servers {
-		var rates, ratios, cpu []float64
-		for round, r := range results[s.name] {
-			rates = append(rates, r.rate)
-			ratios = append(ratios, r.rate/base[round].rate)
-			cpu = append(cpu, float64(r.cpu)/float64(base[round].cpu))
-		}
-		fmt.Printf("| %s | %.0f | %.3f | %.3f to %.3f | %.3f to %.3f | %.3f | %.3f to %.3f |\n", s.name, quantile(rates, .5),
-			quantile(ratios, .5), quantile(ratios, .25), quantile(ratios, .75), slices.Min(ratios), slices.Max(ratios),
-			quantile(cpu, .5), quantile(cpu, .25), quantile(cpu, .75))
-	}
-}
-
-// quantile returns the value that a share of the values is below.
-func quantile(values []float64, share float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	at := share * float64(len(sorted)-1)
-	low := int(at)
-	high := min(low+1, len(sorted)-1)
-	return sorted[low] + (at-float64(low))*(sorted[high]-sorted[low])
+	return results, nil
 }

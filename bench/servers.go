@@ -1,165 +1,115 @@
 package main
 
 import (
-	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"math/rand/v2"
 	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
-
-	_ "github.com/portzero/caddy-proxy-protocol"
 )
 
-// server is one server of the Caddy under test, on a plain and a TLS port.
+// server is what is measured, on a plain and a TLS port, in a process of its own: its
+// processor time and memory are nobody else's. Each round has new processes, because one
+// that is faster or slower for as long as it lives would be so in all rounds.
 type server struct {
 	name    string
-	wrapper string // its JSON, or empty
 	header  string // what a connection begins with
-	plain   string
-	tls     string
-	pid     int // of Caddy
+	command func(s *server) (*exec.Cmd, error)
+
+	// While it runs:
+	plain, tls string
+	*process
 }
 
 const headerV2 = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x01\xdc\x04\x01\xbb"
 
-// startServers starts Caddy in a process of its own and returns its servers, the
-// unwrapped one first.
-func startServers() ([]server, func(), error) {
-	const trust = `"trusted_proxies":{"source":"static","ranges":["127.0.0.0/8","::1"]}`
-	servers := []server{
-		{name: "no wrapper"},
-		{name: "no wrapper, again"},
-		{name: "built-in proxy_protocol, REQUIRE", header: headerV2, wrapper: `{"wrapper":"proxy_protocol","fallback_policy":"REQUIRE"}`},
-		{name: "proxy_protocol_mode on", header: headerV2, wrapper: `{"wrapper":"proxy_protocol_mode","mode":"on",` + trust + `}`},
-		{name: "proxy_protocol_mode off", wrapper: `{"wrapper":"proxy_protocol_mode","mode":"off"}`},
-		{name: "proxy_protocol_mode unspecified", header: headerV2, wrapper: `{"wrapper":"proxy_protocol_mode"}`},
+// allServers returns the servers to measure, the one to compare with first.
+func allServers(s settings, dir, certificate string) ([]*server, error) {
+	const (
+		trust = `"trusted_proxies":{"source":"static","ranges":["127.0.0.0/8","::1"]}`
+		// Longer than a connection is silent while its memory is measured.
+		timeout = `"timeout":"10m"`
+	)
+	wrapped := func(wrapper string) func(*server) (*exec.Cmd, error) {
+		return func(s *server) (*exec.Cmd, error) { return caddyCommand(s, wrapper, certificate) }
 	}
-	storage, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		return nil, nil, err
+	servers := []*server{
+		{name: "Caddy, no wrapper", command: wrapped("")},
+		{name: "Caddy, no wrapper, again", command: wrapped("")},
+		{name: "Caddy, built-in `proxy_protocol`, `REQUIRE`", header: headerV2, command: wrapped(`{"wrapper":"proxy_protocol","fallback_policy":"REQUIRE",` + timeout + `}`)},
+		{name: "Caddy, `proxy_protocol_mode on`", header: headerV2, command: wrapped(`{"wrapper":"proxy_protocol_mode","mode":"on",` + trust + `,` + timeout + `}`)},
+		{name: "Caddy, `proxy_protocol_mode off`", command: wrapped(`{"wrapper":"proxy_protocol_mode","mode":"off",` + timeout + `}`)},
+		{name: "Caddy, `proxy_protocol_mode unspecified`", header: headerV2, command: wrapped(`{"wrapper":"proxy_protocol_mode",` + timeout + `}`)},
 	}
-	config := map[string]any{
-		"admin":   map[string]any{"disabled": true},
-		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
-		"storage": map[string]any{"module": "file_system", "root": storage},
+	if s.caddyOnly {
+		return servers, nil
 	}
-	httpServers := make(map[string]any)
-	for i := range servers {
-		s := &servers[i]
-		s.plain, s.tls = freeAddr(), freeAddr()
-		for kind, addr := range map[string]string{"plain": s.plain, "tls": s.tls} {
-			srv := map[string]any{
-				"listen":          []string{addr},
-				"protocols":       []string{"h1", "h2"},
-				"automatic_https": map[string]any{"disable_redirects": true},
-				"routes":          []any{map[string]any{"handle": []any{map[string]any{"handler": "static_response", "body": "ok"}}}},
-			}
-			if kind == "tls" {
-				srv["tls_connection_policies"] = []any{map[string]any{}}
-			}
-			if s.wrapper != "" {
-				srv["listener_wrappers"] = []any{json.RawMessage(s.wrapper), json.RawMessage(`{"wrapper":"tls"}`)}
-			}
-			httpServers[fmt.Sprintf("%s%d", kind, i)] = srv
+	for _, program := range []string{"nginx", "haproxy"} {
+		if _, err := find(program); err != nil {
+			return nil, fmt.Errorf("%w; install it (apt-get install nginx-light haproxy), or leave nginx and HAProxy out with -caddy-only", err)
 		}
 	}
-	config["apps"] = map[string]any{
-		"http": map[string]any{"servers": httpServers},
-		"pki":  map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false}}},
-		"tls": map[string]any{
-			"certificates": map[string]any{"automate": []string{"localhost"}},
-			"automation":   map[string]any{"policies": []any{map[string]any{"issuers": []any{map[string]any{"module": "internal"}}}}},
-		},
+	most := s.connections + 100
+	return append(servers,
+		&server{name: "nginx, `proxy_protocol`", header: headerV2, command: func(s *server) (*exec.Cmd, error) { return nginxCommand(s, dir, certificate, most) }},
+		&server{name: "HAProxy, `accept-proxy`", header: headerV2, command: func(s *server) (*exec.Cmd, error) { return haproxyCommand(s, dir, certificate, most) }},
+	), nil
+}
+
+// start starts the server and waits until it answers on both ports.
+func (s *server) start() error {
+	var err error
+	if s.plain, err = freeAddr(); err != nil {
+		return err
 	}
-	text, err := json.Marshal(config)
+	if s.tls, err = freeAddr(); err != nil {
+		return err
+	}
+	cmd, err := s.command(s)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	cmd := exec.Command(os.Args[0], "-serve", string(text))
-	cmd.Stderr = os.Stderr
-	if _, err := cmd.StdinPipe(); err != nil { // closed when this process ends, however it ends
-		return nil, nil, err
+	if s.process, err = startProcess(cmd); err != nil {
+		return err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, nil, err
+	err = errors.New("not tried")
+	for end := time.Now().Add(time.Minute); err != nil && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		err = errors.Join(load{}.once(s), load{tls: true}.once(s))
 	}
-	stop := func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = os.RemoveAll(storage)
+	if err != nil {
+		s.stop()
+		return fmt.Errorf("%s does not answer: %w", s.name, err)
 	}
-	for i := range servers {
-		servers[i].pid = cmd.Process.Pid
-	}
+	s.findProcesses()
+	return nil
+}
+
+// withAll does something while all servers run.
+func withAll(servers []*server, do func() error) error {
 	for _, s := range servers {
-		if err := waitFor(s); err != nil {
-			stop()
-			return nil, nil, err
+		if err := s.start(); err != nil {
+			return err
 		}
+		defer s.stop()
 	}
-	return servers, stop, nil
+	return do()
 }
 
-// serveCaddy runs Caddy until standard input ends.
-func serveCaddy(config string) {
-	if err := caddy.Load([]byte(config), true); err != nil {
-		log.Fatal(err)
+// shuffled returns the servers in another order each time.
+func shuffled(servers []*server) []*server {
+	mixed := make([]*server, len(servers))
+	for to, from := range rand.Perm(len(servers)) {
+		mixed[to] = servers[from]
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	return mixed
 }
 
-// cpu returns the time that Caddy has spent on processors, or 0 where the system does not
-// tell it as Linux does.
-func (s server) cpu() (total time.Duration) {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.pid))
-	for _, thread := range threads {
-		text, _ := os.ReadFile(thread)
-		var ns int64
-		_, _ = fmt.Sscan(string(text), &ns)
-		total += time.Duration(ns)
-	}
-	return total
-}
-
-func freeAddr() string {
+func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		log.Fatal(err)
+		return "", err
 	}
 	defer l.Close()
-	return l.Addr().String()
-}
-
-// waitFor waits until the server answers on both ports.
-func waitFor(s server) error {
-	err := errors.New("not tried")
-	for end := time.Now().Add(time.Minute); err != nil && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		var c net.Conn
-		if c, err = dial(s.plain); err != nil {
-			continue
-		}
-		err = get(c, []byte(s.header))
-		c.Close()
-		if err != nil {
-			continue
-		}
-		if c, err = dial(s.tls); err != nil {
-			continue
-		}
-		_, err = c.Write([]byte(s.header))
-		if err == nil {
-			err = get(tls.Client(c, tlsConfig), nil)
-		}
-		c.Close()
-	}
-	return err
+	return l.Addr().String(), nil
 }

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// What is between these lines of a document is replaced.
+const (
+	resultsBegin = "<!-- results of go run ./bench -->\n"
+	resultsEnd   = "<!-- end of the results -->\n"
+)
+
+// replaceResults puts the results into a document, or finds out that this is not possible.
+func replaceResults(document string, results *string) error {
+	text, err := os.ReadFile(document)
+	if err != nil {
+		return err
+	}
+	before, rest, began := strings.Cut(string(text), resultsBegin)
+	_, after, ended := strings.Cut(rest, resultsEnd)
+	if !began || !ended {
+		return fmt.Errorf("%s has no place for the results: the lines\n%s%s", document, resultsBegin, resultsEnd)
+	}
+	if results == nil {
+		return nil
+	}
+	return os.WriteFile(document, []byte(before+resultsBegin+"\n"+*results+"\n"+resultsEnd+after), 0o644)
+}

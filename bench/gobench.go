@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const module = "github.com/portzero/caddy-proxy-protocol"
+
+// goBenchmark is one of Go's. The last part of its sub-benchmarks' names is what is
+// compared, with base; what comes before is what they all do.
+type goBenchmark struct {
+	title, pkg, name string
+	head             []string
+	base             string
+}
+
+var goBenchmarks = []goBenchmark{
+	{"Decoding a header", module + "/internal/wire", "BenchmarkDecode", []string{"header", "decoder"}, "pires"},
+	{"Setting up a connection", module, "BenchmarkConn", []string{"header", "connection"}, "pires"},
+	{"Judging a peer", module, "BenchmarkPolicy", []string{"peer", "ranges"}, "1"},
+}
+
+// goResult is what one sub-benchmark reports, by round and unit.
+type goResult struct {
+	what, who string
+	metrics   map[string][]float64
+}
+
+// measureGo returns a table for each of Go's benchmarks.
+func measureGo(s settings, dir string) (tables []table, err error) {
+	progress("Go's benchmarks: building")
+	build := []string{"test", "-c", "-o", dir}
+	if builtWithRace() { // then most of it is already built like that
+		build = append(build, "-race")
+	}
+	if _, err := output(10*time.Minute, "go", append(build, module, module+"/internal/wire")...); err != nil {
+		return nil, err
+	}
+	results := make([][]*goResult, len(goBenchmarks))
+	for round := range s.rounds {
+		progress("Go's benchmarks: round %d of %d", round+1, s.rounds)
+		for i, b := range goBenchmarks {
+			text, err := output(time.Minute+100*s.benchtime, b.binary(dir), "-test.run=^$", "-test.bench=^"+b.name+"$",
+				"-test.benchtime="+s.benchtime.String(), "-test.benchmem", "-test.cpu=1")
+			if err != nil {
+				return nil, err
+			}
+			results[i] = addGoResults(results[i], b.name, text)
+		}
+	}
+	for i, b := range goBenchmarks {
+		tables = append(tables, b.table(results[i]))
+	}
+	return tables, nil
+}
+
+func (b goBenchmark) binary(dir string) string { return filepath.Join(dir, path.Base(b.pkg)+".test") }
+
+func builtWithRace() bool {
+	info, _ := debug.ReadBuildInfo()
+	for _, setting := range info.Settings {
+		if setting.Key == "-race" {
+			return setting.Value == "true"
+		}
+	}
+	return false
+}
+
+// addGoResults adds what a run printed, in lines like these:
+//
+//	BenchmarkDecode/v1/ipv4/this  12345  99.5 ns/op  0 B/op  0 allocs/op
+func addGoResults(results []*goResult, name string, text []byte) []*goResult {
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 4 || !strings.HasPrefix(fields[0], name+"/") {
+			continue
+		}
+		what, who := path.Split(strings.TrimPrefix(fields[0], name+"/"))
+		what, who = strings.TrimSuffix(spaces(what), "/"), spaces(who)
+		r := findResult(results, what, who)
+		if r == nil {
+			r = &goResult{what, who, make(map[string][]float64)}
+			results = append(results, r)
+		}
+		for i := 2; i+1 < len(fields); i += 2 {
+			if value, err := strconv.ParseFloat(fields[i], 64); err == nil {
+				r.metrics[fields[i+1]] = append(r.metrics[fields[i+1]], value)
+			}
+		}
+	}
+	return results
+}
+
+// spaces undoes what Go does to names.
+func spaces(name string) string { return strings.ReplaceAll(name, "_", " ") }
+
+func findResult(results []*goResult, what, who string) *goResult {
+	for _, r := range results {
+		if r.what == what && r.who == who {
+			return r
+		}
+	}
+	return nil
+}
+
+func (b goBenchmark) table(results []*goResult) table {
+	t := table{title: b.title, words: 2, head: append(b.head, "CPU, ns", "ratio (range)", "B", "allocations")}
+	for _, r := range results {
+		row := []string{r.what, r.who, "–", "–", number("%.0f", r.metrics["B/op"]), number("%.0f", r.metrics["allocs/op"])}
+		if cpu, base := r.metrics["cpu-ns/op"], findResult(results, r.what, b.base); cpu != nil && base != nil {
+			row[2], row[3] = number("%.1f", cpu), compared(cpu, base.metrics["cpu-ns/op"], 0, 1)
+		}
+		t.rows = append(t.rows, row)
+	}
+	return t
+}
+
+// output runs a command and returns what it prints.
+func output(bound time.Duration, name string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return out, nil
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// machine says what the numbers are of: the machine, the versions and the settings.
+func machine(s settings) (string, error) {
+	var b strings.Builder
+	say := func(what, value string) { fmt.Fprintf(&b, "- %s: %s\n", what, value) }
+	say("Measured", fmt.Sprintf("%s; %d rounds", time.Now().Format(time.DateOnly), s.rounds))
+	say("Requests", fmt.Sprintf("in a round, %d turns of %v for each server and kind; %d connections at a time", s.turns, s.turn, s.workers))
+	say("Memory", fmt.Sprintf("%d connections", s.connections))
+	say("Processors", fmt.Sprintf("%d × %s", runtime.NumCPU(), firstMatch(`(?m)^model name\s*:\s*(.*)$`, fileText("/proc/cpuinfo"))))
+	say("Load", fmt.Sprintf("%s (average of the minute before)", firstMatch(`^(\S+)`, fileText("/proc/loadavg"))))
+	say("System", fmt.Sprintf("%s %s, %s", runtime.GOOS, firstMatch(`^(\S+)`, fileText("/proc/sys/kernel/osrelease")), runtime.GOARCH))
+	say("Go", strings.TrimPrefix(runtime.Version(), "go"))
+	for _, m := range []struct{ name, path string }{
+		{"Caddy", "github.com/caddyserver/caddy/v2"},
+		{"pires", "github.com/pires/go-proxyproto"},
+		{"mastercactapus", "github.com/mastercactapus/proxyprotocol"},
+	} {
+		version, err := output(time.Minute, "go", "list", "-m", "-f", "{{.Path}} {{.Version}}", m.path)
+		if err != nil {
+			return "", err
+		}
+		say(m.name, strings.TrimSpace(string(version)))
+	}
+	if s.caddyOnly {
+		return b.String(), nil
+	}
+	for _, program := range []struct{ name, file string }{{"nginx", "nginx"}, {"HAProxy", "haproxy"}} {
+		path, err := find(program.file)
+		if err != nil {
+			return "", err
+		}
+		version, err := output(time.Minute, path, "-v")
+		if err != nil {
+			return "", err
+		}
+		say(program.name, firstMatch(`version:? (?:nginx/)?(\S+)`, string(version)))
+	}
+	return b.String(), nil
+}
+
+func fileText(name string) string {
+	text, _ := os.ReadFile(name)
+	return string(text)
+}
+
+func firstMatch(pattern, text string) string {
+	if match := regexp.MustCompile(pattern).FindStringSubmatch(text); match != nil {
+		return match[1]
+	}
+	return "unknown"
+}
