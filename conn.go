@@ -244,10 +244,10 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	}
 	c.deadlines.Lock()
 	defer c.deadlines.Unlock()
+	c.phase.CompareAndSwap(pending, timed) // from here on leave waits
 	if c.phase.Load() > timed {
 		return c.Conn.SetReadDeadline(t)
 	}
-	c.phase.CompareAndSwap(pending, timed)
 	c.readDeadline = none
 	if !t.IsZero() {
 		// Not t.Sub(start): the wall clock, by which t may be, can have been set since.
@@ -257,6 +257,15 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		return nil // leave hands it to the socket
 	}
 	return c.applyDeadline()
+}
+
+// mayRead implements waiter. A deadline is not needed if something is there, unless one has
+// passed: what is there came too late, or the user is to be told.
+func (c *conn) mayRead() error {
+	if c.forRead && c.phase.Load() == timed || time.Since(start) >= c.accepted+c.rules.timeout {
+		return c.mayWait()
+	}
+	return nil
 }
 
 // mayWait implements waiter. It makes the header's timeout the socket's read deadline, or
@@ -314,7 +323,7 @@ func (c *conn) leave(next uint32) {
 		_ = c.Conn.SetReadDeadline(start.Add(c.readDeadline))
 	}
 	if from := c.phase.Load(); from >= closed || !c.advance(from, next) {
-		c.phase.Store(next)
+		c.phase.Store(next | closed) // it has been counted
 	}
 }
 

@@ -1735,3 +1735,96 @@ func TestConnConcurrentUse(t *testing.T) {
 		})
 	}
 }
+
+// What is there already when somebody looks is late all the same.
+func TestConnHeaderThatIsJudgedAfterTheTimeoutIsRefused(t *testing.T) {
+	for _, network := range connNetworks {
+		for _, name := range []string{"first use", "after a read that the user's deadline ended"} {
+			t.Run(network+"/"+name, func(t *testing.T) {
+				rules, logs := connRules(On, func(r *rules) { r.timeout = time.Hour })
+				client, c := connDial(t, network, rules)
+				if name != "first use" {
+					require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+					require.ErrorIs(t, connRead(c, 1).err, os.ErrDeadlineExceeded)
+					require.NoError(t, c.SetReadDeadline(time.Time{}))
+				}
+				c.accepted -= 2 * rules.timeout
+				connSend(client, connV1)
+				assert.Equal(t, c.peer, connSoon(t, c.RemoteAddr))
+				assert.Equal(t, []string{"timeout"}, connReasons(logs))
+			})
+		}
+	}
+}
+
+// connGate holds back what a read returned.
+type connGate struct {
+	net.Conn
+	got, goOn chan struct{}
+}
+
+func (g connGate) Read(p []byte) (int, error) {
+	n, err := g.Conn.Read(p)
+	g.got <- struct{}{}
+	<-g.goOn
+	return n, err
+}
+
+// http.Server closes connections, and so does the goroutine that serves one.
+func TestConnClosedTwiceWhileItIsJudgedIsCountedOnce(t *testing.T) {
+	rules, _ := connRules(Unspecified)
+	rules.stats = newStats()
+	gate := connGate{connSays(connV1), make(chan struct{}), make(chan struct{})}
+	c := newConn(gate, rules, Unspecified, trusted, time.Since(start))
+	done := connGo(c.RemoteAddr)
+	<-gate.got
+	require.NoError(t, c.Close())
+	close(gate.goOn)
+	connWait(t, done)
+	require.NoError(t, c.Close())
+	var n uint64
+	for o := range outcomes {
+		n += rules.stats.total(o)
+	}
+	assert.EqualValues(t, 1, n)
+	assert.EqualValues(t, 1, rules.stats.total(reasonIO))
+}
+
+func TestConnReadDeadlineIsNotLostWhileTheHeaderIsJudged(t *testing.T) {
+	rules, _ := connRules(On)
+	deadline := time.Unix(1, 0)
+	for range 2000 {
+		gate := connGate{connSays(connV1), make(chan struct{}), make(chan struct{})}
+		c := newConn(gate, rules, On, trusted, time.Since(start))
+		done := connGo(c.RemoteAddr)
+		<-gate.got
+		close(gate.goOn)
+		require.NoError(t, c.SetReadDeadline(deadline)) // before, while or after it is known
+		connWait(t, done)
+		got := gate.Conn.(*connScript).deadline
+		require.False(t, got.IsZero())
+		require.False(t, got.After(start))
+	}
+}
+
+// connBrokenByRead panics once it was read.
+type connBrokenByRead struct {
+	net.Conn
+	read bool
+}
+
+func (c *connBrokenByRead) Read([]byte) (int, error) { c.read = true; panic("read") }
+
+func (c *connBrokenByRead) LocalAddr() net.Addr {
+	if c.read {
+		panic("local")
+	}
+	return connLocal
+}
+
+func TestConnThatPanicsForItsLocalAddrIsRefused(t *testing.T) {
+	rules, logs := connRules(Unspecified)
+	c := newConn(&connBrokenByRead{Conn: connSays()}, rules, Unspecified, trusted, time.Since(start))
+	assert.NotPanics(t, func() { c.RemoteAddr() })
+	assert.Equal(t, []string{"io"}, connReasons(logs))
+}

@@ -116,12 +116,6 @@ func (c *conn) mayAnnounce() bool {
 
 // readHeader reads until it is known which phase comes after pending.
 func (c *conn) readHeader() (next uint32, err error) {
-	if c.forRead && c.phase.Load() == timed {
-		// The user's deadline may have passed already.
-		if err := c.mayWait(); err != nil {
-			return pending, err
-		}
-	}
 	for empty := 0; empty < maxEmptyReads; {
 		before := len(c.received())
 		err := c.receive()
@@ -318,12 +312,19 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 		_, version := wire.Signature(got)
 		c.rules.stats.count(c.mode, version, why)
 	}
-	c.rules.refused(c.peer, c.Conn.LocalAddr(), c.mode, why, got, err)
+	c.rules.refused(c.peer, localOf(c.Conn), c.mode, why, got, err)
 	c.release()
 	return refused
 }
 
-// closeSafely closes a connection that may have panicked before, and may panic again.
+// localOf and closeSafely are for connections that may have panicked before, and may panic
+// again.
+
+func localOf(c net.Conn) (local net.Addr) {
+	defer func() { _ = recover() }()
+	return c.LocalAddr()
+}
+
 func closeSafely(c net.Conn) {
 	defer func() { _ = recover() }()
 	_ = c.Close()

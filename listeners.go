@@ -48,7 +48,7 @@ type listenerPool struct {
 	mu      sync.Mutex
 	entries map[listenerKey]*listenerEntry
 	// gone are the counts of listeners that are gone, by server, while it has others:
-	// a counter must not go down.
+	// a counter must not go down. What their last connections do is not in there.
 	gone map[tallyKey]*tally
 }
 

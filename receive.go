@@ -68,8 +68,11 @@ func (c *conn) release() {
 	}
 }
 
-// waiter is told before a read that may wait.
-type waiter interface{ mayWait() error }
+// waiter is told before a read.
+type waiter interface {
+	mayRead() error // what is there
+	mayWait() error // until something is there
+}
 
 // readWaiting is readFirst for a connection that does not say when bytes are there.
 func readWaiting(c net.Conn, w waiter) (*inbox, error) {

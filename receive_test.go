@@ -31,6 +31,7 @@ func connTCP(t testing.TB, network string) (client, server net.Conn) {
 
 type noWaiter struct{}
 
+func (noWaiter) mayRead() error { return nil }
 func (noWaiter) mayWait() error { return nil }
 
 // connKinds are connections that are read in different ways.

@@ -29,6 +29,9 @@ func readFirst(c net.Conn, w waiter) (*inbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := w.mayRead(); err != nil {
+		return nil, err
+	}
 	r := firstReaders.Get().(*firstReader)
 	r.waiter = w
 	defer r.recycle()
