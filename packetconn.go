@@ -37,6 +37,8 @@ type packetConn struct {
 	buffer  [maxDatagram]byte
 	control [controlSize]byte
 	seed    maphash.Seed
+	// before are the rules of the datagram before.
+	before *rules
 	// recent has addresses that came lately, each where its hash says. What is not there
 	// costs an allocation and nothing else.
 	recent [1 << 11]*quicAddr
@@ -165,6 +167,12 @@ func (c *packetConn) accept(d *datagram) (payload []byte, a *quicAddr) {
 	}()
 	if d.via != nil {
 		d.from, _ = netip.ParseAddrPort(d.via.String())
+	}
+	if rules != c.before {
+		// What is remembered would keep a configuration that is gone.
+		clear(c.recent[:])
+		clear(c.asked[:])
+		c.before = rules
 	}
 	size := 0
 	if rules != nil {

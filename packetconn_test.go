@@ -697,3 +697,39 @@ func datagramModel(b []byte, mode Mode, trusting bool, peer string, maxSize int)
 	}
 	return b[r.Size:], client, true
 }
+
+// Go makes of 0.0.0.0 a socket of both families.
+func TestSocketOfAllIPv4AddressesKeepsItsRulesOverReload(t *testing.T) {
+	port := freePort(t)
+	site := fmt.Sprintf("https://localhost:%d {\nbind 0.0.0.0\ntls %s\nrespond `%s`\n}\n", port, tlsFiles(t), h3Says)
+	c := startCaddy(t, packets("", "on"), site)
+	relay := startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address()
+	h3Eventually(t, relay, http.StatusOK, client4.String())
+	require.NoError(t, c.load(packets("", "on {\nmax_header_size 5KiB\n}"), site))
+	h3Eventually(t, relay, http.StatusOK, client4.String())
+}
+
+// An address that came under a configuration does not keep it.
+func TestConfigurationsThatAreGoneAreForgotten(t *testing.T) {
+	port := freePort(t)
+	options := func(i int) string { return packets("", fmt.Sprintf("on {\nmax_header_size %dB\n}", 1000+i)) }
+	c := startCaddy(t, options(0), h3Site(t, port, ""))
+	const reloads = 10
+	gone := make(chan int, reloads)
+	for i := range reloads {
+		relay := startRelay(t, "127.0.0.2", tcp4(port), dgram(netip.AddrPortFrom(client4.Addr(), uint16(i+1)), server4))
+		client := newH3Client(t, relay.address())
+		client.get("/")
+		client.http.Close()
+		packetConns.each(func(c *packetConn) {
+			if c.addr == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)) {
+				runtime.AddCleanup(c.adopted[len(c.adopted)-1].rules.server, func(i int) { gone <- i }, i)
+			}
+		})
+		require.NoError(t, c.load(options(i+1), h3Site(t, port, "")))
+	}
+	eventually(t, func() bool {
+		runtime.GC()
+		return len(gone) >= reloads-1
+	}, "old configurations are kept")
+}

@@ -98,6 +98,6 @@ func (l listenAddrs) contain(addr netip.AddrPort) bool {
 	return slices.ContainsFunc(l, func(a listenAddr) bool {
 		port := uint(addr.Port())
 		return a.min <= port && port <= a.max &&
-			(a.any && addr.Addr().IsUnspecified() || slices.Contains(a.ips, addr.Addr()))
+			(a.any && addr.Addr().IsUnspecified() || slices.Contains(a.ips, addr.Addr().WithZone("")))
 	})
 }

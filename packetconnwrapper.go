@@ -213,7 +213,8 @@ func listenAddrsOf(server *caddyhttp.Server) (addrs listenAddrs, err error) {
 		addr := listenAddr{any: network.Host == "", min: network.StartPort, max: network.EndPort}
 		host, _, _ := strings.Cut(network.Host, "%")
 		if ip, err := netip.ParseAddr(host); err == nil {
-			addr.ips = []netip.Addr{ip.Unmap()}
+			// Go makes of 0.0.0.0 a socket of both families.
+			addr.any, addr.ips = ip.IsUnspecified(), []netip.Addr{ip.Unmap()}
 		} else if !addr.any {
 			ips, _ := net.LookupIP(network.Host) // if that fails, listening will as well
 			for _, ip := range ips {

@@ -141,7 +141,7 @@ func TestAddressesOfAServerAreKnownAgain(t *testing.T) {
 		{":443", "[::]:444", false},
 		{":443", "127.0.0.1:443", false},
 		{"0.0.0.0:443", "0.0.0.0:443", true},
-		{"0.0.0.0:443", "[::]:443", false},
+		{"0.0.0.0:443", "[::]:443", true}, // Go makes of it a socket of both families
 		{"[::]:443", "[::]:443", true},
 		{"127.0.0.1:443", "127.0.0.1:443", true},
 		{"tcp4/127.0.0.1:443", "127.0.0.1:443", true},
@@ -152,6 +152,7 @@ func TestAddressesOfAServerAreKnownAgain(t *testing.T) {
 		{"[::ffff:127.0.0.1]:443", "127.0.0.1:443", true},
 		{"localhost:443", "127.0.0.1:443", true},
 		{"localhost:443", "192.0.2.1:443", false},
+		{"[fe80::1%lo]:443", "[fe80::1%lo]:443", true},
 		{"unix//run/caddy.sock", "127.0.0.1:443", false},
 		{"fd/3", "127.0.0.1:3", false},
 	} {

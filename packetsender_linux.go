@@ -32,6 +32,9 @@ const (
 	// The kernel takes so much in one call.
 	batchSegments = 64
 	batchSize     = 65000
+	// smallReply is less than what is worth waiting for others. The last words of a connection
+	// are smaller, and the socket may be closed right behind them.
+	smallReply = 1000
 )
 
 // replyBatch has datagrams of one size for one client. The last may be shorter.
@@ -66,7 +69,7 @@ func newPacketSender(udp *net.UDPConn) *packetSender {
 func (s *packetSender) write(p []byte, to *quicAddr) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.single || len(p) > batchSize {
+	if s.single || len(p) > batchSize || len(p) < smallReply && !s.sending {
 		return s.sendNow(p, to.reply, to)
 	}
 	batch := s.batchFor(p, to)
