@@ -29,7 +29,7 @@ type settings struct {
 }
 
 var (
-	thorough = settings{rounds: 15, turns: 5, turn: 200 * time.Millisecond, workers: 8, connections: 8000, benchtime: 100 * time.Millisecond}
+	thorough = settings{rounds: 20, turns: 5, turn: 200 * time.Millisecond, workers: 8, connections: 8000, benchtime: 100 * time.Millisecond}
 	quick    = settings{rounds: 3, turns: 2, turn: 100 * time.Millisecond, workers: 8, connections: 4000, benchtime: 10 * time.Millisecond}
 )
 
