@@ -1735,3 +1735,99 @@ func TestConnConcurrentUse(t *testing.T) {
 		})
 	}
 }
+
+// connDuring does something at the end of its first read.
+type connDuring struct {
+	*connScript
+	during func()
+}
+
+func (c *connDuring) Read(p []byte) (int, error) {
+	n, err := c.connScript.Read(p)
+	if during := c.during; during != nil {
+		c.during = nil
+		during()
+	}
+	return n, err
+}
+
+func TestConnReadDeadlineReachesASocketThatIsWaitedFor(t *testing.T) {
+	rules, _ := connRules(On, func(r *rules) { r.timeout = time.Hour })
+	socket := &connDuring{connScript: connSays(connV1 + "data")}
+	broken := &connBroken{Conn: socket}
+	c := connOf(broken, rules)
+	at := time.Now().Add(time.Minute)
+	socket.during = func() {
+		assert.NoError(t, c.SetReadDeadline(at))
+		assert.WithinDuration(t, at, socket.deadline, time.Second)
+		broken.err = errors.New("broken")
+		assert.Equal(t, broken.err, c.SetReadDeadline(at))
+		broken.err = nil
+	}
+	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
+	assert.Nil(t, socket.during, "it was called")
+}
+
+func TestConnSetDeadlineSaysThatTheReadDeadlineFailed(t *testing.T) {
+	rules, _ := connRules(Off)
+	broken := &connBroken{Conn: connSays("GET"), err: errors.New("broken")}
+	assert.Equal(t, broken.err, connOf(broken, rules).SetDeadline(time.Now()))
+}
+
+func TestConnClosedWhileItsHeaderIsReadIsCountedOnce(t *testing.T) {
+	for _, timed := range []bool{false, true} {
+		for said, peer := range map[string]string{connV1 + "GET": connClient, connV1 + connV2: connPeer.String()} {
+			rules, _ := connRules(On)
+			rules.stats = newStats()
+			socket := &connDuring{connScript: connSays(said)}
+			c := connOf(socket, rules)
+			if timed {
+				require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Hour)))
+			}
+			socket.during = func() { assert.NoError(t, c.Close()) }
+			assert.Equal(t, peer, c.RemoteAddr().String())
+			assert.False(t, c.isPending())
+			for o := range outcomes {
+				want := 0
+				if o == reasonIO {
+					want = 1
+				}
+				assert.EqualValues(t, want, rules.stats.total(o), o.String())
+			}
+		}
+	}
+}
+
+func TestConnReadDeadlineThatHasPassedComesBeforeWhatIsThere(t *testing.T) {
+	rules, _ := connRules(On)
+	client, c := connDial(t, "tcp4", rules)
+	connSend(client, connV1+"data")
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+	assert.ErrorIs(t, connRead(c, 100).err, os.ErrDeadlineExceeded)
+	require.NoError(t, c.SetReadDeadline(time.Time{}))
+	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
+}
+
+func TestConnErrorAfterTheTimeoutIsNoTimeout(t *testing.T) {
+	for _, mode := range []Mode{On, Unspecified} {
+		rules, logs := connRules(mode)
+		reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+		socket := &connScript{events: []connEvent{{"", reset}}}
+		c := newConn(socket, rules, mode, trusted, time.Since(start)-2*rules.timeout)
+		assert.Equal(t, error(reset), connRead(c, 100).err, mode)
+		assert.Empty(t, connReasons(logs), mode)
+	}
+}
+
+func TestConnDeadlineThatCannotBeSetWithinAHeaderIsNotSticky(t *testing.T) {
+	rules, logs := connRules(On)
+	broken := &connBroken{Conn: &connScript{events: []connEvent{{"PRO", nil}, {"", errConnTimeout}, {connV1[3:] + "data", nil}}}}
+	c := connOf(broken, rules)
+	_, err := io.WriteString(c, "x")
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	broken.err = errors.New("broken")
+	assert.Equal(t, connResult{"", broken.err}, connRead(c, 100))
+	broken.err = nil
+	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
+	assert.Empty(t, connReasons(logs))
+}

@@ -124,6 +124,7 @@ func TestConnIsCountedOnceItIsKnown(t *testing.T) {
 		{"no header can follow, nothing is read, then closed", Unspecified, both(judged, closes), []string{"GET"}, []string{"direct"}},
 		{"a header followed after all", On, both(judged, both(reads, closes)), []string{connV1, connV2}, []string{"duplicate"}},
 		{"everything is read", Unspecified, both(reads, closes), []string{connV1, "GET"}, []string{"marked"}},
+		{"a read deadline was set", On, both(func(c *conn) { _ = c.SetReadDeadline(time.Now().Add(time.Hour)) }, judged), []string{connV1 + "GET"}, []string{"client"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) { assert.Equal(t, tt.want, connCounted(t, tt.mode, tt.use, tt.pieces...)) })
 	}
@@ -154,6 +155,7 @@ func TestConnHoldsNoBufferWhileItWaits(t *testing.T) {
 		"after the timeout":           {Unspecified, []connEvent{{data: "PRO"}, {err: errConnTimeout}}},
 		"after the timeout, in pairs": {Unspecified, []connEvent{{data: "PR"}, {data: "O"}, {err: errConnTimeout}}},
 		"refused":                     {Off, []connEvent{{data: connV1}}},
+		"with the timeout":            {Unspecified, []connEvent{{data: "PRO", err: errConnTimeout}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rules, _ := connRules(tt.mode)
