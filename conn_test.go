@@ -3,6 +3,7 @@ package proxyprotocol
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -1830,4 +1831,167 @@ func TestConnDeadlineThatCannotBeSetWithinAHeaderIsNotSticky(t *testing.T) {
 	broken.err = nil
 	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
 	assert.Empty(t, connReasons(logs))
+}
+
+// connFailing is a connection whose methods fail, but for Read.
+type connFailing struct{ *connScript }
+
+var errConnFailing = errors.New("fails")
+
+func (connFailing) Close() error                     { return errConnFailing }
+func (connFailing) CloseRead() error                 { return errConnFailing }
+func (connFailing) CloseWrite() error                { return errConnFailing }
+func (connFailing) SetReadDeadline(time.Time) error  { return nil }
+func (connFailing) SetWriteDeadline(time.Time) error { return errConnFailing }
+func (connFailing) LocalAddr() net.Addr              { return nil }
+
+func TestConnPassesErrorsOn(t *testing.T) {
+	rules, _ := connRules(Unspecified)
+	c := connOf(connFailing{connSays("GET")}, rules)
+	assert.Equal(t, "tcp", c.LocalAddr().Network(), "of no address")
+	assert.Empty(t, c.LocalAddr().String())
+	assert.Equal(t, errConnFailing, c.SetDeadline(time.Now()))
+	assert.Equal(t, errConnFailing, c.CloseRead())
+	assert.Equal(t, errConnFailing, c.CloseWrite())
+	assert.Equal(t, errConnFailing, c.Close())
+}
+
+func TestConnReadDeadlineErrorsArePassedOn(t *testing.T) {
+	for _, mode := range []Mode{On, Off} {
+		rules, _ := connRules(mode)
+		_, server := connTCP(t, "tcp4")
+		c := connOf(server, rules)
+		require.NoError(t, c.Close())
+		assert.ErrorIs(t, c.SetReadDeadline(time.Now()), net.ErrClosed, mode)
+	}
+}
+
+// connNoRaw is a connection that could be raw and is not.
+type connNoRaw struct{ *connScript }
+
+func (connNoRaw) SyscallConn() (syscall.RawConn, error) { return nil, errConnFailing }
+
+func TestConnWithoutRawConnectionSaysSo(t *testing.T) {
+	rules, _ := connRules(On)
+	raw, err := connOf(connNoRaw{connSays()}, rules).SyscallConn()
+	assert.Nil(t, raw)
+	assert.Equal(t, errConnFailing, err)
+}
+
+func TestSecondHeaderIsRemembered(t *testing.T) {
+	rules, _ := connRules(On)
+	rules.stats = newStats()
+	connReadAll(connOf(connSays(connV1, "PRO", "XY TCP4"), rules))
+	last := rules.stats.lastRefusals()
+	require.Len(t, last, 1)
+	assert.True(t, strings.HasPrefix(last[0].hex(), hex.EncodeToString([]byte("PROXY"))), last[0].hex())
+}
+
+func TestConnRefusedAfterItsHeaderHasTheSocketsAddresses(t *testing.T) {
+	rules, logs := connRules(On)
+	c := connOf(connSays(connV1, connV2), rules)
+	assert.Equal(t, connServer, c.LocalAddr().String())
+	local := c.LocalAddr()
+	_, err := c.Read(make([]byte, 100))
+	require.ErrorIs(t, err, errRefused)
+	assert.Equal(t, []string{"duplicate"}, connReasons(logs))
+	assert.Equal(t, connLocal.String(), local.String())
+	assert.Equal(t, connPeer.String(), c.RemoteAddr().String())
+}
+
+// connCounted returns what a connection that begins like this is counted as.
+func connCounted(t *testing.T, mode Mode, use func(*conn), pieces ...string) (counted []string) {
+	rules, _ := connRules(mode)
+	rules.stats = newStats()
+	use(connOf(connSays(pieces...), rules))
+	for o := range outcomes {
+		for range rules.stats.total(o) {
+			counted = append(counted, o.String())
+		}
+	}
+	return counted
+}
+
+func TestConnIsCountedOnceItIsKnown(t *testing.T) {
+	closes := func(c *conn) { c.Close() }
+	judged := func(c *conn) { c.RemoteAddr() }
+	reads := func(c *conn) { _, _ = io.ReadAll(c) }
+	both := func(f, g func(*conn)) func(*conn) { return func(c *conn) { f(c); g(c) } }
+	for _, tt := range []struct {
+		name   string
+		mode   Mode
+		use    func(*conn)
+		pieces []string
+		want   []string
+	}{
+		{"closed before anything", On, closes, nil, []string{"io"}},
+		{"closed behind its header", On, both(judged, closes), []string{connV1}, []string{"client"}},
+		{"a header may still follow", On, judged, []string{connV1}, nil},
+		{"no header can follow, nothing is read", On, judged, []string{connV1 + "GET"}, []string{"client"}},
+		{"no header can follow, nothing is read, then closed", Unspecified, both(judged, closes), []string{"GET"}, []string{"direct"}},
+		{"a header followed after all", On, both(judged, both(reads, closes)), []string{connV1, connV2}, []string{"duplicate"}},
+		{"everything is read", Unspecified, both(reads, closes), []string{connV1, "GET"}, []string{"marked"}},
+		{"a read deadline was set", On, both(func(c *conn) { _ = c.SetReadDeadline(time.Now().Add(time.Hour)) }, judged), []string{connV1 + "GET"}, []string{"client"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { assert.Equal(t, tt.want, connCounted(t, tt.mode, tt.use, tt.pieces...)) })
+	}
+}
+
+func TestConnThatEndsWithinASignatureIsMissingItsHeader(t *testing.T) {
+	for _, said := range []string{"P", "\r", "PROX", "\r\n\r\n"} {
+		rules, logs := connRules(On)
+		connReadAll(connOf(connSays(said), rules))
+		assert.Equal(t, []string{"missing"}, connReasons(logs), "%q", said)
+	}
+}
+
+func TestConnThatEndsAtOnceSaysSoAtOnce(t *testing.T) {
+	rules, _ := connRules(Unspecified)
+	n, err := connOf(connSays(), rules).Read(make([]byte, 10))
+	assert.Zero(t, n)
+	assert.Equal(t, io.EOF, err)
+}
+
+func TestConnHoldsNoBufferWhileItWaits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		mode   Mode
+		events []connEvent
+	}{
+		"behind its header":           {On, []connEvent{{data: connV1}}},
+		"behind a part of a second":   {On, []connEvent{{data: connV1 + "PRO"}}},
+		"after the timeout":           {Unspecified, []connEvent{{data: "PRO"}, {err: errConnTimeout}}},
+		"after the timeout, in pairs": {Unspecified, []connEvent{{data: "PR"}, {data: "O"}, {err: errConnTimeout}}},
+		"refused":                     {Off, []connEvent{{data: connV1}}},
+		"with the timeout":            {Unspecified, []connEvent{{data: "PRO", err: errConnTimeout}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rules, _ := connRules(tt.mode)
+			c := newConn(&connScript{events: tt.events}, rules, tt.mode, trusted, time.Since(start)-2*rules.timeout)
+			c.RemoteAddr()
+			if tt.mode == Off {
+				connRead(c, 100)
+			}
+			if c.inbox != nil {
+				assert.Nil(t, c.inbox.room)
+				assert.LessOrEqual(t, cap(c.inbox.data), 16, "room for what begins a signature")
+			}
+		})
+	}
+}
+
+func TestHeaderDurationRunsFromAccept(t *testing.T) {
+	for _, timed := range []bool{true, false} {
+		rules, _ := connRules(On, func(r *rules) { r.timed = timed })
+		rules.stats = newStats()
+		newConn(connSays(connV1), rules, On, trusted, time.Since(start)-time.Minute).RemoteAddr()
+		headers := &rules.stats.headers
+		if !timed {
+			assert.Zero(t, headers.sum.Load())
+			continue
+		}
+		sum := time.Duration(headers.sum.Load())
+		assert.GreaterOrEqual(t, sum, time.Minute)
+		assert.Less(t, sum, time.Minute+connBound)
+		assert.EqualValues(t, 1, headers.counts[len(durationBounds)].Load(), "beyond all bounds")
+	}
 }
