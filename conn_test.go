@@ -3,6 +3,7 @@ package proxyprotocol
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -1733,6 +1734,265 @@ func TestConnConcurrentUse(t *testing.T) {
 			}
 			assert.LessOrEqual(t, len(connReasons(logs)), 300, "no more than one refusal each")
 		})
+	}
+}
+
+// connDuring does something at the end of its first read.
+type connDuring struct {
+	*connScript
+	during func()
+}
+
+func (c *connDuring) Read(p []byte) (int, error) {
+	n, err := c.connScript.Read(p)
+	if during := c.during; during != nil {
+		c.during = nil
+		during()
+	}
+	return n, err
+}
+
+func TestConnReadDeadlineReachesASocketThatIsWaitedFor(t *testing.T) {
+	rules, _ := connRules(On, func(r *rules) { r.timeout = time.Hour })
+	socket := &connDuring{connScript: connSays(connV1 + "data")}
+	broken := &connBroken{Conn: socket}
+	c := connOf(broken, rules)
+	at := time.Now().Add(time.Minute)
+	socket.during = func() {
+		assert.NoError(t, c.SetReadDeadline(at))
+		assert.WithinDuration(t, at, socket.deadline, time.Second)
+		broken.err = errors.New("broken")
+		assert.Equal(t, broken.err, c.SetReadDeadline(at))
+		broken.err = nil
+	}
+	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
+	assert.Nil(t, socket.during, "it was called")
+}
+
+func TestConnSetDeadlineSaysThatTheReadDeadlineFailed(t *testing.T) {
+	rules, _ := connRules(Off)
+	broken := &connBroken{Conn: connSays("GET"), err: errors.New("broken")}
+	assert.Equal(t, broken.err, connOf(broken, rules).SetDeadline(time.Now()))
+}
+
+func TestConnClosedWhileItsHeaderIsReadIsCountedOnce(t *testing.T) {
+	for _, timed := range []bool{false, true} {
+		for said, peer := range map[string]string{connV1 + "GET": connClient, connV1 + connV2: connPeer.String()} {
+			rules, _ := connRules(On)
+			rules.stats = newStats()
+			socket := &connDuring{connScript: connSays(said)}
+			c := connOf(socket, rules)
+			if timed {
+				require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Hour)))
+			}
+			socket.during = func() { assert.NoError(t, c.Close()) }
+			assert.Equal(t, peer, c.RemoteAddr().String())
+			assert.False(t, c.isPending())
+			for o := range outcomes {
+				want := 0
+				if o == reasonIO {
+					want = 1
+				}
+				assert.EqualValues(t, want, rules.stats.total(o), o.String())
+			}
+		}
+	}
+}
+
+func TestConnReadDeadlineThatHasPassedComesBeforeWhatIsThere(t *testing.T) {
+	rules, _ := connRules(On)
+	client, c := connDial(t, "tcp4", rules)
+	connSend(client, connV1+"data")
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+	assert.ErrorIs(t, connRead(c, 100).err, os.ErrDeadlineExceeded)
+	require.NoError(t, c.SetReadDeadline(time.Time{}))
+	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
+}
+
+func TestConnErrorAfterTheTimeoutIsNoTimeout(t *testing.T) {
+	for _, mode := range []Mode{On, Unspecified} {
+		rules, logs := connRules(mode)
+		reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+		socket := &connScript{events: []connEvent{{"", reset}}}
+		c := newConn(socket, rules, mode, trusted, time.Since(start)-2*rules.timeout)
+		assert.Equal(t, error(reset), connRead(c, 100).err, mode)
+		assert.Empty(t, connReasons(logs), mode)
+	}
+}
+
+func TestConnDeadlineThatCannotBeSetWithinAHeaderIsNotSticky(t *testing.T) {
+	rules, logs := connRules(On)
+	broken := &connBroken{Conn: &connScript{events: []connEvent{{"PRO", nil}, {"", errConnTimeout}, {connV1[3:] + "data", nil}}}}
+	c := connOf(broken, rules)
+	_, err := io.WriteString(c, "x")
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	broken.err = errors.New("broken")
+	assert.Equal(t, connResult{"", broken.err}, connRead(c, 100))
+	broken.err = nil
+	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
+	assert.Empty(t, connReasons(logs))
+}
+
+// connFailing is a connection whose methods fail, but for Read.
+type connFailing struct{ *connScript }
+
+var errConnFailing = errors.New("fails")
+
+func (connFailing) Close() error                     { return errConnFailing }
+func (connFailing) CloseRead() error                 { return errConnFailing }
+func (connFailing) CloseWrite() error                { return errConnFailing }
+func (connFailing) SetReadDeadline(time.Time) error  { return nil }
+func (connFailing) SetWriteDeadline(time.Time) error { return errConnFailing }
+func (connFailing) LocalAddr() net.Addr              { return nil }
+
+func TestConnPassesErrorsOn(t *testing.T) {
+	rules, _ := connRules(Unspecified)
+	c := connOf(connFailing{connSays("GET")}, rules)
+	assert.Equal(t, "tcp", c.LocalAddr().Network(), "of no address")
+	assert.Empty(t, c.LocalAddr().String())
+	assert.Equal(t, errConnFailing, c.SetDeadline(time.Now()))
+	assert.Equal(t, errConnFailing, c.CloseRead())
+	assert.Equal(t, errConnFailing, c.CloseWrite())
+	assert.Equal(t, errConnFailing, c.Close())
+}
+
+func TestConnReadDeadlineErrorsArePassedOn(t *testing.T) {
+	for _, mode := range []Mode{On, Off} {
+		rules, _ := connRules(mode)
+		_, server := connTCP(t, "tcp4")
+		c := connOf(server, rules)
+		require.NoError(t, c.Close())
+		assert.ErrorIs(t, c.SetReadDeadline(time.Now()), net.ErrClosed, mode)
+	}
+}
+
+// connNoRaw is a connection that could be raw and is not.
+type connNoRaw struct{ *connScript }
+
+func (connNoRaw) SyscallConn() (syscall.RawConn, error) { return nil, errConnFailing }
+
+func TestConnWithoutRawConnectionSaysSo(t *testing.T) {
+	rules, _ := connRules(On)
+	raw, err := connOf(connNoRaw{connSays()}, rules).SyscallConn()
+	assert.Nil(t, raw)
+	assert.Equal(t, errConnFailing, err)
+}
+
+func TestSecondHeaderIsRemembered(t *testing.T) {
+	rules, _ := connRules(On)
+	rules.stats = newStats()
+	connReadAll(connOf(connSays(connV1, "PRO", "XY TCP4"), rules))
+	last := rules.stats.lastRefusals()
+	require.Len(t, last, 1)
+	assert.True(t, strings.HasPrefix(last[0].hex(), hex.EncodeToString([]byte("PROXY"))), last[0].hex())
+}
+
+func TestConnRefusedAfterItsHeaderHasTheSocketsAddresses(t *testing.T) {
+	rules, logs := connRules(On)
+	c := connOf(connSays(connV1, connV2), rules)
+	assert.Equal(t, connServer, c.LocalAddr().String())
+	local := c.LocalAddr()
+	_, err := c.Read(make([]byte, 100))
+	require.ErrorIs(t, err, errRefused)
+	assert.Equal(t, []string{"duplicate"}, connReasons(logs))
+	assert.Equal(t, connLocal.String(), local.String())
+	assert.Equal(t, connPeer.String(), c.RemoteAddr().String())
+}
+
+// connCounted returns what a connection that begins like this is counted as.
+func connCounted(t *testing.T, mode Mode, use func(*conn), pieces ...string) (counted []string) {
+	rules, _ := connRules(mode)
+	rules.stats = newStats()
+	use(connOf(connSays(pieces...), rules))
+	for o := range outcomes {
+		for range rules.stats.total(o) {
+			counted = append(counted, o.String())
+		}
+	}
+	return counted
+}
+
+func TestConnIsCountedOnceItIsKnown(t *testing.T) {
+	closes := func(c *conn) { c.Close() }
+	judged := func(c *conn) { c.RemoteAddr() }
+	reads := func(c *conn) { _, _ = io.ReadAll(c) }
+	both := func(f, g func(*conn)) func(*conn) { return func(c *conn) { f(c); g(c) } }
+	for _, tt := range []struct {
+		name   string
+		mode   Mode
+		use    func(*conn)
+		pieces []string
+		want   []string
+	}{
+		{"closed before anything", On, closes, nil, []string{"io"}},
+		{"closed behind its header", On, both(judged, closes), []string{connV1}, []string{"client"}},
+		{"a header may still follow", On, judged, []string{connV1}, nil},
+		{"no header can follow, nothing is read", On, judged, []string{connV1 + "GET"}, []string{"client"}},
+		{"no header can follow, nothing is read, then closed", Unspecified, both(judged, closes), []string{"GET"}, []string{"direct"}},
+		{"a header followed after all", On, both(judged, both(reads, closes)), []string{connV1, connV2}, []string{"duplicate"}},
+		{"everything is read", Unspecified, both(reads, closes), []string{connV1, "GET"}, []string{"marked"}},
+		{"a read deadline was set", On, both(func(c *conn) { _ = c.SetReadDeadline(time.Now().Add(time.Hour)) }, judged), []string{connV1 + "GET"}, []string{"client"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { assert.Equal(t, tt.want, connCounted(t, tt.mode, tt.use, tt.pieces...)) })
+	}
+}
+
+func TestConnThatEndsWithinASignatureIsMissingItsHeader(t *testing.T) {
+	for _, said := range []string{"P", "\r", "PROX", "\r\n\r\n"} {
+		rules, logs := connRules(On)
+		connReadAll(connOf(connSays(said), rules))
+		assert.Equal(t, []string{"missing"}, connReasons(logs), "%q", said)
+	}
+}
+
+func TestConnThatEndsAtOnceSaysSoAtOnce(t *testing.T) {
+	rules, _ := connRules(Unspecified)
+	n, err := connOf(connSays(), rules).Read(make([]byte, 10))
+	assert.Zero(t, n)
+	assert.Equal(t, io.EOF, err)
+}
+
+func TestConnHoldsNoBufferWhileItWaits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		mode   Mode
+		events []connEvent
+	}{
+		"behind its header":           {On, []connEvent{{data: connV1}}},
+		"behind a part of a second":   {On, []connEvent{{data: connV1 + "PRO"}}},
+		"after the timeout":           {Unspecified, []connEvent{{data: "PRO"}, {err: errConnTimeout}}},
+		"after the timeout, in pairs": {Unspecified, []connEvent{{data: "PR"}, {data: "O"}, {err: errConnTimeout}}},
+		"refused":                     {Off, []connEvent{{data: connV1}}},
+		"with the timeout":            {Unspecified, []connEvent{{data: "PRO", err: errConnTimeout}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rules, _ := connRules(tt.mode)
+			c := newConn(&connScript{events: tt.events}, rules, tt.mode, trusted, time.Since(start)-2*rules.timeout)
+			c.RemoteAddr()
+			if tt.mode == Off {
+				connRead(c, 100)
+			}
+			if c.inbox != nil {
+				assert.Nil(t, c.inbox.room)
+				assert.LessOrEqual(t, cap(c.inbox.data), 16, "room for what begins a signature")
+			}
+		})
+	}
+}
+
+func TestHeaderDurationRunsFromAccept(t *testing.T) {
+	for _, timed := range []bool{true, false} {
+		rules, _ := connRules(On, func(r *rules) { r.timed = timed })
+		rules.stats = newStats()
+		newConn(connSays(connV1), rules, On, trusted, time.Since(start)-time.Minute).RemoteAddr()
+		headers := &rules.stats.headers
+		if !timed {
+			assert.Zero(t, headers.sum.Load())
+			continue
+		}
+		sum := time.Duration(headers.sum.Load())
+		assert.GreaterOrEqual(t, sum, time.Minute)
+		assert.Less(t, sum, time.Minute+connBound)
+		assert.EqualValues(t, 1, headers.counts[len(durationBounds)].Load(), "beyond all bounds")
 	}
 }
 

@@ -407,3 +407,10 @@ func readText(t testing.TB, file string) string {
 	require.NoError(t, err)
 	return string(b)
 }
+
+func TestDirectivePassesErrorsOn(t *testing.T) {
+	mode := Unspecified
+	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errConnFailing })
+	err := (&Handler{Mode: &mode}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), next)
+	assert.Equal(t, errConnFailing, err)
+}

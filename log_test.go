@@ -2,6 +2,8 @@ package proxyprotocol
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,4 +78,27 @@ func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 	assert.Equal(t, map[string]any{
 		"peer": connPeer.String(), "local": connLocal.String(), "claimed": c.header.Source().String(),
 	}, logs.All()[2].ContextMap())
+}
+
+// Health checks that only connect are not worth a place in the record of refusals.
+func TestRefusalsThatAreRemembered(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		why  outcome
+		err  error
+		want int
+	}{
+		{"connection that says nothing", reasonIO, io.EOF, 0},
+		{"connection that fails", reasonIO, net.ErrClosed, 1},
+		{"header cut off", reasonMalformed, errCutOff, 1},
+		{"malformed, and then the end", reasonMalformed, io.EOF, 1},
+		{"second header", reasonDuplicate, nil, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rules, _ := connRules(On)
+			rules.stats = newStats()
+			rules.refused(connPeer, connLocal, On, tt.why, nil, tt.err)
+			assert.Len(t, rules.stats.lastRefusals(), tt.want)
+		})
+	}
 }

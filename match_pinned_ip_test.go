@@ -11,8 +11,10 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 )
 
 func TestPinnedIPMatcher(t *testing.T) {
@@ -266,4 +268,36 @@ func TestPinnedIPNeedsToKnowTheConnection(t *testing.T) {
 	match, err := m.MatchWithError(elsewhere)
 	assert.NoError(t, err)
 	assert.False(t, match)
+}
+
+func TestPinnedIPTakesAClientIPThatIsMapped(t *testing.T) {
+	m := &MatchPinnedIP{Ranges: []string{"203.0.113.7", "2001:db8::/32"}}
+	require.NoError(t, m.compile())
+	for client, want := range map[string]bool{
+		"203.0.113.7": true, "::ffff:203.0.113.7": true, "2001:db8::1%eth0": true, "203.0.113.8": false, "": false, "@": false,
+	} {
+		r := requestOn(newTestConn(On, connV1))
+		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, client)
+		match, err := m.MatchWithError(r)
+		require.NoError(t, err)
+		assert.Equal(t, want, match, client)
+	}
+}
+
+func TestPinnedIPWithBadPlaceholderNeedsNoLog(t *testing.T) {
+	m := &MatchPinnedIP{logger: zap.NewNop()}
+	assert.False(t, m.pins(netip.MustParseAddr("192.0.2.1"), "{x}", []string{"nonsense"}))
+	assert.False(t, m.pins(netip.MustParseAddr("192.0.2.1"), "{x}", nil))
+}
+
+func TestTextInCELIsConstant(t *testing.T) {
+	c := newCaddy(t)
+	for _, expression := range []string{
+		"pinned_ip('192.0.2.' + string(1))",
+		"pinned_ip(string(1) + '92.0.2.1')",
+		"pinned_ip('192.0.2.1' - {client_ip})",
+	} {
+		err := c.load("", "http://:1234 {\n@m expression "+quoted(expression)+"\nrespond @m ok\n}")
+		assert.ErrorContains(t, err, "matcher arguments must be string constants", expression)
+	}
 }

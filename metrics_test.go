@@ -276,3 +276,13 @@ func mustHeader(h wire.Header, err error) wire.Header {
 	must(err)
 	return h
 }
+
+func TestDurationsFallIntoTheirBuckets(t *testing.T) {
+	for i, bound := range durationBounds {
+		var d durations
+		d.observe(bound)
+		d.observe(bound + 1)
+		assert.EqualValues(t, 1, d.counts[i].Load(), "bounds are inclusive: %s", bound)
+		assert.EqualValues(t, 1, d.counts[i+1].Load(), bound)
+	}
+}

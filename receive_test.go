@@ -157,3 +157,24 @@ func (c *connUpper) Read(p []byte) (int, error) {
 	copy(p, bytes.ToUpper(p[:n]))
 	return n, err
 }
+
+// waiterBroken is a waiter that cannot set a deadline.
+type waiterBroken struct{ error }
+
+func (w waiterBroken) mayWait() error { return w.error }
+
+func TestReceiveDoesNotWaitWithoutADeadline(t *testing.T) {
+	_, server := connTCP(t, "tcp4")
+	broken := errors.New("broken")
+	err := connSoon(t, func() error { _, err := readFirst(server, waiterBroken{broken}); return err })
+	assert.Equal(t, broken, err)
+}
+
+func TestReceiveSaysThatTheConnectionWasReset(t *testing.T) {
+	client, server := connTCP(t, "tcp4")
+	require.NoError(t, client.(*net.TCPConn).SetLinger(0))
+	require.NoError(t, client.Close())
+	in, err := readFirst(server, noWaiter{})
+	assert.Nil(t, in)
+	assert.ErrorIs(t, err, syscall.ECONNRESET)
+}

@@ -231,7 +231,7 @@ func parseIPv6(line []byte, at int, ip *[16]byte) (int, bool) {
 // of which some groups and an ellipsis have been read into ip.
 func parseMapped(line []byte, at int, ip *[16]byte, groups, ellipsis int) (int, bool) {
 	const zeros = 5 // groups of zeros before the group ffff
-	if groups == 0 || ellipsis == groups || ellipsis < 0 && groups != zeros+1 || ellipsis >= 0 && groups > zeros {
+	if ellipsis == groups || ellipsis < 0 && groups != zeros+1 || ellipsis >= 0 && groups > zeros {
 		return at, false
 	}
 	var prefix [2 * (zeros + 1)]byte // what has been read must be this much of it

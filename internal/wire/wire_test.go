@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bytes"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -372,4 +373,23 @@ func TestHeadersAreComparable(t *testing.T) {
 	assert.False(t, one == decode("PROXY TCP6 2001:db8::1 2001:db8::2 1 3\r\n"), "another port")
 	assert.False(t, one == decode("PROXY TCP6 2001:db8::3 2001:db8::2 1 2\r\n"), "another address")
 	assert.Equal(t, head{}, headOf(wire.Header{}), "the zero Header is no header")
+}
+
+func TestTheSourcesIPIsShortIfItIsIPv4OrMapped(t *testing.T) {
+	for addr, want := range map[string]net.IP{
+		"192.0.2.1":        {192, 0, 2, 1},
+		"::ffff:192.0.2.1": {192, 0, 2, 1},
+		"::fffe:192.0.2.1": net.ParseIP("::fffe:c000:201"),
+		"2001:db8::1":      net.ParseIP("2001:db8::1"),
+	} {
+		src := netip.AddrPortFrom(netip.MustParseAddr(addr), 1234)
+		h, err := wire.NewProxy(2, wire.Stream, src, src)
+		require.NoError(t, err)
+		assert.Equal(t, want, h.SourceIP(), addr)
+		assert.Equal(t, 1234, h.SourcePort(), addr)
+	}
+	for _, h := range []wire.Header{{}, wire.NewLocal(), wire.NewUnknown(1), wire.NewUnknown(2)} {
+		assert.Nil(t, h.SourceIP())
+		assert.Zero(t, h.SourcePort())
+	}
 }
