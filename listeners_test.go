@@ -8,22 +8,22 @@ import (
 )
 
 func newListenerPool() *listenerPool {
-	return &listenerPool{entries: make(map[listenerKey]*listenerEntry), gone: make(map[tallyOf]*tally)}
+	return &listenerPool{entries: make(map[listenerKey]*listenerEntry), gone: make(map[tallyKey]*tally)}
 }
 
 // A counter must not go down.
 func TestCountsOfAListenerOutliveItAsLongAsItsServer(t *testing.T) {
 	pool := newListenerPool()
 	first, second := new(ListenerWrapper), new(ListenerWrapper)
-	pool.acquire(listenerKey{"srv0", "a"}, first, false).count(On, 1, outcomeClient)
-	pool.acquire(listenerKey{"srv0", "b"}, second, false).count(On, 1, outcomeClient)
-	of := tallyOf{server: "srv0"}
+	pool.acquire(listenerKey{"srv0", "a"}, first).count(On, 1, outcomeClient)
+	pool.acquire(listenerKey{"srv0", "b"}, second).count(On, 1, outcomeClient)
+	of := tallyKey{server: "srv0"}
 	assert.EqualValues(t, 2, pool.tallies()[of].total(outcomeClient))
 	pool.release(first)
 	assert.EqualValues(t, 2, pool.tallies()[of].total(outcomeClient), "one is gone")
 	pool.release(second)
 	assert.Empty(t, pool.tallies(), "the server is gone")
-	pool.acquire(listenerKey{"srv0", "a"}, first, false)
+	pool.acquire(listenerKey{"srv0", "a"}, first)
 	assert.Zero(t, pool.tallies()[of].total(outcomeClient), "a new server")
 }
 
@@ -34,7 +34,7 @@ func TestListenersComeInOrder(t *testing.T) {
 		for _, address := range []string{"1", "2", "3"} {
 			key := listenerKey{server, address}
 			want = append(want, key)
-			pool.acquire(key, new(ListenerWrapper), false)
+			pool.acquire(key, new(ListenerWrapper))
 		}
 	}
 	pool.each(func(key listenerKey, _ *stats, _ wrapper) { got = append(got, key) })

@@ -161,6 +161,7 @@ func (c *connUpper) Read(p []byte) (int, error) {
 // waiterBroken is a waiter that cannot set a deadline.
 type waiterBroken struct{ error }
 
+func (waiterBroken) mayRead() error   { return nil }
 func (w waiterBroken) mayWait() error { return w.error }
 
 func TestReceiveDoesNotWaitWithoutADeadline(t *testing.T) {
