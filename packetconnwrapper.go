@@ -133,16 +133,12 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	}
 	// What another wrapper does must not be passed by.
 	pw.unwrap = len(names) > 0 && names[0] == wrapperName
-	if !hasPlaceholders(server) {
-		installPlaceholders(server)
-	}
+	installPlaceholders(server)
 	if err := pw.guard(server, logger); err != nil {
 		return err
 	}
-	if pw.listen, err = listenAddrsOf(server); err != nil {
-		return err
-	}
-	return nil
+	pw.listen, err = listenAddrsOf(server)
+	return err
 }
 
 // onStart takes over the sockets that Caddy keeps from the configuration before, once this
