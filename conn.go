@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -93,11 +92,9 @@ func (a *localAddr) Network() string {
 // String implements net.Addr.
 func (a *localAddr) String() string {
 	c := (*conn)(a)
-	if c.accepts() && !c.marked {
-		// Caddy's own sender writes an unspecified destination.
-		to := c.header.Destination()
-		if ip := to.Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
-			return netip.AddrPortFrom(ip, to.Port()).String()
+	if c.accepts() {
+		if to := c.destination(); to.IsValid() {
+			return to.String()
 		}
 	}
 	return addrString(c.Conn.LocalAddr())

@@ -3,6 +3,7 @@ package proxyprotocol
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -61,6 +62,17 @@ func (f *facts) known() *facts { return f }
 
 // present reports whether there was a header.
 func (f *facts) present() bool { return f.header.Version() != 0 }
+
+// destination is the header's destination, or invalid if there is none to go by: it is
+// unspecified, as Caddy's own sender writes it, or the client is marked.
+func (f *facts) destination() netip.AddrPort {
+	to := f.header.Destination()
+	ip := to.Addr().Unmap()
+	if f.marked || !ip.IsValid() || ip.IsUnspecified() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ip, to.Port())
+}
 
 // outcome is what became of a connection or datagram that was not refused.
 func (f *facts) outcome() outcome {

@@ -63,8 +63,8 @@ func (a *quicAddr) RemoteAddr() net.Addr { return a }
 // LocalAddr returns the header's destination, or what the peer sent to if there is none,
 // it is unspecified, or the client is marked.
 func (a *quicAddr) LocalAddr() net.Addr {
-	if to := a.header.Destination(); !a.marked && to.IsValid() && !to.Addr().Unmap().IsUnspecified() {
-		return net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
+	if to := a.destination(); to.IsValid() {
+		return net.UDPAddrFromAddrPort(to)
 	}
 	return net.UDPAddrFromAddrPort(a.local)
 }
