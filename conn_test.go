@@ -1490,7 +1490,7 @@ func TestConnFactsSurviveTheBuffer(t *testing.T) {
 		used := script.into[:cap(script.into)]
 		if len(pieces) == 1 {
 			connReadAll(c)
-			assert.Len(t, used, len(inbox{}.room), "the pool's")
+			assert.Len(t, used, inboxSize, "the pool's")
 		}
 		for i := range used {
 			used[i] = 0xff
@@ -1972,8 +1972,8 @@ func TestConnHoldsNoBufferWhileItWaits(t *testing.T) {
 				connRead(c, 100)
 			}
 			if c.inbox != nil {
-				assert.Nil(t, c.inbox.room)
-				assert.LessOrEqual(t, cap(c.inbox.data), 16, "room for what begins a signature")
+				assert.False(t, c.inbox.shared)
+				assert.LessOrEqual(t, cap(c.inbox.room), 16, "room for what begins a signature")
 			}
 		})
 	}

@@ -212,8 +212,8 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 			c.client.Port = 0
 		}
 	}
-	rest := c.inbox.data[r.Size:]
-	c.inbox.data = rest
+	c.inbox.start += r.Size
+	rest := c.inbox.data()
 	if c.rules.timed {
 		c.rules.stats.headers.observe(time.Since(start) - c.accepted)
 	}
@@ -268,9 +268,9 @@ func (c *conn) watch(p []byte) (n int, err error) {
 // drain hands on what was received.
 func (c *conn) drain(p []byte) int {
 	in := c.inbox
-	n := copy(p, in.data)
-	in.data = in.data[n:]
-	if len(in.data) == 0 {
+	n := copy(p, in.data())
+	in.start += n
+	if in.start == in.end {
 		c.release()
 		c.phase.Store(open)
 	}

@@ -269,7 +269,7 @@ func TestJudgeDribblerCostsWhatItSent(t *testing.T) {
 				require.Len(t, c.received(), sent)
 				require.LessOrEqual(t, cap(c.received()), max(2*sent, 2))
 				require.LessOrEqual(t, cap(c.received()), maxSize)
-				require.Nil(t, c.inbox.room, "the shared room is not held while waiting")
+				require.False(t, c.inbox.shared, "the shared room is not held while waiting")
 			}}
 			c = connOf(dribble, rules)
 			assert.Equal(t, connClient, c.RemoteAddr().String())

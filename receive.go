@@ -9,18 +9,24 @@ import (
 // inbox has what a connection received and has not handed on: a header and, where they
 // come together, what follows it. A connection has one only while there is something.
 type inbox struct {
-	data []byte
-	room *[4096]byte // what data lies in, if the inbox is the pool's
+	room       []byte
+	start, end int  // of what is in it; a slice would cost more while garbage is collected
+	shared     bool // it is the pool's
 }
 
-var inboxes = sync.Pool{New: func() any { return &inbox{room: new([4096]byte)} }}
+const inboxSize = 4096 // of the pool's
+
+var inboxes = sync.Pool{New: func() any { return &inbox{room: make([]byte, inboxSize), shared: true} }}
+
+// data returns what is in the inbox.
+func (in *inbox) data() []byte { return in.room[in.start:in.end] }
 
 // received returns what is in the inbox.
 func (c *conn) received() []byte {
 	if c.inbox == nil {
 		return nil
 	}
-	return c.inbox.data
+	return c.inbox.data()
 }
 
 // receive reads more of the first header into the inbox. While nothing has come it holds
@@ -35,15 +41,16 @@ func (c *conn) receive() (err error) {
 	if err := c.mayWait(); err != nil {
 		return err
 	}
-	if in.room != nil || len(in.data) == cap(in.data) {
+	if in.shared || in.end == len(in.room) {
 		// What is valid so far and not complete is shorter than maxHeaderSize.
-		size := min(2*len(in.data), c.rules.maxHeaderSize)
-		in = &inbox{data: append(make([]byte, 0, size), in.data...)}
+		grown := &inbox{room: make([]byte, min(2*in.end, c.rules.maxHeaderSize))}
+		grown.end = copy(grown.room, in.data())
 		c.release()
-		c.inbox = in
+		c.inbox, in = grown, grown
 	}
-	n, err := c.Conn.Read(in.data[len(in.data):cap(in.data)])
-	in.data = in.data[:len(in.data)+n]
+	free := in.room[in.end:]
+	n, err := c.Conn.Read(free)
+	in.end += len(free[:n]) // where an impossible n panics before it does harm
 	return err
 }
 
@@ -52,7 +59,7 @@ func (c *conn) receive() (err error) {
 func (c *conn) keep(b []byte) {
 	var kept *inbox
 	if len(b) > 0 {
-		kept = &inbox{data: bytes.Clone(b)}
+		kept = &inbox{room: bytes.Clone(b), end: len(b)}
 	}
 	c.release()
 	c.inbox = kept
@@ -62,8 +69,7 @@ func (c *conn) keep(b []byte) {
 func (c *conn) release() {
 	in := c.inbox
 	c.inbox = nil
-	if in != nil && in.room != nil {
-		in.data = nil
+	if in != nil && in.shared {
 		inboxes.Put(in)
 	}
 }
@@ -80,11 +86,11 @@ func readWaiting(c net.Conn, w waiter) (*inbox, error) {
 		return nil, err
 	}
 	in := inboxes.Get().(*inbox)
-	n, err := c.Read(in.room[:])
+	n, err := c.Read(in.room)
 	if n == 0 {
 		inboxes.Put(in)
 		return nil, err
 	}
-	in.data = in.room[:n]
+	in.start, in.end = 0, len(in.room[:n])
 	return in, err
 }

@@ -47,7 +47,7 @@ var connKinds = []struct {
 
 func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 	for _, kind := range connKinds {
-		for _, size := range []int{1, 100, len(inbox{}.room), len(inbox{}.room) + 1} {
+		for _, size := range []int{1, 100, inboxSize, inboxSize + 1} {
 			t.Run(fmt.Sprint(kind.name, "/", size), func(t *testing.T) {
 				client, server := connTCP(t, kind.network)
 				if kind.wrap != nil {
@@ -64,11 +64,11 @@ func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 				got := connWait(t, done)
 				require.NoError(t, got.err)
 				require.NotNil(t, got.in)
-				require.NotEmpty(t, got.in.data)
-				rest := make([]byte, size-len(got.in.data))
+				require.NotEmpty(t, got.in.data())
+				rest := make([]byte, size-len(got.in.data()))
 				_, err = io.ReadFull(server, rest)
 				require.NoError(t, err)
-				assert.Equal(t, sent, string(got.in.data)+string(rest))
+				assert.Equal(t, sent, string(got.in.data())+string(rest))
 			})
 		}
 	}

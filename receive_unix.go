@@ -80,12 +80,12 @@ func (r *firstReader) recycle() {
 func (r *firstReader) read(fd uintptr) (done bool) {
 	in := inboxes.Get().(*inbox)
 	for {
-		n, err := syscall.Read(int(fd), in.room[:])
+		n, err := syscall.Read(int(fd), in.room)
 		switch {
 		case err == syscall.EINTR:
 			continue
 		case n > 0:
-			in.data = in.room[:n]
+			in.start, in.end = 0, n
 			r.inbox = in
 			return true
 		}

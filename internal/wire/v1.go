@@ -1,25 +1,30 @@
 package wire
 
-import "bytes"
+import (
+	"bytes"
+	"encoding/binary"
+	"unicode"
+)
 
 // decodeV1 decodes a v1 header (section 2.1): one line of text, of which nothing
 // is interpreted before its CRLF is there.
-func decodeV1(b []byte) Result {
+func decodeV1(b []byte, r *Result) {
 	const keyword = len(SignatureV1) + 1
 	if len(b) < keyword {
-		return Result{State: Partial, Version: 1}
+		*r = Result{State: Partial, Version: 1}
+		return
 	}
 	if b[keyword-1] != ' ' {
-		return invalid(1, ProblemSpace, keyword-1)
+		*r = invalid(1, ProblemSpace, keyword-1)
+		return
 	}
 	// A valid line with addresses takes one pass; what is not one, another to say why.
-	r := Result{State: Complete, Version: 1}
 	line := b[:min(len(b), MaxSizeV1)]
 	if at, err := parseLine(line, keyword, &r.Header); err.Problem == 0 && hasPrefix(line[at:], crlf) {
-		r.Size = at + len(crlf)
-		return r
+		r.State, r.Version, r.Size = Complete, 1, at+len(crlf)
+		return
 	}
-	return decodeLine(b, keyword)
+	*r = decodeLine(b, keyword)
 }
 
 // decodeLine decodes a v1 line of any kind.
@@ -130,18 +135,30 @@ func parseSpace(line []byte, at int) (int, bool) {
 
 // parseNumber reads a decimal number of 0 to limit without leading zeros.
 func parseNumber(line []byte, at, limit int) (n, next int, ok bool) {
-	start := at
-	for ; at < len(line); at++ {
-		digit := line[at] - '0'
-		if digit > 9 {
-			break
+	rest := line[at:]
+	if len(rest) == 0 {
+		return 0, at, false
+	}
+	n = int(rest[0]) - '0'
+	if uint(n) > 9 {
+		return 0, at, false
+	}
+	if n == 0 {
+		if len(rest) > 1 && rest[1]-'0' <= 9 { // the first digit was a zero
+			return 0, at + 1, false
 		}
-		n = n*10 + int(digit)
-		if n > limit || at > start && n < 10 { // the first digit was a zero
-			return 0, at, false
+		return 0, at + 1, true
+	}
+	for i := 1; i < len(rest); i++ {
+		digit := int(rest[i]) - '0'
+		if uint(digit) > 9 {
+			return n, at + i, true
+		}
+		if n = n*10 + digit; n > limit {
+			return 0, at + i, false
 		}
 	}
-	return n, at, at > start
+	return n, len(line), true
 }
 
 func parsePort(line []byte, at int, port *uint16) (int, bool) {
@@ -185,12 +202,12 @@ func parseIPv6(line []byte, at int, ip *[16]byte) (int, bool) {
 	}
 	for groups < 8 {
 		start, group := at, 0
-		for ; at < len(line) && at < start+4; at++ {
-			digit := hexDigit(line[at])
-			if digit < 0 {
+		for end := min(at+4, len(line)); at < end; at++ {
+			digit := hexDigits[line[at]]
+			if digit == 0 {
 				break
 			}
-			group = group<<4 | digit
+			group = group<<4 | int(digit-1)
 		}
 		if at == start {
 			if ellipsis == groups { // the address ends with "::"
@@ -198,12 +215,16 @@ func parseIPv6(line []byte, at int, ip *[16]byte) (int, bool) {
 			}
 			return at, false
 		}
-		if at < len(line) && line[at] == '.' {
+		next := byte(0)
+		if at < len(line) {
+			next = line[at]
+		}
+		if next == '.' {
 			return parseMapped(line, start, ip, groups, ellipsis)
 		}
-		ip[2*groups], ip[2*groups+1] = byte(group>>8), byte(group)
+		binary.BigEndian.PutUint16(ip[2*groups:], uint16(group))
 		groups++
-		if groups == 8 || at == len(line) || line[at] != ':' {
+		if groups == 8 || next != ':' {
 			break
 		}
 		at++
@@ -246,12 +267,11 @@ func parseMapped(line []byte, at int, ip *[16]byte, groups, ellipsis int) (int, 
 	return at, ok
 }
 
-func hexDigit(c byte) int {
-	if digit := c - '0'; digit < 10 {
-		return int(digit)
+// hexDigits has one more than the value of each hexadecimal digit, and 0 for all else.
+var hexDigits = func() (digits [256]uint8) {
+	for i, c := range "0123456789abcdef" {
+		digits[c] = uint8(i) + 1
+		digits[unicode.ToUpper(c)] = uint8(i) + 1
 	}
-	if digit := (c | 0x20) - 'a'; digit < 6 { // 0x20 makes a letter lower case
-		return int(digit) + 10
-	}
-	return -1
-}
+	return digits
+}()

@@ -18,39 +18,46 @@ const (
 
 // decodeV2 decodes a v2 header (section 2.2). What its first 16 bytes get wrong is
 // refused before the rest arrives.
-func decodeV2(b []byte, maxSize int) Result {
+func decodeV2(b []byte, maxSize int, r *Result) {
 	const (
 		atCommand = len(SignatureV2)
 		atFamily  = atCommand + 1
 		atLength  = atCommand + 2
 	)
-	h := Header{version: 2}
+	h := &r.Header
+	h.version = 2
 	if len(b) > atCommand {
 		if b[atCommand]>>4 != 2 {
-			return invalid(2, ProblemVersion, atCommand)
+			*r = invalid(2, ProblemVersion, atCommand)
+			return
 		}
 		h.command = Command(b[atCommand] & 0xf)
 		if h.command > Proxy {
-			return invalid(2, ProblemCommand, atCommand)
+			*r = invalid(2, ProblemCommand, atCommand)
+			return
 		}
 	}
 	// A LOCAL header's block is discarded "including the family which is ignored".
 	if len(b) > atFamily && h.command == Proxy {
 		h.family, h.transport = Family(b[atFamily]>>4), Transport(b[atFamily]&0xf)
 		if h.family > Unix {
-			return invalid(2, ProblemFamily, atFamily)
+			*r = invalid(2, ProblemFamily, atFamily)
+			return
 		}
 		if h.transport > Dgram {
-			return invalid(2, ProblemTransport, atFamily)
+			*r = invalid(2, ProblemTransport, atFamily)
+			return
 		}
 	}
 	if len(b) < fixedSizeV2 {
-		return Result{State: Partial, Version: 2}
+		*r = Result{State: Partial, Version: 2}
+		return
 	}
 
 	size := fixedSizeV2 + int(binary.BigEndian.Uint16(b[atLength:]))
 	if size > maxSize {
-		return invalid(2, ProblemTooLarge, atLength)
+		*r = invalid(2, ProblemTooLarge, atLength)
+		return
 	}
 	addrsSize, skip := 0, false
 	switch {
@@ -64,13 +71,16 @@ func decodeV2(b []byte, maxSize int) Result {
 		addrsSize = addrsSizeUnix
 	}
 	if size < fixedSizeV2+addrsSize {
-		return invalid(2, ProblemLength, atLength)
+		*r = invalid(2, ProblemLength, atLength)
+		return
 	}
 	if len(b) < size {
-		return Result{State: Partial, Version: 2}
+		*r = Result{State: Partial, Version: 2}
+		return
 	}
 	if skip {
-		return Result{State: Complete, Version: 2, Header: h, Size: size}
+		r.State, r.Version, r.Size = Complete, 2, size
+		return
 	}
 
 	addrs := b[fixedSizeV2 : fixedSizeV2+addrsSize]
@@ -87,9 +97,11 @@ func decodeV2(b []byte, maxSize int) Result {
 		h.srcPort, h.dstPort = binary.BigEndian.Uint16(ports), binary.BigEndian.Uint16(ports[2:])
 	}
 	if err := checkTLVs(b[:size], fixedSizeV2+addrsSize); err.Problem != 0 {
-		return Result{State: Invalid, Version: 2, Err: err}
+		*r = Result{State: Invalid, Version: 2, Err: err}
+		return
 	}
-	return Result{State: Complete, Version: 2, Header: h, Size: size, TLVs: TLVs(b[fixedSizeV2+addrsSize : size])}
+	r.State, r.Version, r.Size = Complete, 2, size
+	r.TLVs = TLVs(b[fixedSizeV2+addrsSize : size])
 }
 
 // checkTLVs checks the TLVs that fill header from a byte on, and its checksum if

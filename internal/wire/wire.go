@@ -84,16 +84,17 @@ func Signature(b []byte) (State, uint8) {
 // Decode decodes the header at the start of b. A v2 header may have maxSize bytes. It
 // looks at no byte behind the header, keeps nothing, allocates nothing, and
 // gives the same answer however often it was asked with fewer bytes before.
-func Decode(b []byte, maxSize int) Result {
+func Decode(b []byte, maxSize int) (r Result) {
 	state, version := Signature(b)
 	switch version {
 	case 1:
-		return decodeV1(b)
+		decodeV1(b, &r)
 	case 2:
-		return decodeV2(b, maxSize)
+		decodeV2(b, maxSize, &r)
 	default:
-		return Result{State: state}
+		r.State = state
 	}
+	return r
 }
 
 // invalid is the answer to a header of this version that breaks a rule at this
