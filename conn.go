@@ -66,6 +66,8 @@ const (
 	watching
 	// draining: no header can come. Read hands on what was received.
 	draining
+	// handing is draining, while one Read does it.
+	handing
 	// open: reads go straight to the socket.
 	open
 	// refused: the connection is closed, reads and writes fail.
@@ -105,7 +107,7 @@ var start = time.Now()
 
 func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Duration) *conn {
 	wrapped := &conn{Conn: c, rules: rules, accepted: accepted}
-	wrapped.mode, wrapped.trust, wrapped.peer = mode, trust, peerAddr(c.RemoteAddr())
+	wrapped.mode, wrapped.trust = mode, trust
 	if mode == Off {
 		wrapped.phase.Store(watching)
 	}
@@ -117,10 +119,12 @@ func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Dur
 func (c *conn) RemoteAddr() net.Addr {
 	c.settleAddrs()
 	if !c.accepts() || !c.header.HasAddrs() {
-		return c.peer
+		return c.peerAddr()
 	}
 	return &c.client
 }
+
+func (c *conn) peerAddr() net.Addr { return remoteOf(c.Conn) }
 
 // isPending reports whether the beginning has yet to be judged.
 func (c *conn) isPending() bool { return c.phase.Load()&^closed <= timed }
@@ -141,10 +145,14 @@ func (c *conn) LocalAddr() net.Addr {
 
 // Read reads what follows the header.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.phase.Load() == open {
+	switch c.phase.Load() {
+	case open:
 		return c.Conn.Read(p)
+	case draining:
+		return c.drain(p)
+	default:
+		return c.readBeginning(p)
 	}
-	return c.readBeginning(p)
 }
 
 // Write writes to the socket, not before the beginning is judged.
@@ -171,7 +179,7 @@ func (c *conn) mayWrite() error {
 		return err
 	}
 	if c.phase.Load() == refused {
-		return refusedError("write", c.peer)
+		return refusedError("write", c.peerAddr())
 	}
 	return nil
 }

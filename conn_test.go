@@ -1043,7 +1043,7 @@ func TestConnHeaderBehindAnsweredAddressIsRefused(t *testing.T) {
 				rules, logs := connRules(mode)
 				c := connOf(&connScript{events: []connEvent{{"PRO", nil}, {"", errConnTimeout}, {connV1[3:], nil}}}, rules)
 				connCalls[name](c)
-				assert.Equal(t, connPeer, c.peer)
+				assert.Equal(t, connPeer, c.peerAddr())
 				assert.True(t, c.isPending())
 				assert.ErrorIs(t, connRead(c, 100).err, errRefused)
 				assert.Equal(t, connPeer, c.RemoteAddr())
@@ -1195,17 +1195,44 @@ func TestConnPanicBelowIsARefusal(t *testing.T) {
 	}
 }
 
-func TestConnThatClaimsTooManyBytesIsRefused(t *testing.T) {
-	rules, logs := connRules(On)
-	c := connOf(connLiar{connSays(connV1)}, rules)
-	require.NotPanics(t, func() { c.RemoteAddr() })
-	assert.Equal(t, refused, c.phase.Load())
-	assert.Equal(t, []string{"io"}, connReasons(logs))
+// A panic anywhere but where it is recovered would end the process.
+func TestConnThatClaimsToHaveReadTheImpossibleIsRefused(t *testing.T) {
+	for _, before := range []string{"", "PROXY"} {
+		for _, excess := range []int{1, -10_000} {
+			t.Run(fmt.Sprint(before, excess), func(t *testing.T) {
+				rules, logs := connRules(On)
+				c := connOf(&connLiar{connSays(), before, excess}, rules)
+				require.NotPanics(t, func() { c.RemoteAddr() })
+				assert.Equal(t, refused, c.phase.Load())
+				assert.Equal(t, []string{"io"}, connReasons(logs))
+			})
+		}
+	}
 }
 
-type connLiar struct{ net.Conn }
+// connLiar says that a read gave more than there was room for, or less than nothing.
+type connLiar struct {
+	net.Conn
+	before string // what it reads honestly first
+	excess int
+}
 
-func (c connLiar) Read(p []byte) (int, error) { return len(p) + 1, nil }
+func (c *connLiar) Read(p []byte) (int, error) {
+	if c.before == "" {
+		return len(p) + c.excess, nil
+	}
+	n := copy(p, c.before)
+	c.before = c.before[n:]
+	return n, nil
+}
+
+// The process would end here too: net/http asks for the address before it can recover.
+func TestConnOfWhichThePeerCannotBeToldHasNoAddress(t *testing.T) {
+	rules, _ := connRules(Unspecified)
+	c := connOf(connPanics{connSays(connGET), "RemoteAddr"}, rules)
+	require.NotPanics(t, func() { assert.Nil(t, c.RemoteAddr()) })
+	assert.Equal(t, connResult{connGET, nil}, connRead(c, 100))
+}
 
 // Sizes of reads
 
@@ -1669,6 +1696,53 @@ func TestConnHasNoConnectionState(t *testing.T) {
 
 // Concurrency
 
+// Every byte goes to one Read, and what is behind is not read before.
+func TestConnReadsAtTheSameTimeTakeTurns(t *testing.T) {
+	const size, readers = 4, 8
+	var sent []string
+	for i := range 900 {
+		sent = append(sent, fmt.Sprintf("%0*d", size, i))
+	}
+	together, behind := sent[:700], sent[700:]
+	rules, _ := connRules(On)
+	c := connOf(&connSerial{Conn: connSays(append([]string{connV1 + strings.Join(together, "")}, behind...)...)}, rules)
+	require.Equal(t, connClient, c.RemoteAddr().String())
+	require.Equal(t, draining, c.phase.Load())
+
+	var mu sync.Mutex
+	var got []string
+	var all sync.WaitGroup
+	for range readers {
+		all.Go(func() {
+			p := make([]byte, size)
+			for {
+				n, err := c.Read(p)
+				if err != nil {
+					return
+				}
+				mu.Lock()
+				got = append(got, string(p[:n]))
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	assert.ElementsMatch(t, sent, got)
+	assert.Equal(t, open, c.phase.Load())
+}
+
+// connSerial reads one at a time, as sockets do.
+type connSerial struct {
+	net.Conn
+	mu sync.Mutex
+}
+
+func (c *connSerial) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Conn.Read(p)
+}
+
 func TestConnConcurrentUse(t *testing.T) {
 	inputs := []string{connV1 + "data", connV2 + "PROPFIND", connV1 + connV2, connGET, "PROXY nonsense\r\n", connV2[:20], ""}
 	for _, mode := range []Mode{On, Off, Unspecified} {
@@ -2010,7 +2084,7 @@ func TestConnHeaderThatIsJudgedAfterTheTimeoutIsRefused(t *testing.T) {
 				}
 				c.accepted -= 2 * rules.timeout
 				connSend(client, connV1)
-				assert.Equal(t, c.peer, connSoon(t, c.RemoteAddr))
+				assert.Equal(t, c.peerAddr(), connSoon(t, c.RemoteAddr))
 				assert.Equal(t, []string{"timeout"}, connReasons(logs))
 			})
 		}

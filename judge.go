@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -49,10 +50,10 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 	switch c.phase.Load() &^ closed {
 	case watching:
 		return c.watch(p)
-	case draining:
-		return c.drain(p), nil
+	case draining, handing:
+		return c.drain(p)
 	case refused:
-		return 0, refusedError("read", c.peer)
+		return 0, refusedError("read", c.peerAddr())
 	default:
 		return c.Conn.Read(p)
 	}
@@ -109,7 +110,7 @@ func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outco
 // is not known yet.
 func (c *conn) mayAnnounce() bool {
 	if c.trust == unasked {
-		c.trust = c.rules.ask(c.peer)
+		c.trust = c.rules.ask(c.peerAddr())
 	}
 	return c.trust == trusted
 }
@@ -235,7 +236,7 @@ func (c *conn) watch(p []byte) (n int, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
-			n, err = 0, refusedError("read", c.peer)
+			n, err = 0, refusedError("read", c.peerAddr())
 		}
 	}()
 	if len(p) == 0 {
@@ -253,7 +254,7 @@ func (c *conn) watch(p []byte) (n int, err error) {
 		case state == wire.Partial:
 			c.keep(got)
 			c.refuse(c.reasonToWatch(), nil)
-			return 0, refusedError("read", c.peer)
+			return 0, refusedError("read", c.peerAddr())
 		case state == wire.Absent, isEOF(err) && len(got) > 0:
 			return c.handOn(p, got), nil // an error will be back with the next read
 		default:
@@ -265,12 +266,29 @@ func (c *conn) watch(p []byte) (n int, err error) {
 	}
 }
 
-// drain hands on what was received.
-func (c *conn) drain(p []byte) int {
+// drain hands on what was received. Reads at the same time take turns; none waits for more
+// than a copy.
+func (c *conn) drain(p []byte) (int, error) {
+	for {
+		switch phase := c.phase.Load(); phase &^ closed {
+		case draining:
+			if c.phase.CompareAndSwap(phase, handing) {
+				return c.hand(p), nil
+			}
+		case open:
+			return c.Conn.Read(p)
+		}
+		runtime.Gosched()
+	}
+}
+
+func (c *conn) hand(p []byte) int {
 	in := c.inbox
 	n := copy(p, in.data())
 	in.start += n
-	if in.start == in.end {
+	if in.start < in.end {
+		c.phase.Store(draining)
+	} else {
 		c.release()
 		c.phase.Store(open)
 	}
@@ -312,17 +330,25 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 		_, version := wire.Signature(got)
 		c.rules.stats.count(c.mode, version, why)
 	}
-	c.rules.refused(c.peer, localOf(c.Conn), c.mode, why, got, err)
+	c.rules.refused(c.peerAddr(), localOf(c.Conn), c.mode, why, got, err)
 	c.release()
 	return refused
 }
 
-// localOf and closeSafely are for connections that may have panicked before, and may panic
+// localOf, remoteOf and closeSafely are for connections that may have panicked before, and may panic
 // again.
 
 func localOf(c net.Conn) (local net.Addr) {
 	defer func() { _ = recover() }()
 	return c.LocalAddr()
+}
+
+func remoteOf(c net.Conn) (remote net.Addr) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		return tcp.RemoteAddr()
+	}
+	defer func() { _ = recover() }()
+	return shown(c.RemoteAddr())
 }
 
 func closeSafely(c net.Conn) {

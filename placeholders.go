@@ -137,9 +137,9 @@ var getters = map[string]func(c connection, f *facts) any{
 	".client_port": func(c connection, _ *facts) any { return portOf(c.RemoteAddr()) },
 	".server_ip":   func(c connection, _ *facts) any { return hostOf(c.LocalAddr()) },
 	".server_port": func(c connection, _ *facts) any { return portOf(c.LocalAddr()) },
-	".peer":        func(_ connection, f *facts) any { return addrString(f.peer) },
-	".peer_ip":     func(_ connection, f *facts) any { return hostOf(f.peer) },
-	".peer_port":   func(_ connection, f *facts) any { return portOf(f.peer) },
+	".peer":        func(c connection, _ *facts) any { return addrString(c.peerAddr()) },
+	".peer_ip":     func(c connection, _ *facts) any { return hostOf(c.peerAddr()) },
+	".peer_port":   func(c connection, _ *facts) any { return portOf(c.peerAddr()) },
 }
 
 func versionOf(h wire.Header) any {
@@ -213,7 +213,7 @@ type summary struct{ conn connection }
 func (s *summary) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	f := s.conn.known()
 	enc.AddString("mode", f.mode.String())
-	enc.AddString("peer", addrString(f.peer))
+	enc.AddString("peer", addrString(s.conn.peerAddr()))
 	enc.AddBool("present", f.present())
 	if !f.present() {
 		return nil
