@@ -3,9 +3,11 @@ package proxyprotocol
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -116,6 +118,46 @@ func TestMatchersWarnOfTheirOwnServerOnly(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestMatchersWarnOfAllServersIfNoneHasAWrapper(t *testing.T) {
+	const site = "http://:%d {\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}\n"
+	ports := []int{freePort(t), freePort(t), freePort(t)}
+	sites := ""
+	for _, port := range ports {
+		sites += fmt.Sprintf(site, port)
+	}
+	c := startCaddy(t, "", sites)
+	warnings := unwrappedWarnings(c.logs)
+	require.Len(t, warnings, len(ports))
+	var all []any
+	slices.Sort(ports)
+	for _, port := range ports {
+		all = append(all, fmt.Sprintf(":%d", port))
+	}
+	for _, warning := range warnings {
+		assert.Equal(t, all, warning.get("listen"))
+	}
+}
+
+func TestMatchersDoNotWarnOfWhatTheyCannotKnow(t *testing.T) {
+	t.Run("packet wrapper alone", func(t *testing.T) {
+		for _, host := range []string{"", "localhost"} {
+			c := startCaddy(t, packets("", "on"), fmt.Sprintf("https://%s:%d {\ntls %s\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}\n", host, freePort(t), tlsFiles(t)))
+			assert.Empty(t, unwrappedWarnings(c.logs), "%q", host)
+		}
+	})
+	t.Run("used by another app when the servers are there", func(t *testing.T) {
+		c := startCaddy(t, wrappers("proxy_protocol_mode on"), plainSite(freePort(t)))
+		require.NoError(t, (&MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(caddy.ActiveContext()))
+		assert.Empty(t, unwrappedWarnings(c.logs))
+	})
+	t.Run("no servers", func(t *testing.T) {
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+		defer cancel()
+		assert.NoError(t, (&MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(ctx))
+		assert.NoError(t, (&MatchProxyProtocol{Is: []string{isPresent}}).Provision(ctx))
+	})
 }
 
 // A CEL function whose arguments are known only when a request comes warns once.
