@@ -74,14 +74,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return errors.New("proxy_protocol works in the routes of an HTTP server only")
 	}
 	if !hasPlaceholders(server) {
-		return fmt.Errorf(`server %s has no listener wrapper '%s', which proxy_protocol needs; add to the global options:
-
-	servers {
-		listener_wrappers {
-			%s on
-			tls
-		}
-	}`, server.Name(), wrapperName, wrapperName)
+		return noWrapperError(server)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -314,6 +315,7 @@ func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
 			tls
 		}
 	}`
+	const exactly = "\n\nIf they are there as 'servers <address>': the address must be exactly one that the server listens at, as :"
 	c := newCaddy(t)
 	const handler = "loading module 'proxy_protocol': provision http.handlers.proxy_protocol: server "
 	tests := []struct{ name, options, site, want string }{
@@ -325,22 +327,24 @@ func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := c.load(tt.options, fmt.Sprintf("http://:%d {\n%s\n}", freePort(t), tt.site))
+			port := freePort(t)
+			err := c.load(tt.options, fmt.Sprintf("http://:%d {\n%s\n}", port, tt.site))
 			require.Error(t, err)
-			assert.True(t, strings.HasSuffix(err.Error(), tt.want), err)
+			assert.True(t, strings.HasSuffix(err.Error(), tt.want+exactly+strconv.Itoa(port)), err)
 		})
 	}
 	t.Run("named route", func(t *testing.T) {
-		err := c.load("", fmt.Sprintf("&(named) {\nproxy_protocol on\n}\nhttp://:%d {\ninvoke named\n}", freePort(t)))
+		port := freePort(t)
+		err := c.load("", fmt.Sprintf("&(named) {\nproxy_protocol on\n}\nhttp://:%d {\ninvoke named\n}", port))
 		require.Error(t, err)
-		assert.True(t, strings.HasSuffix(err.Error(), handler+"srv0"+lines), err)
+		assert.True(t, strings.HasSuffix(err.Error(), handler+"srv0"+lines+exactly+strconv.Itoa(port)), err)
 	})
 	t.Run("the other of two servers", func(t *testing.T) {
 		wrapped, bare := freePort(t), freePort(t)
 		err := c.load(serverOptions(wrapped, "proxy_protocol_mode on", "name wrapped")+serverOptions(bare, "", "name bare"),
 			fmt.Sprintf("http://:%d, http://:%d {\nproxy_protocol on\n}", wrapped, bare))
 		require.Error(t, err)
-		assert.True(t, strings.HasSuffix(err.Error(), handler+"bare"+lines), err)
+		assert.True(t, strings.HasSuffix(err.Error(), handler+"bare"+lines+exactly+strconv.Itoa(bare)), err)
 	})
 	t.Run("the lines are what it takes", func(t *testing.T) {
 		options := lines[strings.Index(lines, "\n\n"):]

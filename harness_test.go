@@ -102,7 +102,12 @@ func (c *running) stop() {
 
 // load makes this the running config, or returns an error and leaves the last one.
 func (c *running) load(options, sites string) error {
-	config, err := adapt(c.caddyfile(options, sites))
+	return c.loadCaddyfile(c.caddyfile(options, sites))
+}
+
+// loadCaddyfile is load with a whole Caddyfile.
+func (c *running) loadCaddyfile(text string) error {
+	config, err := adapt(text)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 
 	"cel.dev/cel-go/cel"
 	"github.com/caddyserver/caddy/v2"
@@ -72,15 +73,18 @@ func (m *MatchPinnedIP) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //
 //	expression pinned_ip('203.0.113.7', '2001:db8::/32')
 func (MatchPinnedIP) CELLibrary(ctx caddy.Context) (cel.Library, error) {
+	warn := sync.OnceFunc(func() { warnIfUnwrapped(ctx, "pinned_ip") })
 	return celPlaceholderLibrary("pinned_ip", "pinned_ip_match_request_list", func(args []string) (caddyhttp.RequestMatcherWithError, error) {
-		m := &MatchPinnedIP{Ranges: args}
-		return m, m.Provision(ctx)
+		warn()
+		m := &MatchPinnedIP{Ranges: args, logger: ctx.Logger()}
+		return m, m.compile()
 	}), nil
 }
 
 // Provision validates and compiles the matcher.
 func (m *MatchPinnedIP) Provision(ctx caddy.Context) error {
 	m.logger = ctx.Logger()
+	warnIfUnwrapped(ctx, "pinned_ip")
 	return m.compile()
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"cel.dev/cel-go/cel"
 	"github.com/caddyserver/caddy/v2"
@@ -139,12 +140,14 @@ func (m *MatchProxyProtocol) addTLV(name string, values ...string) {
 //
 //	expression proxy_protocol('present', 'version:v2', 'peer:10.0.0.0/8', 'tlv:authority=example.com')
 func (MatchProxyProtocol) CELLibrary(ctx caddy.Context) (cel.Library, error) {
+	warn := sync.OnceFunc(func() { warnIfUnwrapped(ctx, "proxy_protocol") }) // requests may make matchers
 	fromArgs := celFactory(func(args []string) (caddyhttp.RequestMatcherWithError, error) {
+		warn()
 		m := new(MatchProxyProtocol)
 		for _, arg := range args {
 			m.addArg(arg)
 		}
-		return m, m.Provision(ctx)
+		return m, m.compile()
 	})
 	return caddyhttp.CELMatcherImpl("proxy_protocol", "proxy_protocol_match_request_list", []*cel.Type{cel.ListType(cel.StringType)}, fromArgs.caddy())
 }
@@ -167,7 +170,10 @@ func (m *MatchProxyProtocol) addArg(arg string) {
 }
 
 // Provision validates and compiles the matcher.
-func (m *MatchProxyProtocol) Provision(_ caddy.Context) error { return m.compile() }
+func (m *MatchProxyProtocol) Provision(ctx caddy.Context) error {
+	warnIfUnwrapped(ctx, "proxy_protocol")
+	return m.compile()
+}
 
 // compile sets what Match needs, anew at each call.
 func (m *MatchProxyProtocol) compile() error {

@@ -202,7 +202,7 @@ func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		m := &MatchProxyProtocol{TLV: tt.tlv}
-		require.NoError(t, m.Provision(caddy.Context{}))
+		require.NoError(t, m.compile())
 		assert.Equal(t, tt.want, matches(t, m, requestOn(c)), "%q", tt.tlv)
 	}
 }
@@ -267,7 +267,7 @@ func TestProxyProtocolMatcherErrorsInJSON(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			m := new(MatchProxyProtocol)
 			require.NoError(t, caddy.StrictUnmarshalJSON([]byte(tt.json), m))
-			assert.EqualError(t, m.Provision(caddy.Context{}), tt.want)
+			assert.EqualError(t, m.compile(), tt.want)
 		})
 	}
 	t.Run("unknown field", func(t *testing.T) {
@@ -359,7 +359,7 @@ func TestMatchersInExpressions(t *testing.T) {
 // Before the handshake is complete an address may be spoofed: the request must be retried.
 func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 	proxyProtocol := &MatchProxyProtocol{Peer: []string{"0.0.0.0/0"}}
-	require.NoError(t, proxyProtocol.Provision(caddy.Context{}))
+	require.NoError(t, proxyProtocol.compile())
 	pinnedIP := &MatchPinnedIP{Ranges: []string{"203.0.113.7"}}
 	require.NoError(t, pinnedIP.compile())
 	for _, m := range []caddyhttp.RequestMatcherWithError{proxyProtocol, pinnedIP} {
@@ -390,7 +390,7 @@ func TestProxyProtocolMatcherSurvivesJSON(t *testing.T) {
 	require.NoError(t, err)
 	again := new(MatchProxyProtocol)
 	require.NoError(t, caddy.StrictUnmarshalJSON(b, again))
-	require.NoError(t, again.Provision(caddy.Context{}))
+	require.NoError(t, again.compile())
 	assert.Equal(t, m, again)
 }
 

@@ -160,6 +160,7 @@ func TestCheck(t *testing.T) {
 		{golden: "reset", server: everything(resets), args: []string{"--expect", "refused"}},
 		{golden: "on_json", server: likeOn, args: []string{"--expect", "on", "--json"}},
 		{golden: "tls_on", server: likeOn, tls: true, args: []string{"--tls", "--expect", "on"}},
+		{golden: "by_name", server: likeOn, args: []string{"--expect", "on"}},
 		{golden: "tls_refused", server: everything(closes), tls: true, args: []string{"--tls", "--sni", "localhost", "--expect", "refused"}},
 		{golden: "expect_fails", server: likeUnspecified, args: []string{"--expect", "on"}, fails: true},
 		{golden: "no_proxy_protocol", server: everything(bad).with(ok, "none"), args: []string{"--expect", "off"}, fails: true},
@@ -187,6 +188,9 @@ func TestCheck(t *testing.T) {
 				address = test.server.serveTLS(t)
 			default:
 				address = test.server.serve(t)
+			}
+			if test.golden == "by_name" {
+				address = strings.Replace(address, "127.0.0.1", "localhost", 1)
 			}
 			args := append([]string{"proxy-protocol", "check", "--timeout", patience.String()}, append(test.args, address)...)
 			output, err := caddy(t, "", args...)

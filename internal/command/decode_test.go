@@ -74,6 +74,8 @@ func TestDecode(t *testing.T) {
 		{"invalid_cut_off_signature", wire.SignatureV2[:5], true},
 		{"invalid_cut_off_base64", "DQoNCg==", true},
 		{"invalid_request", "GET / HTTP/1.1\r\n\r\n", true},
+		{"invalid_almost_v1", "PROPFIND / HTTP/1.1\r\n\r\n", true},
+		{"invalid_almost_v2", wire.SignatureV2[:11] + "\r", true},
 		{"invalid_hex", "deadbeef", true},
 		{"invalid_hostile", "PROXY \x1b[2J\x1b]0;owned\x07\r\n", true},
 		{"invalid_nothing", "", true},

@@ -123,7 +123,13 @@ func requireHarmless(t testing.TB, text string) {
 // serve accepts connections on a port until the test ends, and returns its address.
 func serve(t testing.TB, handle func(net.Conn)) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return serveAt(t, "127.0.0.1:0", handle)
+}
+
+// serveAt is serve at some address.
+func serveAt(t testing.TB, address string, handle func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	require.NoError(t, err)
 	var open sync.WaitGroup
 	var mu sync.Mutex

@@ -5,6 +5,7 @@ package command_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,7 +90,7 @@ func TestCheckCaddy(t *testing.T) {
 	builtin := func(policy string) object {
 		return object{"wrapper": "proxy_protocol", "fallback_policy": policy, "timeout": "5s"}
 	}
-	for _, test := range []struct {
+	tests := []struct {
 		name    string
 		tls     bool
 		wrapper object
@@ -131,17 +132,27 @@ func TestCheckCaddy(t *testing.T) {
 		{name: "IGNORE, TLS", tls: true, wrapper: builtin("IGNORE"), did: "AAAA..A", http3: "A", verdict: "other", closest: "unspecified"},
 		{name: "SKIP, TLS", tls: true, wrapper: builtin("SKIP"), did: "A......", http3: "A", verdict: "off"},
 		{name: "no wrapper, TLS", tls: true, did: "A......", http3: "A", verdict: "off"},
-	} {
+	}
+	servers, addresses := object{}, make([]string, len(tests))
+	for i, test := range tests {
+		addresses[i] = freeAddress(t)
+		server := httpServer(addresses[i], test.tls, test.wrapper)
+		if test.packet != nil {
+			server["packet_conn_wrappers"] = []object{test.packet}
+		}
+		servers[fmt.Sprintf("srv%d", i)] = server
+	}
+	run(t, "", servers)
+	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			address := freeAddress(t)
-			server := httpServer(address, test.tls, test.wrapper)
-			if test.packet != nil {
-				server["packet_conn_wrappers"] = []object{test.packet}
-			}
-			run(t, "", object{"srv0": server})
+			t.Parallel() // some wait for what does not come
+			address := addresses[i]
 			args, protocol := []string{address}, "HTTP"
 			if test.tls {
 				args, protocol = []string{"--tls", "--sni", "localhost", address}, "TLS"
+			}
+			if strings.HasPrefix(test.http3, "H") {
+				args = append(args, "--timeout", "5s") // it is waited for to the end
 			}
 			c := check(t, args...)
 			assert.Equal(t, test.did, c.did(protocol))
@@ -150,6 +161,17 @@ func TestCheckCaddy(t *testing.T) {
 			assert.Equal(t, test.closest, c.Closest)
 		})
 	}
+}
+
+// A listener that has no certificate for a name refuses it in TLS, over TCP and QUIC alike,
+// where the PROXY protocol lets it come so far.
+func TestCheckOfANameWithoutCertificate(t *testing.T) {
+	address := freeAddress(t)
+	run(t, "", object{"srv0": httpServer(address, true, object{"wrapper": "proxy_protocol_mode", "mode": "off"})})
+	c := check(t, "--tls", "--sni", "nobody.example", address)
+	assert.Equal(t, "F......", c.did("TLS"))
+	assert.Equal(t, "F", c.did("HTTP/3"))
+	assert.Equal(t, "unknown", c.Verdict)
 }
 
 func TestSendToCaddy(t *testing.T) {

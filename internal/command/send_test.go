@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/freeport"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -31,7 +32,17 @@ type received struct {
 // hands on what it got.
 func receive(t testing.TB, answer string) (address string, got <-chan received) {
 	results := make(chan received, 1)
-	address = serve(t, func(conn net.Conn) {
+	return serve(t, receiver(results, answer)), results
+}
+
+// receiveIPv6 is receive over IPv6.
+func receiveIPv6(t testing.TB, answer string) (address string, got <-chan received) {
+	results := make(chan received, 1)
+	return serveAt(t, "[::1]:0", receiver(results, answer)), results
+}
+
+func receiver(results chan<- received, answer string) func(net.Conn) {
+	return func(conn net.Conn) {
 		r := bufio.NewReaderSize(conn, wire.MaxSize)
 		var result received
 		for size := 1; ; size++ {
@@ -49,8 +60,7 @@ func receive(t testing.TB, answer string) (address string, got <-chan received) 
 			do(conn, answer)
 		}
 		results <- result
-	})
-	return address, results
+	}
 }
 
 func TestSendHeaders(t *testing.T) {
@@ -112,6 +122,43 @@ func assertAddress(t testing.TB, want string, own, got netip.AddrPort) {
 		return
 	}
 	assert.Equal(t, strings.ReplaceAll(want, "PORT", fmt.Sprint(own.Port())), got.String())
+}
+
+func TestSendOverIPv6(t *testing.T) {
+	if len(freeport.Loopbacks()) < 2 {
+		t.Skip("no IPv6 here")
+	}
+	for _, test := range []struct {
+		args                []string
+		source, destination string
+	}{
+		{nil, "own", "own"},
+		{[]string{"--v1"}, "own", "own"},
+		{[]string{"--source", "203.0.113.7:1"}, "203.0.113.7:1", "0.0.0.0:PORT"},
+		{[]string{"--v1", "--destination", "203.0.113.7:1"}, "0.0.0.0:PORT", "203.0.113.7:1"},
+		{[]string{"--source", "[2001:db8::7]:1"}, "[2001:db8::7]:1", "own"},
+	} {
+		address, got := receiveIPv6(t, ok)
+		_, err := proxyProtocol(t, "", append(append([]string{"send"}, test.args...), "http://"+address)...)
+		require.NoError(t, err)
+		r := <-got
+		require.Equal(t, wire.Complete, r.header.State)
+		assertAddress(t, test.source, r.peer, r.header.Header.Source())
+		assertAddress(t, test.destination, netip.MustParseAddrPort(address), r.header.Header.Destination())
+	}
+
+	t.Run("TLVs that leave no room for IPv6 addresses", func(t *testing.T) {
+		const room = 1<<16 - 1 - len("\x00\x00\x00")
+		fits := func(addresses int) string { return "netns=" + strings.Repeat("x", room-addresses) }
+		const ipv4, ipv6 = 2*4 + 2*2, 2*16 + 2*2
+		address, got := receiveIPv6(t, ok)
+		_, err := proxyProtocol(t, "", "send", "--tlv", fits(ipv4), "http://"+address)
+		require.ErrorContains(t, err, "addresses and TLVs are longer than 65535 bytes")
+		<-got // the connection, on which nothing came
+		_, err = proxyProtocol(t, "", "send", "--tlv", fits(ipv6), "http://"+address)
+		require.NoError(t, err)
+		assert.Equal(t, wire.MaxSize, (<-got).header.Size)
+	})
 }
 
 func TestSendChecksum(t *testing.T) {

@@ -24,7 +24,9 @@ const statusAnswer = `{"listeners":[
 		"hints":["every connection comes from one private address without a header: if it is a load balancer, make it send the PROXY protocol, or all clients look alike"]},
 	{"server":"srv1","address":"unix//run/caddy.sock","mode":"off","trusted_proxies":"any","outcomes":{},
 		"peers":{"count":10,"more":true,"addresses":["10.0.0.1","10.0.0.2","10.0.0.3","10.0.0.4","10.0.0.5","10.0.0.6","10.0.0.7","10.0.0.8","10.0.0.9","10.0.0.10"]},
-		"refusals":[],"added_later":{"a":[1,2.50,null]}}
+		"refusals":[],"added_later":{"a":[1,2.50,null]}},
+	{"server":"srv2","address":"udp/127.0.0.1:443","mode":"on","trusted_proxies":"any","outcomes":{"client":7},
+		"peers":{"count":0,"more":false,"addresses":[]},"refusals":[]}
 ]}`
 
 func TestStatus(t *testing.T) {
@@ -34,7 +36,7 @@ func TestStatus(t *testing.T) {
 		answer string
 		fails  bool
 	}{
-		{"two_listeners", http.StatusOK, statusAnswer, false},
+		{"listeners", http.StatusOK, statusAnswer, false},
 		{"no_listener", http.StatusOK, `{"listeners":[]}`, false},
 		{"hostile", http.StatusOK, "{\"listeners\":[{\"server\":\"\\u001b[2J\\n\u009b\xff\U000e0001\",\"mode\":\"\x7f\",\"outcomes\":{\"\\t\":1}," +
 			"\"peers\":{\"addresses\":[\"\\u001b\"]},\"refusals\":[{\"peer\":\"\\u0007\"}],\"hints\":[\"\\u001b]0;owned\\u0007\"]}]}", false},

@@ -1,0 +1,133 @@
+package proxyprotocol
+
+import (
+	"bytes"
+	"fmt"
+	"hash/crc32"
+	"io"
+	mathrand "math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Large bodies arrive as they were, both ways, whatever came before them, and cost no memory:
+// beyond what all ends together take without a wrapper, a fraction of the body's size.
+func TestLargeBodiesPass(t *testing.T) {
+	const (
+		size = 100 << 20
+		most = size / 16
+	)
+	content := make([]byte, size)
+	_, _ = mathrand.NewChaCha8([32]byte{}).Read(content)
+	want := checksum(t, bytes.NewReader(content))
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), content, 0o600))
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, checksum(t, r.Body))
+	}))
+	t.Cleanup(backend.Close)
+
+	const site = "header X-Client {remote}\nhandle /up {\nreverse_proxy %s\n}\nroot %s\nfile_server"
+	without := make(map[string]uint64) // allocated without a wrapper, by method and transport
+	for _, mode := range []string{unwrapped, "on", "off", "unspecified"} {
+		t.Run(mode, func(t *testing.T) {
+			options := "auto_https disable_redirects\n"
+			if mode != unwrapped {
+				options += wrappers("proxy_protocol_mode " + mode + "\ntls")
+			}
+			plain, secure := freePort(t), freePort(t)
+			sites := strings.ReplaceAll(plainSite(plain)+secureSite(t, secure), "respond {remote}", fmt.Sprintf(site, backend.Listener.Addr(), strconv.Quote(dir)))
+			startCaddy(t, options, sites)
+			for _, tr := range []transport{http1, https1} {
+				port := plain
+				if tr.isTLS() {
+					port = secure
+				}
+				for _, path := range []struct {
+					name           string
+					to             endpoint
+					client, server netip.AddrPort
+				}{
+					{"IPv4", tcp4(port), client4, server4},
+					{"IPv6", tcp6(port), client6, server6},
+				} {
+					t.Run(string(tr)+" "+path.name, func(t *testing.T) {
+						if path.name == "IPv6" {
+							needIPv6(t)
+							if mode == unwrapped {
+								t.Skip("it would cost the same")
+							}
+						}
+						preamble, remote := v2(path.client, path.server), path.client
+						switch mode {
+						case "unspecified":
+							remote = netip.AddrPortFrom(remote.Addr(), 0)
+						case "off", unwrapped:
+							preamble, remote = "", netip.AddrPort{}
+						}
+						client := sender(t, tr, path.to, preamble)
+						for _, transfer := range []func() (*http.Response, error){
+							func() (*http.Response, error) { return client.Get(tr.url("/large")) },
+							func() (*http.Response, error) {
+								return client.Post(tr.url("/up"), "application/octet-stream", bytes.NewReader(content))
+							},
+						} {
+							before := allocated()
+							response, err := transfer()
+							require.NoError(t, err)
+							defer response.Body.Close()
+							require.Equal(t, http.StatusOK, response.StatusCode)
+							seen := netip.MustParseAddrPort(response.Header.Get("X-Client"))
+							if preamble == "" {
+								assert.True(t, seen.Addr().IsLoopback(), "%s", seen)
+							} else {
+								assert.Equal(t, remote, seen)
+							}
+							var got string
+							if method := response.Request.Method; method == http.MethodGet {
+								got = checksum(t, response.Body)
+							} else {
+								body, err := io.ReadAll(response.Body)
+								require.NoError(t, err)
+								got = string(body)
+							}
+							assert.Equal(t, want, got)
+							took, to := allocated()-before, response.Request.Method+" "+string(tr)
+							t.Logf("%s: %d KiB allocated", to, took>>10)
+							if mode == unwrapped {
+								without[to] = took
+							} else if least, ok := without[to]; ok { // not if this subtest runs alone
+								assert.Less(t, took, least+most)
+							}
+						}
+					})
+				}
+			}
+		})
+	}
+}
+
+// checksum reads all, and returns how much that was and what.
+func checksum(t testing.TB, r io.Reader) string {
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	n, err := io.Copy(sum, r)
+	assert.NoError(t, err)
+	return fmt.Sprintf("%d bytes, CRC %08x", n, sum.Sum32())
+}
+
+// allocated is all that this process has ever allocated on the heap.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
