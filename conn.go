@@ -28,7 +28,7 @@ type conn struct {
 	phase atomic.Uint32
 
 	// These belong to whoever judges.
-	forRead  bool // he wants to read: the user's deadline counts
+	want     want // what he judges for
 	limited  bool // the socket has the deadline of the header
 	answered bool // the peer's address was given out while pending: a header is too late
 
@@ -117,8 +117,8 @@ func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Dur
 // RemoteAddr returns the client's address, with port 0 if it is marked, or the peer's
 // if no header named a client or the connection was refused.
 func (c *conn) RemoteAddr() net.Addr {
-	c.settleAddrs()
-	if !c.accepts() || !c.header.HasAddrs() {
+	_ = c.settle(wantAddr)
+	if !c.accepts() || c.client.IP == nil {
 		return c.peerAddr()
 	}
 	return &c.client
@@ -139,7 +139,7 @@ func (c *conn) accepts() bool {
 // none, it is unspecified, or the connection is marked: it chooses TLS policies and
 // certificates.
 func (c *conn) LocalAddr() net.Addr {
-	c.settleAddrs()
+	_ = c.settle(wantAddr)
 	return (*localAddr)(c)
 }
 
@@ -175,7 +175,7 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 func (c *conn) mayWrite() error {
-	if err := c.settle(false); err != nil {
+	if err := c.settle(wantWrite); err != nil {
 		return err
 	}
 	if c.phase.Load() == refused {
@@ -267,7 +267,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 // mayRead implements waiter. A deadline is not needed if something is there, unless one has
 // passed: what is there came too late, or the user is to be told.
 func (c *conn) mayRead() error {
-	if c.forRead && c.phase.Load() == timed || time.Since(start) >= c.accepted+c.rules.timeout {
+	if c.want == wantRead && c.phase.Load() == timed || time.Since(start) >= c.accepted+c.rules.timeout {
 		return c.mayWait()
 	}
 	return nil
@@ -282,7 +282,7 @@ func (c *conn) mayWait() error {
 		return nil
 	}
 	c.limited = true
-	if !c.forRead {
+	if c.want != wantRead {
 		return c.Conn.SetReadDeadline(c.deadline())
 	}
 	c.deadlines.Lock()

@@ -498,15 +498,15 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 	tests := []struct {
 		name       string
 		user, want time.Time
-		reading    bool
+		judged     want
 	}{
-		{"a read has none of its own", time.Time{}, timeout, true},
-		{"a read has an earlier one", soon, soon, true},
-		{"a read has a later one", late, timeout, true},
-		{"a read has one beyond all bounds", accepted.AddDate(1000, 0, 0), timeout, true},
-		{"an address is asked for and there is none", time.Time{}, timeout, false},
-		{"an address is asked for and there is an earlier one", soon, timeout, false},
-		{"an address is asked for and there is a later one", late, timeout, false},
+		{"a read has none of its own", time.Time{}, timeout, wantRead},
+		{"a read has an earlier one", soon, soon, wantRead},
+		{"a read has a later one", late, timeout, wantRead},
+		{"a read has one beyond all bounds", accepted.AddDate(1000, 0, 0), timeout, wantRead},
+		{"an address is asked for and there is none", time.Time{}, timeout, wantAddr},
+		{"an address is asked for and there is an earlier one", soon, timeout, wantAddr},
+		{"an address is asked for and there is a later one", late, timeout, wantAddr},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -514,7 +514,7 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 			script := connSays()
 			c := newConn(script, rules, On, trusted, accepted.Sub(start))
 			require.NoError(t, c.SetReadDeadline(tt.user))
-			c.forRead = tt.reading
+			c.want = tt.judged
 			require.NoError(t, c.mayWait())
 			assert.WithinDuration(t, tt.want, script.deadline, time.Second)
 			c.leave(open)

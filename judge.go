@@ -14,29 +14,25 @@ import (
 // This file judges the beginning of a connection: it holds the decision table that
 // README.md shows.
 
+// want is what the beginning is judged for.
+type want uint8
+
+const (
+	// An address is final once it is given out. If the socket fails before that is known,
+	// the peer's is given out, and a header is too late.
+	wantAddr want = iota
+	// A read ends at the user's deadline too.
+	wantRead
+	wantWrite
+)
+
 // settle judges the beginning, if nobody has. It returns an error if the socket failed or
-// the user's deadline passed first; then it can be tried again. reading says whether that
-// deadline counts.
-func (c *conn) settle(reading bool) error {
+// the user's deadline passed first; then it can be tried again.
+func (c *conn) settle(want want) error {
 	if !c.isPending() {
 		return nil
 	}
-	c.judging.Lock()
-	defer c.judging.Unlock()
-	return c.judge(reading)
-}
-
-// settleAddrs makes the addresses final, unless the socket fails before. Then the peer's
-// address is given out, and a header is too late.
-func (c *conn) settleAddrs() {
-	if !c.isPending() {
-		return
-	}
-	c.judging.Lock()
-	defer c.judging.Unlock()
-	if c.judge(false) != nil {
-		c.answered = true
-	}
+	return c.judge(want)
 }
 
 // readBeginning reads before it is known that no header can come, and hands on what was
@@ -44,7 +40,7 @@ func (c *conn) settleAddrs() {
 func (c *conn) readBeginning(p []byte) (n int, err error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	if err := c.settle(true); err != nil {
+	if err := c.settle(wantRead); err != nil {
 		return 0, err
 	}
 	switch c.phase.Load() &^ closed {
@@ -61,7 +57,9 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 
 // judge reads the first header, or finds that there is none, and moves on from pending,
 // unless somebody did so before.
-func (c *conn) judge(reading bool) (err error) {
+func (c *conn) judge(want want) (err error) {
+	c.judging.Lock()
+	defer c.judging.Unlock()
 	if !c.isPending() {
 		return nil
 	}
@@ -77,11 +75,12 @@ func (c *conn) judge(reading bool) (err error) {
 		c.refuse(reasonUntrusted, nil)
 		return nil
 	}
-	c.forRead = reading
+	c.want = want
 	next, err := c.readHeader()
 	switch next {
 	case pending:
 		c.unlimit()
+		c.answered = c.answered || want == wantAddr
 		return err
 	case refused:
 		return nil
@@ -117,11 +116,11 @@ func (c *conn) mayAnnounce() bool {
 
 // readHeader reads until it is known which phase comes after pending.
 func (c *conn) readHeader() (next uint32, err error) {
+	before := len(c.received())
 	for empty := 0; empty < maxEmptyReads; {
-		before := len(c.received())
 		err := c.receive()
 		if got := c.received(); len(got) > before {
-			empty = 0
+			before, empty = len(got), 0
 			r := wire.Decode(got, c.rules.maxHeaderSize)
 			if next := c.decide(&r); next != pending {
 				return next, nil
@@ -206,11 +205,10 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 	if len(r.TLVs) > 0 {
 		c.tlvs = keepTLVs(r.TLVs)
 	}
-	if r.Header.HasAddrs() {
-		c.marked = c.mode == Unspecified
-		c.client.IP, c.client.Port = c.header.SourceIP(), c.header.SourcePort()
-		if c.marked {
-			c.client.Port = 0
+	if ip := c.header.SourceIP(); ip != nil {
+		c.client.IP = ip
+		if c.marked = c.mode == Unspecified; !c.marked {
+			c.client.Port = c.header.SourcePort()
 		}
 	}
 	c.inbox.start += r.Size
