@@ -135,30 +135,19 @@ func parseSpace(line []byte, at int) (int, bool) {
 
 // parseNumber reads a decimal number of 0 to limit without leading zeros.
 func parseNumber(line []byte, at, limit int) (n, next int, ok bool) {
-	rest := line[at:]
-	if len(rest) == 0 {
-		return 0, at, false
-	}
-	n = int(rest[0]) - '0'
-	if uint(n) > 9 {
-		return 0, at, false
-	}
-	if n == 0 {
-		if len(rest) > 1 && rest[1]-'0' <= 9 { // the first digit was a zero
-			return 0, at + 1, false
-		}
-		return 0, at + 1, true
-	}
-	for i := 1; i < len(rest); i++ {
-		digit := int(rest[i]) - '0'
+	for i, c := range line[at:] {
+		digit := int(c) - '0'
 		if uint(digit) > 9 {
-			return n, at + i, true
+			return n, at + i, i > 0
+		}
+		if i > 0 && n == 0 { // the first digit was a zero
+			return 0, at + i, false
 		}
 		if n = n*10 + digit; n > limit {
 			return 0, at + i, false
 		}
 	}
-	return n, len(line), true
+	return n, len(line), at < len(line)
 }
 
 func parsePort(line []byte, at int, port *uint16) (int, bool) {
