@@ -273,10 +273,11 @@ func (c *conn) drain(p []byte) (int, error) {
 			if c.phase.CompareAndSwap(phase, handing) {
 				return c.hand(p), nil
 			}
-		case open:
+		case handing:
+			runtime.Gosched()
+		default: // somebody else got all there was
 			return c.Conn.Read(p)
 		}
-		runtime.Gosched()
 	}
 }
 
@@ -333,8 +334,8 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 	return refused
 }
 
-// localOf, remoteOf and closeSafely are for connections that may have panicked before, and may panic
-// again.
+// localOf, remoteOf and closeSafely are for connections that may have panicked before, and
+// may panic again.
 
 func localOf(c net.Conn) (local net.Addr) {
 	defer func() { _ = recover() }()
