@@ -1051,6 +1051,16 @@ func TestConnHeaderBehindAnsweredAddressIsRefused(t *testing.T) {
 			})
 		}
 	}
+	t.Run("whatever fails in between", func(t *testing.T) {
+		rules, logs := connRules(On)
+		c := connOf(&connScript{events: []connEvent{{"", errConnTimeout}, {"", errConnTimeout}, {"", errConnTimeout}, {connV1, nil}}}, rules)
+		c.RemoteAddr()
+		assert.Error(t, connCalls["Read"](c))
+		assert.Error(t, connCalls["Write"](c))
+		assert.ErrorIs(t, connCalls["Read"](c), errRefused)
+		assert.Equal(t, connPeer, c.RemoteAddr())
+		assert.Equal(t, []string{"io"}, connReasons(logs))
+	})
 	t.Run("and what is no header is served", func(t *testing.T) {
 		rules, _ := connRules(Unspecified)
 		c := connOf(&connScript{events: []connEvent{{"", errConnTimeout}, {connGET, nil}}}, rules)
