@@ -120,18 +120,19 @@ func (s *packetSender) sendWaiting() {
 		s.mu.Lock()
 		// The driver lacks what segmenting needs.
 		s.single = s.single || errors.Is(err, syscall.EIO)
-		batch.to, batch.n, batch.full, batch.bytes = nil, 0, false, batch.bytes[:0]
+		batch.to, batch.n, batch.bytes = nil, 0, batch.bytes[:0]
 		replyBatches.Put(batch)
 	}
 	s.sending = false
 }
 
-// send sends the datagrams of a batch. Like those that are lost on their way, one that
-// cannot be sent is for QUIC to find missing: it may be a probe for the path's MTU.
+// send sends the datagrams of a batch, and returns why the kernel does not take them
+// together. Like those that are lost on their way, one that cannot be sent is for QUIC to find
+// missing: it may be a probe for the path's MTU.
 func (b *replyBatch) send(s *packetSender) error {
 	if b.n == 1 {
-		_, err := s.sendNow(b.bytes, b.to.reply, b.to)
-		return err
+		_, _ = s.sendNow(b.bytes, b.to.reply, b.to)
+		return nil
 	}
 	b.control = appendSegmentSize(append(b.control[:0], b.to.reply...), b.size)
 	_, err := s.sendNow(b.bytes, b.control, b.to)
