@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
@@ -16,8 +17,8 @@ import (
 // guard puts a route in front of all others that refuses misdirected requests, unless the
 // listener wrapper allows HTTP/3 to anyone.
 func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) error {
-	allowed, err := allowsHTTP3(server)
-	if err != nil || allowed {
+	lw, err := configured[ListenerWrapper](server.ListenerWrappersRaw)
+	if err != nil || lw != nil && lw.HTTP3 == allowHTTP3 {
 		return err
 	}
 	m := misdirected{
@@ -75,36 +76,16 @@ func wrapperNames(wrappers []json.RawMessage) ([]string, error) {
 	return names, nil
 }
 
-// allowsHTTP3 reports whether the server's listener wrapper allows HTTP/3 to anyone.
-func allowsHTTP3(server *caddyhttp.Server) (bool, error) {
-	names, err := wrapperNames(server.ListenerWrappersRaw)
-	if err != nil {
-		return false, err
-	}
-	for i, name := range names {
-		if name == wrapperName {
-			var lw ListenerWrapper
-			err := json.Unmarshal(server.ListenerWrappersRaw[i], &lw)
-			return lw.HTTP3 == allowHTTP3, err
-		}
-	}
-	return false, nil
-}
-
-// packetWrapperOf returns the configuration of the server's packet wrapper, or nil if it has
-// none. It is not provisioned.
-func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
-	names, err := wrapperNames(server.PacketConnWrappersRaw)
-	if err != nil {
+// configured returns the configuration of this module's wrapper among a server's, or nil if it
+// is not there. It is not provisioned.
+func configured[T any](wrappers []json.RawMessage) (*T, error) {
+	names, err := wrapperNames(wrappers)
+	i := slices.Index(names, wrapperName)
+	if err != nil || i < 0 {
 		return nil, err
 	}
-	for i, name := range names {
-		if name == wrapperName {
-			pw := new(PacketConnWrapper)
-			return pw, json.Unmarshal(server.PacketConnWrappersRaw[i], pw)
-		}
-	}
-	return nil, nil
+	w := new(T)
+	return w, json.Unmarshal(wrappers[i], w)
 }
 
 // wayAround says how HTTP/3 would be a way around a mandatory header, or nothing if the

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -122,17 +123,12 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	if err != nil {
 		return err
 	}
-	own := 0
-	for _, name := range names {
-		if name == wrapperName {
-			own++
-		}
-	}
-	if own > 1 {
+	own := slices.Index(names, wrapperName)
+	if slices.Contains(names[own+1:], wrapperName) {
 		return fmt.Errorf("packet conn wrapper '%s' is there twice, and a datagram has one header: keep one", wrapperName)
 	}
 	// What another wrapper does must not be passed by.
-	pw.unwrap = len(names) > 0 && names[0] == wrapperName
+	pw.unwrap = own == 0
 	installPlaceholders(server)
 	if err := pw.guard(server, logger); err != nil {
 		return err

@@ -69,7 +69,7 @@ func checkOrder(server *caddyhttp.Server) error {
 
 // closeHTTP3 takes HTTP/3 from the server if it would be a way around the wrapper.
 func (lw *ListenerWrapper) closeHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
-	pw, err := packetWrapperOf(server)
+	pw, err := configured[PacketConnWrapper](server.PacketConnWrappersRaw)
 	if err != nil {
 		return err
 	}
