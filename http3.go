@@ -14,13 +14,8 @@ import (
 
 // This file closes the ways around mode On that HTTP/3 could be.
 
-// guard puts a route in front of all others that refuses misdirected requests, unless the
-// listener wrapper allows HTTP/3 to anyone.
-func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) error {
-	lw, err := configured[ListenerWrapper](server.ListenerWrappersRaw)
-	if err != nil || lw != nil && lw.HTTP3 == allowHTTP3 {
-		return err
-	}
+// guard puts a route in front of all others that refuses misdirected requests.
+func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) {
 	m := misdirected{
 		mandatory: pw.shared.uses(On),
 		logger:    limited(logger, refusalInterval, 1),
@@ -29,7 +24,6 @@ func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger)
 		MatcherSets: caddyhttp.MatcherSets{{m}},
 		Handlers:    []caddyhttp.MiddlewareHandler{m},
 	}}, server.Routes...)
-	return nil
 }
 
 // misdirected matches requests over HTTP/3 whose connection is not known and that must not be
@@ -76,16 +70,16 @@ func wrapperNames(wrappers []json.RawMessage) ([]string, error) {
 	return names, nil
 }
 
-// configured returns the configuration of this module's wrapper among a server's, or nil if it
-// is not there. It is not provisioned.
-func configured[T any](wrappers []json.RawMessage) (*T, error) {
-	names, err := wrapperNames(wrappers)
+// packetWrapperOf returns the configuration of the server's packet wrapper, or nil if it has
+// none. It is not provisioned.
+func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
+	names, err := wrapperNames(server.PacketConnWrappersRaw)
 	i := slices.Index(names, wrapperName)
 	if err != nil || i < 0 {
 		return nil, err
 	}
-	w := new(T)
-	return w, json.Unmarshal(wrappers[i], w)
+	pw := new(PacketConnWrapper)
+	return pw, json.Unmarshal(server.PacketConnWrappersRaw[i], pw)
 }
 
 // wayAround says how HTTP/3 would be a way around a mandatory header, or nothing if the

@@ -129,9 +129,7 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	// What another wrapper does must not be passed by.
 	pw.unwrap = own == 0
 	installPlaceholders(server)
-	if err := pw.guard(server, logger); err != nil {
-		return err
-	}
+	pw.guard(server, logger)
 	pw.listen, err = listenAddrsOf(server)
 	return err
 }

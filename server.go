@@ -69,7 +69,7 @@ func checkOrder(server *caddyhttp.Server) error {
 
 // closeHTTP3 takes HTTP/3 from the server if it would be a way around the wrapper.
 func (lw *ListenerWrapper) closeHTTP3(server *caddyhttp.Server, logger *zap.Logger) error {
-	pw, err := configured[PacketConnWrapper](server.PacketConnWrappersRaw)
+	pw, err := packetWrapperOf(server)
 	if err != nil {
 		return err
 	}
