@@ -134,6 +134,20 @@ func TestNothingIsRememberedOfRulesThatAreGone(t *testing.T) {
 	runtime.KeepAlive(c)
 }
 
+func TestTrustEndsWithTheRules(t *testing.T) {
+	var asked atomic.Int32
+	before, _ := packetRules(On, connTrusting(&asked, "127.0.0.0/8"))
+	after, logs := packetRules(On, connTrusting(&asked, "127.0.0.3/32"))
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", before), listenUDP(t, "127.0.0.2")
+	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	c.rules.Store(after)
+	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	require.NoError(t, err)
+	payload, _ := pass(t, listenUDP(t, "127.0.0.3"), c, "127.0.0.1", dgram(client4, server4)+"good")
+	assert.Equal(t, "good", payload)
+	assert.Equal(t, []string{"untrusted"}, connReasons(logs))
+}
+
 // Nobody judges datagrams, and nobody takes anything from them.
 func TestDatagramsPassAsTheyAreWithoutRules(t *testing.T) {
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", nil), listenUDP(t, "127.0.0.2")
