@@ -151,17 +151,18 @@ type testApp struct {
 	err    error
 }
 
-// testAppRuns is the app of the configuration that was loaded last.
-var testAppRuns *testApp
+// testAppRuns gets the app of a configuration that is loaded.
+var testAppRuns = make(chan *testApp, 1)
 
 func init() { caddy.RegisterModule(testApp{}) }
 
 func (testApp) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "proxy_protocol_test_app", New: func() caddy.Module { testAppRuns = new(testApp); return testAppRuns }}
+	return caddy.ModuleInfo{ID: "proxy_protocol_test_app", New: func() caddy.Module { return new(testApp) }}
 }
 
 func (a *testApp) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
+	testAppRuns <- a
 	if a.Conflict {
 		ctx.GetMetricsRegistry().MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "caddy_proxy_protocol_connections_total"}))
 	}
@@ -203,16 +204,15 @@ func (a *testApp) Stop() error {
 }
 
 func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
-	load := func(t *testing.T, apps string) (*testApp, error) {
-		err := newCaddy(t).loadJSON(apps)
-		return testAppRuns, err
+	load := func(t *testing.T, options string) *testApp {
+		require.NoError(t, newCaddy(t).loadJSON(`{"proxy_protocol_test_app": {`+options+`}}`))
+		return <-testAppRuns
 	}
 	t.Run("works", func(t *testing.T) {
-		app, err := load(t, `{"proxy_protocol_test_app": {}}`)
-		require.NoError(t, err)
+		app := load(t, "")
 		require.NoError(t, app.err)
 		c, peer := app.socket.(udpPacketConn).packetConn, listenUDP(t, "127.0.0.1")
-		_, err = peer.WriteTo([]byte("no header"), c.LocalAddr())
+		_, err := peer.WriteTo([]byte("no header"), c.LocalAddr())
 		require.NoError(t, err)
 		payload, addr := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"x")
 		assert.Equal(t, "x", payload)
@@ -220,14 +220,10 @@ func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
 		assert.Equal(t, On, addr.mode)
 	})
 	t.Run("too late to learn when the configuration runs", func(t *testing.T) {
-		app, err := load(t, `{"proxy_protocol_test_app": {"late": true}}`)
-		require.NoError(t, err)
-		assert.ErrorContains(t, app.err, "new subscriptions")
+		assert.ErrorContains(t, load(t, `"late": true`).err, "new subscriptions")
 	})
 	t.Run("beside other metrics of this name", func(t *testing.T) {
-		app, err := load(t, `{"proxy_protocol_test_app": {"conflict": true}}`)
-		require.NoError(t, err)
-		assert.ErrorContains(t, app.err, "caddy_proxy_protocol_connections_total")
+		assert.ErrorContains(t, load(t, `"conflict": true`).err, "caddy_proxy_protocol_connections_total")
 	})
 }
 
