@@ -227,6 +227,18 @@ func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
 	})
 }
 
+// Caddy loads apps in any order.
+func TestPacketWrapperNeedsTheEvents(t *testing.T) {
+	for range 10 {
+		require.ErrorContains(t, newCaddy(t).loadJSON(`{"proxy_protocol_test_app": {}, "events": {"nothing": true}}`), `unknown field "nothing"`)
+		select {
+		case app := <-testAppRuns:
+			require.ErrorContains(t, app.err, "loading events app module")
+		default:
+		}
+	}
+}
+
 // The header of a datagram is nothing to TCP.
 func TestOnlyHTTP3NeedsThePacketWrapper(t *testing.T) {
 	port := freePort(t)
