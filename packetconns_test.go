@@ -64,6 +64,11 @@ func TestSocketsAreKnownAsLongAsTheyAreUsed(t *testing.T) {
 	pool.add(kept, pw)
 	pool.add(newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn, pw)
 	eventually(t, func() bool { runtime.GC(); return known() == 1 }, "a socket is kept that nobody uses")
+
+	// One may be gone already, and not yet forgotten.
+	gone := weak.Make(new(packetConn))
+	pool.conns[gone] = struct{}{}
+	eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, "a socket is kept that nobody uses")
 	var seen []*packetConn
 	pool.each(func(c *packetConn) { seen = append(seen, c) })
 	assert.Equal(t, []*packetConn{kept}, seen)
