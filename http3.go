@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
@@ -13,13 +14,8 @@ import (
 
 // This file closes the ways around mode On that HTTP/3 could be.
 
-// guard puts a route in front of all others that refuses misdirected requests, unless the
-// listener wrapper allows HTTP/3 to anyone.
-func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) error {
-	allowed, err := allowsHTTP3(server)
-	if err != nil || allowed {
-		return err
-	}
+// guard puts a route in front of all others that refuses misdirected requests.
+func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) {
 	m := misdirected{
 		mandatory: pw.shared.uses(On),
 		logger:    limited(logger, refusalInterval, 1),
@@ -28,7 +24,6 @@ func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger)
 		MatcherSets: caddyhttp.MatcherSets{{m}},
 		Handlers:    []caddyhttp.MiddlewareHandler{m},
 	}}, server.Routes...)
-	return nil
 }
 
 // misdirected matches requests over HTTP/3 whose connection is not known and that must not be
@@ -75,36 +70,16 @@ func wrapperNames(wrappers []json.RawMessage) ([]string, error) {
 	return names, nil
 }
 
-// allowsHTTP3 reports whether the server's listener wrapper allows HTTP/3 to anyone.
-func allowsHTTP3(server *caddyhttp.Server) (bool, error) {
-	names, err := wrapperNames(server.ListenerWrappersRaw)
-	if err != nil {
-		return false, err
-	}
-	for i, name := range names {
-		if name == wrapperName {
-			var lw ListenerWrapper
-			err := json.Unmarshal(server.ListenerWrappersRaw[i], &lw)
-			return lw.HTTP3 == allowHTTP3, err
-		}
-	}
-	return false, nil
-}
-
 // packetWrapperOf returns the configuration of the server's packet wrapper, or nil if it has
 // none. It is not provisioned.
 func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
 	names, err := wrapperNames(server.PacketConnWrappersRaw)
-	if err != nil {
+	i := slices.Index(names, wrapperName)
+	if err != nil || i < 0 {
 		return nil, err
 	}
-	for i, name := range names {
-		if name == wrapperName {
-			pw := new(PacketConnWrapper)
-			return pw, json.Unmarshal(server.PacketConnWrappersRaw[i], pw)
-		}
-	}
-	return nil, nil
+	pw := new(PacketConnWrapper)
+	return pw, json.Unmarshal(server.PacketConnWrappersRaw[i], pw)
 }
 
 // wayAround says how HTTP/3 would be a way around a mandatory header, or nothing if the

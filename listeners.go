@@ -15,7 +15,7 @@ import (
 // one before.
 var listeners = listenerPool{
 	entries: make(map[listenerKey]*listenerEntry),
-	gone:    make(map[tallyKey]*tally),
+	gone:    make(tallies),
 }
 
 type listenerKey struct{ server, address string }
@@ -49,7 +49,17 @@ type listenerPool struct {
 	entries map[listenerKey]*listenerEntry
 	// gone are the counts of listeners that are gone, by server, while it has others:
 	// a counter must not go down. What their last connections do is not in there.
-	gone map[tallyKey]*tally
+	gone tallies
+}
+
+// tallies are sums of counts.
+type tallies map[tallyKey]*tally
+
+func (t tallies) add(key tallyKey, counts *tally) {
+	if t[key] == nil {
+		t[key] = new(tally)
+	}
+	t[key].add(counts)
 }
 
 // acquire returns the stats of a listener: those it had, if it has been there before the
@@ -78,28 +88,21 @@ func (p *listenerPool) release(user wrapper) {
 			continue
 		}
 		delete(p.entries, key)
-		if p.gone[key.tally()] == nil {
-			p.gone[key.tally()] = new(tally)
-		}
-		p.gone[key.tally()].add(&entry.stats.tally)
+		p.gone.add(key.tally(), &entry.stats.tally)
 	}
 	maps.DeleteFunc(p.gone, func(key tallyKey, _ *tally) bool { return !left[key] })
 }
 
 // tallies returns what all listeners of each server have counted.
-func (p *listenerPool) tallies() map[tallyKey]*tally {
+func (p *listenerPool) tallies() tallies {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	sums := make(map[tallyKey]*tally)
-	for listener, entry := range p.entries {
-		key := listener.tally()
-		if sums[key] == nil {
-			sums[key] = new(tally)
-			if gone := p.gone[key]; gone != nil {
-				sums[key].add(gone)
-			}
-		}
-		sums[key].add(&entry.stats.tally)
+	sums := make(tallies)
+	for key, entry := range p.entries {
+		sums.add(key.tally(), &entry.stats.tally)
+	}
+	for key, counts := range p.gone {
+		sums.add(key, counts)
 	}
 	return sums
 }

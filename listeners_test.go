@@ -8,7 +8,7 @@ import (
 )
 
 func newListenerPool() *listenerPool {
-	return &listenerPool{entries: make(map[listenerKey]*listenerEntry), gone: make(map[tallyKey]*tally)}
+	return &listenerPool{entries: make(map[listenerKey]*listenerEntry), gone: make(tallies)}
 }
 
 // A counter must not go down.

@@ -40,7 +40,7 @@ type packetConn struct {
 	// before are the rules of the datagram before.
 	before *rules
 	// recent has addresses that came lately, each where its hash says. What is not there
-	// costs an allocation and nothing else.
+	// costs an allocation and nothing else. It has those of the rules before alone, as asked.
 	recent [1 << 11]*quicAddr
 	// asked has what the source of trusted peers said lately, in the same way.
 	asked [1 << 8]answer
@@ -48,7 +48,6 @@ type packetConn struct {
 
 // answer is whether a peer may send headers, for a while.
 type answer struct {
-	rules *rules
 	peer  netip.Addr
 	trust trust
 	until time.Duration
@@ -77,9 +76,8 @@ func newPacketConn(inner net.PacketConn, unwrap bool) net.PacketConn {
 		}
 		below = wrapped.Unwrap()
 	}
-	if local, ok := inner.LocalAddr().(*net.UDPAddr); ok {
-		c.addr = unmapped(local.AddrPort())
-	}
+	local, _ := inner.LocalAddr().(*net.UDPAddr)
+	c.addr = unmapped(local.AddrPort()) // that of no address is invalid
 	udp, ok := below.(*net.UDPConn)
 	if !ok {
 		return c
@@ -117,7 +115,7 @@ func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
 		if err != nil {
 			return 0, nil, err
 		}
-		if payload, a := c.accept(&d); a != nil && len(payload) > 0 {
+		if payload, a := c.accept(&d); len(payload) > 0 {
 			return copy(p, payload), a, nil
 		}
 	}
@@ -181,7 +179,7 @@ func (c *packetConn) accept(d *datagram) (payload []byte, a *quicAddr) {
 	payload = d.bytes[size:]
 	slot := c.slot(d.from, d.bytes[:size])
 	a = *slot
-	if a == nil || !a.is(rules, d, size) {
+	if a == nil || !a.is(d, size) {
 		a = &quicAddr{rules: rules, from: d.from, via: d.via}
 		if why, err := c.learn(a, d, size); why.refused() {
 			c.drop(rules, d, a, why, err)
@@ -193,7 +191,7 @@ func (c *packetConn) accept(d *datagram) (payload []byte, a *quicAddr) {
 	}
 	switch {
 	case rules == nil:
-	case size > 0 && hasHeader(payload):
+	case hasHeader(payload):
 		c.drop(rules, d, a, reasonDuplicate, nil)
 		return nil, nil
 	default:
@@ -203,8 +201,8 @@ func (c *packetConn) accept(d *datagram) (payload []byte, a *quicAddr) {
 }
 
 // is reports whether a datagram says the same as those before that had this address.
-func (a *quicAddr) is(rules *rules, d *datagram, size int) bool {
-	return a.rules == rules && a.from == d.from && a.raw == string(d.bytes[:size]) && a.received == string(d.control) &&
+func (a *quicAddr) is(d *datagram, size int) bool {
+	return a.from == d.from && a.raw == string(d.bytes[:size]) && a.received == string(d.control) &&
 		(a.until == 0 || time.Since(start) < a.until)
 }
 
@@ -300,8 +298,8 @@ var (
 func (c *packetConn) ask(rules *rules, peer net.Addr) (trust, time.Duration) {
 	ip, now := peerIP(peer), time.Since(start)
 	a := &c.asked[maphash.Comparable(c.seed, ip)%uint64(len(c.asked))]
-	if a.rules != rules || a.peer != ip || now >= a.until {
-		*a = answer{rules, ip, rules.ask(peer), now + trustedFor}
+	if a.peer != ip || now >= a.until {
+		*a = answer{ip, rules.ask(peer), now + trustedFor}
 	}
 	return a.trust, a.until
 }
@@ -342,13 +340,10 @@ func (c *packetConn) replyWith(control []byte) (local netip.AddrPort, reply []by
 	if len(control) == 0 {
 		return c.addr, nil
 	}
-	var to net.IP
-	var index int
 	v6, v4 := new(ipv6.ControlMessage), new(ipv4.ControlMessage)
-	if v6.Parse(control) == nil && v6.Dst != nil {
-		to, index = v6.Dst, v6.IfIndex
-	}
-	if v4.Parse(control) == nil && v4.Dst != nil {
+	_, _ = v6.Parse(control), v4.Parse(control) // what is not there stays empty
+	to, index := v6.Dst, v6.IfIndex
+	if v4.Dst != nil {
 		to, index = v4.Dst, v4.IfIndex
 	}
 	ip, ok := netip.AddrFromSlice(to)

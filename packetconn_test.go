@@ -23,6 +23,8 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -237,6 +239,9 @@ func TestHeadersOfAnotherSenderAreTaken(t *testing.T) {
 // quicLike is a datagram that QUIC takes for one of a connection it does not know.
 var quicLike = "\x40" + strings.Repeat("x", 1199)
 
+// unixDatagram is a v2 header of a Unix datagram socket.
+var unixDatagram = wire.SignatureV2 + "\x21\x32\x00\xd8" + strings.Repeat("x", 216)
+
 func TestBadDatagramsAreDroppedAndCounted(t *testing.T) {
 	announced := func(size uint16) string {
 		b := []byte(dgram(client4, server4))
@@ -262,12 +267,14 @@ func TestBadDatagramsAreDroppedAndCounted(t *testing.T) {
 		{"a beginning", "on", "127.0.0.2", wire.SignatureV2[:11], "missing"},
 		{"v1", "on", "127.0.0.2", v1(client4, server4) + quicLike, "missing"},
 		{"a signature", "on", "127.0.0.2", wire.SignatureV2, "malformed"},
+		{"a signature and half a length", "on", "127.0.0.2", wire.SignatureV2 + "\x21\x11\x00", "malformed"},
 		{"truncated", "on", "127.0.0.2", bare(client4, server4)[:20], "malformed"},
 		{"STREAM", "on", "127.0.0.2", v2(client4, server4) + quicLike, "malformed"},
 		{"STREAM over IPv6", "on", "127.0.0.2", v2(client6, server6) + quicLike, "malformed"},
 		{"unknown", "on", "127.0.0.2", unknown(2) + quicLike, "malformed"},
 		{"unspecified transport", "on", "127.0.0.2", family(0x10) + quicLike, "malformed"},
 		{"Unix", "on", "127.0.0.2", family(0x32) + strings.Repeat("x", 300), "malformed"},
+		{"Unix, as long as it should be", "on", "127.0.0.2", unixDatagram + quicLike, "malformed"},
 		{"an unknown family", "on", "127.0.0.2", family(0x42) + quicLike, "malformed"},
 		{"another version", "on", "127.0.0.2", string(version) + quicLike, "malformed"},
 		{"a wrong checksum", "on", "127.0.0.2", string(flipped) + quicLike, "checksum"},
@@ -313,6 +320,37 @@ func TestBadDatagramsAreDroppedAndCounted(t *testing.T) {
 			assert.Equal(t, http.StatusOK, response.StatusCode, "for everyone else HTTP/3 goes on")
 		})
 	}
+}
+
+func TestLogSaysWhyADatagramIsDropped(t *testing.T) {
+	for _, test := range []struct{ name, datagram, err string }{
+		{"missing", "x", ""},
+		{"cut off", dgram(client4, server4)[:20], errDatagramCutOff.Error()},
+		{"STREAM", v2(client4, server4), errNotDatagrams.Error()},
+		{"Unix", unixDatagram, errNotDatagrams.Error()},
+		{"two", local() + local(), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			rules, logs := packetRules(On)
+			c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.1")
+			_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
+			require.NoError(t, err)
+			pass(t, peer, c, "127.0.0.1", local()+"x")
+			require.Len(t, logs.All(), 1)
+			said, _ := logs.All()[0].ContextMap()["error"].(string)
+			assert.Equal(t, test.err, said)
+		})
+	}
+}
+
+func TestLogSaysThatAClientOfDatagramsIsMarked(t *testing.T) {
+	rules, logs := packetRules(Unspecified)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.1")
+	pass(t, peer, c, "127.0.0.1", local()+"x")
+	require.Empty(t, logs.All())
+	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"x")
+	require.Equal(t, 1, logs.FilterMessageSnippet("not trustworthy").Len())
+	assert.Equal(t, client4.String(), logs.All()[0].ContextMap()["claimed"])
 }
 
 // What is left out of the table for its size: a header that is larger than all that QUIC
@@ -431,6 +469,62 @@ func TestRepliesComeFromWhereTheDatagramWasSentTo(t *testing.T) {
 	}
 }
 
+func TestSocketOfAllAddressesKnowsWhichOneADatagramWasSentTo(t *testing.T) {
+	for _, test := range []struct{ network, address, to string }{
+		{"udp4", "0.0.0.0:0", "127.0.0.7"},
+		{"udp6", "[::]:0", "::1"},
+		{"udp", ":0", "127.0.0.7"},
+		{"udp", ":0", "::1"},
+	} {
+		t.Run(test.network+" "+test.to, func(t *testing.T) {
+			from := "127.0.0.2"
+			if test.to == "::1" {
+				needIPv6(t)
+				from = test.to
+			}
+			rules, _ := packetRules(On)
+			c, peer := wrappedSocket(t, test.network, test.address, rules), listenUDP(t, from)
+			_, addr := pass(t, peer, c, test.to, local()+"x")
+			want := netip.AddrPortFrom(netip.MustParseAddr(test.to), c.addr.Port())
+			assert.Equal(t, want, addr.local)
+			_, err := c.WriteTo([]byte("reply"), addr)
+			require.NoError(t, err)
+			var p [10]byte
+			require.NoError(t, peer.SetReadDeadline(time.Now().Add(patience)))
+			n, replied, err := peer.ReadFromUDPAddrPort(p[:])
+			require.NoError(t, err)
+			assert.Equal(t, "reply", string(p[:n]))
+			assert.Equal(t, want, unmapped(replied))
+		})
+	}
+}
+
+// The kernel's control messages say where to, or something else.
+func TestControlMessagesMakeControlMessages(t *testing.T) {
+	c := &packetConn{addr: netip.MustParseAddrPort("[::]:443")}
+	for _, test := range []struct {
+		name           string
+		control, reply []byte
+		local          string
+	}{
+		{"none", nil, nil, "[::]:443"},
+		{"another", (&ipv6.ControlMessage{TrafficClass: 1}).Marshal(), nil, "[::]:443"},
+		{"cut off", []byte{1}, nil, "[::]:443"},
+		{
+			"IPv6", (&ipv6.ControlMessage{Src: client6.Addr().AsSlice(), IfIndex: 7}).Marshal(),
+			(&ipv6.ControlMessage{Src: client6.Addr().AsSlice(), IfIndex: 7}).Marshal(), netip.AddrPortFrom(client6.Addr(), 443).String(),
+		},
+		{
+			"mapped", bytes.Replace((&ipv6.ControlMessage{Src: client6.Addr().AsSlice(), IfIndex: 7}).Marshal(), client6.Addr().AsSlice(), net.ParseIP("192.0.2.1"), 1),
+			(&ipv4.ControlMessage{Src: net.ParseIP("192.0.2.1"), IfIndex: 7}).Marshal(), "192.0.2.1:443",
+		},
+	} {
+		local, reply := c.replyWith(test.control)
+		assert.Equal(t, test.local, local.String(), test.name)
+		assert.Equal(t, test.reply, reply, test.name)
+	}
+}
+
 // A wrapper below sees each datagram that comes and goes.
 func TestOtherPacketWrappersAreNotPassedBy(t *testing.T) {
 	for _, test := range []struct{ name, wrappers string }{
@@ -489,10 +583,14 @@ func TestNothingIsLeftOfAClosedSocket(t *testing.T) {
 	}
 	eventually(t, forgotten, "something is left of other tests")
 	port := freePort(t)
-	c := startCaddy(t, packets("", "on"), h3Site(t, port, ""))
+	// A stream that ends behind its connection makes quic-go keep both for this long.
+	idle := func(options string) string {
+		return strings.Replace(options, "servers {", "servers {\ntimeouts {\nidle 1s\n}", 1)
+	}
+	c := startCaddy(t, idle(packets("", "on")), h3Site(t, port, ""))
 	client := newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address())
 	client.get("/")
-	require.NoError(t, c.load(packets("", "off"), h3Site(t, port, "")))
+	require.NoError(t, c.load(idle(packets("", "off")), h3Site(t, port, "")))
 	require.False(t, forgotten())
 	require.NoError(t, c.load("", plainSite(freePort(t))))
 	eventually(t, forgotten, "the socket is not forgotten")
@@ -610,6 +708,8 @@ func TestOnlyTheSocketsOwnErrorsSurface(t *testing.T) {
 	require.NoError(t, c.Close())
 	_, _, err = c.ReadFrom(p[:])
 	assert.ErrorIs(t, err, net.ErrClosed)
+	assert.ErrorIs(t, c.(udpPacketConn).SetReadBuffer(1<<16), net.ErrClosed)
+	assert.ErrorIs(t, c.(udpPacketConn).SetWriteBuffer(1<<16), net.ErrClosed)
 	_, oob := c.(quic.OOBCapablePacketConn)
 	assert.False(t, oob, "QUIC would read past ReadFrom")
 }

@@ -3,10 +3,10 @@ package proxyprotocol
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -122,21 +122,14 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	if err != nil {
 		return err
 	}
-	own := 0
-	for _, name := range names {
-		if name == wrapperName {
-			own++
-		}
-	}
-	if own > 1 {
+	own := slices.Index(names, wrapperName)
+	if slices.Contains(names[own+1:], wrapperName) {
 		return fmt.Errorf("packet conn wrapper '%s' is there twice, and a datagram has one header: keep one", wrapperName)
 	}
 	// What another wrapper does must not be passed by.
-	pw.unwrap = len(names) > 0 && names[0] == wrapperName
+	pw.unwrap = own == 0
 	installPlaceholders(server)
-	if err := pw.guard(server, logger); err != nil {
-		return err
-	}
+	pw.guard(server, logger)
 	pw.listen, err = listenAddrsOf(server)
 	return err
 }
@@ -148,11 +141,7 @@ func (pw *PacketConnWrapper) onStart(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	events, ok := app.(*caddyevents.App)
-	if !ok {
-		return errors.New("no events app to learn from when the configuration runs")
-	}
-	return events.On("started", startHandler{pw})
+	return app.(*caddyevents.App).On("started", startHandler{pw})
 }
 
 // startHandler handles the event that the configuration runs.
@@ -206,17 +195,20 @@ func listenAddrsOf(server *caddyhttp.Server) (addrs listenAddrs, err error) {
 		if network.IsUnixNetwork() || network.IsFdNetwork() {
 			continue
 		}
-		addr := listenAddr{any: network.Host == "", min: network.StartPort, max: network.EndPort}
+		addr := listenAddr{min: network.StartPort, max: network.EndPort}
 		host, _, _ := strings.Cut(network.Host, "%")
-		if ip, err := netip.ParseAddr(host); err == nil {
+		ip, err := netip.ParseAddr(host)
+		switch {
+		case host == "":
+			addr.any = true
+		case err == nil:
 			// Go makes of 0.0.0.0 a socket of both families.
 			addr.any, addr.ips = ip.IsUnspecified(), []netip.Addr{ip.Unmap()}
-		} else if !addr.any {
-			ips, _ := net.LookupIP(network.Host) // if that fails, listening will as well
+		default:
+			// If that fails, listening will as well.
+			ips, _ := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
 			for _, ip := range ips {
-				if ip, ok := netip.AddrFromSlice(ip); ok {
-					addr.ips = append(addr.ips, ip.Unmap())
-				}
+				addr.ips = append(addr.ips, ip.Unmap())
 			}
 		}
 		addrs = append(addrs, addr)

@@ -3,15 +3,19 @@ package proxyprotocol
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 )
 
 func TestPacketWrapperCaddyfile(t *testing.T) {
@@ -107,6 +111,7 @@ func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
 		{"on {\nunspecified 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, and the listener wrapper has not"},
 		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\n}", as + "'off' for 10.1.0.0/16, and the listener wrapper has 'on'"},
 		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", ""},
+		{"off {\non 10.0.0.0/8\noff 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", ""},
 	} {
 		t.Run(test.listener+" and "+test.packet, func(t *testing.T) {
 			port := freePort(t)
@@ -115,6 +120,132 @@ func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
 			disabled := c.logs.find(ofModule.with(fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "UDP carries no header on this wrapper's watch", test.way, 1)}))
 			assert.Equal(t, test.way != "", len(disabled) == 1)
 		})
+	}
+}
+
+// What cannot be read must not pass for something that closes the way.
+func TestConfigurationThatCannotBeReadIsRefused(t *testing.T) {
+	mode, logger := On, zap.NewNop()
+	pw := &PacketConnWrapper{shared: &ListenerWrapper{Mode: On}}
+	for _, s := range []string{`{"wrapper": 1}`, `{"wrapper": "proxy_protocol_mode", "mode": "maybe"}`} {
+		raw := []json.RawMessage{json.RawMessage(s)}
+		_, err := packetWrapperOf(&caddyhttp.Server{PacketConnWrappersRaw: raw})
+		assert.Error(t, err)
+	}
+	assert.Error(t, pw.prepareServer(&caddyhttp.Server{PacketConnWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper": 1}`)}}, logger))
+	assert.Error(t, pw.prepareServer(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}}, logger))
+	for _, ranges := range [][]ModeRanges{{{Mode: &mode, Ranges: []string{"nowhere"}}}, {{Ranges: []string{"::1"}}}} {
+		_, err := (&ListenerWrapper{Mode: On, rules: new(rules)}).wayAround(&PacketConnWrapper{Mode: On, Ranges: ranges})
+		assert.Error(t, err)
+	}
+}
+
+// testApp has a socket with the packet wrapper and no HTTP server.
+type testApp struct {
+	// Late is to load the wrapper when the events have begun, and Conflict is to have other
+	// metrics under the name of the wrapper's.
+	Late, Conflict bool
+
+	ctx    caddy.Context
+	socket net.PacketConn
+	err    error
+}
+
+// testAppRuns gets the app of a configuration that is loaded.
+var testAppRuns = make(chan *testApp, 1)
+
+func init() { caddy.RegisterModule(testApp{}) }
+
+func (testApp) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "proxy_protocol_test_app", New: func() caddy.Module { return new(testApp) }}
+}
+
+func (a *testApp) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
+	testAppRuns <- a
+	if a.Conflict {
+		ctx.GetMetricsRegistry().MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "caddy_proxy_protocol_connections_total"}))
+	}
+	if !a.Late {
+		a.load()
+	}
+	return nil
+}
+
+func (a *testApp) load() {
+	var pw any
+	if pw, a.err = a.ctx.LoadModuleByID("caddy.packetconns.proxy_protocol_mode", json.RawMessage(`{"mode": "on"}`)); a.err != nil {
+		return
+	}
+	if a.socket, a.err = net.ListenPacket("udp", "127.0.0.1:0"); a.err == nil {
+		a.socket = pw.(caddy.PacketConnWrapper).WrapPacketConn(a.socket)
+	}
+}
+
+func (a *testApp) Start() error {
+	if a.Late {
+		events, err := a.ctx.App("events")
+		if err != nil {
+			return err
+		}
+		if err := events.(caddy.App).Start(); err != nil {
+			return err
+		}
+		a.load()
+	}
+	return nil
+}
+
+func (a *testApp) Stop() error {
+	if a.socket != nil {
+		return a.socket.Close()
+	}
+	return nil
+}
+
+func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
+	load := func(t *testing.T, options string) *testApp {
+		require.NoError(t, newCaddy(t).loadJSON(`{"proxy_protocol_test_app": {`+options+`}}`))
+		return <-testAppRuns
+	}
+	t.Run("works", func(t *testing.T) {
+		app := load(t, "")
+		require.NoError(t, app.err)
+		c, peer := app.socket.(udpPacketConn).packetConn, listenUDP(t, "127.0.0.1")
+		_, err := peer.WriteTo([]byte("no header"), c.LocalAddr())
+		require.NoError(t, err)
+		payload, addr := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"x")
+		assert.Equal(t, "x", payload)
+		assert.Equal(t, client4.String(), addr.String())
+		assert.Equal(t, On, addr.mode)
+	})
+	t.Run("too late to learn when the configuration runs", func(t *testing.T) {
+		assert.ErrorContains(t, load(t, `"late": true`).err, "new subscriptions")
+	})
+	t.Run("beside other metrics of this name", func(t *testing.T) {
+		assert.ErrorContains(t, load(t, `"conflict": true`).err, "caddy_proxy_protocol_connections_total")
+	})
+}
+
+// Caddy loads apps in any order.
+func TestPacketWrapperNeedsTheEvents(t *testing.T) {
+	for range 10 {
+		require.ErrorContains(t, newCaddy(t).loadJSON(`{"proxy_protocol_test_app": {}, "events": {"nothing": true}}`), `unknown field "nothing"`)
+		select {
+		case app := <-testAppRuns:
+			require.ErrorContains(t, app.err, "loading events app module")
+		default:
+		}
+	}
+}
+
+// The header of a datagram is nothing to TCP.
+func TestOnlyHTTP3NeedsThePacketWrapper(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, packets("", "on"), h3Site(t, port, ""))
+	for _, tr := range []transport{https1, https2} {
+		response, _ := get(t, tr, tcp4(port), "", "/")
+		assert.Equal(t, http.StatusOK, response.StatusCode)
 	}
 }
 
@@ -146,6 +277,8 @@ func TestAddressesOfAServerAreKnownAgain(t *testing.T) {
 		{"127.0.0.1:443", "127.0.0.1:443", true},
 		{"tcp4/127.0.0.1:443", "127.0.0.1:443", true},
 		{"127.0.0.1:443", "127.0.0.2:443", false},
+		{"127.0.0.1:443", "[::]:443", false},
+		{"127.0.0.1:443", "0.0.0.0:443", false},
 		{"127.0.0.1:440-450", "127.0.0.1:443", true},
 		{"127.0.0.1:440-442", "127.0.0.1:443", false},
 		{"[::1]:443", "[::1]:443", true},
@@ -160,6 +293,8 @@ func TestAddressesOfAServerAreKnownAgain(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, test.want, addrs.contain(netip.MustParseAddrPort(test.addr)), "%s and %s", test.listen, test.addr)
 	}
+	_, err := listenAddrsOf(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}})
+	assert.ErrorContains(t, err, "port")
 }
 
 func TestDatagramsAreInMetricsAndStatus(t *testing.T) {

@@ -129,6 +129,8 @@ func TestMarkDoesNotChangeWithMigration(t *testing.T) {
 			require.Equal(t, http.StatusOK, response.StatusCode)
 			r.speak(test.after)
 			settle(t, client, http.StatusMisdirectedRequest, "")
+			response, _ = client.get("/")
+			assert.Empty(t, response.Header.Values("Alt-Svc"), "HTTP/3 is not what is wrong")
 			c.logs.waitFor(t, ofAccess.with(fields{"status": float64(http.StatusMisdirectedRequest)}))
 
 			response, _ = newH3Client(t, r.address()).get("/")
@@ -246,6 +248,7 @@ func TestListenerOlderThanTheWrapperIsRefused(t *testing.T) {
 	}{
 		{"on", "on", true},
 		{"on {\nhttp3 allow\n}", "", false},
+		{"on {\nhttp3 allow\n}", "on", true},
 		{"on", "on", true},
 		{"", "on", true},
 		{"", "off {\non 10.0.0.0/8\n}", true},

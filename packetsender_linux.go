@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -73,15 +74,14 @@ func (s *packetSender) write(p []byte, to *quicAddr) (int, error) {
 		return s.sendNow(p, to.reply, to)
 	}
 	batch := s.batchFor(p, to)
-	for batch == nil {
-		if len(s.waiting) < batchesWaiting {
-			batch = replyBatches.Get().(*replyBatch)
-			batch.to, batch.size = to, len(p)
-			s.waiting = append(s.waiting, batch)
-			break
-		}
+	for batch == nil && len(s.waiting) == batchesWaiting {
 		s.room.Wait()
 		batch = s.batchFor(p, to)
+	}
+	if batch == nil {
+		batch = replyBatches.Get().(*replyBatch)
+		batch.to, batch.size = to, len(p)
+		s.waiting = append(s.waiting, batch)
 	}
 	batch.bytes = append(batch.bytes, p...)
 	batch.n++
@@ -96,8 +96,8 @@ func (s *packetSender) write(p []byte, to *quicAddr) (int, error) {
 // batchFor returns the batch that a datagram can join without passing another one to the
 // same client, or nil.
 func (s *packetSender) batchFor(p []byte, to *quicAddr) *replyBatch {
-	for i := len(s.waiting) - 1; i >= 0; i-- {
-		if b := s.waiting[i]; b.to == to {
+	for _, b := range slices.Backward(s.waiting) {
+		if b.to == to {
 			if b.full || len(p) > b.size || b.n == batchSegments || len(b.bytes)+len(p) > batchSize {
 				return nil
 			}
@@ -113,31 +113,31 @@ func (s *packetSender) sendWaiting() {
 	defer s.mu.Unlock()
 	for len(s.waiting) > 0 {
 		batch := s.waiting[0]
-		copy(s.waiting, s.waiting[1:])
-		s.waiting = s.waiting[:len(s.waiting)-1]
+		s.waiting = slices.Delete(s.waiting, 0, 1)
 		s.room.Signal()
 		s.mu.Unlock()
 		err := batch.send(s)
 		s.mu.Lock()
 		// The driver lacks what segmenting needs.
 		s.single = s.single || errors.Is(err, syscall.EIO)
-		batch.to, batch.n, batch.full, batch.bytes = nil, 0, false, batch.bytes[:0]
+		batch.to, batch.n, batch.bytes = nil, 0, batch.bytes[:0]
 		replyBatches.Put(batch)
 	}
 	s.sending = false
 }
 
-// send sends the datagrams of a batch. Like those that are lost on their way, one that
-// cannot be sent is for QUIC to find missing: it may be a probe for the path's MTU.
+// send sends the datagrams of a batch, and returns why the kernel does not take them
+// together. Like those that are lost on their way, one that cannot be sent is for QUIC to find
+// missing: it may be a probe for the path's MTU.
 func (b *replyBatch) send(s *packetSender) error {
 	if b.n == 1 {
-		_, err := s.sendNow(b.bytes, b.to.reply, b.to)
-		return err
+		_, _ = s.sendNow(b.bytes, b.to.reply, b.to)
+		return nil
 	}
 	b.control = appendSegmentSize(append(b.control[:0], b.to.reply...), b.size)
 	_, err := s.sendNow(b.bytes, b.control, b.to)
-	if err == nil || errors.Is(err, net.ErrClosed) {
-		return err
+	if err == nil {
+		return nil
 	}
 	for rest := b.bytes; len(rest) > 0; {
 		n := min(b.size, len(rest))

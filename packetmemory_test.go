@@ -1,0 +1,308 @@
+package proxyprotocol
+
+// What a packetConn remembers from one datagram to the next, and what it must not take for it.
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"weak"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// packetRules are rules with stats of their own.
+func packetRules(mode Mode, options ...func(*rules)) (*rules, *observer.ObservedLogs) {
+	rules, logs := connRules(mode, options...)
+	rules.stats = newStats()
+	return rules, logs
+}
+
+// wrappedSocket is a wrapped socket at an address of this machine, under rules.
+func wrappedSocket(t *testing.T, network, address string, rules *rules) *packetConn {
+	t.Helper()
+	socket, err := net.ListenPacket(network, address)
+	require.NoError(t, err)
+	t.Cleanup(func() { socket.Close() })
+	c := newPacketConn(socket, true).(udpPacketConn).packetConn
+	c.rules.Store(rules)
+	return c
+}
+
+// pass sends a datagram to a socket at this IP address, and returns what QUIC reads next, and
+// its address.
+func pass(t *testing.T, from *net.UDPConn, c *packetConn, ip, datagram string) (string, *quicAddr) {
+	t.Helper()
+	_, err := from.WriteToUDPAddrPort([]byte(datagram), netip.AddrPortFrom(netip.MustParseAddr(ip), c.addr.Port()))
+	require.NoError(t, err)
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	var p [maxDatagram]byte
+	n, addr, err := c.ReadFrom(p[:])
+	require.NoError(t, err)
+	return string(p[:n]), addr.(*quicAddr)
+}
+
+func TestAddressStaysTheSameAsLongAsDatagramsSayTheSame(t *testing.T) {
+	ofSize := func(size int) string {
+		empty := dgram(client4, server4, wire.TLV{Type: wire.TypeNoop})
+		return dgram(client4, server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, size-len(empty))})
+	}
+	for _, test := range []struct {
+		name          string
+		mode          Mode
+		first, second string // headers
+		same          bool
+	}{
+		{"no header", Off, "", "", true},
+		{"a header", On, dgram(client4, server4), dgram(client4, server4), true},
+		{"a marked client", Unspecified, dgram(client4, server4), dgram(client4, server4), true},
+		{"another client", On, dgram(client4, server4), dgram(client6, server6), false},
+		{"a header no more", Unspecified, local(), "", false},
+		{"a header of the size that is kept", On, ofSize(recentHeader), ofSize(recentHeader), true},
+		{"a larger one", On, ofSize(recentHeader + 1), ofSize(recentHeader + 1), false},
+		{"a much larger one", On, ofSize(2000), ofSize(2000), false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			rules, _ := packetRules(test.mode)
+			c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.1")
+			_, first := pass(t, peer, c, "127.0.0.1", test.first+"a")
+			payload, second := pass(t, peer, c, "127.0.0.1", test.second+"b")
+			assert.Equal(t, "b", payload)
+			assert.Equal(t, test.same, first == second)
+			assert.Zero(t, first.until, "nobody was asked")
+			assert.Empty(t, first.reply, "a socket of one address needs no control message")
+		})
+	}
+}
+
+// The hash of a datagram may be that of any other.
+func TestAddressOfAnotherIsNotTaken(t *testing.T) {
+	for _, test := range []struct {
+		name             string
+		from, to, header string
+	}{
+		{"another peer", "127.0.0.3", "127.0.0.1", dgram(client4, server4)},
+		{"sent to another address", "127.0.0.2", "127.0.0.7", dgram(client4, server4)},
+		{"another header", "127.0.0.2", "127.0.0.1", dgram(client6, server6)},
+		{"no header", "127.0.0.2", "127.0.0.1", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			rules, _ := packetRules(Unspecified)
+			c := wrappedSocket(t, "udp4", "0.0.0.0:0", rules)
+			peer := listenUDP(t, "127.0.0.2")
+			_, first := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+			for i := range c.recent {
+				c.recent[i] = first
+			}
+			if test.from != "127.0.0.2" {
+				peer = listenUDP(t, test.from)
+			}
+			payload, second := pass(t, peer, c, test.to, test.header+"b")
+			assert.Equal(t, "b", payload)
+			assert.NotSame(t, first, second)
+			assert.Equal(t, peer.LocalAddr().String(), second.peer.String())
+			assert.Equal(t, test.to, second.local.Addr().String())
+			assert.Equal(t, test.header, second.raw)
+		})
+	}
+}
+
+func TestNothingIsRememberedOfRulesThatAreGone(t *testing.T) {
+	var asked atomic.Int32
+	before, _ := packetRules(On, connTrusting(&asked, "127.0.0.0/8"))
+	after, _ := packetRules(On)
+	kept := weak.Make(before)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
+	for _, ip := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.4"} {
+		pass(t, listenUDP(t, ip), c, "127.0.0.1", dgram(client4, server4)+"a")
+	}
+	require.EqualValues(t, 3, asked.Load())
+	before = nil
+	c.rules.Store(after)
+	_, addr := pass(t, listenUDP(t, "127.0.0.5"), c, "127.0.0.1", dgram(client4, server4)+"a")
+	assert.Same(t, after, addr.rules)
+	eventually(t, func() bool { runtime.GC(); return kept.Value() == nil }, "the rules are kept")
+	runtime.KeepAlive(c)
+}
+
+func TestTrustEndsWithTheRules(t *testing.T) {
+	var asked atomic.Int32
+	before, _ := packetRules(On, connTrusting(&asked, "127.0.0.0/8"))
+	after, logs := packetRules(On, connTrusting(&asked, "127.0.0.3/32"))
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", before), listenUDP(t, "127.0.0.2")
+	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	c.rules.Store(after)
+	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	require.NoError(t, err)
+	payload, _ := pass(t, listenUDP(t, "127.0.0.3"), c, "127.0.0.1", dgram(client4, server4)+"good")
+	assert.Equal(t, "good", payload)
+	assert.Equal(t, []string{"untrusted"}, connReasons(logs))
+}
+
+// Nobody judges datagrams, and nobody takes anything from them.
+func TestDatagramsPassAsTheyAreWithoutRules(t *testing.T) {
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", nil), listenUDP(t, "127.0.0.2")
+	for _, datagram := range []string{"a", dgram(client4, server4) + "a", wire.SignatureV2, local() + local()} {
+		payload, addr := pass(t, peer, c, "127.0.0.1", datagram)
+		assert.Equal(t, datagram, payload)
+		assert.Equal(t, peer.LocalAddr().String(), addr.String())
+		assert.Nil(t, addr.rules)
+	}
+}
+
+func TestSourceOfTrustedPeersIsAskedOnceASecond(t *testing.T) {
+	var asked atomic.Int32
+	rules, logs := packetRules(On, connTrusting(&asked, "127.0.0.2/32"))
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	peer, other := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
+	before := time.Since(start)
+	_, first := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	require.EqualValues(t, 1, asked.Load())
+	assert.GreaterOrEqual(t, first.until, before+trustedFor)
+	assert.LessOrEqual(t, first.until, time.Since(start)+trustedFor)
+	// The answer holds until then, and is where that of any other peer may be.
+	answered := func(until time.Duration) {
+		first.until = until
+		for i := range c.asked {
+			c.asked[i] = answer{peerIP(peer.LocalAddr()), trusted, until}
+		}
+	}
+
+	answered(first.until + time.Hour)
+	_, second := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	assert.Same(t, first, second)
+	_, second = pass(t, peer, c, "127.0.0.1", dgram(client6, server6)+"a")
+	assert.Equal(t, first.until, second.until)
+	require.EqualValues(t, 1, asked.Load(), "another header of the peer")
+
+	_, err := other.WriteTo([]byte(dgram(client4, server4)+"b"), c.LocalAddr())
+	require.NoError(t, err)
+	payload, _ := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	assert.Equal(t, "a", payload)
+	assert.EqualValues(t, 2, asked.Load(), "another peer")
+	assert.Equal(t, []string{"untrusted"}, connReasons(logs))
+
+	answered(1)
+	_, again := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	assert.NotSame(t, first, again)
+	assert.EqualValues(t, 3, asked.Load(), "the time is over")
+}
+
+// A source that panics takes the datagram with it, and nothing else.
+func TestPanicDropsOneDatagram(t *testing.T) {
+	rules, logs := packetRules(On)
+	rules.source = connSource(func(r *http.Request) []netip.Prefix {
+		if strings.HasPrefix(r.RemoteAddr, "127.0.0.3:") {
+			panic("of a test")
+		}
+		return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	bad := listenUDP(t, "127.0.0.3")
+	_, err := bad.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	require.NoError(t, err)
+	payload, addr := pass(t, listenUDP(t, "127.0.0.2"), c, "127.0.0.1", dgram(client4, server4)+"good")
+	assert.Equal(t, "good", payload)
+	assert.Equal(t, client4.String(), addr.String())
+	require.Len(t, logs.All(), 1)
+	entry := logs.All()[0].ContextMap()
+	assert.Equal(t, map[string]any{"peer": bad.LocalAddr().String(), "local": c.LocalAddr().String(), "mode": "on", "reason": "io", "error": "panic: of a test"}, entry)
+	assert.EqualValues(t, 1, rules.stats.outcomes[On][2][reasonIO].Load())
+}
+
+// Sockets of others
+
+// otherAddr is the address of a peer as somebody else's socket has it.
+type otherAddr struct{ text string }
+
+func (a *otherAddr) Network() string { return "other" }
+func (a *otherAddr) String() string {
+	if a.text == "" {
+		panic("of a test")
+	}
+	return a.text
+}
+
+// otherSocket is a socket that is none of UDP, with datagrams that wait, and then ends.
+type otherSocket struct {
+	net.PacketConn
+	from    []net.Addr
+	says    []string
+	replies []net.Addr
+}
+
+func (c *otherSocket) LocalAddr() net.Addr { return &otherAddr{"here"} }
+
+func (c *otherSocket) ReadFrom(p []byte) (int, net.Addr, error) {
+	if len(c.from) == 0 {
+		return 0, nil, net.ErrClosed
+	}
+	from, says := c.from[0], c.says[0]
+	c.from, c.says = c.from[1:], c.says[1:]
+	return copy(p, says), from, nil
+}
+
+func (c *otherSocket) WriteTo(p []byte, to net.Addr) (int, error) {
+	c.replies = append(c.replies, to)
+	return len(p), nil
+}
+
+// Nothing is known of their addresses but the text, and who has the same may be somebody else.
+func TestPeersOfOtherSocketsAreNotMixedUp(t *testing.T) {
+	socket := new(otherSocket)
+	want := []string{"somewhere", "elsewhere", "elsewhere", "192.0.2.1:7", "192.0.2.1:7", "[2001:db8::7]:7"}
+	for _, text := range []string{"somewhere", "elsewhere", "elsewhere", "192.0.2.1:7", "[::ffff:192.0.2.1]:7", "[2001:db8::7]:7"} {
+		socket.from = append(socket.from, &otherAddr{text})
+		socket.says = append(socket.says, "x")
+	}
+	from := socket.from
+	c := newPacketConn(socket, true).(*packetConn)
+	rules, _ := packetRules(Unspecified)
+	c.rules.Store(rules)
+	var p [10]byte
+	for _, want := range want {
+		n, addr, err := c.ReadFrom(p[:])
+		require.NoError(t, err)
+		assert.Equal(t, want, addr.String())
+		_, err = c.WriteTo(p[:n], addr)
+		require.NoError(t, err)
+	}
+	require.Len(t, socket.replies, len(from))
+	for i := range from {
+		assert.Same(t, from[i], socket.replies[i])
+	}
+	_, err := c.WriteTo(p[:], new(quicAddr))
+	assert.ErrorIs(t, err, errNotOurs)
+	assert.False(t, c.addr.IsValid())
+}
+
+func TestPanicOfAnotherSocketsAddressDropsOneDatagram(t *testing.T) {
+	on, _ := packetRules(On)
+	off, _ := packetRules(Off)
+	for _, test := range []struct {
+		rules *rules
+		good  string
+	}{
+		{on, local() + "good"},
+		{off, "good"},
+		{nil, "good"},
+	} {
+		socket := &otherSocket{from: []net.Addr{&otherAddr{}, &otherAddr{"192.0.2.1:7"}}, says: []string{"bad", test.good}}
+		c := newPacketConn(socket, true).(*packetConn)
+		c.rules.Store(test.rules)
+		var p [10]byte
+		n, addr, err := c.ReadFrom(p[:])
+		require.NoError(t, err)
+		assert.Equal(t, "good", string(p[:n]))
+		assert.Equal(t, "192.0.2.1:7", addr.String())
+	}
+}
