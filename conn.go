@@ -28,26 +28,38 @@ type conn struct {
 	phase atomic.Uint32
 
 	// These belong to whoever judges.
-	want     want // what he judges for
-	limited  bool // the socket has the deadline of the header
-	answered bool // the peer's address was given out while pending: a header is too late
-
-	awaited bool // the user's deadline ends a wait that goes on; deadlines guards it
+	aim      purpose // what he judges for
+	limited  bool    // the socket has the deadline of the header
+	answered bool    // the peer's address was given out while pending: a header is too late
 
 	facts
 	client net.TCPAddr // if the header named one; its IP address lies in there
 
-	// mapping has the placeholders of the connection's requests, once there is one.
-	mapping atomic.Pointer[caddy.ReplacerFunc]
-
 	// judging serializes whoever judges the beginning while pending, reading whoever
-	// reads. The inbox belongs to the one, then to the other.
+	// reads while watching. The inbox belongs to the one, then to the other, and from
+	// draining on to the Read that makes the phase handing.
 	judging, reading sync.Mutex
 	inbox            *inbox
+
+	extras atomic.Pointer[extras]
+}
+
+// extras are what a connection has no room for before somebody needs it.
+type extras struct {
+	// mapping has the placeholders of the connection's requests, once there is one.
+	mapping atomic.Pointer[caddy.ReplacerFunc]
 
 	// deadlines guards the user's read deadline while pending.
 	deadlines    sync.Mutex
 	readDeadline time.Duration // since start, or none
+	awaited      bool          // it ends a wait that goes on
+}
+
+func (c *conn) extra() *extras {
+	if c.extras.Load() == nil {
+		c.extras.CompareAndSwap(nil, new(extras))
+	}
+	return c.extras.Load()
 }
 
 const (
@@ -55,7 +67,8 @@ const (
 	endless time.Duration = 1 << 62 // a century is, and leaves room for sums
 )
 
-// The phases of a connection. They only ever go forward.
+// The phases of a connection. They only ever go forward, but that draining and handing take
+// turns.
 const (
 	// pending: whether there is a header is not known yet.
 	pending uint32 = iota
@@ -107,7 +120,7 @@ var start = time.Now()
 
 func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Duration) *conn {
 	wrapped := &conn{Conn: c, rules: rules, accepted: accepted}
-	wrapped.mode, wrapped.trust = mode, trust
+	wrapped.mode, wrapped.trust, wrapped.peer = mode, trust, peerAddr(c.RemoteAddr())
 	if mode == Off {
 		wrapped.phase.Store(watching)
 	}
@@ -117,14 +130,12 @@ func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Dur
 // RemoteAddr returns the client's address, with port 0 if it is marked, or the peer's
 // if no header named a client or the connection was refused.
 func (c *conn) RemoteAddr() net.Addr {
-	_ = c.settle(wantAddr)
+	_ = c.settle(forAddr)
 	if !c.accepts() || c.client.IP == nil {
-		return c.peerAddr()
+		return c.peer
 	}
 	return &c.client
 }
-
-func (c *conn) peerAddr() net.Addr { return remoteOf(c.Conn) }
 
 // isPending reports whether the beginning has yet to be judged.
 func (c *conn) isPending() bool { return c.phase.Load()&^closed <= timed }
@@ -139,7 +150,7 @@ func (c *conn) accepts() bool {
 // none, it is unspecified, or the connection is marked: it chooses TLS policies and
 // certificates.
 func (c *conn) LocalAddr() net.Addr {
-	_ = c.settle(wantAddr)
+	_ = c.settle(forAddr)
 	return (*localAddr)(c)
 }
 
@@ -175,11 +186,11 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 func (c *conn) mayWrite() error {
-	if err := c.settle(wantWrite); err != nil {
+	if err := c.settle(forWrite); err != nil {
 		return err
 	}
 	if c.phase.Load() == refused {
-		return refusedError("write", c.peerAddr())
+		return refusedError("write", c.peer)
 	}
 	return nil
 }
@@ -247,27 +258,28 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if c.phase.Load() > timed { // or closed, which is an error
 		return c.Conn.SetReadDeadline(t)
 	}
-	c.deadlines.Lock()
-	defer c.deadlines.Unlock()
+	x := c.extra()
+	x.deadlines.Lock()
+	defer x.deadlines.Unlock()
 	c.phase.CompareAndSwap(pending, timed) // from here on leave waits
 	if c.phase.Load() > timed {
 		return c.Conn.SetReadDeadline(t)
 	}
-	c.readDeadline = none
+	x.readDeadline = none
 	if !t.IsZero() {
 		// Not t.Sub(start): the wall clock, by which t may be, can have been set since.
-		c.readDeadline = cmp.Or(time.Since(start)+min(time.Until(t), endless), -1)
+		x.readDeadline = cmp.Or(time.Since(start)+min(time.Until(t), endless), -1)
 	}
-	if !c.awaited {
+	if !x.awaited {
 		return nil // leave hands it to the socket
 	}
-	return c.applyDeadline()
+	return c.applyDeadline(x)
 }
 
 // mayRead implements waiter. A deadline is not needed if something is there, unless one has
 // passed: what is there came too late, or the user is to be told.
 func (c *conn) mayRead() error {
-	if c.want == wantRead && c.phase.Load() == timed || time.Since(start) >= c.accepted+c.rules.timeout {
+	if c.aim == forRead && c.phase.Load() == timed || time.Since(start) >= c.accepted+c.rules.timeout {
 		return c.mayWait()
 	}
 	return nil
@@ -282,19 +294,20 @@ func (c *conn) mayWait() error {
 		return nil
 	}
 	c.limited = true
-	if c.want != wantRead {
+	if c.aim != forRead {
 		return c.Conn.SetReadDeadline(c.deadline())
 	}
-	c.deadlines.Lock()
-	defer c.deadlines.Unlock()
-	c.awaited = true
-	return c.applyDeadline()
+	x := c.extra()
+	x.deadlines.Lock()
+	defer x.deadlines.Unlock()
+	x.awaited = true
+	return c.applyDeadline(x)
 }
 
-func (c *conn) applyDeadline() error {
+func (c *conn) applyDeadline(x *extras) error {
 	t := c.deadline()
-	if c.readDeadline != none {
-		if user := start.Add(c.readDeadline); user.Before(t) {
+	if x.readDeadline != none {
+		if user := start.Add(x.readDeadline); user.Before(t) {
 			t = user
 		}
 	}
@@ -308,10 +321,10 @@ func (c *conn) unlimit() {
 		return
 	}
 	c.limited = false
-	if c.awaited { // which nobody else writes
-		c.deadlines.Lock()
-		c.awaited = false
-		c.deadlines.Unlock()
+	if x := c.extras.Load(); x != nil && x.awaited { // which nobody else writes
+		x.deadlines.Lock()
+		x.awaited = false
+		x.deadlines.Unlock()
 	}
 	_ = c.Conn.SetReadDeadline(time.Time{})
 }
@@ -322,10 +335,11 @@ func (c *conn) leave(next uint32) {
 	if c.advance(pending, next) {
 		return
 	}
-	c.deadlines.Lock()
-	defer c.deadlines.Unlock()
-	if c.readDeadline != none {
-		_ = c.Conn.SetReadDeadline(start.Add(c.readDeadline))
+	x := c.extra()
+	x.deadlines.Lock()
+	defer x.deadlines.Unlock()
+	if x.readDeadline != none {
+		_ = c.Conn.SetReadDeadline(start.Add(x.readDeadline))
 	}
 	if from := c.phase.Load(); from >= closed || !c.advance(from, next) {
 		c.phase.Store(next | closed) // it has been counted

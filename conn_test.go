@@ -498,15 +498,15 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 	tests := []struct {
 		name       string
 		user, want time.Time
-		judged     want
+		judged     purpose
 	}{
-		{"a read has none of its own", time.Time{}, timeout, wantRead},
-		{"a read has an earlier one", soon, soon, wantRead},
-		{"a read has a later one", late, timeout, wantRead},
-		{"a read has one beyond all bounds", accepted.AddDate(1000, 0, 0), timeout, wantRead},
-		{"an address is asked for and there is none", time.Time{}, timeout, wantAddr},
-		{"an address is asked for and there is an earlier one", soon, timeout, wantAddr},
-		{"an address is asked for and there is a later one", late, timeout, wantAddr},
+		{"a read has none of its own", time.Time{}, timeout, forRead},
+		{"a read has an earlier one", soon, soon, forRead},
+		{"a read has a later one", late, timeout, forRead},
+		{"a read has one beyond all bounds", accepted.AddDate(1000, 0, 0), timeout, forRead},
+		{"an address is asked for and there is none", time.Time{}, timeout, forAddr},
+		{"an address is asked for and there is an earlier one", soon, timeout, forAddr},
+		{"an address is asked for and there is a later one", late, timeout, forAddr},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -514,7 +514,7 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 			script := connSays()
 			c := newConn(script, rules, On, trusted, accepted.Sub(start))
 			require.NoError(t, c.SetReadDeadline(tt.user))
-			c.want = tt.judged
+			c.aim = tt.judged
 			require.NoError(t, c.mayWait())
 			assert.WithinDuration(t, tt.want, script.deadline, time.Second)
 			c.leave(open)
@@ -1043,7 +1043,7 @@ func TestConnHeaderBehindAnsweredAddressIsRefused(t *testing.T) {
 				rules, logs := connRules(mode)
 				c := connOf(&connScript{events: []connEvent{{"PRO", nil}, {"", errConnTimeout}, {connV1[3:], nil}}}, rules)
 				connCalls[name](c)
-				assert.Equal(t, connPeer, c.peerAddr())
+				assert.Equal(t, connPeer, c.peer)
 				assert.True(t, c.isPending())
 				assert.ErrorIs(t, connRead(c, 100).err, errRefused)
 				assert.Equal(t, connPeer, c.RemoteAddr())
@@ -1207,12 +1207,22 @@ func TestConnPanicBelowIsARefusal(t *testing.T) {
 
 // A panic anywhere but where it is recovered would end the process.
 func TestConnThatClaimsToHaveReadTheImpossibleIsRefused(t *testing.T) {
-	for _, before := range []string{"", "PROXY"} {
+	tests := []struct {
+		mode   Mode
+		before string
+	}{
+		{On, ""}, {On, "PROXY"}, {On, connV1}, {On, connV1 + "PRO"}, {Off, ""}, {Off, "PRO"},
+	}
+	for _, tt := range tests {
 		for _, excess := range []int{1, -10_000} {
-			t.Run(fmt.Sprint(before, excess), func(t *testing.T) {
-				rules, logs := connRules(On)
-				c := connOf(&connLiar{connSays(), before, excess}, rules)
+			t.Run(fmt.Sprint(tt.mode, tt.before, excess), func(t *testing.T) {
+				rules, logs := connRules(tt.mode)
+				c := connOf(&connLiar{connSays(), tt.before, excess}, rules)
 				require.NotPanics(t, func() { c.RemoteAddr() })
+				room := make([]byte, 4096)
+				n, err := c.Read(room[:100])
+				assert.Zero(t, n)
+				assert.ErrorIs(t, err, errRefused)
 				assert.Equal(t, refused, c.phase.Load())
 				assert.Equal(t, []string{"io"}, connReasons(logs))
 			})
@@ -1236,12 +1246,58 @@ func (c *connLiar) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// The process would end here too: net/http asks for the address before it can recover.
-func TestConnOfWhichThePeerCannotBeToldHasNoAddress(t *testing.T) {
-	rules, _ := connRules(Unspecified)
-	c := connOf(connPanics{connSays(connGET), "RemoteAddr"}, rules)
-	require.NotPanics(t, func() { assert.Nil(t, c.RemoteAddr()) })
-	assert.Equal(t, connResult{connGET, nil}, connRead(c, 100))
+// connForgets is a connection that has no addresses any more once something was read or it
+// was closed, or worse ones.
+type connForgets struct {
+	*connScript
+	after net.Addr
+}
+
+func (c connForgets) addr(before net.Addr) net.Addr {
+	if c.reads > 0 || c.closed {
+		return c.after
+	}
+	return before
+}
+
+func (c connForgets) RemoteAddr() net.Addr { return c.addr(connPeer) }
+func (c connForgets) LocalAddr() net.Addr  { return c.addr(connLocal) }
+
+// connBadAddr is an address that cannot be told.
+type connBadAddr struct{ net.Addr }
+
+func (connBadAddr) Network() string { return "tcp" }
+func (connBadAddr) String() string  { panic("no address") }
+
+// The peer can bring it about that a socket has no address any more: with a reset.
+func TestConnKeepsThePeerThatItWasAcceptedFrom(t *testing.T) {
+	tests := []struct {
+		name string
+		mode Mode
+		in   string
+	}{
+		{"refused", On, connGET},
+		{"no header", Unspecified, connGET},
+		{"no header under off", Off, connGET},
+		{"LOCAL", On, local() + connGET},
+	}
+	for _, tt := range tests {
+		for name, after := range map[string]net.Addr{"nil": nil, "panics": connBadAddr{}, "nil TCP address": (*net.TCPAddr)(nil)} {
+			t.Run(tt.name+"/"+name, func(t *testing.T) {
+				rules, logs := connRules(tt.mode)
+				c := connOf(connForgets{connSays(tt.in), after}, rules)
+				require.NotPanics(t, func() { connRead(c, 100) })
+				assert.Equal(t, connPeer, c.RemoteAddr())
+				for _, entry := range logs.All() {
+					assert.Equal(t, connPeer.String(), entry.ContextMap()["peer"])
+				}
+				if tt.name == "refused" {
+					assert.Equal(t, []string{"missing"}, connReasons(logs))
+					assert.Equal(t, connPeer.String(), rules.stats.lastRefusals()[0].peer)
+				}
+			})
+		}
+	}
 }
 
 // Sizes of reads
@@ -2094,7 +2150,7 @@ func TestConnHeaderThatIsJudgedAfterTheTimeoutIsRefused(t *testing.T) {
 				}
 				c.accepted -= 2 * rules.timeout
 				connSend(client, connV1)
-				assert.Equal(t, c.peerAddr(), connSoon(t, c.RemoteAddr))
+				assert.Equal(t, c.peer, connSoon(t, c.RemoteAddr))
 				assert.Equal(t, []string{"timeout"}, connReasons(logs))
 			})
 		}

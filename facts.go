@@ -14,6 +14,8 @@ import (
 
 // facts are what a listener learned of a connection, for its requests.
 type facts struct {
+	// peer is the other end of the connection.
+	peer net.Addr
 	// header is the zero Header if there was none.
 	header wire.Header
 	// tlvs are the header's, or nil if it has none.
@@ -29,7 +31,6 @@ type facts struct {
 // connection is what a request came through: a conn, or over HTTP/3 a quicAddr.
 type connection interface {
 	known() *facts
-	peerAddr() net.Addr // the other end
 	placeholders() caddy.ReplacerFunc
 	RemoteAddr() net.Addr
 	LocalAddr() net.Addr

@@ -14,25 +14,25 @@ import (
 // This file judges the beginning of a connection: it holds the decision table that
 // README.md shows.
 
-// want is what the beginning is judged for.
-type want uint8
+// purpose is what the beginning is judged for.
+type purpose uint8
 
 const (
 	// An address is final once it is given out. If the socket fails before that is known,
 	// the peer's is given out, and a header is too late.
-	wantAddr want = iota
+	forAddr purpose = iota
 	// A read ends at the user's deadline too.
-	wantRead
-	wantWrite
+	forRead
+	forWrite
 )
 
 // settle judges the beginning, if nobody has. It returns an error if the socket failed or
 // the user's deadline passed first; then it can be tried again.
-func (c *conn) settle(want want) error {
+func (c *conn) settle(aim purpose) error {
 	if !c.isPending() {
 		return nil
 	}
-	return c.judge(want)
+	return c.judge(aim)
 }
 
 // readBeginning reads before it is known that no header can come, and hands on what was
@@ -40,7 +40,7 @@ func (c *conn) settle(want want) error {
 func (c *conn) readBeginning(p []byte) (n int, err error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	if err := c.settle(wantRead); err != nil {
+	if err := c.settle(forRead); err != nil {
 		return 0, err
 	}
 	switch c.phase.Load() &^ closed {
@@ -49,7 +49,7 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 	case draining, handing:
 		return c.drain(p)
 	case refused:
-		return 0, refusedError("read", c.peerAddr())
+		return 0, refusedError("read", c.peer)
 	default:
 		return c.Conn.Read(p)
 	}
@@ -57,7 +57,7 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 
 // judge reads the first header, or finds that there is none, and moves on from pending,
 // unless somebody did so before.
-func (c *conn) judge(want want) (err error) {
+func (c *conn) judge(aim purpose) (err error) {
 	c.judging.Lock()
 	defer c.judging.Unlock()
 	if !c.isPending() {
@@ -75,12 +75,12 @@ func (c *conn) judge(want want) (err error) {
 		c.refuse(reasonUntrusted, nil)
 		return nil
 	}
-	c.want = want
+	c.aim = aim
 	next, err := c.readHeader()
 	switch next {
 	case pending:
 		c.unlimit()
-		c.answered = c.answered || want == wantAddr
+		c.answered = c.answered || aim == forAddr
 		return err
 	case refused:
 		return nil
@@ -109,7 +109,7 @@ func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outco
 // is not known yet.
 func (c *conn) mayAnnounce() bool {
 	if c.trust == unasked {
-		c.trust = c.rules.ask(c.peerAddr())
+		c.trust = c.rules.ask(c.peer)
 	}
 	return c.trust == trusted
 }
@@ -234,7 +234,7 @@ func (c *conn) watch(p []byte) (n int, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
-			n, err = 0, refusedError("read", c.peerAddr())
+			n, err = 0, refusedError("read", c.peer)
 		}
 	}()
 	if len(p) == 0 {
@@ -246,13 +246,14 @@ func (c *conn) watch(p []byte) (n int, err error) {
 			into = make([]byte, len(kept)+1)
 		}
 		copy(into, kept)
-		n, err := c.Conn.Read(into[len(kept):])
-		got := into[:len(kept)+n]
+		free := into[len(kept):len(into):len(into)]
+		n, err := c.Conn.Read(free)
+		got := into[:len(kept)+len(free[:n])] // where an impossible n panics before it does harm
 		switch state, _ := wire.Signature(got); {
 		case state == wire.Partial:
 			c.keep(got)
 			c.refuse(c.reasonToWatch(), nil)
-			return 0, refusedError("read", c.peerAddr())
+			return 0, refusedError("read", c.peer)
 		case state == wire.Absent, isEOF(err) && len(got) > 0:
 			return c.handOn(p, got), nil // an error will be back with the next read
 		default:
@@ -264,8 +265,7 @@ func (c *conn) watch(p []byte) (n int, err error) {
 	}
 }
 
-// drain hands on what was received. Reads at the same time take turns; none waits for more
-// than a copy.
+// drain hands on what was received. Reads at the same time take turns, each for a copy.
 func (c *conn) drain(p []byte) (int, error) {
 	for {
 		switch phase := c.phase.Load(); phase &^ closed {
@@ -281,6 +281,8 @@ func (c *conn) drain(p []byte) (int, error) {
 	}
 }
 
+// hand hands on what was received. Nobody else changes the phase while it is handing, and no
+// code but ours runs until it is another, for which others wait.
 func (c *conn) hand(p []byte) int {
 	in := c.inbox
 	n := copy(p, in.data())
@@ -329,25 +331,17 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 		_, version := wire.Signature(got)
 		c.rules.stats.count(c.mode, version, why)
 	}
-	c.rules.refused(c.peerAddr(), localOf(c.Conn), c.mode, why, got, err)
+	c.rules.refused(c.peer, localOf(c.Conn), c.mode, why, got, err)
 	c.release()
 	return refused
 }
 
-// localOf, remoteOf and closeSafely are for connections that may have panicked before, and
-// may panic again.
+// localOf and closeSafely are for connections that may have panicked before, and may panic
+// again.
 
 func localOf(c net.Conn) (local net.Addr) {
 	defer func() { _ = recover() }()
 	return c.LocalAddr()
-}
-
-func remoteOf(c net.Conn) (remote net.Addr) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		return tcp.RemoteAddr()
-	}
-	defer func() { _ = recover() }()
-	return shown(c.RemoteAddr())
 }
 
 func closeSafely(c net.Conn) {

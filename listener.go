@@ -64,7 +64,7 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 			wrapped = nil
 		}
 	}()
-	peer, local := shown(accepted.RemoteAddr()), accepted.LocalAddr()
+	peer, local := peerAddr(accepted.RemoteAddr()), accepted.LocalAddr()
 	mode, trust := l.rules.judge(peer, local)
 	l.rules.stats.sawPeer(peerIP(peer))
 	switch {

@@ -106,7 +106,7 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 // take room on the stack of every connection.
 func (l *connLog) accepted(c *conn) {
 	if c.marked {
-		l.marked(c, c.Conn, time.Since(start))
+		l.marked(&c.facts, c.Conn, time.Since(start))
 	}
 	if l.debug {
 		l.debugAccepted(c)
@@ -114,21 +114,21 @@ func (l *connLog) accepted(c *conn) {
 }
 
 // marked logs that the address of a client is not trustworthy.
-func (l *connLog) marked(c connection, socket interface{ LocalAddr() net.Addr }, now time.Duration) {
+func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now time.Duration) {
 	next := l.nextMarked.Load()
 	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
 		return
 	}
 	l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
-		zap.String("peer", addrString(c.peerAddr())),
+		zap.String("peer", addrString(f.peer)),
 		zap.String("local", addrString(socket.LocalAddr())),
-		zap.Stringer("claimed", c.known().header.Source()),
+		zap.Stringer("claimed", f.header.Source()),
 	)
 }
 
 func (l *connLog) debugAccepted(c *conn) {
 	l.logger.Debug("accepted PROXY protocol header",
-		zap.String("peer", addrString(c.peerAddr())),
+		zap.String("peer", addrString(c.peer)),
 		zap.Stringer("mode", c.mode),
 		zap.Uint8("version", c.header.Version()),
 		zap.Stringer("source", c.header.Source()),
@@ -136,8 +136,10 @@ func (l *connLog) debugAccepted(c *conn) {
 	)
 }
 
-// addrString is the text of an address that may not be there.
-func addrString(addr net.Addr) string {
+// addrString is the text of an address that may not be there. Other modules' addresses may
+// panic, and where they are logged, nobody would recover that.
+func addrString(addr net.Addr) (text string) {
+	defer func() { _ = recover() }()
 	if addr == nil {
 		return ""
 	}

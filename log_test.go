@@ -72,7 +72,7 @@ func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 	c := connOf(connSays(connV1), rules)
 	c.RemoteAddr()
 	for _, at := range []time.Duration{0, time.Second, markedInterval - 1, markedInterval, markedInterval + 1, 2*markedInterval + 1} {
-		log.marked(c, c.Conn, at)
+		log.marked(&c.facts, c.Conn, at)
 	}
 	require.Equal(t, 3, logs.Len(), "at 0, after one interval, after another")
 	assert.Equal(t, map[string]any{

@@ -246,7 +246,7 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 		m.states[isPortZero] && !f.marked ||
 		m.states[isLocal] && commandOf(f.header) != "LOCAL" ||
 		m.versions != nil && !slices.Contains(m.versions, f.header.Version()) ||
-		m.peers != nil && !contains(m.peers, peerIP(c.peerAddr())) {
+		m.peers != nil && !contains(m.peers, peerIP(f.peer)) {
 		return false, nil
 	}
 	for name, values := range m.tlvs {

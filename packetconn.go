@@ -244,7 +244,7 @@ func (c *packetConn) learn(a *quicAddr, d *datagram, size int) (why outcome, err
 	switch client := unmapped(a.header.Source()); {
 	case a.marked:
 		a.text = netip.AddrPortFrom(client.Addr(), 0).String()
-		a.rules.log.marked(a, c, time.Since(start))
+		a.rules.log.marked(&a.facts, c, time.Since(start))
 	case a.header.HasAddrs():
 		a.text = client.String()
 	default:
@@ -325,7 +325,7 @@ func (c *packetConn) drop(rules *rules, d *datagram, a *quicAddr, why outcome, e
 // peerOf returns the address of the peer that sent a datagram.
 func peerOf(d *datagram) net.Addr {
 	if !d.from.IsValid() {
-		return shown(d.via)
+		return peerAddr(d.via)
 	}
 	return net.UDPAddrFromAddrPort(unmapped(d.from))
 }

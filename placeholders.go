@@ -83,7 +83,7 @@ func (placeholders) MatchWithError(r *http.Request) (bool, error) {
 }
 
 // placeholders returns what all requests of the connection share.
-func (c *conn) placeholders() caddy.ReplacerFunc { return mappingOf(c, &c.mapping) }
+func (c *conn) placeholders() caddy.ReplacerFunc { return mappingOf(c, &c.extra().mapping) }
 
 // mappingOf returns the placeholders of a connection, and keeps them.
 func mappingOf(c connection, kept *atomic.Pointer[caddy.ReplacerFunc]) caddy.ReplacerFunc {
@@ -137,9 +137,9 @@ var getters = map[string]func(c connection, f *facts) any{
 	".client_port": func(c connection, _ *facts) any { return portOf(c.RemoteAddr()) },
 	".server_ip":   func(c connection, _ *facts) any { return hostOf(c.LocalAddr()) },
 	".server_port": func(c connection, _ *facts) any { return portOf(c.LocalAddr()) },
-	".peer":        func(c connection, _ *facts) any { return addrString(c.peerAddr()) },
-	".peer_ip":     func(c connection, _ *facts) any { return hostOf(c.peerAddr()) },
-	".peer_port":   func(c connection, _ *facts) any { return portOf(c.peerAddr()) },
+	".peer":        func(_ connection, f *facts) any { return addrString(f.peer) },
+	".peer_ip":     func(_ connection, f *facts) any { return hostOf(f.peer) },
+	".peer_port":   func(_ connection, f *facts) any { return portOf(f.peer) },
 }
 
 func versionOf(h wire.Header) any {
@@ -213,7 +213,7 @@ type summary struct{ conn connection }
 func (s *summary) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	f := s.conn.known()
 	enc.AddString("mode", f.mode.String())
-	enc.AddString("peer", addrString(s.conn.peerAddr()))
+	enc.AddString("peer", addrString(f.peer))
 	enc.AddBool("present", f.present())
 	if !f.present() {
 		return nil

@@ -88,9 +88,9 @@ func (p *policy) ask(peer net.Addr) trust {
 	return untrusted
 }
 
-// shown is the address of a peer as it may be shown. A Unix socket's peer can choose the
+// peerAddr is the address of a peer as it may be shown. A Unix socket's peer can choose the
 // name of its end, and choose one that looks like an IP address.
-func shown(addr net.Addr) net.Addr {
+func peerAddr(addr net.Addr) net.Addr {
 	if unix, ok := addr.(*net.UnixAddr); ok {
 		return &net.UnixAddr{Name: "@", Net: unix.Net}
 	}

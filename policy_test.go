@@ -66,10 +66,10 @@ func TestPolicyPeerIP(t *testing.T) {
 // The peer of a Unix socket chooses the name of its end.
 func TestPolicyPeerAddrHidesNamesOfUnixSockets(t *testing.T) {
 	for _, name := range []string{"", "@", "/run/s", "192.0.2.1:80"} {
-		assert.Equal(t, &net.UnixAddr{Name: "@", Net: "unix"}, shown(&net.UnixAddr{Name: name, Net: "unix"}))
+		assert.Equal(t, &net.UnixAddr{Name: "@", Net: "unix"}, peerAddr(&net.UnixAddr{Name: name, Net: "unix"}))
 	}
 	for _, addr := range []net.Addr{connPeer, connAddr("pipe"), nil} {
-		assert.Equal(t, addr, shown(addr))
+		assert.Equal(t, addr, peerAddr(addr))
 	}
 }
 

@@ -23,8 +23,6 @@ import (
 // a migration, which the client must confirm through the new path.
 type quicAddr struct {
 	facts
-	// peer is what sent the datagram.
-	peer net.Addr
 	// rules judged the datagram. They are nil if nobody did.
 	rules *rules
 	// text is the client's address with port, which is 0 if it is marked.
@@ -70,8 +68,6 @@ func (a *quicAddr) LocalAddr() net.Addr {
 	}
 	return net.UDPAddrFromAddrPort(a.local)
 }
-
-func (a *quicAddr) peerAddr() net.Addr { return a.peer }
 
 func (a *quicAddr) placeholders() caddy.ReplacerFunc { return mappingOf(a, &a.mapping) }
 

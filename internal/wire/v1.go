@@ -7,7 +7,7 @@ import (
 )
 
 // decodeV1 decodes a v1 header (section 2.1): one line of text, of which nothing
-// is interpreted before its CRLF is there.
+// is interpreted before its CRLF is there. The result must be the zero one.
 func decodeV1(b []byte, r *Result) {
 	const keyword = len(SignatureV1) + 1
 	if len(b) < keyword {

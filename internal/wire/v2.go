@@ -17,7 +17,7 @@ const (
 )
 
 // decodeV2 decodes a v2 header (section 2.2). What its first 16 bytes get wrong is
-// refused before the rest arrives.
+// refused before the rest arrives. The result must be the zero one.
 func decodeV2(b []byte, maxSize int, r *Result) {
 	const (
 		atCommand = len(SignatureV2)
