@@ -1797,6 +1797,28 @@ func TestConnReadsAtTheSameTimeTakeTurns(t *testing.T) {
 	assert.Equal(t, open, c.phase.Load())
 }
 
+// Both may see the same phase and want it.
+func TestConnReadsAtTheSameInstantTakeTurns(t *testing.T) {
+	rules, _ := connRules(On)
+	for range 3000 {
+		c := connOf(connSays(connV1+"ab"), rules)
+		require.Equal(t, connClient, c.RemoteAddr().String())
+		var got [2]connResult
+		var both sync.WaitGroup
+		ready := make(chan struct{})
+		for i := range got {
+			both.Go(func() {
+				<-ready
+				got[i] = connRead(c, 1)
+			})
+		}
+		close(ready)
+		both.Wait()
+		require.ElementsMatch(t, []connResult{{"a", nil}, {"b", nil}}, got[:])
+		require.Equal(t, open, c.phase.Load())
+	}
+}
+
 // connSerial reads one at a time, as sockets do.
 type connSerial struct {
 	net.Conn
