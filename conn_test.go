@@ -12,8 +12,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -1799,24 +1801,44 @@ func TestConnReadsAtTheSameTimeTakeTurns(t *testing.T) {
 
 // Both may see the same phase and want it.
 func TestConnReadsAtTheSameInstantTakeTurns(t *testing.T) {
+	const rounds = 30_000
 	rules, _ := connRules(On)
-	for range 3000 {
-		c := connOf(connSays(connV1+"ab"), rules)
-		require.Equal(t, connClient, c.RemoteAddr().String())
-		var got [2]connResult
-		var both sync.WaitGroup
-		ready := make(chan struct{})
-		for i := range got {
-			both.Go(func() {
-				<-ready
-				got[i] = connRead(c, 1)
-			})
+	var c atomic.Pointer[conn] // of the round, or nil once the other has read
+	var other connResult
+	var failed atomic.Bool
+	defer failed.Store(true)
+	ended := connGo(func() bool {
+		for range rounds {
+			for spins := 1; c.Load() == nil && !failed.Load(); spins++ {
+				if spins%1000 == 0 {
+					runtime.Gosched() // there may be one processor only
+				}
+			}
+			if failed.Load() {
+				return false
+			}
+			other = connRead(c.Load(), 1)
+			c.Store(nil)
 		}
-		close(ready)
-		both.Wait()
-		require.ElementsMatch(t, []connResult{{"a", nil}, {"b", nil}}, got[:])
-		require.Equal(t, open, c.phase.Load())
+		return true
+	})
+	for range rounds {
+		next := connOf(connSays(connV1+"ab"), rules)
+		require.Equal(t, connClient, next.RemoteAddr().String())
+		c.Store(next)
+		got := connRead(next, 1)
+		for spins := 1; c.Load() != nil; spins++ {
+			if spins%1000 == 0 {
+				runtime.Gosched()
+			}
+		}
+		if got.data == "b" {
+			got, other = other, got
+		}
+		require.Equal(t, [2]connResult{{"a", nil}, {"b", nil}}, [2]connResult{got, other})
+		require.Equal(t, open, next.phase.Load())
 	}
+	connWait(t, ended)
 }
 
 // connSerial reads one at a time, as sockets do.
