@@ -267,6 +267,12 @@ func packets(listener, packet string) string {
 	return options + "}\n"
 }
 
+// soonIdle are options that let go of connections after a second. A stream that ends behind its
+// connection makes quic-go keep both until they are idle.
+func soonIdle(options string) string {
+	return strings.Replace(options, "servers {", "servers {\ntimeouts {\nidle 1s\n}", 1)
+}
+
 // ofPackets are the fields of what the packet wrapper logs.
 var ofPackets = fields{"logger": "caddy.packetconns.proxy_protocol_mode"}
 

@@ -583,14 +583,10 @@ func TestNothingIsLeftOfAClosedSocket(t *testing.T) {
 	}
 	eventually(t, forgotten, "something is left of other tests")
 	port := freePort(t)
-	// A stream that ends behind its connection makes quic-go keep both for this long.
-	idle := func(options string) string {
-		return strings.Replace(options, "servers {", "servers {\ntimeouts {\nidle 1s\n}", 1)
-	}
-	c := startCaddy(t, idle(packets("", "on")), h3Site(t, port, ""))
+	c := startCaddy(t, soonIdle(packets("", "on")), h3Site(t, port, ""))
 	client := newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address())
 	client.get("/")
-	require.NoError(t, c.load(idle(packets("", "off")), h3Site(t, port, "")))
+	require.NoError(t, c.load(soonIdle(packets("", "off")), h3Site(t, port, "")))
 	require.False(t, forgotten())
 	require.NoError(t, c.load("", plainSite(freePort(t))))
 	eventually(t, forgotten, "the socket is not forgotten")
@@ -812,7 +808,9 @@ func TestSocketOfAllIPv4AddressesKeepsItsRulesOverReload(t *testing.T) {
 // An address that came under a configuration does not keep it.
 func TestConfigurationsThatAreGoneAreForgotten(t *testing.T) {
 	port := freePort(t)
-	options := func(i int) string { return packets("", fmt.Sprintf("on {\nmax_header_size %dB\n}", 1000+i)) }
+	options := func(i int) string {
+		return soonIdle(packets("", fmt.Sprintf("on {\nmax_header_size %dB\n}", 1000+i)))
+	}
 	c := startCaddy(t, options(0), h3Site(t, port, ""))
 	const reloads = 10
 	gone := make(chan int, reloads)

@@ -178,4 +178,8 @@ func TestReceiveSaysThatTheConnectionWasReset(t *testing.T) {
 	in, err := readFirst(server, noWaiter{})
 	assert.Nil(t, in)
 	assert.ErrorIs(t, err, syscall.ECONNRESET)
+	var opErr *net.OpError
+	require.ErrorAs(t, err, &opErr)
+	assert.Equal(t, "read", opErr.Op)
+	assert.Equal(t, server.LocalAddr(), opErr.Source)
 }
