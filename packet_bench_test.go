@@ -12,12 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/cputime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -104,27 +104,24 @@ func BenchmarkHTTP3(b *testing.B) {
 			}
 			b.Run("request", func(b *testing.B) {
 				b.ReportAllocs()
-				began := cpuTime(b)
+				defer cputime.Report(b)()
 				for b.Loop() {
 					do(b, http.MethodGet, "/", nil, 2)
 				}
-				reportCPU(b, began)
 			})
 			b.Run("download", func(b *testing.B) {
 				b.SetBytes(size)
-				began := cpuTime(b)
+				defer cputime.Report(b)()
 				for b.Loop() {
 					do(b, http.MethodGet, "/big", nil, size)
 				}
-				reportCPU(b, began)
 			})
 			b.Run("upload", func(b *testing.B) {
 				b.SetBytes(size)
-				began := cpuTime(b)
+				defer cputime.Report(b)()
 				for b.Loop() {
 					do(b, http.MethodPost, "/up", io.LimitReader(zeros{}, size), 0)
 				}
-				reportCPU(b, began)
 			})
 		})
 	}
@@ -166,10 +163,6 @@ func BenchmarkDatagram(b *testing.B) {
 			c.accept(&d)
 		}
 	})
-}
-
-func reportCPU(b *testing.B, began time.Duration) {
-	b.ReportMetric(float64(cpuTime(b)-began)/float64(b.N), "cpu-ns/op")
 }
 
 type zeros struct{}
