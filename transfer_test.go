@@ -61,12 +61,12 @@ func TestLargeBodiesPass(t *testing.T) {
 					{"IPv4", tcp4(port), client4, server4},
 					{"IPv6", tcp6(port), client6, server6},
 				} {
+					if mode == unwrapped && path.name == "IPv6" {
+						continue // it costs the same
+					}
 					t.Run(string(tr)+" "+path.name, func(t *testing.T) {
 						if path.name == "IPv6" {
 							needIPv6(t)
-							if mode == unwrapped {
-								t.Skip("it would cost the same")
-							}
 						}
 						preamble, remote := v2(path.client, path.server), path.client
 						switch mode {
