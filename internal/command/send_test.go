@@ -266,7 +266,8 @@ func TestSendTLS(t *testing.T) {
 	args := []string{"proxy-protocol", "send", "--source", "203.0.113.7:1", "--insecure", url}
 	output, err := caddy(t, "", args...)
 	require.NoError(t, err)
-	assert.Equal(t, "203.0.113.7:1", (<-got).Source().String())
+	header := <-got
+	assert.Equal(t, "203.0.113.7:1", header.Source().String())
 	requireGolden(t, "send_https", transcript(output, err, args...))
 
 	args = []string{"proxy-protocol", "send", url}

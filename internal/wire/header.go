@@ -100,30 +100,30 @@ func NewLocal() Header { return Header{version: 2, command: Local} }
 func NewUnknown(version uint8) Header { return Header{version: version, command: Proxy} }
 
 // Version is 1 or 2, and 0 for the zero Header.
-func (h Header) Version() uint8 { return h.version }
+func (h *Header) Version() uint8 { return h.version }
 
 // Command is the header's command.
-func (h Header) Command() Command { return h.command }
+func (h *Header) Command() Command { return h.command }
 
 // Family is the header's address family.
-func (h Header) Family() Family { return h.family }
+func (h *Header) Family() Family { return h.family }
 
 // Transport is the header's transport.
-func (h Header) Transport() Transport { return h.transport }
+func (h *Header) Transport() Transport { return h.transport }
 
 // HasAddrs reports whether the header names a client by IP address and port.
-func (h Header) HasAddrs() bool {
+func (h *Header) HasAddrs() bool {
 	return h.command == Proxy && h.transport != TransportUnspec &&
 		(h.family == IPv4 || h.family == IPv6)
 }
 
 // Source is the client's address as the header has it (an IPv4-mapped one is not
 // unmapped), or the zero AddrPort if it has none.
-func (h Header) Source() netip.AddrPort { return h.addrPort(&h.src, h.srcPort) }
+func (h *Header) Source() netip.AddrPort { return h.addrPort(&h.src, h.srcPort) }
 
 // Destination is the address the client connected to, as the header has it, or
 // the zero AddrPort if it has none.
-func (h Header) Destination() netip.AddrPort { return h.addrPort(&h.dst, h.dstPort) }
+func (h *Header) Destination() netip.AddrPort { return h.addrPort(&h.dst, h.dstPort) }
 
 // SourceIP is the client's IP address, 4 bytes long if it is IPv4 or IPv4-mapped, or nil if
 // there is none. It is a part of the header and must not be changed.
@@ -143,7 +143,7 @@ func (h *Header) SourceIP() net.IP {
 // SourcePort is the client's port, or 0 if there is none.
 func (h *Header) SourcePort() int { return int(h.srcPort) }
 
-func (h Header) addrPort(ip *[16]byte, port uint16) netip.AddrPort {
+func (h *Header) addrPort(ip *[16]byte, port uint16) netip.AddrPort {
 	switch {
 	case !h.HasAddrs():
 		return netip.AddrPort{}
