@@ -171,13 +171,42 @@ func parseIPv4(line []byte, at int, ip *[16]byte) (int, bool) {
 			}
 			at++
 		}
-		n, next, ok := parseNumber(line, at, 255)
+		n, next, ok := parseOctet(line, at)
 		if !ok {
 			return next, false
 		}
 		ip[i], at = byte(n), next
 	}
 	return at, true
+}
+
+// parseOctet reads what parseNumber reads up to 255, without a loop: octets are most of an
+// IPv4 line.
+func parseOctet(line []byte, at int) (n, next int, ok bool) {
+	if len(line)-at < 4 { // a valid line goes on
+		return parseNumber(line, at, 255)
+	}
+	digits := (*[4]byte)(line[at:])
+	d0, d1, d2, d3 := uint(digits[0])-'0', uint(digits[1])-'0', uint(digits[2])-'0', uint(digits[3])-'0'
+	switch {
+	case d0 > 9:
+		return 0, at, false
+	case d1 > 9:
+		return int(d0), at + 1, true
+	case d0 == 0: // a leading zero
+		return 0, at + 1, false
+	case d2 > 9:
+		return int(d0*10 + d1), at + 2, true
+	}
+	n = int(d0*100 + d1*10 + d2)
+	switch {
+	case n > 255:
+		return 0, at + 2, false
+	case d3 <= 9:
+		return 0, at + 3, false
+	default:
+		return n, at + 3, true
+	}
 }
 
 // parseIPv6 reads up to eight groups of up to four hexadecimal digits with at
