@@ -1,6 +1,7 @@
 package proxyprotocol
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -109,7 +110,7 @@ func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outco
 // is not known yet.
 func (c *conn) mayAnnounce() bool {
 	if c.trust == unasked {
-		c.trust = c.rules.ask(c.peer)
+		c.trust = c.rules.ask(context.Background(), c.peer)
 	}
 	return c.trust == trusted
 }

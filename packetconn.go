@@ -1,6 +1,7 @@
 package proxyprotocol
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -299,7 +300,7 @@ func (c *packetConn) ask(rules *rules, peer net.Addr) (trust, time.Duration) {
 	ip, now := peerIP(peer), time.Since(start)
 	a := &c.asked[maphash.Comparable(c.seed, ip)%uint64(len(c.asked))]
 	if a.peer != ip || now >= a.until {
-		*a = answer{ip, rules.ask(peer), now + trustedFor}
+		*a = answer{ip, rules.ask(context.Background(), peer), now + trustedFor}
 	}
 	return a.trust, a.until
 }

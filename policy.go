@@ -68,24 +68,28 @@ func (p *policy) anyoneTrusted() bool { return p.trusted == nil && p.source == n
 
 // ask asks the source whether a peer may send a header. It runs code of another
 // module: the caller must be prepared for panics, and must not be the accept loop.
-func (p *policy) ask(peer net.Addr) trust {
-	ctx := context.WithValue(context.Background(), caddyhttp.ServerCtxKey, p.server)
-	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
-	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
-	r := (&http.Request{
-		Method:     http.MethodGet,
-		URL:        new(url.URL),
-		Header:     make(http.Header),
-		RemoteAddr: peer.String(),
-	}).WithContext(ctx)
-
+func (p *policy) ask(ctx context.Context, peer net.Addr) trust {
 	addr := peerIP(peer)
-	for _, prefix := range p.source.GetIPRanges(r) {
+	for _, prefix := range p.source.GetIPRanges(p.sourceRequest(ctx, peer)) {
 		if normalize(prefix).Contains(addr) {
 			return trusted
 		}
 	}
 	return untrusted
+}
+
+// sourceRequest returns the request that the source is asked with: it has the peer's address
+// and what Caddy's own requests have in their context.
+func (p *policy) sourceRequest(ctx context.Context, peer net.Addr) *http.Request {
+	ctx = context.WithValue(ctx, caddyhttp.ServerCtxKey, p.server)
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
+	return (&http.Request{
+		Method:     http.MethodGet,
+		URL:        new(url.URL),
+		Header:     make(http.Header),
+		RemoteAddr: peer.String(),
+	}).WithContext(ctx)
 }
 
 // peerAddr is the address of a peer as it may be shown. A Unix socket's peer can choose the

@@ -256,7 +256,7 @@ func TestPolicyAsk(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := policy{source: connSource(func(*http.Request) []netip.Prefix { return tt.ranges })}
-			assert.Equal(t, tt.want, p.ask(tt.peer))
+			assert.Equal(t, tt.want, p.ask(t.Context(), tt.peer))
 		})
 	}
 }
@@ -271,7 +271,7 @@ func TestPolicyAskTellsSourceOfTheConnection(t *testing.T) {
 		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll("{http.request.remote}", "")
 		return nil
 	})}
-	p.ask(connPeer)
+	p.ask(t.Context(), connPeer)
 	require.NotNil(t, got)
 	assert.Equal(t, connPeer.String(), got.RemoteAddr)
 	assert.Same(t, server, got.Context().Value(caddyhttp.ServerCtxKey))
@@ -280,6 +280,6 @@ func TestPolicyAskTellsSourceOfTheConnection(t *testing.T) {
 	assert.NotNil(t, got.Header)
 
 	first := got
-	p.ask(connPeer)
+	p.ask(t.Context(), connPeer)
 	assert.NotSame(t, first.Context().Value(caddy.ReplacerCtxKey), got.Context().Value(caddy.ReplacerCtxKey), "nothing is left from another connection")
 }
