@@ -2,6 +2,7 @@ package proxyprotocol
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -28,9 +29,9 @@ type conn struct {
 	phase atomic.Uint32
 
 	// These belong to whoever judges.
-	aim      purpose // what he judges for
-	limited  bool    // the socket has the deadline of the header
-	answered bool    // the peer's address was given out while pending: a header is too late
+	aim     purpose // what he judges for
+	limited bool    // the socket has the deadline of the header
+	overdue bool    // the timeout was over before the socket was asked for its first byte
 
 	facts
 	client net.TCPAddr // if the header named one; its IP address lies in there
@@ -53,6 +54,9 @@ type extras struct {
 	deadlines    sync.Mutex
 	readDeadline time.Duration // since start, or none
 	awaited      bool          // it ends a wait that goes on
+
+	// stopAsking ends a request to the source of trusted peers.
+	stopAsking atomic.Pointer[context.CancelFunc]
 }
 
 func (c *conn) extra() *extras {
@@ -74,6 +78,8 @@ const (
 	pending uint32 = iota
 	// timed is pending, and the user has set a read deadline.
 	timed
+	// silent is watching, and the socket has not said anything yet.
+	silent
 	// watching: the addresses are final. What the socket says next is held back as
 	// long as it may be the signature of a header, which would be refused.
 	watching
@@ -86,8 +92,8 @@ const (
 	// refused: the connection is closed, reads and writes fail.
 	refused
 
-	// closed comes on top of the phase in which the connection was closed, if that was
-	// before it was known what becomes of it. It has been counted then.
+	// closed comes on top of the phase in which the connection was closed, if no header had
+	// been ruled out then. Unless that was pending, the connection has been counted.
 	closed = 1 << 7
 )
 
@@ -122,7 +128,7 @@ func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Dur
 	wrapped := &conn{Conn: c, rules: rules, accepted: accepted}
 	wrapped.mode, wrapped.trust, wrapped.peer = mode, trust, peerAddr(c.RemoteAddr())
 	if mode == Off {
-		wrapped.phase.Store(watching)
+		wrapped.phase.Store(silent)
 	}
 	return wrapped
 }
@@ -202,14 +208,36 @@ func (c *conn) Close() error {
 		if !c.phase.CompareAndSwap(phase, phase|closed) {
 			continue
 		}
-		if phase == watching {
+		switch phase {
+		case silent:
+			c.countSilent()
+		case watching:
 			c.count()
-		} else {
-			c.rules.stats.count(c.mode, 0, reasonIO)
+		default:
+			c.giveUp()
 		}
 		break
 	}
 	return err
+}
+
+var errClosedBefore = errors.New("closed before its header was complete")
+
+// giveUp refuses a connection that was closed while pending. If its beginning is being
+// judged, that ends now, and settle calls giveUp again.
+func (c *conn) giveUp() {
+	if x := c.extras.Load(); x != nil {
+		if stop := x.stopAsking.Load(); stop != nil {
+			(*stop)()
+		}
+	}
+	if !c.judging.TryLock() {
+		return
+	}
+	defer c.judging.Unlock()
+	if c.isPending() {
+		c.refuseEnded(errClosedBefore)
+	}
 }
 
 // CloseRead and CloseWrite shut down one half of the connection, if it can do that.
@@ -279,7 +307,8 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 // mayRead implements waiter. A deadline is not needed if something is there, unless one has
 // passed: what is there came too late, or the user is to be told.
 func (c *conn) mayRead() error {
-	if c.aim == forRead && c.phase.Load() == timed || time.Since(start) >= c.accepted+c.rules.timeout {
+	c.overdue = time.Since(start) >= c.accepted+c.rules.timeout
+	if c.overdue || c.aim == forRead && c.phase.Load() == timed {
 		return c.mayWait()
 	}
 	return nil
@@ -342,7 +371,13 @@ func (c *conn) leave(next uint32) {
 		_ = c.Conn.SetReadDeadline(start.Add(x.readDeadline))
 	}
 	if from := c.phase.Load(); from >= closed || !c.advance(from, next) {
-		c.phase.Store(next | closed) // it has been counted
+		// Close left it to whoever judges to count the connection.
+		c.phase.Store(next | closed)
+		if next == silent {
+			c.countSilent()
+		} else {
+			c.count()
+		}
 	}
 }
 

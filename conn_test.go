@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,24 +69,54 @@ func connBlock(command, family byte, block string) string {
 var connStats = newStats()
 
 // connRules are rules that log everything, and whose timeout no test waits for.
-func connRules(mode Mode, options ...func(*rules)) (*rules, *observer.ObservedLogs) {
+func connRules(mode Mode, options ...func(*rules)) (*rules, *connLogs) {
 	core, logs := observer.New(zap.DebugLevel)
 	logger := zap.New(core)
 	r := &rules{
-		policy:        policy{mode: mode},
+		policy:        policy{mode: mode, asking: make(chan struct{}, 1)},
 		timeout:       time.Hour,
 		maxHeaderSize: defaultMaxHeaderSize,
-		log:           &connLog{logger: logger, refusals: logger},
+		log:           newConnLog(logger),
 		stats:         connStats,
 	}
 	for _, option := range options {
 		option(r)
 	}
-	return r, logs
+	return r, &connLogs{logs, r.log}
+}
+
+// connLogs are the lines that were logged, also those that waited to be written.
+type connLogs struct {
+	*observer.ObservedLogs
+	log *connLog
+}
+
+func (l *connLogs) All() []observer.LoggedEntry {
+	l.log.wait()
+	return l.ObservedLogs.All()
+}
+
+func (l *connLogs) TakeAll() []observer.LoggedEntry {
+	l.log.wait()
+	return l.ObservedLogs.TakeAll()
+}
+
+func (l *connLogs) Len() int {
+	l.log.wait()
+	return l.ObservedLogs.Len()
+}
+
+// wait returns when no line waits to be written.
+func (l *connLog) wait() {
+	for writing := true; writing; runtime.Gosched() {
+		l.mu.Lock()
+		writing = l.writing
+		l.mu.Unlock()
+	}
 }
 
 // connReasons are the reasons of the refusals that were logged.
-func connReasons(logs *observer.ObservedLogs) []string {
+func connReasons(logs *connLogs) []string {
 	reasons := []string{}
 	for _, entry := range logs.All() {
 		if why, ok := entry.ContextMap()["reason"].(string); ok {
@@ -694,10 +725,14 @@ func TestConnAtTimeout(t *testing.T) {
 						assert.Equal(t, "pipe", c.RemoteAddr().String())
 						if tt.refused {
 							assert.Equal(t, refused, c.phase.Load())
-							assert.Equal(t, []string{"timeout"}, connReasons(logs))
+							reason := "timeout"
+							if sent == "" {
+								reason = "silent"
+							}
+							assert.Equal(t, []string{reason}, connReasons(logs))
 						} else {
 							assert.NoError(t, err)
-							assert.Equal(t, watching, c.phase.Load())
+							assert.Equal(t, map[bool]uint32{true: silent, false: watching}[sent == ""], c.phase.Load())
 							assert.Empty(t, connReasons(logs))
 						}
 					})
@@ -728,7 +763,7 @@ func TestConnFirstUseAfterTimeoutIsRefused(t *testing.T) {
 		connSend(client, connV1)
 		time.Sleep(6 * time.Second)
 		assert.Equal(t, "pipe", c.RemoteAddr().String())
-		assert.Equal(t, []string{"timeout"}, connReasons(logs))
+		assert.Equal(t, []string{"silent"}, connReasons(logs), "nothing was received")
 	})
 }
 
@@ -828,7 +863,7 @@ func TestConnReadDeadlineRulesTheWatch(t *testing.T) {
 				got := connRead(c, 100)
 				assert.ErrorIs(t, got.err, os.ErrDeadlineExceeded)
 				assert.Equal(t, 30*time.Second, time.Since(start))
-				assert.Equal(t, watching, c.phase.Load())
+				assert.Equal(t, map[bool]uint32{true: silent, false: watching}[tt.header == ""], c.phase.Load())
 			})
 		})
 	}
@@ -924,7 +959,7 @@ func TestConnRefusalIsStickyAndSilent(t *testing.T) {
 		{"second header", connV1 + connV2, On, "duplicate", nil},
 		{"second header, marked", connV2 + connV1, Unspecified, "duplicate", nil},
 		{"version not allowed", connV1, On, "version", func(r *rules) { r.version = 2 }},
-		{"a timeout", "", On, "timeout", func(r *rules) { r.timeout = time.Millisecond }},
+		{"a timeout", "PRO", On, "timeout", func(r *rules) { r.timeout = 100 * time.Millisecond }},
 		{"a late header", connV2[:len(connV2)-1], Unspecified, "timeout", func(r *rules) { r.timeout = 100 * time.Millisecond }},
 	}
 	for _, network := range connNetworks {
@@ -979,19 +1014,62 @@ func TestConnRefusalIsStickyAndSilent(t *testing.T) {
 
 // Errors of the socket
 
+var errConnReset = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+
+// A socket that fails before the header is complete does not recover, and what it fails with
+// is not hidden behind what it says next.
+func TestConnSocketErrorBeforeTheHeaderIsARefusal(t *testing.T) {
+	etimedout := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)}
+	require.True(t, etimedout.Timeout(), "it looks like a deadline")
+	for _, tt := range []struct {
+		name string
+		in   []connEvent
+		want string
+	}{
+		{"before a header", []connEvent{{"", errConnReset}, {connV1 + "data", nil}}, "silent"},
+		{"in a signature", []connEvent{{"PRO", nil}, {"", errConnReset}, {connV1[3:] + "data", nil}}, "io"},
+		{"in a header", []connEvent{{connV2[:20], nil}, {"", errConnReset}}, "io"},
+		{"with bytes of a header", []connEvent{{connV2[:20], errConnReset}, {connV2[20:] + "data", nil}}, "io"},
+		{"a peer that no longer answers, before a header", []connEvent{{"", etimedout}}, "silent"},
+		{"a peer that no longer answers, in a header", []connEvent{{connV1[:20], nil}, {"", etimedout}}, "io"},
+		{"a plain error", []connEvent{{"PROXY", nil}, {"", errors.New("broken")}}, "io"},
+		{"neither bytes nor an error, for ever", append([]connEvent{{"PROXY", nil}}, make([]connEvent, 200)...), "io"},
+	} {
+		for _, mode := range []Mode{On, Unspecified} {
+			for name, call := range connCalls {
+				t.Run(fmt.Sprintf("%s/%s/%s", tt.name, mode, name), func(t *testing.T) {
+					rules, logs := connRules(mode)
+					rules.stats = newStats()
+					script := &connScript{events: slices.Clone(tt.in)}
+					c := connOf(script, rules)
+					err := call(c)
+					if name != "RemoteAddr" && name != "LocalAddr" {
+						assert.Error(t, err)
+					}
+					assert.Equal(t, refused, c.phase.Load())
+					assert.True(t, script.closed)
+					assert.Equal(t, connPeer, c.RemoteAddr())
+					assert.ErrorIs(t, connRead(c, 100).err, errRefused)
+					require.NoError(t, c.Close())
+
+					require.Equal(t, []string{tt.want}, connReasons(logs))
+					assert.NotEmpty(t, logs.All()[0].ContextMap()["error"], "it says how the socket failed")
+					assert.EqualValues(t, 1, rules.stats.total(outcome(slices.Index(outcomeNames[:], tt.want))))
+					assert.Len(t, rules.stats.lastRefusals(), map[bool]int{true: 1}[tt.want == "io"])
+				})
+			}
+		}
+	}
+}
+
 func TestConnSocketErrorsAreNotSticky(t *testing.T) {
-	reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	reset := errConnReset
 	tests := []struct {
 		name string
 		mode Mode
 		in   []connEvent // each but the last with an error
 		want string
 	}{
-		{"before a header", On, []connEvent{{"", reset}, {connV1 + "data", nil}}, "data"},
-		{"in a signature", On, []connEvent{{"PRO", nil}, {"", reset}, {connV1[3:] + "data", nil}}, "data"},
-		{"in a header", On, []connEvent{{connV2[:20], nil}, {"", reset}, {connV2[20:] + "data", nil}}, "data"},
-		{"with bytes of a header", Unspecified, []connEvent{{connV2[:20], reset}, {connV2[20:] + "data", nil}}, "data"},
-		{"with no header at all", Unspecified, []connEvent{{"", reset}, {connGET, nil}}, connGET},
 		{"behind a header", On, []connEvent{{connV1, nil}, {"", reset}, {"data", nil}}, "data"},
 		{"with what may be a second signature", On, []connEvent{{connV1, nil}, {"PRO", reset}, {"PFIND", nil}}, "PROPFIND"},
 		{"behind what may be a second signature", On, []connEvent{{connV1 + "PRO", nil}, {"", reset}, {"PFIND", nil}}, "PROPFIND"},
@@ -1020,62 +1098,43 @@ func TestConnSocketErrorsAreNotSticky(t *testing.T) {
 	}
 }
 
-func TestConnDeadlineThatCannotBeSetIsNotSticky(t *testing.T) {
-	rules, logs := connRules(On)
-	broken := &connBroken{Conn: connSays(connV1 + "data"), err: errors.New("broken")}
-	c := connOf(broken, rules)
-	assert.Equal(t, connResult{"", broken.err}, connRead(c, 100))
-	_, err := c.Write([]byte("x"))
-	assert.Equal(t, broken.err, err)
-	assert.NoError(t, c.SetReadDeadline(time.Now()), "kept for the next read")
-	assert.Equal(t, broken.err, connRead(c, 100).err)
-	assert.False(t, c.limited, "the next read must try again")
-	assert.NoError(t, c.SetDeadline(time.Now()), "the same")
-	broken.err = nil
-	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
-	assert.Equal(t, connClient, c.RemoteAddr().String())
-	assert.Empty(t, connReasons(logs))
+func TestConnDeadlineThatCannotBeSetIsARefusal(t *testing.T) {
+	for in, want := range map[string]string{"": "silent", "PRO": "io"} {
+		rules, logs := connRules(On)
+		broken := &connBroken{Conn: connSays(in, connV1), err: errors.New("broken")}
+		if in != "" {
+			broken.err = nil
+		}
+		c := connOf(broken, rules)
+		if in != "" {
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Hour)))
+			broken.Conn.(*connScript).events = []connEvent{{in, nil}, {"", errConnTimeout}}
+			require.ErrorIs(t, connRead(c, 100).err, os.ErrDeadlineExceeded)
+			broken.err = errors.New("broken")
+		}
+		assert.Equal(t, connResult{"", broken.err}, connRead(c, 100))
+		assert.Equal(t, []string{want}, connReasons(logs))
+		assert.ErrorIs(t, connRead(c, 100).err, errRefused)
+	}
 }
 
-// Once the peer's address was given out, it must not become another.
-func TestConnHeaderBehindAnsweredAddressIsRefused(t *testing.T) {
+// Once the peer's address was given out, it must not become another. A timeout that is not
+// that of the header comes from a socket that does as it likes.
+func TestConnTimeoutThatNobodySetIsARefusal(t *testing.T) {
 	for _, mode := range []Mode{On, Unspecified} {
-		for _, name := range []string{"RemoteAddr", "LocalAddr"} {
-			t.Run(mode.String()+"/"+name, func(t *testing.T) {
-				rules, logs := connRules(mode)
-				c := connOf(&connScript{events: []connEvent{{"PRO", nil}, {"", errConnTimeout}, {connV1[3:], nil}}}, rules)
-				connCalls[name](c)
-				assert.Equal(t, connPeer, c.peer)
-				assert.True(t, c.isPending())
-				assert.ErrorIs(t, connRead(c, 100).err, errRefused)
-				assert.Equal(t, connPeer, c.RemoteAddr())
-				assert.Equal(t, []string{"io"}, connReasons(logs))
-			})
+		for _, name := range []string{"RemoteAddr", "LocalAddr", "Write"} {
+			for begun, want := range map[string]string{"": "silent", "PRO": "io"} {
+				t.Run(mode.String()+"/"+name+"/"+begun, func(t *testing.T) {
+					rules, logs := connRules(mode)
+					c := connOf(&connScript{events: []connEvent{{begun, errConnTimeout}, {connV1[len(begun):], nil}}}, rules)
+					_ = connCalls[name](c)
+					assert.ErrorIs(t, connRead(c, 100).err, errRefused)
+					assert.Equal(t, connPeer, c.RemoteAddr())
+					assert.Equal(t, []string{want}, connReasons(logs))
+				})
+			}
 		}
 	}
-	t.Run("whatever fails in between", func(t *testing.T) {
-		rules, logs := connRules(On)
-		c := connOf(&connScript{events: []connEvent{{"", errConnTimeout}, {"", errConnTimeout}, {"", errConnTimeout}, {connV1, nil}}}, rules)
-		c.RemoteAddr()
-		assert.Error(t, connCalls["Read"](c))
-		assert.Error(t, connCalls["Write"](c))
-		assert.ErrorIs(t, connCalls["Read"](c), errRefused)
-		assert.Equal(t, connPeer, c.RemoteAddr())
-		assert.Equal(t, []string{"io"}, connReasons(logs))
-	})
-	t.Run("and what is no header is served", func(t *testing.T) {
-		rules, _ := connRules(Unspecified)
-		c := connOf(&connScript{events: []connEvent{{"", errConnTimeout}, {connGET, nil}}}, rules)
-		assert.Equal(t, connPeer, c.RemoteAddr())
-		assert.Equal(t, connResult{connGET, nil}, connRead(c, 100))
-	})
-	t.Run("unless it was only tried to write", func(t *testing.T) {
-		rules, _ := connRules(On)
-		c := connOf(&connScript{events: []connEvent{{"", errConnTimeout}, {connV1, nil}}}, rules)
-		_, err := io.WriteString(c, "x")
-		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
-		assert.Equal(t, connClient, c.RemoteAddr().String())
-	})
 }
 
 // connBroken is a connection that cannot set a read deadline.
@@ -1096,7 +1155,7 @@ func TestConnEndOfConnection(t *testing.T) {
 		name, in string
 		want     map[Mode]string // the reason, or else the bytes handed on after a ':'
 	}{
-		{"at once", "", map[Mode]string{On: "io", Off: ":", Unspecified: ":"}},
+		{"at once", "", map[Mode]string{On: "silent", Off: ":", Unspecified: ":"}},
 		{"in a v1 signature", "PROX", map[Mode]string{On: "missing", Off: ":PROX", Unspecified: ":PROX"}},
 		{"in a v2 signature", wire.SignatureV2[:11], map[Mode]string{On: "missing", Off: ":" + wire.SignatureV2[:11], Unspecified: ":" + wire.SignatureV2[:11]}},
 		{"behind a v1 signature", "PROXY", map[Mode]string{On: "malformed", Off: "forbidden", Unspecified: "malformed"}},
@@ -1108,7 +1167,7 @@ func TestConnEndOfConnection(t *testing.T) {
 		{"behind data", connV1 + "data", map[Mode]string{On: ":data", Off: "forbidden", Unspecified: ":data"}},
 		{"behind a request", connGET, map[Mode]string{On: "missing", Off: ":" + connGET, Unspecified: ":" + connGET}},
 	}
-	check := func(t *testing.T, c *conn, logs *observer.ObservedLogs, want string) {
+	check := func(t *testing.T, c *conn, logs *connLogs, want string) {
 		got := connSoon(t, func() connResult { return connReadAll(c) })
 		if handedOn, ok := strings.CutPrefix(want, ":"); ok {
 			assert.Equal(t, connResult{handedOn, nil}, got)
@@ -1151,7 +1210,7 @@ func TestConnEmptyConnectionIsNotWarnedOf(t *testing.T) {
 	rules, logs := connRules(On)
 	c := connOf(connSays(), rules)
 	c.RemoteAddr()
-	require.Equal(t, []string{"io"}, connReasons(logs))
+	require.Equal(t, []string{"silent"}, connReasons(logs))
 	assert.Equal(t, zap.DebugLevel, logs.All()[0].Level)
 }
 
@@ -1295,7 +1354,7 @@ func TestConnKeepsThePeerThatItWasAcceptedFrom(t *testing.T) {
 				}
 				if tt.name == "refused" {
 					assert.Equal(t, []string{"missing"}, connReasons(logs))
-					assert.Equal(t, connPeer.String(), rules.stats.lastRefusals()[0].peer)
+					assert.Equal(t, connPeer, rules.stats.lastRefusals()[0].peer)
 				}
 			})
 		}
@@ -1555,6 +1614,7 @@ func TestConnAddressesOfHeader(t *testing.T) {
 			}
 			remote := c.RemoteAddr().(*net.TCPAddr)
 			assert.False(t, remote.AddrPort().Addr().Is4In6() && len(remote.IP) == net.IPv6len)
+			rules.log.wait()
 			assert.Len(t, logs.FilterMessageSnippet("not trustworthy").All(), map[bool]int{true: 1}[tt.marked])
 		})
 	}
@@ -1961,7 +2021,17 @@ func TestConnSetDeadlineSaysThatTheReadDeadlineFailed(t *testing.T) {
 
 func TestConnClosedWhileItsHeaderIsReadIsCountedOnce(t *testing.T) {
 	for _, timed := range []bool{false, true} {
-		for said, peer := range map[string]string{connV1 + "GET": connClient, connV1 + connV2: connPeer.String()} {
+		for said, want := range map[string]struct {
+			peer    string
+			outcome outcome
+		}{
+			connV1 + "GET":  {connClient, outcomeClient},
+			connV1:          {connClient, outcomeClient},
+			connV1 + connV2: {connPeer.String(), reasonDuplicate},
+			"PROXY TCP4 ":   {connPeer.String(), reasonIO},
+			"PRO":           {connPeer.String(), reasonIO},
+			"":              {connPeer.String(), reasonSilent},
+		} {
 			rules, _ := connRules(On)
 			rules.stats = newStats()
 			socket := &connDuring{connScript: connSays(said)}
@@ -1970,14 +2040,12 @@ func TestConnClosedWhileItsHeaderIsReadIsCountedOnce(t *testing.T) {
 				require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Hour)))
 			}
 			socket.during = func() { assert.NoError(t, c.Close()) }
-			assert.Equal(t, peer, c.RemoteAddr().String())
+			assert.Equal(t, want.peer, c.RemoteAddr().String())
 			assert.False(t, c.isPending())
+			_, _ = io.ReadAll(c)
+			require.NoError(t, c.Close())
 			for o := range outcomes {
-				want := 0
-				if o == reasonIO {
-					want = 1
-				}
-				assert.EqualValues(t, want, rules.stats.total(o), o.String())
+				assert.EqualValues(t, map[bool]int{true: 1}[o == want.outcome], rules.stats.total(o), "%q: %s", said, o)
 			}
 		}
 	}
@@ -1996,25 +2064,11 @@ func TestConnReadDeadlineThatHasPassedComesBeforeWhatIsThere(t *testing.T) {
 func TestConnErrorAfterTheTimeoutIsNoTimeout(t *testing.T) {
 	for _, mode := range []Mode{On, Unspecified} {
 		rules, logs := connRules(mode)
-		reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
-		socket := &connScript{events: []connEvent{{"", reset}}}
+		socket := &connScript{events: []connEvent{{"", errConnReset}}}
 		c := newConn(socket, rules, mode, trusted, time.Since(start)-2*rules.timeout)
-		assert.Equal(t, error(reset), connRead(c, 100).err, mode)
-		assert.Empty(t, connReasons(logs), mode)
+		assert.Equal(t, error(errConnReset), connRead(c, 100).err, mode)
+		assert.Equal(t, []string{"silent"}, connReasons(logs), mode)
 	}
-}
-
-func TestConnDeadlineThatCannotBeSetWithinAHeaderIsNotSticky(t *testing.T) {
-	rules, logs := connRules(On)
-	broken := &connBroken{Conn: &connScript{events: []connEvent{{"PRO", nil}, {"", errConnTimeout}, {connV1[3:] + "data", nil}}}}
-	c := connOf(broken, rules)
-	_, err := io.WriteString(c, "x")
-	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	broken.err = errors.New("broken")
-	assert.Equal(t, connResult{"", broken.err}, connRead(c, 100))
-	broken.err = nil
-	assert.Equal(t, connResult{"data", nil}, connRead(c, 100))
-	assert.Empty(t, connReasons(logs))
 }
 
 // connFailing is a connection whose methods fail, but for Read.
@@ -2108,7 +2162,14 @@ func TestConnIsCountedOnceItIsKnown(t *testing.T) {
 		pieces []string
 		want   []string
 	}{
-		{"closed before anything", On, closes, nil, []string{"io"}},
+		{"closed before anything", On, closes, nil, []string{"silent"}},
+		{"closed before anything under off", Off, closes, nil, []string{"silent"}},
+		{"closed before anything under unspecified", Unspecified, closes, nil, []string{"silent"}},
+		{"ended before anything", On, both(reads, closes), nil, []string{"silent"}},
+		{"ended before anything under off", Off, both(reads, closes), nil, []string{"silent"}},
+		{"ended before anything under unspecified", Unspecified, both(judged, both(reads, closes)), nil, []string{"silent"}},
+		{"closed where a signature may begin under off", Off, both(reads, closes), []string{"PRO"}, []string{"direct"}},
+		{"closed twice", On, both(closes, closes), nil, []string{"silent"}},
 		{"closed behind its header", On, both(judged, closes), []string{connV1}, []string{"client"}},
 		{"a header may still follow", On, judged, []string{connV1}, nil},
 		{"no header can follow, nothing is read", On, judged, []string{connV1 + "GET"}, []string{"client"}},
@@ -2180,7 +2241,8 @@ func TestHeaderDurationRunsFromAccept(t *testing.T) {
 	}
 }
 
-// What is there already when somebody looks is late all the same.
+// What is there already when the first look comes too late is late all the same, and is not
+// mistaken for silence.
 func TestConnHeaderThatIsJudgedAfterTheTimeoutIsRefused(t *testing.T) {
 	for _, network := range connNetworks {
 		for _, name := range []string{"first use", "after a read that the user's deadline ended"} {
@@ -2231,7 +2293,7 @@ func TestConnClosedTwiceWhileItIsJudgedIsCountedOnce(t *testing.T) {
 		n += rules.stats.total(o)
 	}
 	assert.EqualValues(t, 1, n)
-	assert.EqualValues(t, 1, rules.stats.total(reasonIO))
+	assert.EqualValues(t, 1, rules.stats.total(outcomeMarked), "its header was there")
 }
 
 func TestConnReadDeadlineIsNotLostWhileTheHeaderIsJudged(t *testing.T) {

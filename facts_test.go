@@ -1,6 +1,8 @@
 package proxyprotocol
 
 import (
+	"context"
+	"net/http"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -9,15 +11,10 @@ import (
 
 func TestRequestHasNoFactsBeforeItsConnectionIsJudged(t *testing.T) {
 	rules, _ := connRules(Unspecified)
-	socket := new(connScript)
-	for range 10 {
-		socket.events = append(socket.events, connEvent{err: errConnTimeout})
-	}
-	c := connOf(socket, rules)
-	r := requestOn(c)
+	c := connOf(connSays("GET"), rules)
+	r := new(http.Request).WithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, (*localAddr)(c)))
 	require.True(t, c.isPending())
 	assert.Nil(t, factsOf(r))
-	socket.events = []connEvent{{data: "GET"}}
 	c.RemoteAddr()
 	assert.NotNil(t, factsOf(r))
 }

@@ -22,7 +22,8 @@ type connCase struct {
 	maxSize  int
 	mayTrust bool // the peer may send a header
 	late     int  // the timeout passes when this many bytes have come, or never if negative
-	answered bool // the peer's address was given out, because the socket failed for a while
+	// failed: a call that is not a read is the first, and the socket fails at once.
+	failed bool
 }
 
 // connModel is what must become of a connection: the decision table, written down a second
@@ -39,9 +40,14 @@ func connModel(c connCase) connOutcome {
 	if c.mode == On && !c.mayTrust {
 		return connRefused("untrusted")
 	}
+	if c.failed {
+		return connRefused("silent")
+	}
 	if c.late >= 0 && c.late < connDecided(c) {
 		begun, _ := wire.Signature(in[:c.late])
 		switch {
+		case c.mode == On && c.late == 0:
+			return connRefused("silent")
 		case c.mode == On, begun == wire.Partial, signature == wire.Partial:
 			return connRefused("timeout")
 		default:
@@ -50,8 +56,6 @@ func connModel(c connCase) connOutcome {
 	}
 	if signature == wire.Partial {
 		switch {
-		case c.answered:
-			return connRefused("io")
 		case c.version != 0 && c.version != version:
 			return connRefused("version")
 		case !c.mayTrust:
@@ -91,7 +95,7 @@ func connModel(c connCase) connOutcome {
 	default:
 		switch {
 		case c.mode == On && c.in == "":
-			return connRefused("io")
+			return connRefused("silent")
 		case c.mode == On:
 			return connRefused("missing")
 		}
@@ -179,10 +183,7 @@ func FuzzConn(f *testing.F) {
 
 		writeFirst, addrFirst := options&optWriteFirst != 0, options&optAddrFirst != 0
 		interrupted := options&optInterrupted != 0 && options&optLate == 0
-		if interrupted && addrFirst {
-			writeFirst = false // it would run into the first interruption instead
-			tt.answered = len(in) > 0
-		}
+		tt.failed = interrupted && (addrFirst || writeFirst) && len(in) > 0
 		script := new(connScript)
 		say := func(s string) {
 			for _, piece := range connCut(s, sizes) {

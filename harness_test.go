@@ -192,8 +192,18 @@ func (testLogWriter) String() string                                  { return "
 func (testLogWriter) WriterKey() string                               { return "proxy_protocol_test" }
 func (testLogWriter) OpenWriter() (io.WriteCloser, error)             { return testLogWriter{}, nil }
 func (testLogWriter) Close() error                                    { return nil }
-func (testLogWriter) Write(p []byte) (int, error)                     { return captured.Load().Write(p) }
 func (testLogWriter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+// beforeWrite is called with each line before it is captured, unless it is nil: a log writer
+// is another module's code.
+var beforeWrite atomic.Pointer[func(line []byte)]
+
+func (testLogWriter) Write(p []byte) (int, error) {
+	if before := beforeWrite.Load(); before != nil {
+		(*before)(p)
+	}
+	return captured.Load().Write(p)
+}
 
 // testAccept is a listener wrapper that logs the connections that Caddy accepts. Below
 // `proxy_protocol_mode`, it tells when the timeout starts to run.

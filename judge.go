@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -27,13 +28,17 @@ const (
 	forWrite
 )
 
-// settle judges the beginning, if nobody has. It returns an error if the socket failed or
+// settle judges the beginning, if nobody has. It returns an error if the socket failed, or if
 // the user's deadline passed first; then it can be tried again.
 func (c *conn) settle(aim purpose) error {
 	if !c.isPending() {
 		return nil
 	}
-	return c.judge(aim)
+	err := c.judge(aim)
+	if phase := c.phase.Load(); phase == pending|closed || phase == timed|closed {
+		c.giveUp() // Close has come meanwhile, and found it being judged
+	}
+	return err
 }
 
 // readBeginning reads before it is known that no header can come, and hands on what was
@@ -45,7 +50,7 @@ func (c *conn) readBeginning(p []byte) (n int, err error) {
 		return 0, err
 	}
 	switch c.phase.Load() &^ closed {
-	case watching:
+	case silent, watching:
 		return c.watch(p)
 	case draining, handing:
 		return c.drain(p)
@@ -72,8 +77,7 @@ func (c *conn) judge(aim purpose) (err error) {
 			err = nil
 		}
 	}()
-	if c.mode == On && !c.mayAnnounce() {
-		c.refuse(reasonUntrusted, nil)
+	if c.mode == On && c.refuseUntrusted() {
 		return nil
 	}
 	c.aim = aim
@@ -81,10 +85,9 @@ func (c *conn) judge(aim purpose) (err error) {
 	switch next {
 	case pending:
 		c.unlimit()
-		c.answered = c.answered || aim == forAddr
 		return err
 	case refused:
-		return nil
+		return err
 	default:
 		c.leave(next)
 		return nil
@@ -103,16 +106,43 @@ func (c *conn) advance(from, to uint32) bool {
 	return true
 }
 
+// countSilent counts a connection that was not refused and ended before its first byte.
+func (c *conn) countSilent() {
+	c.rules.stats.count(c.mode, 0, reasonSilent)
+	c.rules.refused(c.peer, localOf(c.Conn), c.mode, reasonSilent, nil, nil)
+}
+
 // count counts a connection that is not refused.
 func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outcome()) }
 
-// mayAnnounce reports whether the peer may send a header, and asks the source if that
-// is not known yet.
-func (c *conn) mayAnnounce() bool {
+// refuseUntrusted refuses the connection if its peer may not send a header, and reports
+// whether it did. It asks the source if that is not known yet, no longer than a header may
+// take.
+func (c *conn) refuseUntrusted() bool {
+	var err error
 	if c.trust == unasked {
-		c.trust = c.rules.ask(context.Background(), c.peer)
+		ctx, stop := context.WithDeadline(context.Background(), c.deadline())
+		defer stop()
+		c.extra().stopAsking.Store(&stop)
+		if c.phase.Load() >= closed {
+			stop()
+		}
+		c.trust, err = c.rules.ask(ctx, c.peer)
+		if c.trust == trusted {
+			c.rules.stats.sawPeer(peerIP(c.peer))
+		}
 	}
-	return c.trust == trusted
+	switch {
+	case c.trust == trusted:
+		return false
+	case c.phase.Load() >= closed:
+		c.refuseEnded(net.ErrClosed)
+	case errors.Is(err, errSourceLate):
+		c.refuse(reasonTimeout, err)
+	default:
+		c.refuse(reasonUntrusted, err)
+	}
+	return true
 }
 
 // readHeader reads until it is known which phase comes after pending.
@@ -133,7 +163,7 @@ func (c *conn) readHeader() (next uint32, err error) {
 			return c.interrupted(err)
 		}
 	}
-	return pending, io.ErrNoProgress
+	return c.refuse(reasonIO, io.ErrNoProgress), io.ErrNoProgress
 }
 
 // maxEmptyReads is how often a socket may return neither bytes nor an error in a row.
@@ -143,14 +173,11 @@ const maxEmptyReads = 100
 // needed.
 func (c *conn) decide(r *wire.Result) (next uint32) {
 	if r.Version != 0 {
-		if c.answered {
-			return c.refuse(reasonIO, errAnswered)
-		}
 		if allowed := c.rules.version; allowed != 0 && allowed != r.Version {
 			return c.refuse(reasonVersion, fmt.Errorf("version %d, and only %d is allowed", r.Version, allowed))
 		}
-		if !c.mayAnnounce() {
-			return c.refuse(reasonUntrusted, nil)
+		if c.refuseUntrusted() {
+			return refused
 		}
 	}
 	switch r.State {
@@ -168,8 +195,6 @@ func (c *conn) decide(r *wire.Result) (next uint32) {
 	}
 }
 
-var errAnswered = errors.New("the connection failed for a while, and its address was asked for before its header came")
-
 // interrupted answers the phase that follows when the socket ends, fails, or has said
 // too little until a deadline.
 func (c *conn) interrupted(err error) (next uint32, _ error) {
@@ -181,21 +206,38 @@ func (c *conn) interrupted(err error) (next uint32, _ error) {
 	case isEOF(err) && c.mode == On && len(got) > 0:
 		return c.refuse(reasonMissing, errCutOff), nil
 	case isEOF(err) && c.mode == On:
-		return c.refuse(reasonIO, err), nil
+		return c.refuseEnded(nil), nil
 	case isEOF(err) && len(got) > 0:
 		return draining, nil
 	case isEOF(err):
-		return open, nil
+		return silent, nil
 	case isTimeout(err) && !time.Now().Before(c.deadline()):
-		if c.mode == On || state == wire.Partial {
+		switch {
+		case c.mode == On && len(got) == 0 && !c.overdue:
+			return c.refuseEnded(nil), nil
+		case c.mode == On || state == wire.Partial:
 			return c.refuse(reasonTimeout, nil), nil
+		case len(got) == 0:
+			return silent, nil
 		}
 		// The peer's address is final, so a header that is completed later is too late.
 		c.keep(got)
 		return watching, nil
+	case isTimeout(err) && c.aim == forRead:
+		return pending, err // the user's deadline
 	default:
-		return pending, err
+		// No real socket recovers. An address that is given out now is final, and a header
+		// must not change it later.
+		return c.refuseEnded(err), err
 	}
+}
+
+// refuseEnded refuses a connection that ended before its header was complete.
+func (c *conn) refuseEnded(err error) (next uint32) {
+	if len(c.received()) == 0 {
+		return c.refuse(reasonSilent, err)
+	}
+	return c.refuse(reasonIO, err)
 }
 
 var errCutOff = errors.New("cut off by the end of the connection")
@@ -259,6 +301,9 @@ func (c *conn) watch(p []byte) (n int, err error) {
 			return c.handOn(p, got), nil // an error will be back with the next read
 		default:
 			c.keep(got)
+			if len(got) > 0 {
+				c.phase.CompareAndSwap(silent, watching)
+			}
 			if n == 0 || err != nil {
 				return 0, err
 			}
@@ -305,8 +350,8 @@ func (c *conn) handOn(p, watched []byte) int {
 	if n < len(watched) {
 		next = draining
 	}
-	if !c.advance(watching, next) {
-		c.phase.Store(next)
+	if !c.advance(silent, next) && !c.advance(watching, next) {
+		c.phase.Store(next) // it is closed, and counted
 	}
 	return n
 }
@@ -328,7 +373,8 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 	before := c.phase.Swap(refused)
 	closeSafely(c.Conn)
 	got := c.received()
-	if before <= watching {
+	// One that was closed later than pending has been counted.
+	if before <= watching || before&^closed <= timed {
 		_, version := wire.Signature(got)
 		c.rules.stats.count(c.mode, version, why)
 	}
@@ -352,7 +398,9 @@ func closeSafely(c net.Conn) {
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }
 
+// isTimeout reports whether a deadline has passed. ETIMEDOUT is something else: the peer no
+// longer answers, and the connection is at its end.
 func isTimeout(err error) bool {
 	var netErr net.Error
-	return errors.As(err, &netErr) && netErr.Timeout()
+	return errors.As(err, &netErr) && netErr.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -39,7 +38,7 @@ func connServed(handedOn string) connOutcome {
 
 // connOutcomeOf reads a scripted connection to its end, with reads of this size, and past
 // timeouts. It looks at the addresses before, or only behind.
-func connOutcomeOf(t testing.TB, c *conn, logs *observer.ObservedLogs, size int, addrFirst bool) connOutcome {
+func connOutcomeOf(t testing.TB, c *conn, logs *connLogs, size int, addrFirst bool) connOutcome {
 	if addrFirst {
 		c.RemoteAddr()
 	}

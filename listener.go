@@ -24,13 +24,19 @@ type rules struct {
 	timed bool
 }
 
-// refused keeps a record of a refusal. Health checks that only connect are not worth a
-// place in it.
+// refused keeps a record of a refusal.
 func (r *rules) refused(peer, local net.Addr, mode Mode, why outcome, received []byte, err error) {
-	if why != reasonIO || !isEOF(err) {
+	if !isNoNews(why, err) {
 		r.stats.refused(peer, why, received)
 	}
 	r.log.refused(peer, local, mode, why, err)
+}
+
+// isNoNews reports whether a refusal is everyday life, and not worth a warning or a place
+// among the last refusals: the connection ended before its first byte, as health checks that
+// only connect do, or this server closed it when it stopped.
+func isNoNews(why outcome, err error) bool {
+	return why == reasonSilent || errors.Is(err, net.ErrClosed)
 }
 
 // listener wraps the connections of a listener.

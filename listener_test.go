@@ -79,7 +79,7 @@ func TestListenerAcceptsTheNextAfterARefusal(t *testing.T) {
 	assert.Zero(t, stranger.reads, "refused before a byte is read")
 	assert.Empty(t, stranger.written)
 	assert.Equal(t, []string{"untrusted", "untrusted"}, connReasons(logs))
-	fields := logs.All()[0].ContextMap()
+	fields := logs.FilterMessage(refusalMessages[reasonUntrusted]).All()[0].ContextMap()
 	assert.Equal(t, "198.51.100.1:1", fields["peer"])
 	assert.Equal(t, connLocal.String(), fields["local"])
 	assert.Equal(t, "on", fields["mode"])

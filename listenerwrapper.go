@@ -182,7 +182,7 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 		rules.trusted, err = compileSet(static.Ranges)
 		return rules, inField("trusted_proxies", err)
 	}
-	rules.source = source.(caddyhttp.IPRangeSource)
+	rules.source, rules.asking = source.(caddyhttp.IPRangeSource), make(chan struct{}, maxAsking)
 	return rules, nil
 }
 

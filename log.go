@@ -2,6 +2,7 @@ package proxyprotocol
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,81 +16,85 @@ const (
 	refusalInterval = 10 * time.Second
 	refusalsLogged  = 100
 	markedInterval  = time.Minute
+	// linesWaiting bounds the lines that wait to be written: more than one message may have
+	// in an interval.
+	linesWaiting = 256
 )
 
-// connLog logs what happens to connections.
+// connLog logs what happens to connections. Lines that a peer can cause are written by a
+// goroutine of their own: the log's writer is another module's code, which may block or
+// panic, and refusals happen in the accept loop and in deferred functions that recover.
 type connLog struct {
 	logger    *zap.Logger
-	refusals  *zap.Logger
-	datagrams bool // are what is refused, not connections
+	datagrams bool // datagrams are refused, not connections
+	debug     bool // accepted headers are logged
 
-	// nextMarked is when the next marked connection is logged, since start. zap's sampler
-	// would cost more than all else that a header costs.
+	// nextMarked is when the next marked connection is logged, since start.
 	nextMarked atomic.Int64
 
-	debug bool // whether accepted headers are logged
+	mu      sync.Mutex
+	limits  [outcomes]lineLimit // guarded by mu
+	waiting []func()            // guarded by mu; at most linesWaiting, the oldest first
+	writing bool                // guarded by mu; write runs
+}
+
+// lineLimit is how many more lines of a message may be logged.
+type lineLimit struct {
+	until   time.Time // end of the interval
+	left    int       // lines that may still be logged before until
+	omitted uint64    // lines not logged since the last summary
 }
 
 func newConnLog(logger *zap.Logger) *connLog {
-	omitted := &omittedLog{logger: logger, counts: make(map[string]uint64)}
-	return &connLog{
-		logger:   logger,
-		debug:    logger.Core().Enabled(zapcore.DebugLevel),
-		refusals: limited(logger, refusalInterval, refusalsLogged, zapcore.SamplerHook(omitted.hook)),
-	}
+	return &connLog{logger: logger, debug: logger.Core().Enabled(zapcore.DebugLevel)}
 }
 
-func limited(logger *zap.Logger, interval time.Duration, first int, opts ...zapcore.SamplerOption) *zap.Logger {
+// limited returns a logger that writes so many of each message an interval.
+func limited(logger *zap.Logger, interval time.Duration, first int) *zap.Logger {
 	return logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, interval, first, 0, opts...)
+		return zapcore.NewSamplerWithOptions(core, interval, first, 0)
 	}))
 }
 
-// omittedLog sums up what the limit left out of the log.
-type omittedLog struct {
-	logger *zap.Logger
-
-	mu     sync.Mutex
-	counts map[string]uint64 // by message
+func (l *connLog) message(why outcome) string {
+	if l.datagrams {
+		return dropMessages[why]
+	}
+	return refusalMessages[why]
 }
 
-// hook counts an entry that is left out. The first one starts the wait for the sum.
-func (l *omittedLog) hook(entry zapcore.Entry, decision zapcore.SamplingDecision) {
-	if decision&zapcore.LogDropped == 0 {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.counts) == 0 {
-		time.AfterFunc(refusalInterval, l.sumUp)
-	}
-	l.counts[entry.Message]++
-}
-
-func (l *omittedLog) sumUp() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for message, n := range l.counts {
-		l.logger.Warn("more of the same was left out of the log", zap.String("message", message), zap.Uint64("count", n))
-	}
-	clear(l.counts)
-}
-
-// refused logs a refusal. That a connection ended before it said anything is everyday
-// life: health checks that only connect do it.
+// refused logs a refusal. It asks nothing of the logger before the limit allows the line:
+// that would cost a flood of refused connections a tenth of their time.
 func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err error) {
 	level := zapcore.WarnLevel
-	if why == reasonIO && isEOF(err) {
-		level = zapcore.DebugLevel
+	if isNoNews(why, err) {
+		if level = zapcore.DebugLevel; !l.debug {
+			return
+		}
 	}
-	message := refusalMessages[why]
-	if l.datagrams {
-		message = dropMessages[why]
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	limit := &l.limits[why]
+	if !now.Before(limit.until) {
+		limit.until, limit.left = now.Add(refusalInterval), refusalsLogged
 	}
-	entry := l.refusals.Check(level, message)
+	if limit.left > 0 && l.enqueue(func() { l.writeRefusal(level, now, peer, local, mode, why, err) }) {
+		limit.left--
+		return
+	}
+	if limit.omitted == 0 {
+		time.AfterFunc(refusalInterval, func() { l.sumUp(level, why) })
+	}
+	limit.omitted++
+}
+
+func (l *connLog) writeRefusal(level zapcore.Level, at time.Time, peer, local net.Addr, mode Mode, why outcome, err error) {
+	entry := l.logger.Check(level, l.message(why))
 	if entry == nil {
 		return
 	}
+	entry.Time = at
 	fields := []zap.Field{
 		zap.String("peer", addrString(peer)),
 		zap.String("local", addrString(local)),
@@ -102,8 +107,58 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 	entry.Write(fields...)
 }
 
-// accepted logs an accepted header. What it writes is written elsewhere: the fields would
-// take room on the stack of every connection.
+// sumUp logs how many lines of a message were omitted.
+func (l *connLog) sumUp(level zapcore.Level, why outcome) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	limit := &l.limits[why]
+	n := limit.omitted
+	if !l.enqueue(func() {
+		l.logger.Log(level, "more of the same was left out of the log", zap.String("message", l.message(why)), zap.Uint64("count", n))
+	}) {
+		time.AfterFunc(refusalInterval, func() { l.sumUp(level, why) })
+		return
+	}
+	limit.omitted = 0
+}
+
+// enqueue has a line written soon, unless too many wait. The caller holds mu.
+func (l *connLog) enqueue(line func()) bool {
+	if len(l.waiting) == linesWaiting {
+		return false
+	}
+	l.waiting = append(l.waiting, line)
+	if !l.writing {
+		l.writing = true
+		go l.write()
+	}
+	return true
+}
+
+// write writes the lines that wait, and ends when there are none.
+func (l *connLog) write() {
+	for {
+		l.mu.Lock()
+		if len(l.waiting) == 0 {
+			l.writing = false
+			l.mu.Unlock()
+			return
+		}
+		line := l.waiting[0]
+		l.waiting = slices.Delete(l.waiting, 0, 1)
+		l.mu.Unlock()
+		writeLine(line)
+	}
+}
+
+// writeLine writes a line, or none if the log's writer panics.
+func writeLine(line func()) {
+	defer func() { _ = recover() }()
+	line()
+}
+
+// accepted logs an accepted header. The fields are made in separate functions, because they
+// would enlarge the stack of every connection.
 func (l *connLog) accepted(c *conn) {
 	if c.marked {
 		l.marked(&c.facts, c.Conn, time.Since(start))
@@ -119,11 +174,16 @@ func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now
 	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
 		return
 	}
-	l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
-		zap.String("peer", addrString(f.peer)),
-		zap.String("local", addrString(socket.LocalAddr())),
-		zap.Stringer("claimed", f.header.Source()),
-	)
+	peer, local, claimed := f.peer, socket.LocalAddr(), f.header.Source()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.enqueue(func() {
+		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
+			zap.String("peer", addrString(peer)),
+			zap.String("local", addrString(local)),
+			zap.Stringer("claimed", claimed),
+		)
+	})
 }
 
 func (l *connLog) debugAccepted(c *conn) {

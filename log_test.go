@@ -26,6 +26,7 @@ func TestRefusalsBeyondTheLimitAreSummedUp(t *testing.T) {
 		for range forbidden {
 			log.refused(connPeer, connLocal, Off, reasonForbidden, nil)
 		}
+		synctest.Wait()
 		assert.Equal(t, 2*refusalsLogged, logs.Len(), "each reason has a limit of its own")
 
 		time.Sleep(refusalInterval + time.Second) // in no time: the bubble's clock
@@ -52,10 +53,16 @@ func TestRefusalSaysWhoWhereAndWhy(t *testing.T) {
 	for why := reasonMissing; why < outcomes; why++ {
 		t.Run(why.String(), func(t *testing.T) {
 			core, logs := observer.New(zapcore.DebugLevel)
-			newConnLog(zap.New(core)).refused(connPeer, connLocal, On, why, fmt.Errorf("what is wrong"))
+			log := newConnLog(zap.New(core))
+			log.refused(connPeer, connLocal, On, why, fmt.Errorf("what is wrong"))
+			log.wait()
 			require.Equal(t, 1, logs.Len())
 			entry := logs.All()[0]
-			assert.Equal(t, zapcore.WarnLevel, entry.Level)
+			level := zapcore.WarnLevel
+			if why == reasonSilent {
+				level = zapcore.DebugLevel
+			}
+			assert.Equal(t, level, entry.Level)
 			assert.NotEmpty(t, entry.Message)
 			assert.Equal(t, map[string]any{
 				"peer": connPeer.String(), "local": connLocal.String(), "mode": "on",
@@ -74,6 +81,7 @@ func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 	for _, at := range []time.Duration{0, time.Second, markedInterval - 1, markedInterval, markedInterval + 1, 2*markedInterval + 1} {
 		log.marked(&c.facts, c.Conn, at)
 	}
+	log.wait()
 	require.Equal(t, 3, logs.Len(), "at 0, after one interval, after another")
 	assert.Equal(t, map[string]any{
 		"peer": connPeer.String(), "local": connLocal.String(), "claimed": c.header.Source().String(),
@@ -88,8 +96,11 @@ func TestRefusalsThatAreRemembered(t *testing.T) {
 		err  error
 		want int
 	}{
-		{"connection that says nothing", reasonIO, io.EOF, 0},
-		{"connection that fails", reasonIO, net.ErrClosed, 1},
+		{"connection that says nothing", reasonSilent, nil, 0},
+		{"connection that is reset before it says anything", reasonSilent, errConnReset, 0},
+		{"connection that fails", reasonIO, errConnReset, 1},
+		{"connection that this server closes", reasonIO, &net.OpError{Op: "read", Err: net.ErrClosed}, 0},
+		{"closed before its header was complete", reasonIO, errClosedBefore, 1},
 		{"header cut off", reasonMalformed, errCutOff, 1},
 		{"malformed, and then the end", reasonMalformed, io.EOF, 1},
 		{"second header", reasonDuplicate, nil, 1},

@@ -152,12 +152,12 @@ func TestEveryOutcomeIsCountedOnce(t *testing.T) {
 		all[tt.want]++
 	}
 
-	t.Run("io", func(t *testing.T) {
+	t.Run("silent", func(t *testing.T) {
 		before := c.scrape(t)
 		require.NoError(t, dialFrom(t, "", c.ports["on"]).Close())
-		want := map[string]int{"on on none io": 1}
-		eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "io is not all that is counted")
-		all["on on none io"]++
+		want := map[string]int{"on on none silent": 1}
+		eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "silent is not all that is counted")
+		all["on on none silent"]++
 	})
 
 	// Nothing was counted again when connections ended, and a reload forgets nothing.
@@ -180,8 +180,9 @@ func TestConnectionThatSaysNothingIsCountedWhenItEnds(t *testing.T) {
 	c := startCounted(t)
 	for _, tt := range []struct{ server, say, want string }{
 		{"on", v1(client4, server4), "on on v1 client"},
-		{"off", "", "off off none direct"},
-		{"unspecified", "", "unspecified unspecified none direct"},
+		{"off", "", "off off none silent"},
+		{"unspecified", "", "unspecified unspecified none silent"},
+		{"on", "", "on on none silent"},
 	} {
 		t.Run(tt.want, func(t *testing.T) {
 			before := c.scrape(t)

@@ -21,7 +21,7 @@ const (
 	// outcomeDirect: no header, and none needed.
 	outcomeDirect
 
-	// From here on the connection was refused.
+	// From here on the connection was refused, or ended before anything could be refused.
 
 	// reasonMissing: no header where one is mandatory.
 	reasonMissing
@@ -41,8 +41,13 @@ const (
 	reasonTimeout
 	// reasonVersion: the header's version is not allowed.
 	reasonVersion
-	// reasonIO: the connection ended or failed before it could be judged.
+	// reasonIO: the connection failed, or was closed, after its first byte and before its
+	// header was complete; or it could not be judged at all.
 	reasonIO
+	// reasonSilent: the connection ended, or its time was over, before its first byte. Health
+	// checks that only connect do that, and browsers with connections to spare: it is counted
+	// in every mode, and not news.
+	reasonSilent
 
 	outcomes // how many there are
 )
@@ -62,6 +67,7 @@ var outcomeNames = [outcomes]string{
 	reasonTimeout:   "timeout",
 	reasonVersion:   "version",
 	reasonIO:        "io",
+	reasonSilent:    "silent",
 }
 
 // refusalMessages are the log messages of refusals. zap limits how many of each are logged.
@@ -76,6 +82,7 @@ var refusalMessages = [outcomes]string{
 	reasonTimeout:   "refused connection whose PROXY protocol header came too late",
 	reasonVersion:   "refused connection with PROXY protocol header of a version not allowed",
 	reasonIO:        "connection failed before its PROXY protocol header",
+	reasonSilent:    "connection ended before its first byte",
 }
 
 // dropMessages are the same of datagrams.

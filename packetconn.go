@@ -300,7 +300,8 @@ func (c *packetConn) ask(rules *rules, peer net.Addr) (trust, time.Duration) {
 	ip, now := peerIP(peer), time.Since(start)
 	a := &c.asked[maphash.Comparable(c.seed, ip)%uint64(len(c.asked))]
 	if a.peer != ip || now >= a.until {
-		*a = answer{ip, rules.ask(context.Background(), peer), now + trustedFor}
+		trust, _ := rules.ask(context.Background(), peer)
+		*a = answer{ip, trust, now + trustedFor}
 	}
 	return a.trust, a.until
 }

@@ -15,13 +15,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // packetRules are rules with stats of their own.
-func packetRules(mode Mode, options ...func(*rules)) (*rules, *observer.ObservedLogs) {
+func packetRules(mode Mode, options ...func(*rules)) (*rules, *connLogs) {
 	rules, logs := connRules(mode, options...)
 	rules.stats = newStats()
 	return rules, logs

@@ -2,6 +2,7 @@ package proxyprotocol
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -24,6 +25,8 @@ type policy struct {
 	trusted *bart.Lite
 	// source is asked for them otherwise.
 	source caddyhttp.IPRangeSource
+	// asking holds a value for each request that source has now; not nil if source is not.
+	asking chan struct{}
 	// server is what source is told of where the connection came in; may be nil.
 	server *caddyhttp.Server
 }
@@ -66,16 +69,69 @@ func (p *policy) judge(peer, local net.Addr) (Mode, trust) {
 // anyoneTrusted reports whether no trusted peers were configured.
 func (p *policy) anyoneTrusted() bool { return p.trusted == nil && p.source == nil }
 
-// ask asks the source whether a peer may send a header. It runs code of another
-// module: the caller must be prepared for panics, and must not be the accept loop.
-func (p *policy) ask(ctx context.Context, peer net.Addr) trust {
+// ask asks the source whether a peer may send a header, and says why if that is not for the
+// peer's address alone. It returns when ctx ends, whether the source has answered or not. The
+// caller must be prepared for a panic of the source, and must not be the accept loop.
+func (p *policy) ask(ctx context.Context, peer net.Addr) (trust, error) {
+	select {
+	case p.asking <- struct{}{}:
+	case <-ctx.Done():
+		return untrusted, errSourceLate
+	}
+	// The source is another module's code, and may not look at ctx.
+	answers := make(chan sourceAnswer, 1)
+	go func() {
+		defer func() { <-p.asking }()
+		var answer sourceAnswer
+		defer func() {
+			answer.panicked = recover()
+			answers <- answer
+		}()
+		answer.trust, answer.err = p.askNow(ctx, peer)
+	}()
+	select {
+	case answer := <-answers:
+		switch {
+		case answer.panicked != nil:
+			panic(answer.panicked)
+		case ctx.Err() != nil:
+			return untrusted, errSourceLate
+		default:
+			return answer.trust, answer.err
+		}
+	case <-ctx.Done():
+		return untrusted, errSourceLate
+	}
+}
+
+// sourceAnswer is an answer of the source.
+type sourceAnswer struct {
+	trust    trust
+	err      error
+	panicked any
+}
+
+// maxAsking bounds the requests that a source has at once, so that one that never answers
+// keeps no more goroutines than this.
+const maxAsking = 1024
+
+var (
+	errSourceLate  = errors.New("trusted_proxies: the source did not answer before the timeout")
+	errSourceEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
+)
+
+func (p *policy) askNow(ctx context.Context, peer net.Addr) (trust, error) {
+	ranges := p.source.GetIPRanges(p.sourceRequest(ctx, peer))
+	if len(ranges) == 0 {
+		return untrusted, errSourceEmpty
+	}
 	addr := peerIP(peer)
-	for _, prefix := range p.source.GetIPRanges(p.sourceRequest(ctx, peer)) {
+	for _, prefix := range ranges {
 		if normalize(prefix).Contains(addr) {
-			return trusted
+			return trusted, nil
 		}
 	}
-	return untrusted
+	return untrusted, nil
 }
 
 // sourceRequest returns the request that the source is asked with: it has the peer's address

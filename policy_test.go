@@ -255,8 +255,14 @@ func TestPolicyAsk(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := policy{source: connSource(func(*http.Request) []netip.Prefix { return tt.ranges })}
-			assert.Equal(t, tt.want, p.ask(t.Context(), tt.peer))
+			p := policy{asking: make(chan struct{}, 1), source: connSource(func(*http.Request) []netip.Prefix { return tt.ranges })}
+			got, err := p.ask(t.Context(), tt.peer)
+			assert.Equal(t, tt.want, got)
+			if len(tt.ranges) == 0 {
+				assert.ErrorIs(t, err, errSourceEmpty)
+			} else {
+				assert.NoError(t, err)
+			}
 		})
 	}
 }
@@ -264,14 +270,14 @@ func TestPolicyAsk(t *testing.T) {
 func TestPolicyAskTellsSourceOfTheConnection(t *testing.T) {
 	server := new(caddyhttp.Server)
 	var got *http.Request
-	p := policy{server: server, source: connSource(func(r *http.Request) []netip.Prefix {
+	p := policy{server: server, asking: make(chan struct{}, 1), source: connSource(func(r *http.Request) []netip.Prefix {
 		got = r
 		// What sources and the modules they use do with a request.
 		caddyhttp.SetVar(r.Context(), "key", "value")
 		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll("{http.request.remote}", "")
 		return nil
 	})}
-	p.ask(t.Context(), connPeer)
+	_, _ = p.ask(t.Context(), connPeer)
 	require.NotNil(t, got)
 	assert.Equal(t, connPeer.String(), got.RemoteAddr)
 	assert.Same(t, server, got.Context().Value(caddyhttp.ServerCtxKey))
@@ -280,6 +286,6 @@ func TestPolicyAskTellsSourceOfTheConnection(t *testing.T) {
 	assert.NotNil(t, got.Header)
 
 	first := got
-	p.ask(t.Context(), connPeer)
+	_, _ = p.ask(t.Context(), connPeer)
 	assert.NotSame(t, first.Context().Value(caddy.ReplacerCtxKey), got.Context().Value(caddy.ReplacerCtxKey), "nothing is left from another connection")
 }

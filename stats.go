@@ -29,7 +29,7 @@ type stats struct {
 // refusal is what is remembered of a refused connection.
 type refusal struct {
 	time  time.Time
-	peer  string
+	peer  net.Addr
 	why   outcome
 	bytes [bytesKept]byte
 	size  int
@@ -39,7 +39,7 @@ func newStats() *stats { return &stats{peers: make(map[netip.Addr]struct{})} }
 
 // refused remembers a refused connection and its first bytes.
 func (s *stats) refused(peer net.Addr, why outcome, received []byte) {
-	r := refusal{time: time.Now(), peer: addrString(peer), why: why}
+	r := refusal{time: time.Now(), peer: peer, why: why}
 	r.size = copy(r.bytes[:], received)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -98,7 +98,7 @@ func statusOf(key listenerKey, stats *stats, user wrapper) listenerStatus {
 		}
 	}
 	for _, r := range stats.lastRefusals() {
-		s.Refusals = append(s.Refusals, refusalStatus{r.time, r.peer, r.why.String(), r.hex()})
+		s.Refusals = append(s.Refusals, refusalStatus{r.time, addrString(r.peer), r.why.String(), r.hex()})
 	}
 	s.Peers.Addresses, s.Peers.More = stats.seenPeers()
 	s.Peers.Count = len(s.Peers.Addresses)

@@ -104,7 +104,7 @@ func TestStatusRemembersTheLastRefusalsAndSomePeers(t *testing.T) {
 	last := s.lastRefusals()
 	require.Len(t, last, refusalsKept)
 	for i, r := range last {
-		assert.Equal(t, fmt.Sprintf("10.0.0.1:%d", 3*refusalsKept+4-i), r.peer)
+		assert.Equal(t, fmt.Sprintf("10.0.0.1:%d", 3*refusalsKept+4-i), r.peer.String())
 		assert.Equal(t, strings.Repeat("78", bytesKept), r.hex())
 	}
 

@@ -1,0 +1,159 @@
+package proxyprotocol
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// A log writer is another module's code. While it panics or blocks, Caddy goes on accepting
+// connections, refuses what it must and serves the rest.
+func TestLogWriterThatFailsStopsNothing(t *testing.T) {
+	block := make(chan struct{})
+	for name, fail := range map[string]func(){
+		"panics": func() { panic("log writer is broken") },
+		"blocks": func() { <-block },
+	} {
+		for refused, text := range map[string]string{
+			"in the accept loop":           "", // of an untrusted peer
+			"in the connection's own time": request("/"),
+		} {
+			t.Run(name+"/"+refused, func(t *testing.T) {
+				port := freePort(t)
+				c := startCaddy(t, wrappers("proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}"), plainSite(port))
+				var failed atomic.Int32
+				before := func(line []byte) {
+					if bytes.Contains(line, []byte("refused connection")) {
+						failed.Add(1)
+						fail()
+					}
+				}
+				beforeWrite.Store(&before)
+				release := sync.OnceFunc(func() {
+					beforeWrite.Store(nil)
+					if name == "blocks" {
+						close(block)
+					}
+				})
+				if name == "blocks" {
+					block = make(chan struct{})
+				}
+				defer release()
+				for range 3 * refusalsLogged {
+					from := "127.0.0.1"
+					if text == "" {
+						from = "127.0.0.2"
+					}
+					conn := dialFrom(t, from, port)
+					send(t, conn, text)
+					requireRefused(t, conn)
+					require.NoError(t, conn.Close())
+				}
+				assert.Positive(t, failed.Load())
+				if name == "blocks" {
+					assert.EqualValues(t, 1, failed.Load(), "one goroutine waits for the writer")
+				}
+				conn := dial(t, tcp4(port))
+				send(t, conn, v1(client4, server4)+request("/"))
+				response, body := readResponse(t, conn)
+				assert.Equal(t, http.StatusOK, response.StatusCode)
+				assert.Equal(t, client4.String(), body)
+				release()
+				c.logs.waitFor(t, ofAccess)
+			})
+		}
+	}
+}
+
+// blockingCore is a log that blocks until it is released.
+type blockingCore struct {
+	zapcore.Core
+	released chan struct{}
+}
+
+func (c blockingCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return ce.AddCore(e, c)
+}
+
+func (c blockingCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	<-c.released
+	return c.Core.Write(e, fields)
+}
+
+// What waits for a log that blocks is bounded, and what is left out is summed up.
+func TestLinesThatWaitForTheLogAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		released := make(chan struct{})
+		log := newConnLog(zap.New(blockingCore{core, released}))
+		refuse := func() {
+			for why := reasonMissing; why <= reasonIO; why++ {
+				for range refusalsLogged {
+					log.refused(connPeer, connLocal, On, why, errors.New("what is wrong"))
+				}
+			}
+		}
+		const each = int(reasonIO-reasonMissing+1) * refusalsLogged
+		refuse()
+		synctest.Wait()
+		assert.Equal(t, linesWaiting-1, len(log.waiting), "and one is being written")
+		time.Sleep(time.Hour) // of the bubble: the log blocks on
+		refuse()
+		assert.Equal(t, linesWaiting, len(log.waiting))
+		assert.Zero(t, logs.Len())
+
+		close(released)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Empty(t, log.waiting)
+		left := 0
+		for _, entry := range logs.FilterMessage("more of the same was left out of the log").All() {
+			left += int(entry.ContextMap()["count"].(uint64))
+		}
+		written := logs.FilterMessageSnippet("PROXY protocol").Len() + logs.FilterMessageSnippet("untrusted").Len()
+		assert.Equal(t, 2*each, written+left, "every refusal is either logged or summed up")
+	})
+}
+
+// The time of a line is that of the refusal, however long it waited.
+func TestLineHasTheTimeOfTheRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		released := make(chan struct{})
+		log := newConnLog(zap.New(blockingCore{core, released}))
+		began := time.Now()
+		for range 2 {
+			log.refused(connPeer, connLocal, On, reasonMissing, nil)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Hour)
+		close(released)
+		synctest.Wait()
+		require.Equal(t, 2, logs.Len())
+		for i, entry := range logs.All() {
+			assert.Equal(t, began.Add(time.Duration(i)*time.Second), entry.Time)
+		}
+	})
+}
+
+func TestRefusalOfAConnectionWithoutAddressesIsLogged(t *testing.T) {
+	core, logs := observer.New(zapcore.DebugLevel)
+	log := newConnLog(zap.New(core))
+	for _, addr := range []net.Addr{nil, connBadAddr{}, (*net.TCPAddr)(nil)} {
+		log.refused(addr, addr, On, reasonMissing, nil)
+	}
+	log.wait()
+	assert.Equal(t, 3, logs.Len())
+}
