@@ -25,7 +25,7 @@ type listenerStatus struct {
 	Server  string `json:"server"`
 	Address string `json:"address"`
 	Mode    Mode   `json:"mode"`
-	// The module that says who may send a header, or "any".
+	// The module that says who may send a header, "any" if there is none, or "none" under off.
 	TrustedProxies string            `json:"trusted_proxies"`
 	Ranges         []ModeRanges      `json:"ranges,omitempty"`
 	Outcomes       map[string]uint64 `json:"outcomes"`
@@ -83,11 +83,15 @@ func currentStatus() status {
 
 func statusOf(key listenerKey, stats *stats, user wrapper) listenerStatus {
 	mode, trustedSource, ranges := user.describe()
+	everyone := "any"
+	if mode == Off {
+		everyone = "none"
+	}
 	s := listenerStatus{
 		Server:         key.server,
 		Address:        key.address,
 		Mode:           mode,
-		TrustedProxies: cmp.Or(trustedSource, "any"),
+		TrustedProxies: cmp.Or(trustedSource, everyone),
 		Ranges:         ranges,
 		Outcomes:       make(map[string]uint64),
 		Refusals:       []refusalStatus{},
