@@ -21,10 +21,9 @@ import (
 // A log writer is another module's code. While it panics or blocks, Caddy goes on accepting
 // connections, refuses what it must and serves the rest.
 func TestLogWriterThatFailsStopsNothing(t *testing.T) {
-	block := make(chan struct{})
-	for name, fail := range map[string]func(){
-		"panics": func() { panic("log writer is broken") },
-		"blocks": func() { <-block },
+	for name, fail := range map[string]func(over <-chan struct{}){
+		"panics": func(<-chan struct{}) { panic("log writer is broken") },
+		"blocks": func(over <-chan struct{}) { <-over },
 	} {
 		for refused, text := range map[string]string{
 			"in the accept loop":           "", // of an untrusted peer
@@ -33,23 +32,19 @@ func TestLogWriterThatFailsStopsNothing(t *testing.T) {
 			t.Run(name+"/"+refused, func(t *testing.T) {
 				port := freePort(t)
 				c := startCaddy(t, wrappers("proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}"), plainSite(port))
+				over := make(chan struct{})
 				var failed atomic.Int32
 				before := func(line []byte) {
 					if bytes.Contains(line, []byte("refused connection")) {
 						failed.Add(1)
-						fail()
+						fail(over)
 					}
 				}
 				beforeWrite.Store(&before)
 				release := sync.OnceFunc(func() {
 					beforeWrite.Store(nil)
-					if name == "blocks" {
-						close(block)
-					}
+					close(over)
 				})
-				if name == "blocks" {
-					block = make(chan struct{})
-				}
 				defer release()
 				for range 3 * refusalsLogged {
 					from := "127.0.0.1"
