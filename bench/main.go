@@ -1,6 +1,6 @@
-// Command bench measures what the listener wrapper costs, and a refusal, beside the same without it,
-// with Caddy's built-in wrapper, and with other software that reads the PROXY protocol. It
-// takes turns, so that what disturbs one disturbs all, and prints Markdown tables; with
+// Command bench measures what the listener wrapper costs, and what a refusal costs, beside the
+// same without it, with Caddy's built-in wrapper, and with other software that reads the PROXY
+// protocol. It takes turns, so that what disturbs one disturbs all, and prints Markdown tables; with
 // -write they replace those of a document.
 //
 //	go run ./bench -write docs/benchmarks.md
