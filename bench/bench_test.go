@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,12 +64,51 @@ func requireTables(t *testing.T, s settings) {
 		"New TLS connections":          servers,
 		"Keep-alive requests over TLS": servers,
 		"Memory of open connections":   servers,
+		"Refused connections":          refusedConnections(s),
+		"Dropped datagrams": {
+			"no header | Caddy, no wrapper", "no header | Caddy, no wrapper, again", "no header | Caddy, `proxy_protocol_mode on`",
+			"a header of an untrusted peer | Caddy, no wrapper", "a header of an untrusted peer | Caddy, `proxy_protocol_mode on`",
+			"a malformed header | Caddy, no wrapper", "a malformed header | Caddy, `proxy_protocol_mode on`",
+		},
 	}
 	got := tablesOf(t, string(text))
 	for title, rows := range want {
 		assert.Equal(t, rows, got[title], title)
 	}
 	assert.Len(t, got, len(want))
+}
+
+// refusedConnections returns what the rows begin with: what comes, the server and its answer.
+func refusedConnections(s settings) []string {
+	others := func(what string) []string {
+		if s.caddyOnly {
+			return nil
+		}
+		return []string{what + " | nginx, `proxy_protocol` | none", what + " | HAProxy, `accept-proxy` | none"}
+	}
+	return slices.Concat(
+		[]string{
+			"no header | Caddy, no wrapper | 200",
+			"no header | Caddy, no wrapper, again | 200",
+			"no header | Caddy, built-in `proxy_protocol`, `REQUIRE` | none",
+			"no header | Caddy, `proxy_protocol_mode on` | none",
+		},
+		others("no header"),
+		[]string{
+			"a header of an untrusted peer | Caddy, no wrapper | 400",
+			"a header of an untrusted peer | Caddy, built-in `proxy_protocol`, `REJECT` | none",
+			"a header of an untrusted peer | Caddy, `proxy_protocol_mode on` | none",
+			"a malformed header | Caddy, no wrapper | 400",
+			"a malformed header | Caddy, built-in `proxy_protocol`, `REQUIRE` | none",
+			"a malformed header | Caddy, `proxy_protocol_mode on` | none",
+		},
+		others("a malformed header"),
+		[]string{
+			"a header where none is allowed | Caddy, no wrapper | 400",
+			"a header where none is allowed | Caddy, built-in `proxy_protocol`, `REJECT` | none",
+			"a header where none is allowed | Caddy, `proxy_protocol_mode off` | none",
+		},
+	)
 }
 
 // pairs returns what rows begin with that are of each of both, but for what mastercactapus
@@ -122,6 +164,135 @@ func TestWhatIsNotAnsweredIsAnError(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestWhatIsNotRefusedIsAnError asserts that a server which does something else than the
+// table says is not measured.
+func TestWhatIsNotRefusedIsAnError(t *testing.T) {
+	for _, test := range []struct {
+		name, writes, answer, err string
+	}{
+		{"closed, as it should", "", "", ""},
+		{"a status, as it should", "HTTP/1.1 400 Bad Request\r\n\r\n", "400", ""},
+		{"an answer instead of none", "HTTP/1.1 400 Bad Request\r\n\r\n", "", "unexpected answer"},
+		{"a byte instead of none", "x", "", "unexpected answer"},
+		{"none instead of a status", "", "400", "unexpected answer"},
+		{"another status", "HTTP/1.1 403 Forbidden\r\n\r\n", "400", "unexpected answer"},
+		{"none instead of a page", "", "200", "unexpected answer"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer l.Close()
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					_, _ = c.Read(make([]byte, 100))
+					_, _ = io.WriteString(c, test.writes)
+					c.Close()
+				}
+			}()
+			m := &meeting{server: &server{plain: l.Addr().String(), process: new(process)}, answer: test.answer}
+			done, err := (&refusal{from: trustedIP, sends: malformedV2}).connections(smoke, m)
+			if test.err != "" {
+				assert.ErrorContains(t, err, test.err)
+				return
+			}
+			require.NoError(t, err)
+			assert.Positive(t, done.requests)
+		})
+	}
+}
+
+func TestARefusalThatIsNotLoggedIsAnError(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	m := &meeting{server: &server{log: log}, reason: "missing"}
+	assert.ErrorContains(t, m.checkLog(), "does not say")
+	require.NoError(t, os.WriteFile(log, []byte(`{"msg":"dropped","reason":"malformed"}`+"\n"), 0o600))
+	assert.ErrorContains(t, m.checkLog(), "does not say")
+	m.reason = "malformed"
+	assert.NoError(t, m.checkLog())
+	assert.NoError(t, (&meeting{server: &server{log: log}}).checkLog())
+}
+
+func TestUDPQueue(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("Linux tells")
+	}
+	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	defer c.Close()
+	addr := c.LocalAddr().(*net.UDPAddr)
+	requireQueue := func(wantWaiting bool, wantLost int64) {
+		waiting, lost, err := udpQueue(addr)
+		require.NoError(t, err)
+		require.Equal(t, wantWaiting, waiting > 0)
+		require.Equal(t, wantLost, lost)
+	}
+	requireQueue(false, 0)
+	client, err := net.DialUDP("udp", nil, addr)
+	require.NoError(t, err)
+	defer client.Close()
+	_, err = client.Write([]byte("one"))
+	require.NoError(t, err)
+	requireQueue(true, 0)
+	_, err = c.Read(make([]byte, 10))
+	require.NoError(t, err)
+	requireQueue(false, 0)
+
+	require.NoError(t, c.SetReadBuffer(1))
+	const many = 1000
+	for range many {
+		_, err = client.Write([]byte(stray))
+		require.NoError(t, err)
+	}
+	_, lost, err := udpQueue(addr)
+	require.NoError(t, err)
+	require.Positive(t, lost)
+	for taken := lost; taken < many; taken++ {
+		_, err = c.Read(make([]byte, 2000))
+		require.NoError(t, err)
+	}
+	requireQueue(false, lost)
+
+	c.Close()
+	_, _, err = udpQueue(addr)
+	assert.ErrorContains(t, err, "nothing listens")
+}
+
+func TestABurstIsTakenCompletely(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("Linux tells")
+	}
+	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	taken := make(chan int)
+	go func() {
+		buf, n := make([]byte, 2000), 0
+		for ; ; n++ {
+			if size, err := c.Read(buf); err != nil || string(buf[:size]) != stray {
+				break
+			}
+		}
+		taken <- n
+	}()
+	m := &meeting{server: &server{tls: c.LocalAddr().String(), process: new(process)}}
+	done, err := (&refusal{from: untrustedIP, sends: stray}).datagrams(smoke, m)
+	c.Close()
+	require.NoError(t, err)
+	assert.Positive(t, done.requests)
+	assert.EqualValues(t, done.requests, <-taken)
+}
+
+func TestOnePartOnly(t *testing.T) {
+	s := smoke
+	s.only = "speed"
+	assert.ErrorContains(t, run(s, ""), `-only: "speed" is not a part: use go, requests, refusals or memory`)
+	s.only = "refusals"
+	assert.ErrorContains(t, run(s, "../docs/benchmarks.md"), "-only and -write: the document needs all parts")
 }
 
 func TestADocumentWithoutAPlaceForTheResultsIsLeftAlone(t *testing.T) {

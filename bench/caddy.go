@@ -30,15 +30,25 @@ func caddyCommand(s *server, wrapper, certificate string) (*exec.Cmd, error) {
 		}
 		if kind == "tls" {
 			srv["tls_connection_policies"] = []any{map[string]any{}}
+			if s.http3 {
+				srv["protocols"] = []string{"h1", "h2", "h3"}
+			}
+			if s.packets != "" {
+				srv["packet_conn_wrappers"] = []any{json.RawMessage(s.packets)}
+			}
 		}
 		if wrapper != "" {
 			srv["listener_wrappers"] = []any{json.RawMessage(wrapper), map[string]any{"wrapper": "tls"}}
 		}
 		servers[kind] = srv
 	}
+	logging := make(map[string]any)
+	if s.log == "" {
+		logging["logs"] = map[string]any{"default": map[string]any{"level": "ERROR"}}
+	}
 	config, err := json.Marshal(map[string]any{
-		"admin":   map[string]any{"disabled": true},
-		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
+		"admin":   map[string]any{"disabled": true, "config": map[string]any{"persist": false}},
+		"logging": logging,
 		"apps": map[string]any{
 			"http": map[string]any{"servers": servers},
 			"tls":  map[string]any{"certificates": map[string]any{"load_files": []any{map[string]any{"certificate": certificate, "key": certificate}}}},

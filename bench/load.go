@@ -56,9 +56,18 @@ func (l load) turn(s *server, workers int, length time.Duration) (amount, error)
 			return amount{}, err
 		}
 	}
+	done, err := s.asked(ask, length)
+	if err != nil {
+		return amount{}, fmt.Errorf("%s: %s: %w", l.name, s.name, err)
+	}
+	return done, nil
+}
+
+// asked measures a server while each of the functions is called over and over again.
+func (s *server) asked(ask []func() error, length time.Duration) (amount, error) {
 	var requests atomic.Int64
 	var wait sync.WaitGroup
-	failed := make([]error, workers)
+	failed := make([]error, len(ask))
 	cpu, start := s.cpu(), time.Now()
 	for i, ask := range ask {
 		wait.Go(func() {
@@ -72,11 +81,7 @@ func (l load) turn(s *server, workers int, length time.Duration) (amount, error)
 		})
 	}
 	wait.Wait()
-	done := amount{requests.Load(), time.Since(start), s.cpu() - cpu}
-	if err := errors.Join(failed...); err != nil {
-		return amount{}, fmt.Errorf("%s: %s: %w", l.name, s.name, err)
-	}
-	return done, nil
+	return amount{requests.Load(), time.Since(start), s.cpu() - cpu}, errors.Join(failed...)
 }
 
 // once makes a connection for one request.
@@ -103,7 +108,7 @@ func (l load) connect(s *server) (net.Conn, error) {
 	if l.tls {
 		addr = s.tls
 	}
-	c, err := dial(addr, s.header)
+	c, err := dial(addr, "", s.header)
 	if err != nil || !l.tls {
 		return c, err
 	}
@@ -127,8 +132,13 @@ func (c *beginning) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func dial(addr, header string) (net.Conn, error) {
-	c, err := net.DialTimeout("tcp", addr, 10*time.Second)
+// dial connects, from an IP address if it is given.
+func dial(addr, from, header string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	if from != "" {
+		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+	}
+	c, err := dialer.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}

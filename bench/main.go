@@ -1,6 +1,6 @@
-// Command bench measures what the listener wrapper costs, beside the same without it, with
-// Caddy's built-in wrapper, and with other software that reads the PROXY protocol. It
-// takes turns, so that what disturbs one disturbs all, and prints Markdown tables; with
+// Command bench measures what the listener wrapper costs, and what a refusal costs, beside the
+// same without it, with Caddy's built-in wrapper, and with other software that reads the PROXY
+// protocol. It takes turns, so that what disturbs one disturbs all, and prints Markdown tables; with
 // -write they replace those of a document.
 //
 //	go run ./bench -write docs/benchmarks.md
@@ -10,6 +10,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -26,6 +27,7 @@ type settings struct {
 	connections int           // how many to measure the memory of
 	benchtime   time.Duration // of each of Go's benchmarks, in a round
 	caddyOnly   bool          // neither nginx nor HAProxy
+	only        string        // the part to measure, if not all
 }
 
 var (
@@ -40,6 +42,7 @@ func main() {
 	rounds := flag.Int("rounds", 0, "how many rounds, instead of the usual number")
 	short := flag.Bool("quick", false, "measure for a minute or two, which shows that it works and not much else")
 	caddyOnly := flag.Bool("caddy-only", false, "leave out nginx and HAProxy")
+	only := flag.String("only", "", "measure one part only: go, requests, refusals or memory")
 	write := flag.String("write", "", "the document whose tables to replace")
 	flag.Parse()
 	s := thorough
@@ -49,7 +52,7 @@ func main() {
 	if *rounds > 0 {
 		s.rounds = *rounds
 	}
-	s.caddyOnly = *caddyOnly
+	s.caddyOnly, s.only = *caddyOnly, *only
 	if err := run(s, *write); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -57,6 +60,14 @@ func main() {
 }
 
 func run(s settings, document string) error {
+	switch s.only {
+	case "", "go", "requests", "refusals", "memory":
+	default:
+		return fmt.Errorf("-only: %q is not a part: use go, requests, refusals or memory", s.only)
+	}
+	if s.only != "" && document != "" {
+		return errors.New("-only and -write: the document needs all parts: leave out one of the two")
+	}
 	if document != "" { // rather now than after everything
 		if err := replaceResults(document, nil); err != nil {
 			return err
@@ -102,12 +113,19 @@ func measure(s settings) (results string, err error) {
 	if results, err = machine(s); err != nil {
 		return "", err
 	}
-	for _, part := range []func() ([]table, error){
-		func() ([]table, error) { return measureGo(s, dir) },
-		func() ([]table, error) { return measureLoads(s, servers) },
-		func() ([]table, error) { return measureMemory(s, servers) },
+	for _, part := range []struct {
+		name    string
+		measure func() ([]table, error)
+	}{
+		{"go", func() ([]table, error) { return measureGo(s, dir) }},
+		{"requests", func() ([]table, error) { return measureLoads(s, servers) }},
+		{"refusals", func() ([]table, error) { return measureRefusals(s, dir, certificate) }},
+		{"memory", func() ([]table, error) { return measureMemory(s, servers) }},
 	} {
-		tables, err := part()
+		if s.only != "" && s.only != part.name {
+			continue
+		}
+		tables, err := part.measure()
 		if err != nil {
 			return "", err
 		}

@@ -53,10 +53,16 @@ http {
 
 func haproxyCommand(s *server, dir, certificate string, connections int) (*exec.Cmd, error) {
 	config := filepath.Join(dir, "haproxy.cfg")
+	var logTo, logAs string
+	if s.log != "" {
+		logTo, logAs = "log stderr format raw local0", "log global"
+	}
 	err := os.WriteFile(config, fmt.Appendf(nil, `
 global
 	maxconn %d
+	%s
 defaults
+	%s
 	mode http
 	timeout connect 10s
 	timeout client 10m
@@ -65,7 +71,7 @@ frontend bench
 	bind %s accept-proxy
 	bind %s accept-proxy ssl crt %s
 	http-request return status 200 content-type text/plain string ok
-`, connections, s.plain, s.tls, certificate), 0o600)
+`, connections, logTo, logAs, s.plain, s.tls, certificate), 0o600)
 	return guarded("haproxy", "-db", "-f", config), err
 }
 

@@ -20,9 +20,20 @@ type process struct {
 	started []int // it and its children
 }
 
-func startProcess(cmd *exec.Cmd) (*process, error) {
+// startProcess starts a process. What it prints as errors goes to the file log, if there is
+// one.
+func startProcess(cmd *exec.Cmd, log string) (*process, error) {
 	p := &process{cmd: cmd}
 	var err error
+	cmd.Stderr = os.Stderr
+	if log != "" {
+		file, err := os.Create(log)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close() // the process has it then
+		cmd.Stderr = file
+	}
 	if p.input, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -31,7 +42,6 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 		return nil, err
 	}
 	p.output = bufio.NewReader(output)
-	cmd.Stderr = os.Stderr
 	return p, cmd.Start()
 }
 

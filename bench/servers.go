@@ -16,11 +16,22 @@ type server struct {
 	name    string
 	header  string // what a connection begins with
 	command func(s *server) (*exec.Cmd, error)
+	// log is the file for what it logs, as it does by default. Without one, it logs errors.
+	log string
+	// http3 says that a Caddy serves HTTP/3 as well, with a packet wrapper or none.
+	http3   bool
+	packets string
 
 	// While it runs:
 	plain, tls string
 	*process
 }
+
+// Every table compares with the first of these. What the second differs is chance.
+const (
+	noWrapper      = "Caddy, no wrapper"
+	noWrapperAgain = "Caddy, no wrapper, again"
+)
 
 const headerV2 = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x01\xdc\x04\x01\xbb"
 
@@ -35,8 +46,8 @@ func allServers(s settings, dir, certificate string) ([]*server, error) {
 		return func(s *server) (*exec.Cmd, error) { return caddyCommand(s, wrapper, certificate) }
 	}
 	servers := []*server{
-		{name: "Caddy, no wrapper", command: wrapped("")},
-		{name: "Caddy, no wrapper, again", command: wrapped("")},
+		{name: noWrapper, command: wrapped("")},
+		{name: noWrapperAgain, command: wrapped("")},
 		{name: "Caddy, built-in `proxy_protocol`, `REQUIRE`", header: headerV2, command: wrapped(`{"wrapper":"proxy_protocol","fallback_policy":"REQUIRE",` + timeout + `}`)},
 		{name: "Caddy, `proxy_protocol_mode on`", header: headerV2, command: wrapped(`{"wrapper":"proxy_protocol_mode","mode":"on",` + trust + `,` + timeout + `}`)},
 		{name: "Caddy, `proxy_protocol_mode off`", command: wrapped(`{"wrapper":"proxy_protocol_mode","mode":"off",` + timeout + `}`)},
@@ -45,16 +56,21 @@ func allServers(s settings, dir, certificate string) ([]*server, error) {
 	if s.caddyOnly {
 		return servers, nil
 	}
+	nginx, haproxy, err := otherServers(s, dir, certificate)
+	return append(servers, nginx, haproxy), err
+}
+
+// otherServers returns nginx and HAProxy, if they are installed.
+func otherServers(s settings, dir, certificate string) (nginx, haproxy *server, err error) {
 	for _, program := range []string{"nginx", "haproxy"} {
 		if _, err := find(program); err != nil {
-			return nil, fmt.Errorf("%w; install it (apt-get install nginx-light haproxy), or leave nginx and HAProxy out with -caddy-only", err)
+			return nil, nil, fmt.Errorf("%w; install it (apt-get install nginx-light haproxy), or leave nginx and HAProxy out with -caddy-only", err)
 		}
 	}
 	most := s.connections + 100
-	return append(servers,
-		&server{name: "nginx, `proxy_protocol`", header: headerV2, command: func(s *server) (*exec.Cmd, error) { return nginxCommand(s, dir, certificate, most) }},
-		&server{name: "HAProxy, `accept-proxy`", header: headerV2, command: func(s *server) (*exec.Cmd, error) { return haproxyCommand(s, dir, certificate, most) }},
-	), nil
+	nginx = &server{name: "nginx, `proxy_protocol`", header: headerV2, command: func(s *server) (*exec.Cmd, error) { return nginxCommand(s, dir, certificate, most) }}
+	haproxy = &server{name: "HAProxy, `accept-proxy`", header: headerV2, command: func(s *server) (*exec.Cmd, error) { return haproxyCommand(s, dir, certificate, most) }}
+	return nginx, haproxy, nil
 }
 
 // start starts the server and waits until it answers on both ports.
@@ -70,7 +86,7 @@ func (s *server) start() error {
 	if err != nil {
 		return err
 	}
-	if s.process, err = startProcess(cmd); err != nil {
+	if s.process, err = startProcess(cmd, s.log); err != nil {
 		return err
 	}
 	err = errors.New("not tried")

@@ -21,6 +21,12 @@ import (
 
 // TestHAProxyChecks asserts what Caddy makes of HAProxy's health checks, and HAProxy of that.
 func TestHAProxyChecks(t *testing.T) {
+	for _, program := range haproxies {
+		t.Run(program.name, func(t *testing.T) { testHAProxyChecks(t, program) })
+	}
+}
+
+func testHAProxyChecks(t *testing.T, program haproxyProgram) {
 	const (
 		// mixed takes what comes from the load balancer, with or without a header.
 		mixed = "proxy_protocol_mode on {\nunspecified " + serverIP4 + "\n}"
@@ -129,7 +135,7 @@ listen test
 	bind %s
 	server caddy %s %s inter 100ms rise 1 fall 1
 `, socket, test.check, listen, c.servers[test.wrapper].address(ipv4, test.tls), test.server)})
-			peers.Start(t, []string{listen}, peers.Need(t, "haproxy", "haproxy"), "-db", "-f", filepath.Join(config, "haproxy.cfg"))
+			peers.Start(t, []string{listen}, program.path(t), "-db", "-f", filepath.Join(config, "haproxy.cfg"))
 			var status, last string
 			eventually(t, "HAProxy does not check", func() bool {
 				status, last = serverStatus(t, socket)

@@ -18,10 +18,16 @@ import (
 // TestClientCertificates asserts what Caddy learns of certificates that clients present to
 // load balancers, or do not.
 func TestClientCertificates(t *testing.T) {
+	for _, program := range haproxies {
+		t.Run("with "+program.name, func(t *testing.T) { testClientCertificates(t, program) })
+	}
+}
+
+func testClientCertificates(t *testing.T, program haproxyProgram) {
 	c := startCaddy(t, on)
 	known, foreign := c.client(t, clientName), newAuthority(t).client(t, clientName)
 	s := c.servers[on]
-	haproxy := haproxy("mode tcp", "crt-ignore-err all ca-ignore-err all", "send-proxy-v2-ssl-cn")
+	haproxy := program.starter("mode tcp", "crt-ignore-err all ca-ignore-err all", "send-proxy-v2-ssl-cn")
 	const verifying = "write-proxy-v2 = on\nclient-verify = optional\nclient-verify-ca = \"FILES/ca.pem\"\n"
 	for _, test := range []struct {
 		name         string

@@ -59,7 +59,7 @@ func requireRefused(t testing.TB, s sender, l leg, c *client) {
 	t.Helper()
 	if s.speaksHTTP && l.http2 {
 		// HAProxy asks clients of HTTP/2 to try again, and Go's does that for a minute.
-		c.Timeout = 5 * time.Second
+		c.Timeout = 4 * time.Second
 	}
 	response, err := c.Get(c.url("/refused"))
 	if s.speaksHTTP && (err == nil || !l.http2) {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +34,8 @@ type sender struct {
 	tells func(expected *answer, l leg, client *tls.ConnectionState)
 	// speaksHTTP says that it answers by itself if Caddy does not.
 	speaksHTTP bool
+	// brief leaves out large uploads and downloads.
+	brief bool
 }
 
 // starter runs a load balancer until the test ends, with headers or without, so that it
@@ -72,65 +73,7 @@ func (s sender) legs(t testing.TB, to server) (legs []leg) {
 }
 
 // senders are all that there are, with the protocols that they can be set up for.
-var senders = []sender{
-	{
-		name:      "HAProxy send-proxy",
-		protocols: everyProtocol,
-		version:   1,
-		start:     haproxy("mode tcp", "", "send-proxy"),
-	},
-	{
-		name:      "HAProxy send-proxy-v2",
-		protocols: everyProtocol,
-		version:   2,
-		start:     haproxy("mode tcp", "", "send-proxy-v2"),
-		tells:     haproxyTells,
-	},
-	{
-		name:      "HAProxy send-proxy-v2-ssl-cn",
-		protocols: everyProtocol,
-		version:   2,
-		start:     haproxy("mode tcp", "", "send-proxy-v2-ssl-cn"),
-		tells: func(expected *answer, l leg, client *tls.ConnectionState) {
-			haproxyTells(expected, l, client)
-			// Without TLS, it says that there is none.
-			expected.tell("ssl.verified", strconv.FormatBool(l.balancerTLS()))
-			if l.balancerTLS() {
-				expected.tell("ssl.version", opensslVersion(client))
-				expected.tell("ssl.cn", clientName)
-			}
-		},
-	},
-	{
-		name:      "HAProxy, all proxy-v2-options",
-		protocols: everyProtocol,
-		version:   2,
-		start:     haproxy("mode tcp", "", "send-proxy-v2 proxy-v2-options ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c,unique-id"),
-		tells: func(expected *answer, l leg, client *tls.ConnectionState) {
-			haproxyTells(expected, l, client)
-			expected.crc32c = true
-			expected.tell("unique_id", "id-of-"+unbracketed(expected.proxyProtocol.Source))
-			expected.tell("ssl.verified", strconv.FormatBool(l.balancerTLS()))
-			if l.balancerTLS() {
-				expected.tell("authority", "localhost")
-				expected.tell("ssl.version", opensslVersion(client))
-				expected.tell("ssl.cn", clientName)
-				expected.tell("ssl.cipher", tls.CipherSuiteName(client.CipherSuite))
-				expected.tell("ssl.key_alg", "EC256")
-				expected.tell("ssl.sig_alg", "ecdsa-with-SHA256")
-			}
-		},
-	},
-	{
-		// It does not pass TLS through. Version 2.6 does not notice that a server of HTTP/2
-		// closes a connection before it answers, until the time to connect is over.
-		name:       "HAProxy, mode http",
-		protocols:  []protocol{http1, h2c, http1Ended, http2Ended, http1Repeated, http2Repeated},
-		version:    2,
-		start:      haproxy("mode http\n\thttp-reuse always\n\ttimeout connect 3s", "", "send-proxy-v2"),
-		tells:      haproxyTells,
-		speaksHTTP: true,
-	},
+var senders = append(haproxySenders(), []sender{
 	{
 		// It has no option for the protocol of the TLS connection that it begins (ALPN),
 		// so Caddy would not speak HTTP/2.
@@ -229,7 +172,7 @@ var senders = []sender{
 			expected.tell("aws_vpce_id", "vpce-08d2bf15fac5001c9")
 		},
 	},
-}
+}...)
 
 // everyProtocol is what a load balancer can do that passes on bytes, with or without TLS.
 var everyProtocol = []protocol{http1, h2c, http1Through, http2Through, http1Ended, http2Ended, http1Repeated, http2Repeated}
@@ -254,53 +197,6 @@ func onlyIf(condition bool, text string) string {
 		return text
 	}
 	return ""
-}
-
-// haproxy runs HAProxy with these options: general ones, those of addresses that it
-// listens at, and those of servers that it connects to.
-func haproxy(options, listen, send string) starter {
-	return func(t testing.TB, c *caddy, headers bool, legs []leg) {
-		t.Helper()
-		program := peers.Need(t, "haproxy", "haproxy")
-		var config strings.Builder
-		fmt.Fprintf(&config, `
-defaults
-	timeout client 30s
-	timeout server 30s
-	timeout connect 30s
-	retries 0
-	%s
-`, options)
-		var listening []string
-		for i, l := range legs {
-			bind, server := listen, onlyIf(headers, send)
-			if l.balancerTLS() {
-				bind += " ssl crt FILES/server.pem ca-file FILES/ca.pem verify optional alpn " + l.alpn()
-			}
-			switch {
-			case l.balancerTLS() && l.caddyTLS():
-				server += " ssl ca-file FILES/ca.pem verify required verifyhost localhost sni str(localhost) alpn " + l.alpn()
-			case strings.HasPrefix(options, "mode http") && l.http2:
-				server += " proto h2"
-			}
-			fmt.Fprintf(&config, `
-listen leg%d
-	bind %s %s
-	unique-id-format id-of-%%[src]:%%[src_port]
-	server caddy %s %s
-`, i, l.listen, bind, l.caddy, server)
-			listening = append(listening, l.listen)
-		}
-		dir := peers.Files(t, map[string]string{"haproxy.cfg": strings.ReplaceAll(config.String(), "FILES", c.files)})
-		peers.Start(t, listening, program, "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
-	}
-}
-
-// haproxyTells is what HAProxy adds to all headers of version 2, if it ends the client's TLS.
-func haproxyTells(expected *answer, l leg, _ *tls.ConnectionState) {
-	if l.balancerTLS() {
-		expected.tell("alpn", l.alpn())
-	}
 }
 
 // opensslVersion is what OpenSSL calls the version of TLS.
