@@ -134,7 +134,7 @@ func parseLine(line []byte, at int, h *Header) (int, Error) {
 // or the path of a Unix socket, and the ports are right, that is ProblemDestination, and h
 // has no destination.
 func parseMismatched(line []byte, dst, wrong int, h *Header) (int, Error) {
-	// None of the three begins like another, so nothing is read in two ways.
+	// No text is both an address of one family and one of the other, or "unix:".
 	dstPort, problem := 1<<16-1, ProblemPort
 	at, ok := parseUnix(line, dst)
 	if ok {
