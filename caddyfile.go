@@ -24,6 +24,7 @@ import (
 //		max_header_size <size>
 //		version v1|v2
 //		http3 allow
+//		mismatched_destination allow
 //	}
 func (lw *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return lw.unmarshal(d, nil)
@@ -69,7 +70,7 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 	return nil
 }
 
-var wrapperOptions = []string{"trusted_proxies", "timeout", "max_header_size", "version", "http3"}
+var wrapperOptions = []string{"trusted_proxies", "timeout", "max_header_size", "version", "http3", "mismatched_destination"}
 
 var errUnrecognized = errors.New("unrecognized option")
 
@@ -95,6 +96,8 @@ func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string
 		lw.Version, err = arg, checkVersion(arg)
 	case "http3":
 		lw.HTTP3, err = arg, checkHTTP3(arg)
+	case "mismatched_destination":
+		lw.MismatchedDestination, err = arg, checkMismatchedDestination(arg)
 	default:
 		return errUnrecognized
 	}

@@ -72,9 +72,10 @@ var goodWrappers = []struct{ name, caddyfile, json string }{
 	{"version v1", "proxy_protocol_mode {\nversion v1\n}", `{"version": "v1"}`},
 	{"version v2", "proxy_protocol_mode {\nversion v2\n}", `{"version": "v2"}`},
 	{"http3 allow", "proxy_protocol_mode {\nhttp3 allow\n}", `{"http3": "allow"}`},
+	{"mismatched_destination allow", "proxy_protocol_mode {\nmismatched_destination allow\n}", `{"mismatched_destination": "allow"}`},
 	{
 		"everything",
-		"proxy_protocol_mode on {\nhttp3 allow\nversion v2\nmax_header_size 1KB\ntimeout 500ms\noff ::1\ntrusted_proxies static 10.0.0.0/8\n}",
+		"proxy_protocol_mode on {\nmismatched_destination allow\nhttp3 allow\nversion v2\nmax_header_size 1KB\ntimeout 500ms\noff ::1\ntrusted_proxies static 10.0.0.0/8\n}",
 		`{
 			"mode": "on",
 			"trusted_proxies": {"source": "static", "ranges": ["10.0.0.0/8"]},
@@ -82,7 +83,8 @@ var goodWrappers = []struct{ name, caddyfile, json string }{
 			"timeout": 500000000,
 			"max_header_size": 1000,
 			"version": "v2",
-			"http3": "allow"
+			"http3": "allow",
+			"mismatched_destination": "allow"
 		}`,
 	},
 }
@@ -131,12 +133,12 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"an unknown option",
 			"proxy_protocol_mode on {\ntrust 10.0.0.0/8\n}",
-			"unrecognized option 'trust': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+			"unrecognized option 'trust': use trusted_proxies, timeout, max_header_size, version, http3, mismatched_destination, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
 		},
 		{
 			"an option of Caddy's own wrapper",
 			"proxy_protocol_mode on {\nallow 10.0.0.0/8\n}",
-			"unrecognized option 'allow': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+			"unrecognized option 'allow': use trusted_proxies, timeout, max_header_size, version, http3, mismatched_destination, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
 		},
 		{
 			"an option twice",
@@ -279,9 +281,34 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 			"http3 takes one argument, at Caddyfile:5",
 		},
 		{
+			"mismatched_destination with another word",
+			"proxy_protocol_mode on {\nmismatched_destination on\n}",
+			"mismatched_destination: unknown value 'on': use allow, or leave it out to refuse version 1 headers whose destination is not of their family, at Caddyfile:5",
+		},
+		{
+			"mismatched_destination in upper case",
+			"proxy_protocol_mode on {\nmismatched_destination ALLOW\n}",
+			"mismatched_destination: unknown value 'ALLOW': use allow, or leave it out to refuse version 1 headers whose destination is not of their family, at Caddyfile:5",
+		},
+		{
+			"mismatched_destination alone",
+			"proxy_protocol_mode on {\nmismatched_destination\n}",
+			"mismatched_destination takes one argument, at Caddyfile:5",
+		},
+		{
+			"mismatched_destination and more",
+			"proxy_protocol_mode on {\nmismatched_destination allow 10.0.0.1\n}",
+			"mismatched_destination takes one argument, at Caddyfile:5",
+		},
+		{
+			"mismatched_destination twice",
+			"proxy_protocol_mode on {\nmismatched_destination allow\nmismatched_destination allow\n}",
+			"mismatched_destination is there twice: give it once, at Caddyfile:6",
+		},
+		{
 			"a block where none belongs",
 			"proxy_protocol_mode on {\ntimeout 5s {\n}\n}",
-			"unrecognized option '{': use trusted_proxies, timeout, max_header_size, version, http3, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+			"unrecognized option '{': use trusted_proxies, timeout, max_header_size, version, http3, mismatched_destination, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

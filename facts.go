@@ -16,10 +16,11 @@ import (
 type facts struct {
 	// peer is the other end of the connection.
 	peer net.Addr
-	// header is the zero Header if there was none.
-	header wire.Header
 	// tlvs are the header's, or nil if it has none.
 	tlvs *tlvs
+	// header is the zero Header if there was none. It stands here because it needs no
+	// alignment: facts are no larger for it.
+	header wire.Header
 	// mode is the mode in force for the peer.
 	mode Mode
 	// trust says whether the peer may send a header.

@@ -21,7 +21,9 @@ type connCase struct {
 	version  uint8
 	maxSize  int
 	mayTrust bool // the peer may send a header
-	late     int  // the timeout passes when this many bytes have come, or never if negative
+	// mismatched says that a destination of another family is allowed.
+	mismatched bool
+	late       int // the timeout passes when this many bytes have come, or never if negative
 	// failed: a call that is not a read is the first, and the socket fails at once.
 	failed bool
 }
@@ -62,7 +64,7 @@ func connModel(c connCase) connOutcome {
 			return connRefused("untrusted")
 		}
 	}
-	switch r := wire.Decode(in, c.maxSize); r.State {
+	switch r := c.decode(in); r.State {
 	case wire.Complete:
 		rest := in[r.Size:]
 		if second, _ := wire.Signature(rest); second == wire.Partial {
@@ -78,7 +80,7 @@ func connModel(c connCase) connOutcome {
 			return o
 		}
 		o.remote = netip.AddrPortFrom(src.Addr().Unmap(), src.Port()).String()
-		if !dst.Addr().Unmap().IsUnspecified() {
+		if dst.IsValid() && !dst.Addr().Unmap().IsUnspecified() {
 			o.local = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port()).String()
 		}
 		return o
@@ -103,12 +105,16 @@ func connModel(c connCase) connOutcome {
 	}
 }
 
+func (c connCase) decode(in []byte) wire.Result {
+	return wire.Options{MaxSize: c.maxSize, MismatchedDestination: c.mismatched}.Decode(in)
+}
+
 // connDecided is how many bytes decide what the beginning is; more than there are if it
 // stays open.
 func connDecided(c connCase) int {
 	for n := range len(c.in) + 1 {
 		in := []byte(c.in[:n])
-		r := wire.Decode(in, c.maxSize)
+		r := c.decode(in)
 		if r.Version != 0 && (!c.mayTrust || c.version != 0 && c.version != r.Version) {
 			return n
 		}
@@ -145,6 +151,7 @@ func FuzzConn(f *testing.F) {
 		optAddrFirst    = 1 << 10
 		optEndWithBytes = 1 << 11 // the end comes with the last bytes
 		optWriteFirst   = 1 << 12
+		optMismatched   = 1 << 13
 	)
 	modes := []Mode{On, Off, Unspecified, Unspecified}
 	maxSizes := []int{wire.MinMaxSize, defaultMaxHeaderSize, wire.MaxSize, 1000}
@@ -155,6 +162,7 @@ func FuzzConn(f *testing.F) {
 			seeds = append(seeds, header, header+connGET, header+connV1, header+connV2, header[:len(header)-1])
 		}
 	}
+	seeds = append(seeds, nginxOverIPv4, nginxOverIPv6+connGET, nginxOverUnix+connGET, nginxOverUnix+connV2)
 	seeds = append(seeds, connAlike...)
 	seeds = append(seeds, "", connHeader(2, wire.Stream, connClient, "0.0.0.0:443"), connBlock(1, 0x11, strings.Repeat("\x00", 600)))
 	for i, seed := range seeds {
@@ -163,6 +171,8 @@ func FuzzConn(f *testing.F) {
 		f.Add([]byte(seed), []byte{3, 0, 7}, uint16(2|optLate), uint16(len(seed)/2), byte(10))
 		f.Add([]byte(seed), []byte{4}, uint16(1|optInterrupted|optAddrFirst), uint16(3), byte(11))
 		f.Add([]byte(seed), []byte{100}, uint16(optEndWithBytes|optWriteFirst), uint16(3), byte(255))
+		f.Add([]byte(seed), []byte{5}, uint16(optMismatched|2<<6), uint16(0), byte(100))
+		f.Add([]byte(seed), []byte{0}, uint16(optMismatched|2|1<<6), uint16(0), byte(3))
 	}
 	f.Fuzz(func(t *testing.T, in, sizes []byte, options, lateAt uint16, readSize byte) {
 		tt := connCase{
@@ -172,6 +182,8 @@ func FuzzConn(f *testing.F) {
 			maxSize:  maxSizes[options&optSize>>4],
 			mayTrust: options&optTrust>>6 != 0,
 			late:     -1,
+
+			mismatched: options&optMismatched != 0,
 		}
 		trust := trusted
 		switch options & optTrust >> 6 {
@@ -208,7 +220,7 @@ func FuzzConn(f *testing.F) {
 		}
 
 		rules, logs := connRules(tt.mode, func(r *rules) {
-			r.version, r.maxHeaderSize = tt.version, tt.maxSize
+			r.version, r.maxHeaderSize, r.mismatchedDestination = tt.version, tt.maxSize, tt.mismatched
 			r.source = connSource(func(*http.Request) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} })
 		})
 		c := newConn(script, rules, tt.mode, trust, accepted.Sub(start))

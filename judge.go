@@ -152,7 +152,7 @@ func (c *conn) readHeader() (next uint32, err error) {
 		err := c.receive()
 		if got := c.received(); len(got) > before {
 			before, empty = len(got), 0
-			r := wire.Decode(got, c.rules.maxHeaderSize)
+			r := wire.Options{MaxSize: c.rules.maxHeaderSize, MismatchedDestination: c.rules.mismatchedDestination}.Decode(got)
 			if next := c.decide(&r); next != pending {
 				return next, nil
 			}

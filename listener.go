@@ -18,8 +18,11 @@ type rules struct {
 	maxHeaderSize int
 	// version is the only header version allowed, or 0 for both.
 	version uint8
-	log     *connLog
-	stats   *stats
+	// mismatchedDestination accepts v1 lines whose destination is not of their family.
+	mismatchedDestination bool
+
+	log   *connLog
+	stats *stats
 	// timed says that the time headers take is measured.
 	timed bool
 }

@@ -62,6 +62,15 @@ type ListenerWrapper struct {
 	// only: HTTP/3 would be a way around it.
 	HTTP3 string `json:"http3,omitempty"`
 
+	// Set to `allow` to accept version 1 headers whose destination is an IP address of the
+	// other family than the client's, or `unix:` and a path. nginx writes these if it took
+	// the client's address from the header of another load balancer (`set_real_ip_from`)
+	// that reached it over the other family, or over a Unix socket. The destination is then
+	// not known: the connection's local address, by which TLS policies choose, is the
+	// socket's. By default these headers are refused as malformed, as the specification
+	// demands. Version 2 headers are not affected.
+	MismatchedDestination string `json:"mismatched_destination,omitempty"`
+
 	serverName    string
 	trustedSource string // the module of trusted_proxies, if there is one
 	rules         *rules
@@ -82,7 +91,10 @@ const (
 	defaultTimeout       = 5 * time.Second
 	advisedTimeout       = 3 * time.Second // specification, section 2
 	defaultMaxHeaderSize = 4096
-	allowHTTP3           = "allow"
+	allowHTTP3           = allowed
+
+	// allowed is the value of the options that permit something.
+	allowed = "allow"
 )
 
 // versions are the accepted values of Version.
@@ -159,11 +171,13 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 		rules.maxHeaderSize = *lw.MaxHeaderSize
 	}
 	rules.version = versions[lw.Version]
+	rules.mismatchedDestination = lw.MismatchedDestination == allowed
 	if err := errors.Join(
 		inField("timeout", checkTimeout(rules.timeout)),
 		inField("max_header_size", checkMaxHeaderSize(rules.maxHeaderSize)),
 		inField("version", checkVersion(lw.Version)),
 		inField("http3", checkHTTP3(lw.HTTP3)),
+		inField("mismatched_destination", checkMismatchedDestination(lw.MismatchedDestination)),
 	); err != nil {
 		return nil, err
 	}
@@ -219,8 +233,17 @@ func checkVersion(version string) error {
 }
 
 func checkHTTP3(value string) error {
-	if value != "" && value != allowHTTP3 {
-		return fmt.Errorf("unknown value '%s': use %s, or leave it out to disable HTTP/3 where a header is mandatory", value, allowHTTP3)
+	return checkAllow(value, "leave it out to disable HTTP/3 where a header is mandatory")
+}
+
+func checkMismatchedDestination(value string) error {
+	return checkAllow(value, "leave it out to refuse version 1 headers whose destination is not of their family")
+}
+
+// checkAllow checks the value of an option that permits something.
+func checkAllow(value, otherwise string) error {
+	if value != "" && value != allowed {
+		return fmt.Errorf("unknown value '%s': use %s, or %s", value, allowed, otherwise)
 	}
 	return nil
 }

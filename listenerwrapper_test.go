@@ -589,6 +589,8 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 		{"a size that is too large", `"max_header_size": 65552`, provisioning + "max_header_size: 65552 bytes is out of bounds: use 536 to 65551"},
 		{"an unknown version", `"version": "2"`, provisioning + "version: unknown version '2': use v1 or v2, or leave it out to accept both"},
 		{"http3 with another word", `"http3": "on"`, provisioning + "http3: unknown value 'on': use allow, or leave it out to disable HTTP/3 where a header is mandatory"},
+		{"mismatched_destination with another word", `"mismatched_destination": "on"`, provisioning + "mismatched_destination: unknown value 'on': use allow, or leave it out to refuse version 1 headers whose destination is not of their family"},
+		{"mismatched_destination that is no text", `"mismatched_destination": true`, decoding + "json: cannot unmarshal bool into Go struct field ListenerWrapper.mismatched_destination of type string"},
 		{
 			"two faults", `"timeout": -1, "version": "v3"`,
 			provisioning + "timeout: -1ns is not positive: use a duration like 5s\nversion: unknown version 'v3': use v1 or v2, or leave it out to accept both",

@@ -191,8 +191,8 @@ func (l *connLog) debugAccepted(c *conn) {
 		zap.String("peer", addrString(c.peer)),
 		zap.Stringer("mode", c.mode),
 		zap.Uint8("version", c.header.Version()),
-		zap.Stringer("source", c.header.Source()),
-		zap.Stringer("destination", c.header.Destination()),
+		zap.String("source", textOf(c.header.Source())),
+		zap.String("destination", textOf(c.header.Destination())),
 	)
 }
 

@@ -84,9 +84,10 @@ func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // notOfDatagrams has the options of the listener wrapper that the packet wrapper has not,
 // and why.
 var notOfDatagrams = map[string]string{
-	"timeout": "a datagram has its header or has none, there is nothing to wait for: remove it",
-	"version": "datagrams have v2 headers, there are no others: remove it",
-	"http3":   "it belongs to the listener wrapper, and is not needed with this one: remove it",
+	"timeout":                "a datagram has its header or has none, there is nothing to wait for: remove it",
+	"version":                "datagrams have v2 headers, there are no others: remove it",
+	"mismatched_destination": "datagrams have v2 headers, and only v1 lines can have one: remove it",
+	"http3":                  "it belongs to the listener wrapper, and is not needed with this one: remove it",
 }
 
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the

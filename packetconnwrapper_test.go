@@ -42,6 +42,7 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 		{"timeout", "on {\ntimeout 5s\n}", "timeout: a datagram has its header or has none, there is nothing to wait for: remove it"},
 		{"version", "on {\nversion v2\n}", "version: datagrams have v2 headers, there are no others: remove it"},
 		{"http3", "on {\nhttp3 allow\n}", "http3: it belongs to the listener wrapper, and is not needed with this one: remove it"},
+		{"mismatched_destination", "on {\nmismatched_destination allow\n}", "mismatched_destination: datagrams have v2 headers, and only v1 lines can have one: remove it"},
 		{"another option", "on {\ntrust\n}", "unrecognized option 'trust': use trusted_proxies, max_header_size, or a mode (on, off or unspecified) with ranges"},
 		{"trust under off", "off {\ntrusted_proxies static 10.0.0.0/8\n}", "trusted_proxies: nobody may send a header under mode 'off'"},
 		{"two modes for a range", "on {\noff 10.0.0.0/8\nunspecified 10.0.0.0/8\n}", "10.0.0.0/8 has mode 'off' already and cannot have 'unspecified' as well"},
@@ -56,6 +57,7 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 	}
 	for _, test := range []struct{ name, fields, want string }{
 		{"timeout", `"timeout": "5s"`, `unknown field "timeout"`},
+		{"mismatched_destination", `"mismatched_destination": "allow"`, `unknown field "mismatched_destination"`},
 		{"trust under off", `"mode": "off", "trusted_proxies": {"source": "static"}`, "trusted_proxies: nobody may send a header under mode 'off'"},
 		{"no size", `"max_header_size": 1`, "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},
 		{"a range without mode", `"ranges": [{"ranges": ["::1"]}]`, "ranges[0].mode: missing"},

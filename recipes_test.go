@@ -210,6 +210,23 @@ var recipes = []recipe{
 			{name: "client of a Unix socket", header: unknownV1, status: http.StatusOK},
 			{name: "client of port 80", port: 80, header: plainV1, status: http.StatusPermanentRedirect},
 			{name: "behind another load balancer", header: plainV1 + plainV1, refused: "duplicate"},
+			{name: "behind another load balancer, over another family", header: "PROXY TCP6 2001:db8::7 10.0.0.10 51234 443\r\n", refused: "malformed"},
+			{name: "behind another load balancer, over a Unix socket", header: "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n", refused: "malformed"},
+		},
+	},
+	{
+		// nginx 1.22.1 was recorded to send the first two behind another load balancer.
+		page: "nginx.md", nth: 1, peer: "10.0.0.10",
+		visits: []visit{
+			{name: "client over IPv6, IPv4 between", header: "PROXY TCP6 2001:db8::7 10.0.0.10 51234 443\r\n", body: "Hello 2001:db8::7"},
+			{name: "client over IPv6, a Unix socket between", header: "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n", body: "Hello 2001:db8::7"},
+			{name: "client over IPv4, a Unix socket between", header: "PROXY TCP4 203.0.113.7 unix:/run/nginx/chain.sock 51234 0\r\n", body: "Hello 203.0.113.7"},
+			{name: "client over IPv4, IPv6 between", header: "PROXY TCP4 203.0.113.7 2001:db8:1::1 51234 443\r\n", body: "Hello 203.0.113.7"},
+			{name: "client of one family", header: plainV1, body: "Hello 203.0.113.7"},
+			{name: "client, version 2", header: nginxV2("[2001:db8::7]:51234", "[::ffff:10.0.0.10]:443"), body: "Hello 2001:db8::7"},
+			{name: "client, version 2 with TLS", header: nginxV2("203.0.113.7:51234", "10.0.0.10:443", nginxTLS(1, 1)...), body: "Hello 203.0.113.7"},
+			{name: "a Unix socket between, version 2", header: nginxV2("", ""), status: http.StatusOK},
+			{name: "a source of the other family", header: "PROXY TCP6 203.0.113.7 2001:db8:1::1 51234 443\r\n", refused: "malformed"},
 		},
 	},
 	{

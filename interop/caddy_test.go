@@ -121,8 +121,10 @@ type caddy struct {
 // Wrappers of Caddy's servers.
 const (
 	// on trusts load balancers, and no client of IPv4.
-	on          = "proxy_protocol_mode on {\ntrusted_proxies static " + serverIP4 + " " + loopback6 + "\n}"
-	off         = "proxy_protocol_mode off"
+	on  = "proxy_protocol_mode on {\ntrusted_proxies static " + serverIP4 + " " + loopback6 + "\n}"
+	off = "proxy_protocol_mode off"
+	// allowing also accepts what nginx writes between two families.
+	allowing    = "proxy_protocol_mode on {\ntrusted_proxies static " + serverIP4 + " " + loopback6 + "\nmismatched_destination allow\n}"
 	unspecified = "proxy_protocol_mode unspecified"
 	// distrusting trusts somebody else.
 	distrusting = "proxy_protocol_mode on {\ntrusted_proxies static 192.0.2.1\n}"
@@ -248,6 +250,7 @@ type entry struct {
 	Peer   string `json:"peer"`
 	Mode   string `json:"mode"`
 	Reason string `json:"reason"`
+	Error  string `json:"error"`
 }
 
 // isRefusal says whether it is the refusal of a connection. Those that did nothing but to

@@ -3,9 +3,12 @@
 package interop
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // hops are the protocols of two load balancers in a row. A client speaks the first.
@@ -15,7 +18,7 @@ type hops [2]protocol
 var untouched = []hops{{http1, http1}, {h2c, h2c}, {http1Through, http1Through}, {http2Through, http2Through}}
 
 // acceptFromOthers makes nginx take the address in a header for the client's.
-const acceptFromOthers = "set_real_ip_from " + serverIP4 + ";\n\tset_real_ip_from " + loopback6 + ";\n"
+const acceptFromOthers = "set_real_ip_from " + serverIP4 + ";\n\tset_real_ip_from " + loopback6 + ";\n\tset_real_ip_from unix:;\n"
 
 // wrapped are options of a Caddy in front that has this module as well.
 const wrapped = "listener_wrappers {\n" + on + "\ntls\n}"
@@ -181,4 +184,56 @@ func TestNginxMixesFamilies(t *testing.T) {
 	_, err := client.Get(client.url("/refused"))
 	assert.Error(t, err)
 	assert.Equal(t, "malformed", logs.waitFor(t, entry.isRefusal).Reason)
+}
+
+// TestNginxBehindNginx asserts that a client behind two nginx is known if there is another
+// family or a Unix socket between them, if Caddy is told to accept what the second writes
+// then, and that the log says so if it is not.
+func TestNginxBehindNginx(t *testing.T) {
+	c := startCaddy(t, on, allowing)
+	for _, test := range []struct {
+		name           string
+		front, between family
+		unix           bool
+	}{
+		{"an IPv6 client, IPv4 between", ipv6, ipv4, false},
+		{"an IPv6 client, a Unix socket between", ipv6, ipv4, true},
+		{"an IPv4 client, IPv6 between", ipv4, ipv6, false},
+		{"an IPv4 client, a Unix socket between", ipv4, ipv6, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, back := range []family{ipv4, ipv6} {
+				through := func(wrapper string) (*client, leg) {
+					listen := test.between.freeAddress(t)
+					if test.unix {
+						dir, err := os.MkdirTemp("", "pp") // shorter than that of the test
+						require.NoError(t, err)
+						t.Cleanup(func() { os.RemoveAll(dir) })
+						listen = "unix:" + filepath.Join(dir, "chain.sock")
+					}
+					second := leg{http1, test.between, back, listen, c.servers[wrapper].address(back, false)}
+					nginx("proxy_protocol", acceptFromOthers)(t, c, true, []leg{second})
+					first := leg{http1, test.front, test.between, test.front.freeAddress(t), listen}
+					nginx("", "")(t, c, true, []leg{first})
+					return newClient(t, http1, test.front, first.listen, c.authority), leg{http1, test.front, back, first.listen, second.caddy}
+				}
+
+				client, _ := through(on)
+				logs := c.logs.now(t)
+				_, err := client.Get(client.url("/refused"))
+				require.Error(t, err)
+				refused := logs.waitFor(t, entry.isRefusal)
+				assert.Equal(t, "malformed", refused.Reason)
+				assert.Contains(t, refused.Error, "destination is not of the announced family, as nginx writes it")
+				assert.Contains(t, refused.Error, "mismatched_destination allow")
+
+				client, whole := through(allowing)
+				got, logged, _ := client.ask(t, c.logs)
+				want := sender{version: 1}.expected(whole, client, nil)
+				want.server, want.proxyProtocol.Destination = whole.caddy, ""
+				requireAnswer(t, want, got, logged)
+				client.websocket(t)
+			}
+		})
+	}
 }

@@ -67,6 +67,7 @@ func TestDecode(t *testing.T) {
 
 		{"invalid_lf", "PROXY TCP4 203.0.113.7 192.0.2.1 51234 443\n", true},
 		{"invalid_address", "PROXY TCP4 203.0.113.256 192.0.2.1 51234 443\r\n", true},
+		{"invalid_destination", "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n", true},
 		{"invalid_checksum", string(wrong), true},
 		{"invalid_version", hex.EncodeToString([]byte(wire.SignatureV2)) + "1100000c", true},
 		{"invalid_length", base64.StdEncoding.EncodeToString([]byte(wire.SignatureV2 + "\x21\x11\x00\x0b")), true},

@@ -44,7 +44,7 @@ func Files(t testing.TB, contents map[string]string) string {
 }
 
 // Start runs a server until the test ends, and waits until it accepts connections at the
-// addresses.
+// addresses, which may be "unix:" and a path.
 func Start(t testing.TB, addresses []string, program string, args ...string) {
 	t.Helper()
 	var printed lockedBuffer
@@ -72,8 +72,12 @@ func Start(t testing.TB, addresses []string, program string, args ...string) {
 	})
 	deadline := time.Now().Add(patience)
 	for _, address := range addresses {
+		network := "tcp"
+		if path, ok := strings.CutPrefix(address, "unix:"); ok {
+			network, address = "unix", path
+		}
 		for {
-			conn, err := net.DialTimeout("tcp", address, patience)
+			conn, err := net.DialTimeout(network, address, patience)
 			if err == nil {
 				conn.Close()
 				break

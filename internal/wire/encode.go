@@ -12,6 +12,8 @@ var (
 	errV1TLVs      = errors.New("version 1 has no TLVs and no checksum")
 	errSkippedTLVs = errors.New("a header without addresses has no TLVs and no checksum")
 	errTooLong     = errors.New("addresses and TLVs are longer than 65535 bytes")
+
+	errNoDestination = errors.New("a header with a source and no destination cannot be written")
 )
 
 // Append appends the encoded header to b, with the TLVs and, if checksum is set, a
@@ -21,6 +23,8 @@ func Append(b []byte, h Header, tlvs []TLV, checksum bool) ([]byte, error) {
 	switch {
 	case h.version == 1 && (len(tlvs) > 0 || checksum):
 		return b, errV1TLVs
+	case h.noDst:
+		return b, errNoDestination
 	case h.version == 1:
 		return appendV1(b, h), nil
 	case h.version == 2:

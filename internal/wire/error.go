@@ -27,7 +27,9 @@ const (
 	ProblemLoneCRLF
 	ProblemNoCRLF
 	ProblemAddress
+	ProblemDestination
 	ProblemPort
+	ProblemUnixPort
 	ProblemTrailing
 	ProblemVersion
 	ProblemCommand
@@ -58,9 +60,15 @@ var problems = [...]struct{ text, rule string }{
 	ProblemAddress: {
 		"malformed address, or not of the announced family",
 		`section 2.1: "The advertised protocol family dictates what format to use."`},
+	ProblemDestination: {
+		"destination is not of the announced family, as nginx writes it if it took the client from the header of another load balancer; to accept the client without the destination, add to 'proxy_protocol_mode': mismatched_destination allow",
+		`section 2.1: "The advertised protocol family dictates what format to use."`},
 	ProblemPort: {
 		"port is not a decimal number of 0 to 65535 without leading zeros",
 		`section 2.1: "a decimal integer in the range [0..65535] inclusive. Heading zeroes are not permitted in front of numbers"`},
+	ProblemUnixPort: {
+		"port of a Unix socket is not 0",
+		`section 2.1: "Any sequence which does not exactly match the protocol must be discarded and cause the receiver to abort the connection."`},
 	ProblemTrailing: {
 		"something stands between the last port and the CRLF",
 		`section 2.1: "Any sequence which does not exactly match the protocol must be discarded and cause the receiver to abort the connection."`},

@@ -41,10 +41,13 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, limit uint16) {
 		maxSize := min(wire.MinMaxSize+int(limit), wire.MaxSize)
 		before := bytes.Clone(b)
-		got := wire.Decode(b, maxSize)
+		strict := wire.Options{MaxSize: maxSize}
+		got := strict.Decode(b)
+		require.Equal(t, got, wire.Decode(b, maxSize))
 		require.Equal(t, before, b, "the input was written to")
 		requireSane(t, b, maxSize, got)
-		requireSplitsDoNotMatter(t, b, maxSize, got)
+		requireSplitsDoNotMatter(t, b, strict, got)
+		requireLenientAgrees(t, b, wire.Options{MaxSize: maxSize, MismatchedDestination: true})
 		switch {
 		case got.State == wire.Complete && got.Version == 1:
 			requireLineAgrees(t, b[:got.Size], got.Header)
@@ -116,7 +119,7 @@ func requireSane(t *testing.T, b []byte, maxSize int, got wire.Result) {
 
 // requireSplitsDoNotMatter checks that the answer for every shorter piece is either
 // the same, or that more is needed.
-func requireSplitsDoNotMatter(t *testing.T, b []byte, maxSize int, got wire.Result) {
+func requireSplitsDoNotMatter(t *testing.T, b []byte, options wire.Options, got wire.Result) {
 	rank := func(r wire.Result) int {
 		switch r.State {
 		case wire.Undecided:
@@ -134,7 +137,7 @@ func requireSplitsDoNotMatter(t *testing.T, b []byte, maxSize int, got wire.Resu
 		if n > 1024 && n < len(b) { // the rest of a large input is not a question of splits
 			continue
 		}
-		piece := wire.Decode(slices.Clip(b[:n]), maxSize)
+		piece := options.Decode(slices.Clip(b[:n]))
 		now := rank(piece)
 		if now < last || now == 2 && !same(got, piece) {
 			require.Equal(t, got, piece, "after %d bytes, an answer is taken back", n)
@@ -145,8 +148,8 @@ func requireSplitsDoNotMatter(t *testing.T, b []byte, maxSize int, got wire.Resu
 		last = now
 	}
 	if got.State == wire.Complete {
-		require.Equal(t, got, wire.Decode(b[:got.Size:got.Size], maxSize), "something behind the header was looked at")
-		piece := wire.Decode(b[:got.Size-1], maxSize)
+		require.Equal(t, got, options.Decode(b[:got.Size:got.Size]), "something behind the header was looked at")
+		piece := options.Decode(b[:got.Size-1])
 		require.Equal(t, wire.Result{State: wire.Partial, Version: got.Version}, piece, "the last byte is needed")
 		require.GreaterOrEqual(t, decided, got.Size)
 	}
@@ -156,7 +159,7 @@ func requireSplitsDoNotMatter(t *testing.T, b []byte, maxSize int, got wire.Resu
 		for i := min(decided, len(other)); i < len(other); i++ {
 			other[i] ^= 0x55
 		}
-		again := wire.Decode(append(other, "\r\n:.0 "...), maxSize)
+		again := options.Decode(append(other, "\r\n:.0 "...))
 		if got.State != wire.Complete {
 			require.Equal(t, got, again)
 			return
@@ -165,6 +168,58 @@ func requireSplitsDoNotMatter(t *testing.T, b []byte, maxSize int, got wire.Resu
 		require.Equal(t, got.Size, again.Size)
 		require.Equal(t, got.TLVs, again.TLVs)
 	}
+}
+
+// requireLenientAgrees checks that a receiver that accepts a mismatched destination accepts
+// what a model of such lines says, and is told the same as any other of all else.
+func requireLenientAgrees(t *testing.T, b []byte, lenient wire.Options) {
+	strict := wire.Options{MaxSize: lenient.MaxSize}.Decode(b)
+	got := lenient.Decode(b)
+	src, size, ok := mismatchedLine(b)
+	if !ok {
+		require.NotEqual(t, wire.ProblemDestination, strict.Err.Problem, "%q", b)
+		if !same(strict, got) {
+			require.Equal(t, strict, got, "%q", b)
+		}
+		return
+	}
+	require.Equal(t, wire.ProblemDestination, strict.Err.Problem, "%q", b)
+	require.Equal(t, wire.Complete, got.State, "%q: %v", b, got.Err)
+	require.Equal(t, size, got.Size)
+	require.Nil(t, got.TLVs)
+	family := wire.IPv4
+	if src.Addr().Is6() {
+		family = wire.IPv6
+	}
+	require.Equal(t, withoutDestination(family, src.String()), headOf(got.Header))
+	requireSplitsDoNotMatter(t, b, lenient, got)
+}
+
+// mismatchedLine looks for a v1 line with a mismatched destination by the means of packages
+// strings, netip and strconv.
+func mismatchedLine(b []byte) (src netip.AddrPort, size int, ok bool) {
+	text, _, ok := strings.Cut(string(b), "\r\n")
+	size = len(text) + len("\r\n")
+	fields := strings.Split(text, " ")
+	if !ok || size > wire.MaxSizeV1 || len(fields) != 6 || fields[0] != "PROXY" || fields[1] != "TCP4" && fields[1] != "TCP6" {
+		return src, 0, false
+	}
+	addr, err := netip.ParseAddr(fields[2])
+	if err != nil || addr.Zone() != "" || addr.Is4() != (fields[1] == "TCP4") || strings.Contains(fields[2], ".") && addr.Is6() && !addr.Is4In6() {
+		return src, 0, false
+	}
+	var ports [2]uint16
+	for i := range ports {
+		port, err := strconv.ParseUint(fields[4+i], 10, 16)
+		if err != nil || strconv.FormatUint(port, 10) != fields[4+i] {
+			return src, 0, false
+		}
+		ports[i] = uint16(port)
+	}
+	if strings.HasPrefix(fields[3], "unix:") && ports[1] != 0 {
+		return src, 0, false
+	}
+	return netip.AddrPortFrom(addr, ports[0]), size, mismatches(fields[1], fields[3])
 }
 
 // requireLineAgrees checks a v1 line against the field splitting of package

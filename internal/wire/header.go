@@ -54,6 +54,7 @@ type Header struct {
 	command          Command
 	family           Family
 	transport        Transport
+	noDst            bool // the line named a destination that is not of its family
 }
 
 var (
@@ -122,8 +123,14 @@ func (h *Header) HasAddrs() bool {
 func (h *Header) Source() netip.AddrPort { return h.addrPort(&h.src, h.srcPort) }
 
 // Destination is the address the client connected to, as the header has it, or
-// the zero AddrPort if it has none.
-func (h *Header) Destination() netip.AddrPort { return h.addrPort(&h.dst, h.dstPort) }
+// the zero AddrPort if it has none. That can be so although it has a source: see
+// [Options].
+func (h *Header) Destination() netip.AddrPort {
+	if h.noDst {
+		return netip.AddrPort{}
+	}
+	return h.addrPort(&h.dst, h.dstPort)
+}
 
 // SourceIP is the client's IP address, 4 bytes long if it is IPv4 or IPv4-mapped, or nil if
 // there is none. It is a part of the header and must not be changed.

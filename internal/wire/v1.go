@@ -8,7 +8,7 @@ import (
 
 // decodeV1 decodes a v1 header (section 2.1): one line of text, of which nothing
 // is interpreted before its CRLF is there. The result must be the zero one.
-func decodeV1(b []byte, r *Result) {
+func decodeV1(b []byte, mismatched bool, r *Result) {
 	const keyword = len(SignatureV1) + 1
 	if len(b) < keyword {
 		*r = Result{State: Partial, Version: 1}
@@ -24,19 +24,23 @@ func decodeV1(b []byte, r *Result) {
 		r.State, r.Version, r.Size = Complete, 1, at+len(crlf)
 		return
 	}
-	*r = decodeLine(b, keyword)
+	*r = decodeLine(b, keyword, mismatched)
 }
 
-// decodeLine decodes a v1 line of any kind.
-func decodeLine(b []byte, keyword int) Result {
+// decodeLine decodes a v1 line of any kind. One whose destination is not of the announced
+// family is valid if mismatched says so.
+func decodeLine(b []byte, keyword int, mismatched bool) Result {
 	end, r := lineEnd(b, keyword)
 	if end == 0 {
 		return r
 	}
 	r = Result{State: Complete, Version: 1, Size: end + len(crlf)}
 	at, err := parseLine(b[:end], keyword, &r.Header)
-	if err.Problem == 0 && at != end {
+	switch whole := at == end; {
+	case err.Problem == 0 && !whole, err.Problem == ProblemDestination && !whole:
 		err = Error{ProblemTrailing, at}
+	case err.Problem == ProblemDestination && mismatched:
+		return r
 	}
 	if err.Problem != 0 {
 		return Result{State: Invalid, Version: 1, Err: err}
@@ -83,7 +87,8 @@ func lineEnd(b []byte, keyword int) (end int, _ Result) {
 const crlf = "\r\n"
 
 // parseLine parses a v1 line from the protocol keyword on, into h. It answers the byte
-// behind the last port, or behind an UNKNOWN line, which must end without its CRLF.
+// behind the last port, or behind an UNKNOWN line, which must end without its CRLF. That is
+// the answer with ProblemDestination as well, which is the only thing wrong then.
 func parseLine(line []byte, at int, h *Header) (int, Error) {
 	h.version, h.command = 1, Proxy
 	switch rest := line[at:]; {
@@ -105,8 +110,9 @@ func parseLine(line []byte, at int, h *Header) (int, Error) {
 	if at, ok = parseSpace(line, at); !ok {
 		return at, Error{ProblemSpace, at}
 	}
-	if at, ok = parseIP(line, at, h.family, &h.dst); !ok {
-		return at, Error{ProblemAddress, at}
+	dst := at
+	if at, ok = parseIP(line, dst, h.family, &h.dst); !ok {
+		return parseMismatched(line, dst, at, h)
 	}
 	if at, ok = parseSpace(line, at); !ok {
 		return at, Error{ProblemSpace, at}
@@ -121,6 +127,35 @@ func parseLine(line []byte, at int, h *Header) (int, Error) {
 		return at, Error{ProblemPort, at}
 	}
 	return at, Error{}
+}
+
+// parseMismatched parses a line from its destination on, which is not an address of the
+// announced family: wrong is the byte that says so. If it is an address of the other family
+// or the path of a Unix socket, and the ports are right, that is ProblemDestination, and h
+// has no destination.
+func parseMismatched(line []byte, dst, wrong int, h *Header) (int, Error) {
+	// No text is both an address of one family and one of the other, or "unix:".
+	dstPort, problem := 1<<16-1, ProblemPort
+	at, ok := parseUnix(line, dst)
+	if ok {
+		dstPort, problem = 0, ProblemUnixPort
+	} else if at, ok = parseIP(line, dst, IPv4+IPv6-h.family, &h.dst); !ok {
+		return wrong, Error{ProblemAddress, wrong}
+	}
+	if at, ok = parseSpace(line, at); !ok {
+		return at, Error{ProblemSpace, at}
+	}
+	if at, ok = parsePort(line, at, &h.srcPort); !ok {
+		return at, Error{ProblemPort, at}
+	}
+	if at, ok = parseSpace(line, at); !ok {
+		return at, Error{ProblemSpace, at}
+	}
+	if _, at, ok = parseNumber(line, at, dstPort); !ok {
+		return at, Error{problem, at}
+	}
+	h.dst, h.noDst = [16]byte{}, true
+	return at, Error{ProblemDestination, dst}
 }
 
 // The parsers below read one field of line at a byte and answer the byte behind
@@ -154,6 +189,19 @@ func parsePort(line []byte, at int, port *uint16) (int, bool) {
 	n, at, ok := parseNumber(line, at, 1<<16-1)
 	*port = uint16(n)
 	return at, ok
+}
+
+// parseUnix reads the address of a Unix socket as nginx writes it: "unix:" and the path,
+// which is empty for a socket without a name in the file system. A path may have any byte
+// that is not a control character and not the space that ends the field.
+func parseUnix(line []byte, at int) (int, bool) {
+	const prefix = "unix:"
+	if !hasPrefix(line[at:], prefix) {
+		return at, false
+	}
+	for at += len(prefix); at < len(line) && line[at] > ' ' && line[at] != 0x7f; at++ {
+	}
+	return at, true
 }
 
 func parseIP(line []byte, at int, family Family, ip *[16]byte) (int, bool) {

@@ -2,6 +2,7 @@ package wire_test
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -113,8 +114,97 @@ var v1Accepted = []accepted{
 	{name: "UNKNOWN with a header in what is ignored", in: "PROXY UNKNOWN PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", want: unknown1},
 }
 
+// v1Mismatched are accepted with the option MismatchedDestination. Without it they break one
+// rule, at the destination.
+var v1Mismatched = []accepted{
+	{name: "nginx between an IPv6 client and an IPv4 hop",
+		in:   "PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n",
+		want: withoutDestination(wire.IPv6, "[2001:db8::7]:51234")},
+	{name: "nginx between an IPv6 client and a Unix socket",
+		in:   "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n",
+		want: withoutDestination(wire.IPv6, "[2001:db8::7]:51234")},
+	{name: "nginx between an IPv4 client and an IPv6 hop",
+		in:   "PROXY TCP4 203.0.113.7 2001:db8::1b 51234 443\r\n",
+		want: withoutDestination(wire.IPv4, "203.0.113.7:51234")},
+	{name: "nginx between an IPv4 client and a Unix socket",
+		in:   "PROXY TCP4 203.0.113.7 unix:/run/nginx/chain.sock 51234 0\r\n",
+		want: withoutDestination(wire.IPv4, "203.0.113.7:51234")},
+	{name: "an IPv4-mapped client and an IPv4 destination",
+		in:   "PROXY TCP6 ::ffff:203.0.113.7 10.0.0.1 51234 443\r\n",
+		want: withoutDestination(wire.IPv6, "[::ffff:203.0.113.7]:51234")},
+	{name: "an IPv4 client and an IPv4-mapped destination",
+		in:   "PROXY TCP4 203.0.113.7 ::ffff:10.0.0.1 51234 443\r\n",
+		want: withoutDestination(wire.IPv4, "203.0.113.7:51234")},
+	{name: "ports at both ends of their range",
+		in:   "PROXY TCP6 2001:db8::7 127.0.0.1 0 65535\r\n",
+		want: withoutDestination(wire.IPv6, "[2001:db8::7]:0")},
+	{name: "an unspecified source and destination",
+		in:   "PROXY TCP4 0.0.0.0 :: 0 0\r\n",
+		want: withoutDestination(wire.IPv4, "0.0.0.0:0")},
+	{name: "the longest IPv4 destination of an IPv6 client",
+		in:   "PROXY TCP6 " + longest6 + " 255.255.255.255 65535 65535\r\n",
+		want: withoutDestination(wire.IPv6, "["+longest6+"]:65535")},
+	{name: "the longest IPv6 destination of an IPv4 client",
+		in:   "PROXY TCP4 255.255.255.255 " + longest6 + " 65535 65535\r\n",
+		want: withoutDestination(wire.IPv4, "255.255.255.255:65535")},
+	{name: "a Unix socket without a name in the file system",
+		in:   "PROXY TCP6 2001:db8::7 unix: 51234 0\r\n",
+		want: withoutDestination(wire.IPv6, "[2001:db8::7]:51234")},
+	{name: "a relative path, with colons, dots and bytes that are not ASCII",
+		in:   "PROXY TCP6 2001:db8::7 unix:a:b/../::1/\u00e9\xff~! 51234 0\r\n",
+		want: withoutDestination(wire.IPv6, "[2001:db8::7]:51234")},
+	{name: "a path like an address",
+		in:   "PROXY TCP4 203.0.113.7 unix:192.0.2.1 51234 0\r\n",
+		want: withoutDestination(wire.IPv4, "203.0.113.7:51234")},
+	{name: "the longest path behind the longest client, 107 bytes",
+		in:   "PROXY TCP6 " + longest6 + " unix:" + strings.Repeat("p", 41) + " 65535 0\r\n",
+		want: withoutDestination(wire.IPv6, "["+longest6+"]:65535")},
+	{name: "the longest path behind the shortest client, 107 bytes",
+		in:   "PROXY TCP6 :: unix:" + strings.Repeat("p", 82) + " 1 0\r\n",
+		want: withoutDestination(wire.IPv6, "[::]:1")},
+}
+
+// withoutDestination is what a v1 line tells whose destination is not known.
+func withoutDestination(family wire.Family, src string) head {
+	return head{1, wire.Proxy, family, wire.Stream, true, netip.MustParseAddrPort(src), netip.AddrPort{}}
+}
+
+var lenient = wire.Options{MaxSize: wire.MaxSize, MismatchedDestination: true}
+
 func TestV1LinesThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v1Accepted) }
-func TestV1LinesThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 1, v1Rejected()) }
+
+func TestV1LinesWithAMismatchedDestinationAreAcceptedIfTheReceiverSaysSo(t *testing.T) {
+	for _, tc := range v1Mismatched {
+		t.Run(tc.name, func(t *testing.T) {
+			got := lenient.Decode([]byte(tc.in))
+			require.Equal(t, wire.Complete, got.State, "%v", got.Err)
+			assert.Equal(t, tc.want, headOf(got.Header))
+			assert.Equal(t, uint8(1), got.Version)
+			assert.Equal(t, len(tc.in), got.Size)
+			assert.Nil(t, got.TLVs)
+			assert.Zero(t, got.Err)
+			assert.Equal(t, tc.want.src.Addr().Unmap(), netip.MustParseAddr(got.Header.SourceIP().String()).Unmap())
+
+			b, err := wire.Append([]byte("before"), got.Header, nil, false)
+			assert.EqualError(t, err, "a header with a source and no destination cannot be written")
+			assert.Equal(t, "before", string(b))
+		})
+	}
+}
+
+func TestWhatIsWrongWithAMismatchedDestinationNamesItsCauseAndTheOption(t *testing.T) {
+	err := wire.Decode([]byte(v1Mismatched[0].in), wire.MaxSize).Err
+	assert.EqualError(t, err, "byte 23: destination is not of the announced family, as nginx writes it if it took the client from the header of another load balancer; to accept the client without the destination, add to 'proxy_protocol_mode': mismatched_destination allow")
+}
+
+// That there is no destination is not the same as an unspecified one.
+func TestHeadersThatDifferInWhetherTheyHaveADestinationAreNotEqual(t *testing.T) {
+	decode := func(s string) wire.Header { return lenient.Decode([]byte(s)).Header }
+	one := decode("PROXY TCP6 2001:db8::7 unix:/a 1 0\r\n")
+	assert.True(t, one == decode("PROXY TCP6 2001:db8::7 127.0.0.1 1 2\r\n"), "nothing is kept of the destination")
+	assert.False(t, one == decode("PROXY TCP6 2001:db8::7 :: 1 0\r\n"), "which is known to be unspecified")
+}
+func TestV1LinesThatBreakARuleAreRejected(t *testing.T) { testRejected(t, 1, v1Rejected()) }
 
 var v1RejectedLines = []rejected{
 	// "a string identifying the protocol: "PROXY", exactly one space"
@@ -172,6 +262,56 @@ var v1RejectedLines = []rejected{
 	{name: "a line that ends in a colon", in: "PROXY TCP6 2001:db8:\r\n", problem: wire.ProblemAddress, offset: 20},
 	{name: "a line that ends in a dot", in: "PROXY TCP6 ::ffff:192.\r\n", problem: wire.ProblemAddress, offset: 22},
 	{name: "one address", in: "PROXY TCP4 192.0.2.1 1 2\r\n", problem: wire.ProblemAddress, offset: 22},
+
+	// Next to what nginx writes of a destination of another family.
+	{name: "a source of the other family", in: "PROXY TCP6 192.0.2.1 2001:db8::1 1 2\r\n", problem: wire.ProblemAddress, offset: 11},
+	{name: "a TCP4 source of the other family", in: "PROXY TCP4 2001:db8::1 192.0.2.1 1 2\r\n", problem: wire.ProblemAddress, offset: 14},
+	{name: "both of the other family", in: "PROXY TCP6 192.0.2.1 192.0.2.2 1 2\r\n", problem: wire.ProblemAddress, offset: 11},
+	{name: "both of the other family, TCP4", in: "PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n", problem: wire.ProblemAddress, offset: 14},
+	{name: "a Unix socket as the source", in: "PROXY TCP6 unix:/a 2001:db8::1 1 2\r\n", problem: wire.ProblemAddress, offset: 11},
+	{name: "a Unix socket as the TCP4 source", in: "PROXY TCP4 unix:/a 192.0.2.1 0 2\r\n", problem: wire.ProblemAddress, offset: 11},
+	{name: "Unix sockets as both", in: "PROXY TCP6 unix: unix:/a 0 0\r\n", problem: wire.ProblemAddress, offset: 11},
+	{name: "a Unix socket under a keyword of its own", in: "PROXY UNIX unix: unix:/a 0 0\r\n", problem: wire.ProblemKeyword, offset: 6},
+	{name: "UNIX in upper case", in: "PROXY TCP6 2001:db8::7 UNIX:/a 1 0\r\n", problem: wire.ProblemAddress, offset: 23},
+	{name: "unix without its colon", in: "PROXY TCP6 2001:db8::7 unix/a 1 0\r\n", problem: wire.ProblemAddress, offset: 23},
+	{name: "unix alone", in: "PROXY TCP4 192.0.2.1 unix 1 0\r\n", problem: wire.ProblemAddress, offset: 21},
+	{name: "a path alone", in: "PROXY TCP4 192.0.2.1 /run/a.sock 1 0\r\n", problem: wire.ProblemAddress, offset: 21},
+	{name: "a file descriptor", in: "PROXY TCP4 192.0.2.1 fd@3 1 0\r\n", problem: wire.ProblemAddress, offset: 21},
+	{name: "a host name as the destination", in: "PROXY TCP4 192.0.2.1 localhost 1 0\r\n", problem: wire.ProblemAddress, offset: 21},
+	{name: "a path with a space", in: "PROXY TCP6 2001:db8::7 unix:/a b 1 0\r\n", problem: wire.ProblemPort, offset: 31},
+	{name: "a path with a space before a digit", in: "PROXY TCP6 2001:db8::7 unix:/a 1 0 0\r\n", problem: wire.ProblemTrailing, offset: 34},
+	{name: "a path with two spaces behind it", in: "PROXY TCP6 2001:db8::7 unix:/a  1 0\r\n", problem: wire.ProblemPort, offset: 31},
+	{name: "a path with a tab", in: "PROXY TCP6 2001:db8::7 unix:/a\tb 1 0\r\n", problem: wire.ProblemSpace, offset: 30},
+	{name: "a path with a NUL", in: "PROXY TCP6 2001:db8::7 unix:\x00a 1 0\r\n", problem: wire.ProblemSpace, offset: 28},
+	{name: "a path with a unit separator", in: "PROXY TCP6 2001:db8::7 unix:\x1fa 1 0\r\n", problem: wire.ProblemSpace, offset: 28},
+	{name: "a path with a DEL", in: "PROXY TCP6 2001:db8::7 unix:/\x7f 1 0\r\n", problem: wire.ProblemSpace, offset: 29},
+	{name: "a path with an LF", in: "PROXY TCP6 2001:db8::7 unix:/a\n", problem: wire.ProblemLoneCRLF, offset: 30},
+	{name: "a path with a CR", in: "PROXY TCP6 2001:db8::7 unix:/a\rb", problem: wire.ProblemLoneCRLF, offset: 30},
+	{name: "a path with a CRLF", in: "PROXY TCP6 2001:db8::7 unix:/a\r\n", problem: wire.ProblemSpace, offset: 30},
+	{name: "a path that ends the line", in: "PROXY TCP6 2001:db8::7 unix:\r\n", problem: wire.ProblemSpace, offset: 28},
+	{name: "a path and one port", in: "PROXY TCP6 2001:db8::7 unix:/a 1\r\n", problem: wire.ProblemSpace, offset: 32},
+	{name: "a path and no second port", in: "PROXY TCP6 2001:db8::7 unix:/a 1 \r\n", problem: wire.ProblemUnixPort, offset: 33},
+	{name: "a path and a source port with a leading zero", in: "PROXY TCP6 2001:db8::7 unix:/a 01 0\r\n", problem: wire.ProblemPort, offset: 32},
+	{name: "a path and a source port too large", in: "PROXY TCP6 2001:db8::7 unix:/a 65536 0\r\n", problem: wire.ProblemPort, offset: 35},
+	{name: "a path with a port", in: "PROXY TCP6 2001:db8::7 unix:/a 1 443\r\n", problem: wire.ProblemUnixPort, offset: 33},
+	{name: "a path with port 00", in: "PROXY TCP6 2001:db8::7 unix:/a 1 00\r\n", problem: wire.ProblemUnixPort, offset: 34},
+	{name: "a path with port -0", in: "PROXY TCP6 2001:db8::7 unix:/a 1 -0\r\n", problem: wire.ProblemUnixPort, offset: 33},
+	{name: "a path and a space behind the last port", in: "PROXY TCP6 2001:db8::7 unix:/a 1 0 \r\n", problem: wire.ProblemTrailing, offset: 34},
+	{name: "a path and letters behind the last port", in: "PROXY TCP6 2001:db8::7 unix:/a 1 0x\r\n", problem: wire.ProblemTrailing, offset: 34},
+	{name: "a path of 42 bytes behind the longest client", in: "PROXY TCP6 " + longest6 + " unix:" + strings.Repeat("p", 42) + " 65535 0", problem: wire.ProblemNoCRLF, offset: 105},
+	{name: "a path that reaches behind the 107 bytes", in: "PROXY TCP6 2001:db8::7 unix:" + strings.Repeat("p", 78), problem: wire.ProblemNoCRLF, offset: 105},
+	{name: "an IPv4 destination and a second port too large", in: "PROXY TCP6 2001:db8::7 127.0.0.1 1 65536\r\n", problem: wire.ProblemPort, offset: 39},
+	{name: "an IPv4 destination and a source port with a leading zero", in: "PROXY TCP6 2001:db8::7 127.0.0.1 01 2\r\n", problem: wire.ProblemPort, offset: 34},
+	{name: "an IPv4 destination and no ports", in: "PROXY TCP6 2001:db8::7 127.0.0.1\r\n", problem: wire.ProblemSpace, offset: 32},
+	{name: "an IPv4 destination and one port", in: "PROXY TCP6 2001:db8::7 127.0.0.1 1\r\n", problem: wire.ProblemSpace, offset: 34},
+	{name: "an IPv4 destination and a space behind the last port", in: "PROXY TCP6 2001:db8::7 127.0.0.1 1 2 \r\n", problem: wire.ProblemTrailing, offset: 36},
+	{name: "an IPv4 destination with a leading zero", in: "PROXY TCP6 2001:db8::7 127.0.0.01 1 2\r\n", problem: wire.ProblemAddress, offset: 23},
+	{name: "an IPv4 destination with a port", in: "PROXY TCP6 2001:db8::7 127.0.0.1:80 1 2\r\n", problem: wire.ProblemSpace, offset: 32},
+	{name: "an IPv4 destination of three numbers", in: "PROXY TCP6 2001:db8::7 127.0.1 1 2\r\n", problem: wire.ProblemAddress, offset: 23},
+	{name: "an IPv6 destination with a zone", in: "PROXY TCP4 192.0.2.1 fe80::1%eth0 1 2\r\n", problem: wire.ProblemSpace, offset: 28},
+	{name: "an IPv6 destination in brackets", in: "PROXY TCP4 192.0.2.1 [2001:db8::1] 1 2\r\n", problem: wire.ProblemAddress, offset: 21},
+	{name: "an IPv6 destination with two double colons", in: "PROXY TCP4 192.0.2.1 1::2::3 1 2\r\n", problem: wire.ProblemAddress, offset: 22},
+	{name: "an IPv6 destination in dotted form that is not IPv4-mapped", in: "PROXY TCP4 192.0.2.1 ::192.0.2.1 1 2\r\n", problem: wire.ProblemAddress, offset: 21},
 
 	// "Any sequence which does not exactly match the protocol must be discarded"
 	{name: "a space behind the last port", in: "PROXY TCP4 192.0.2.1 192.0.2.2 1 2 \r\n", problem: wire.ProblemTrailing, offset: 34},
@@ -351,10 +491,7 @@ func v1Rejected() []rejected {
 					name: keyword + " source with " + bad.name, in: front + bad.addr + " " + good + " 1 2\r\n",
 					problem: bad.problem, offset: len(front) + bad.at,
 				},
-				rejected{
-					name: keyword + " destination with " + bad.name, in: front + good + " " + bad.addr + " 1 2\r\n",
-					problem: bad.problem, offset: len(front) + len(good) + 1 + bad.at,
-				})
+				destinationRejected(keyword, bad.name, front+good+" ", bad.addr, bad.problem, bad.at))
 		}
 		front += good + " " + good + " "
 		for _, bad := range badPorts {
@@ -370,6 +507,40 @@ func v1Rejected() []rejected {
 		}
 	}
 	return all
+}
+
+// destinationRejected is a line with a bad destination, which may be an address of the other
+// family.
+func destinationRejected(keyword, name, front, addr string, problem wire.Problem, at int) rejected {
+	if mismatches(keyword, addr) {
+		problem, at = wire.ProblemDestination, 0
+	}
+	return rejected{
+		name: keyword + " destination with " + name, in: front + addr + " 1 2\r\n",
+		problem: problem, offset: len(front) + at,
+	}
+}
+
+// mismatches says what package netip and a look at each byte make of a destination: whether
+// it is an address of another family than the announced one.
+func mismatches(keyword, dst string) bool {
+	if path, ok := strings.CutPrefix(dst, "unix:"); ok {
+		for i := range len(path) {
+			if path[i] <= ' ' || path[i] == 0x7f {
+				return false
+			}
+		}
+		return true
+	}
+	addr, err := netip.ParseAddr(dst)
+	switch {
+	case err != nil || addr.Zone() != "":
+		return false
+	case keyword == "TCP4":
+		return addr.Is6() && (addr.Is4In6() || !strings.Contains(dst, "."))
+	default:
+		return addr.Is4()
+	}
 }
 
 func TestEveryV1PortIsDecoded(t *testing.T) {
@@ -389,6 +560,9 @@ func TestALineWithOneByteChangedIsRejectedOrDecodedAsWritten(t *testing.T) {
 		"PROXY TCP4 192.0.2.1 198.51.100.27 56324 443\r\n",
 		"PROXY TCP6 2001:db8::1 fe80::cafe:27 56324 443\r\n",
 		"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:198.51.100.27 1 2\r\n",
+		"PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n",
+		"PROXY TCP4 203.0.113.7 fe80::cafe:27 51234 443\r\n",
+		"PROXY TCP6 2001:db8::7 unix:/run/a.sock 51234 0\r\n",
 	} {
 		for at := range len(line) {
 			for value := range 256 {
@@ -397,24 +571,25 @@ func TestALineWithOneByteChangedIsRejectedOrDecodedAsWritten(t *testing.T) {
 				if got := wire.Decode(b, wire.MaxSize); got.State == wire.Complete {
 					requireLineAgrees(t, b[:got.Size], got.Header)
 				}
+				requireLenientAgrees(t, b, lenient)
 			}
 		}
 	}
 }
 
 func TestALineCutAnywhereAndThenEndedIsRejected(t *testing.T) {
-	for _, tc := range v1Accepted {
+	for _, tc := range slices.Concat(v1Accepted, v1Mismatched) {
 		if !tc.want.hasAddrs {
 			continue
 		}
 		lastPort := strings.LastIndex(tc.in, " ") + 1
 		for n := len("PROXY "); n <= lastPort; n++ {
-			got := wire.Decode([]byte(tc.in[:n]+"\r\n"), wire.MaxSize)
+			got := lenient.Decode([]byte(tc.in[:n] + "\r\n"))
 			require.Equal(t, wire.Invalid, got.State, "%q", tc.in[:n])
 			require.LessOrEqual(t, got.Err.Offset, n, "%q: the wrong byte is the CR or stands before it", tc.in[:n])
 		}
 		for n := lastPort + 1; n < len(tc.in)-2; n++ {
-			got := wire.Decode([]byte(tc.in[:n]+"\r\n"), wire.MaxSize)
+			got := lenient.Decode([]byte(tc.in[:n] + "\r\n"))
 			require.Equal(t, wire.Complete, got.State, "%q: with a shorter port", tc.in[:n])
 		}
 	}

@@ -81,20 +81,46 @@ func Signature(b []byte) (State, uint8) {
 	}
 }
 
-// Decode decodes the header at the start of b. A v2 header may have maxSize bytes. It
-// looks at no byte behind the header, keeps nothing, allocates nothing, and
-// gives the same answer however often it was asked with fewer bytes before.
+// Options are what a receiver may decide for itself. The zero Options refuse every v2
+// header.
+type Options struct {
+	// MaxSize is the size of the largest v2 header to accept.
+	MaxSize int
+	// MismatchedDestination accepts what nginx writes as a v1 line if it took the client's
+	// address from the header of another load balancer: the source is of the announced
+	// family, the destination is an IP address of the other one, or the text "unix:" and a
+	// path. Such a header has a source and no destination. Without it, these lines are
+	// [ProblemDestination].
+	MismatchedDestination bool
+}
+
+// Decode decodes the header at the start of b by the letter of the specification. A v2
+// header may have maxSize bytes. It looks at no byte behind the header, keeps nothing,
+// allocates nothing, and gives the same answer however often it was asked with fewer bytes
+// before.
 func Decode(b []byte, maxSize int) (r Result) {
+	decode(b, Options{MaxSize: maxSize}, &r)
+	return r
+}
+
+// Decode is what the function of that name does, under these options.
+func (o Options) Decode(b []byte) (r Result) {
+	decode(b, o, &r)
+	return r
+}
+
+// decode decodes into r, which must be the zero Result: to return it from here as well would
+// be a copy that takes longer than to look for a signature.
+func decode(b []byte, o Options, r *Result) {
 	state, version := Signature(b)
 	switch version {
 	case 1:
-		decodeV1(b, &r)
+		decodeV1(b, o.MismatchedDestination, r)
 	case 2:
-		decodeV2(b, maxSize, &r)
+		decodeV2(b, o.MaxSize, r)
 	default:
 		r.State = state
 	}
-	return r
 }
 
 // invalid is the answer to a header of this version that breaks a rule at this

@@ -110,7 +110,17 @@ func crc32c(s string) uint32 {
 func allAccepted() []accepted { return slices.Concat(v1Accepted, v2Accepted, tlvAccepted) }
 
 func allRejected() []rejected {
-	return slices.Concat(v1Rejected(), v2Rejected(), tlvRejected)
+	rejected := slices.Concat(v1Rejected(), v2Rejected(), tlvRejected)
+	for _, tc := range v1Mismatched {
+		rejected = append(rejected, rejectedMismatch(tc))
+	}
+	return rejected
+}
+
+// rejectedMismatch is a line that a receiver accepts only if it says so.
+func rejectedMismatch(tc accepted) rejected {
+	dst := len("PROXY TCP4 ") + strings.IndexByte(tc.in[len("PROXY TCP4 "):], ' ') + 1
+	return rejected{name: tc.name, in: tc.in, problem: wire.ProblemDestination, offset: dst}
 }
 
 func testAccepted(t *testing.T, cases []accepted) {
@@ -137,6 +147,10 @@ func testRejected(t *testing.T, version uint8, cases []rejected) {
 			got := wire.Decode([]byte(tc.in), tc.max())
 			assert.Equal(t, want, got, "%q: %v", tc.in, got.Err)
 			assert.Less(t, tc.offset, len(tc.in), "the wrong byte must be one that was seen")
+			if tc.problem != wire.ProblemDestination {
+				got := wire.Options{MaxSize: tc.max(), MismatchedDestination: true}.Decode([]byte(tc.in))
+				assert.Equal(t, want, got, "%q: %v with the option", tc.in, got.Err)
+			}
 		})
 	}
 }
@@ -157,16 +171,19 @@ func same(a, b wire.Result) bool {
 // A case of the properties that every header has, good or bad.
 type anyCase struct {
 	name, in string
-	maxSize  int
+	options  wire.Options
 }
 
 func allCases() []anyCase {
 	var all []anyCase
-	for _, tc := range allAccepted() {
-		all = append(all, anyCase{"accepted/" + tc.name, tc.in, wire.MaxSize})
-	}
-	for _, tc := range allRejected() {
-		all = append(all, anyCase{"rejected/" + tc.name, tc.in, tc.max()})
+	for _, mismatched := range []bool{false, true} {
+		option := map[bool]string{true: " with the option"}[mismatched]
+		for _, tc := range allAccepted() {
+			all = append(all, anyCase{"accepted/" + tc.name + option, tc.in, wire.Options{MaxSize: wire.MaxSize, MismatchedDestination: mismatched}})
+		}
+		for _, tc := range allRejected() {
+			all = append(all, anyCase{"rejected/" + tc.name + option, tc.in, wire.Options{MaxSize: tc.max(), MismatchedDestination: mismatched}})
+		}
 	}
 	return all
 }
@@ -185,11 +202,11 @@ func TestNothingIsDecidedBeforeTheLastByteOfACase(t *testing.T) {
 				if n >= signature {
 					want = wire.Result{State: wire.Partial, Version: version}
 				}
-				if got := wire.Decode(slices.Clip(b[:n]), tc.maxSize); !same(want, got) {
+				if got := tc.options.Decode(slices.Clip(b[:n])); !same(want, got) {
 					require.Equal(t, want, got, "after %d bytes of %d: %q", n, len(b), b[:n])
 				}
 			}
-			final := wire.Decode(b, tc.maxSize).State
+			final := tc.options.Decode(b).State
 			assert.True(t, final == wire.Complete || final == wire.Invalid, "state %d", final)
 		})
 	}
@@ -212,12 +229,12 @@ func TestNothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
 	for _, tc := range allCases() {
 		t.Run(tc.name, func(t *testing.T) {
 			exact := slices.Clip([]byte(tc.in))
-			want := wire.Decode(exact, tc.maxSize)
+			want := tc.options.Decode(exact)
 			for _, behind := range garbage {
 				whole := []byte(tc.in + behind)
-				assert.Equal(t, want, wire.Decode(whole, tc.maxSize), "with %q behind", behind)
+				assert.Equal(t, want, tc.options.Decode(whole), "with %q behind", behind)
 				// The same bytes again, out of sight in the slice's capacity.
-				assert.Equal(t, want, wire.Decode(whole[:len(tc.in)], tc.maxSize), "with %q in the capacity", behind)
+				assert.Equal(t, want, tc.options.Decode(whole[:len(tc.in)]), "with %q in the capacity", behind)
 				assert.Equal(t, tc.in+behind, string(whole), "the input was written to")
 			}
 			assert.Equal(t, tc.in, string(exact), "the input was written to")
@@ -228,15 +245,15 @@ func TestNothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
 func TestNothingAllocates(t *testing.T) {
 	inputs := allCases()
 	for _, tc := range notHeaders {
-		inputs = append(inputs, anyCase{"not a header/" + tc.name, tc.in, wire.MaxSize})
+		inputs = append(inputs, anyCase{"not a header/" + tc.name, tc.in, lenient})
 	}
 	for _, tc := range inputs {
 		t.Run(tc.name, func(t *testing.T) {
 			b := []byte(tc.in)
 			var result wire.Result
-			assert.Zero(t, testing.AllocsPerRun(10, func() { result = wire.Decode(b, tc.maxSize) }), "whole")
+			assert.Zero(t, testing.AllocsPerRun(10, func() { result = tc.options.Decode(b) }), "whole")
 			half := b[:len(b)/2]
-			assert.Zero(t, testing.AllocsPerRun(10, func() { result = wire.Decode(half, tc.maxSize) }), "cut in the middle")
+			assert.Zero(t, testing.AllocsPerRun(10, func() { result = tc.options.Decode(half) }), "cut in the middle")
 			_ = result
 		})
 	}
@@ -330,6 +347,7 @@ func TestSizesAreTheSpecificationsOwn(t *testing.T) {
 
 var allProblems = []wire.Problem{
 	wire.ProblemSpace, wire.ProblemKeyword, wire.ProblemLoneCRLF, wire.ProblemNoCRLF, wire.ProblemAddress,
+	wire.ProblemDestination, wire.ProblemUnixPort,
 	wire.ProblemPort, wire.ProblemTrailing, wire.ProblemVersion, wire.ProblemCommand, wire.ProblemFamily,
 	wire.ProblemTransport, wire.ProblemLength, wire.ProblemTooLarge, wire.ProblemTLVOverrun, wire.ProblemUniqueID,
 	wire.ProblemCRC32CSize, wire.ProblemCRC32CTwice, wire.ProblemChecksum,
