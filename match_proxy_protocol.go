@@ -21,14 +21,16 @@ import (
 // MatchProxyProtocol matches requests by the PROXY protocol header of their connection.
 // All that is given must be true; of several values for the same thing one is enough.
 //
-// On a connection that is marked, because nobody vouched for its header, what the header
-// claims (`present`, `version`, `tlv`) matches only with `port_zero` beside it. Nothing
-// matches a request whose connection did not come through the `proxy_protocol_mode`
-// listener wrapper.
+// The claims of a header (`present`, `version`, `tlv`) match only if the listener accepted
+// the header under mode `on`, or with `port_zero` or `local` beside them: under
+// `unspecified` anyone may have sent it. Nothing matches a request whose connection did not
+// come through the `proxy_protocol_mode` listener wrapper, so `not` in front of this matcher
+// matches such a request, and one with claims that nobody vouched for.
 type MatchProxyProtocol struct {
 	// What the connection must be; at least one of these or of the fields below is needed:
 	//
-	// - `present`: it began with a header, LOCAL and UNKNOWN ones included
+	// - `present`: it began with a header, LOCAL and UNKNOWN ones included, that the listener
+	// accepted under mode `on`
 	// - `absent`: it began without one
 	// - `port_zero`: it is marked, which is shown by source port 0
 	// - `local`: it began with a header of command LOCAL
@@ -238,7 +240,7 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 		return false, nil
 	}
 	f := c.known()
-	if f.marked && !m.states[isPortZero] && m.claimed() {
+	if m.needsVouching() && f.mode != On {
 		return false, nil
 	}
 	if m.states[isPresent] && !f.present() ||
@@ -258,9 +260,12 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	return true, nil
 }
 
-// claimed reports whether the matcher looks at what a header claims.
-func (m *MatchProxyProtocol) claimed() bool {
-	return m.states[isPresent] || len(m.versions) > 0 || len(m.tlvs) > 0
+// needsVouching reports whether the matcher believes claims of a header, so that it must match
+// only headers that were accepted under mode On. With port_zero or local beside them the
+// claims are those of a header that anyone may have sent.
+func (m *MatchProxyProtocol) needsVouching() bool {
+	claims := m.states[isPresent] || len(m.versions) > 0 || len(m.tlvs) > 0
+	return claims && !m.states[isPortZero] && !m.states[isLocal]
 }
 
 // Interface guards
