@@ -123,7 +123,7 @@ func celArgOf(expr ast.Expr) (arg celArg, ok bool) {
 		case call.FunctionName() == caddyhttp.CELPlaceholderFuncName && len(args) == 2:
 			name, ok := celArgOf(args[1])
 			return celArg{"", name.String(), ""}, ok && name.literal()
-		case call.FunctionName() == operators.Add && len(args) == 2:
+		case call.FunctionName() == operators.Add:
 			left, leftOK := celArgOf(args[0])
 			right, rightOK := celArgOf(args[1])
 			if !leftOK || !rightOK {

@@ -160,6 +160,8 @@ func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
 		{"proxy_protocol('peers:' + {query.x})", "unknown word 'peers:{http.request.uri.query.x}'"},
 		{"proxy_protocol('tlv:sni=' + {query.x})", "tlv: unknown TLV name 'sni'"},
 		{"proxy_protocol('tlv:=' + {query.x})", "tlv: unknown TLV name ''"},
+		{"proxy_protocol(ph('x'))", "matcher arguments must be string constants"},
+		{"proxy_protocol(ph(req, 1))", "matcher arguments must be string constants"},
 		{"proxy_protocol(ph(req, {query.x}))", "matcher arguments must be string constants"},
 		{"proxy_protocol('peer:' + string(1))", "matcher arguments must be string constants"},
 		{"proxy_protocol(['present'])", "matcher arguments must be string constants"},

@@ -11,7 +11,6 @@ import (
 	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
-	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/parser"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -113,7 +112,7 @@ func (s *negationScan) raw(part json.RawMessage) {
 		Match  []rawSet          `json:"match"`
 		Handle []json.RawMessage `json:"handle"`
 	}
-	if json.Unmarshal(part, &route) == nil && len(route.Match) > 0 {
+	if json.Unmarshal(part, &route) == nil {
 		s.judge(formulaOfRawSets(route.Match), route.Handle)
 	}
 	for _, name := range slices.Sorted(maps.Keys(object)) {
@@ -432,8 +431,8 @@ func celBool(expr ast.Expr) (value, ok bool) {
 	if expr.Kind() != ast.LiteralKind {
 		return false, false
 	}
-	literal, ok := expr.AsLiteral().(types.Bool)
-	return bool(literal), ok
+	value, ok = expr.AsLiteral().Value().(bool)
+	return value, ok
 }
 
 func formulaOfCELMatcher(function string, exprs []ast.Expr) formula {

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 )
 
 // negationWarnings are the matchers of each warning of negated ones.
@@ -197,6 +198,7 @@ func TestNegatedMatchersAreWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
 		{[]string{"h1"}, [][]string{{"h1"}, {"h3"}}, true},
 		{[]string{"h3"}, [][]string{{"h1"}, {"h2"}}, false},
 		{[]string{"h3"}, [][]string{{"h1"}, nil}, true},
+		{[]string{"h3"}, [][]string{nil, {"h1"}}, true},
 		{[]string{"h1"}, [][]string{{"h1"}, nil}, false},
 	} {
 		server := &caddyhttp.Server{Protocols: tt.protocols, ListenProtocols: tt.listen}
@@ -269,6 +271,8 @@ func TestNegatedMatchersThatCannotBeReadAreLeftToCaddy(t *testing.T) {
 		s.route(caddyhttp.Route{HandlersRaw: []json.RawMessage{json.RawMessage(handler)}})
 		assert.Empty(t, s.found, handler)
 	}
+	new(ListenerWrapper).warnOfNegations(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"null": nil}}, zap.NewNop())
+
 	s := new(negationScan)
 	s.raw(json.RawMessage(strings.Repeat(`{"x":[`, 500) + negated + strings.Repeat(`]}`, 500)))
 	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "deep")
