@@ -244,6 +244,7 @@ func TestNegatedMatchersInJSON(t *testing.T) {
 		{"error routes", `"errors":{"routes":[{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}],` + matched + `}]}`, [][]string{{"not pinned_ip ::1"}}},
 		{"error routes of a subroute", `"routes":[{"handle":[{"handler":"subroute","routes":[],"errors":{"routes":[{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}],` + matched + `}]}}]}]`, [][]string{{"not pinned_ip ::1"}}},
 		{"expression with a name", `"routes":[{"handle":[{"handler":"subroute","routes":[{"match":[{"expression":{"expr":"!pinned_ip('::1')","name":"m"}}],` + matched + `}]}]}]`, [][]string{{"!pinned_ip('::1')"}}},
+		{"expression without a name", `"routes":[{"handle":[{"handler":"subroute","routes":[{"match":[{"expression":"!pinned_ip('::1')"}],` + matched + `}]}]}]`, [][]string{{"!pinned_ip('::1')"}}},
 		{"no handlers", `"routes":[{"match":[{"not":[{"proxy_protocol":{"is":["present"]}}]}]}]`, [][]string{{"not proxy_protocol present"}}},
 		{"text only", `"routes":[{"handle":[{"handler":"static_response","body":"{\"match\":[{\"not\":[{\"proxy_protocol\":{\"is\":[\"present\"]}}]}]}"}]}]`, nil},
 		{"no matchers", `"routes":[{"match":[],"handle":[{"handler":"subroute","routes":[{"match":[{}],"handle":[{"handler":"proxy_protocol","mode":"unspecified"}]}]}]}]`, nil},
