@@ -446,11 +446,8 @@ func formulaOfCELMatcher(function string, exprs []ast.Expr) formula {
 		}
 		texts = append(texts, "'"+arg.String()+"'")
 		variable = variable || strings.Contains(arg.String(), "{")
-		switch {
-		case arg.literal():
+		if arg.literal() {
 			m.addArg(arg.String())
-		case !strings.HasPrefix(arg[0], "peer:"):
-			m.addArg(isPresent) // any other value of a placeholder is a claim, or may be one
 		}
 	}
 	negated := "!" + function + "(" + strings.Join(texts, ", ") + ")"
