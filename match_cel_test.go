@@ -203,6 +203,7 @@ func TestCELArgument(t *testing.T) {
 		assert.Equal(t, tt.err, err, tt.text)
 		assert.Equal(t, len(tt.arg) == 1, tt.arg.literal())
 	}
+	assert.NoError(t, checkPrefix(celArg{"peer:x=", "a", ""}), "no name of a TLV")
 	assert.Equal(t, "present, peer:{a}", celArgs{{"present"}, {"peer:", "a", ""}}.String())
 }
 
