@@ -95,6 +95,7 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 		{expression: "!proxy_protocol({query.x})", on: []string{"!proxy_protocol('{http.request.uri.query.x}')"}},
 		// A client could send a value that cannot be used.
 		{expression: "!proxy_protocol('port_zero', {query.x})", on: []string{"!proxy_protocol('port_zero', '{http.request.uri.query.x}')"}},
+		{expression: "!proxy_protocol({query.x}, 'port_zero')", on: []string{"!proxy_protocol('{http.request.uri.query.x}', 'port_zero')"}},
 		{expression: "!proxy_protocol('peer:' + {query.x})", on: []string{"!proxy_protocol('peer:{http.request.uri.query.x}')"}},
 		{expression: "proxy_protocol('present') && !proxy_protocol('peer:' + {query.x})", on: []string{"!proxy_protocol('peer:{http.request.uri.query.x}')"}},
 		{expression: "proxy_protocol('present') && !pinned_ip({query.x})", on: []string{"!pinned_ip('{http.request.uri.query.x}')"}},
