@@ -9,11 +9,13 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 )
 
 // Handler gives a site or route a mode of its own, within what the listener accepted. A
 // request that does not fit is answered with the error 403, which access logs and error
-// routes see. It never changes an address or a mark.
+// routes see; in an error route, it is answered with an empty 403. It never changes an
+// address or a mark.
 //
 // It needs the `proxy_protocol_mode` listener wrapper on its server.
 type Handler struct {
@@ -24,6 +26,8 @@ type Handler struct {
 	// - `off`: no header
 	// - `unspecified`: anything
 	Mode *Mode `json:"mode"`
+
+	logger *zap.Logger
 }
 
 // CaddyModule returns the Caddy module information.
@@ -76,15 +80,26 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if !hasPlaceholders(server) {
 		return noWrapperError(server)
 	}
+	h.logger = ctx.Logger()
 	return nil
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if err := h.check(factsOf(r)); err != nil {
+	err := h.check(factsOf(r))
+	switch {
+	case err == nil:
+		return next.ServeHTTP(w, r)
+	case r.Context().Value(caddyhttp.ErrorCtxKey) != nil:
+		// Caddy answers an error of an error route with the status of the first error.
+		if h.logger != nil {
+			h.logger.Debug("refused in an error route", zap.Error(err))
+		}
+		w.WriteHeader(http.StatusForbidden)
+		return nil
+	default:
 		return caddyhttp.Error(http.StatusForbidden, err)
 	}
-	return next.ServeHTTP(w, r)
 }
 
 // check returns an error if a connection with these facts must not be served.

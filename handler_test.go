@@ -2,6 +2,7 @@ package proxyprotocol
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -156,8 +157,7 @@ func TestDirectiveWorksWhereverHandlersDo(t *testing.T) {
 		{"/deep/er", "served", "refused", 403},
 		{"/deep/down", "not deep", "not deep", 200},
 		{"/expression", "served", "refused", 403},
-		// An error in an error route ends it, and the first error is the answer.
-		{"/error", "served for on purpose", "", 418},
+		{"/error", "served for on purpose", "", 403},
 	}
 	for _, tt := range tests {
 		t.Run(tt.path, func(t *testing.T) {
@@ -171,6 +171,85 @@ func TestDirectiveWorksWhereverHandlersDo(t *testing.T) {
 			assert.Equal(t, tt.status, response.StatusCode)
 		})
 	}
+}
+
+// Caddy answers an error of an error route with the status of the first error: a 404 or 500
+// would hide that the directive refused.
+func TestDirectiveAnswers403InErrorRoutes(t *testing.T) {
+	const (
+		teapot = "error /teapot \"on purpose\" 418\nerror /broken \"on purpose\" 500\nerror /missing \"on purpose\" 404\n"
+		guard  = "proxy_protocol on\nrespond secret 200\n"
+	)
+	tests := []struct{ name, site, named string }{
+		{"all errors", "handle_errors {\n" + guard + "}", ""},
+		{"statuses", "handle_errors 418 404 500 {\n" + guard + "}", ""},
+		{"ranges of statuses", "handle_errors 4xx 5xx {\n" + guard + "}", ""},
+		{"nested handle", "handle_errors {\nhandle {\nhandle {\n" + guard + "}\n}\n}", ""},
+		{"route", "handle_errors {\nroute {\n" + guard + "}\n}", ""},
+		{"content in front in the Caddyfile", "handle_errors {\nrespond secret 200\nproxy_protocol on\n}", ""},
+		{"content behind", "handle_errors {\nroute {\nproxy_protocol on\nheader Secret yes\n}\nrespond secret 200\n}", ""},
+		{"matcher", "handle_errors {\n@forged not proxy_protocol present\nproxy_protocol @forged on\nrespond secret 200\n}", ""},
+		{"named route", "handle_errors {\ninvoke guard\n}", "&(guard) {\nroute {\n" + guard + "}\n}\n"},
+		{"refused before as well", "proxy_protocol on\nhandle_errors {\n" + guard + "}", ""},
+		{"compressed", "handle_errors {\nencode gzip\n" + guard + "}", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			on, unspecified := freePort(t), freePort(t)
+			c := startCaddy(t, serverOptions(on, "proxy_protocol_mode on")+serverOptions(unspecified, "proxy_protocol_mode unspecified", "protocols h1 h2c"),
+				fmt.Sprintf("%shttp://:%d, http://:%d {\nlog\n%s%s\n}", tt.named, on, unspecified, teapot, tt.site))
+			for _, path := range []string{"/teapot", "/broken", "/missing"} {
+				_, body := get(t, http1, tcp4(on), v2(client4, server4), path)
+				assert.Equal(t, "secret", body, path)
+
+				for _, tr := range []transport{http1, h2c} {
+					log := c.logs.tail()
+					response, body := get(t, tr, tcp4(unspecified), v2(client4, server4), path)
+					assert.Equal(t, http.StatusForbidden, response.StatusCode, path)
+					assert.Empty(t, body, path)
+					assert.Empty(t, response.Header.Get("Secret"), path)
+					assert.EqualValues(t, http.StatusForbidden, log.waitFor(t, ofAccess)["status"], path)
+					assert.Empty(t, log.find(fields{"msg": "error handling handler error"}), path)
+					refusals := log.find(fields{"level": "debug", "logger": "http.handlers.proxy_protocol", "msg": "refused in an error route"})
+					if assert.Len(t, refusals, 1, path) {
+						assert.Equal(t, reasonNotOn, refusals[0].str("error"), path)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Routes within a handler may have error routes of their own, in JSON.
+func TestDirectiveAnswers403InErrorRoutesOfASubroute(t *testing.T) {
+	const (
+		failing = `{"handle":[{"handler":"error","error":"on purpose","status_code":418}]}`
+		guarded = `{"handle":[{"handler":"proxy_protocol","mode":"on"}]},{"handle":[{"handler":"static_response","body":"secret","status_code":200}]}`
+	)
+	for name, errors := range map[string]string{
+		"no others":          ``,
+		"others around them": `,"errors":{"routes":[{"handle":[{"handler":"static_response","body":"{http.error.status_code}"}]}]}`,
+		"guarded as well":    `,"errors":{"routes":[` + guarded + `]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			port := freePort(t)
+			startCaddyJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode"}],
+				"routes":[{"handle":[{"handler":"subroute","routes":[%s],"errors":{"routes":[%s]}}]}]%s}}}}`, port, failing, guarded, errors))
+			response, body := get(t, http1, tcp4(port), v2(client4, server4), "/")
+			assert.Equal(t, http.StatusForbidden, response.StatusCode)
+			assert.NotContains(t, body, "secret")
+		})
+	}
+}
+
+func TestDirectiveInAnErrorRouteNeedsNoLog(t *testing.T) {
+	mode := On
+	ctx := context.WithValue(t.Context(), caddyhttp.ErrorCtxKey, errConnFailing)
+	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errConnFailing })
+	w := httptest.NewRecorder()
+	assert.NoError(t, (&Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx), next))
+	assert.Equal(t, http.StatusForbidden, w.Code)
+	assert.Empty(t, w.Body.String())
 }
 
 func TestDirectiveWorksInNamedRoutes(t *testing.T) {

@@ -9,6 +9,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 )
 
 // This file has what both matchers need.
@@ -39,4 +43,14 @@ func textsOf(value any) []string {
 		return value
 	}
 	return []string{caddy.ToString(value)}
+}
+
+var errNoValue = errors.New("no value")
+
+// logUnusable logs that an argument of a matcher has a placeholder whose value the matcher
+// cannot use. The level is DEBUG, because a client may choose the value.
+func logUnusable(logger *zap.Logger, matcher, arg string, err error) {
+	if entry := logger.Check(zapcore.DebugLevel, matcher+" cannot use the value of a placeholder"); entry != nil {
+		entry.Write(zap.String(matcher, escape.Text(arg)), zap.String("error", escape.Text(err.Error())))
+	}
 }

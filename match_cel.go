@@ -1,7 +1,8 @@
 package proxyprotocol
 
 import (
-	"fmt"
+	"reflect"
+	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common"
@@ -9,48 +10,95 @@ import (
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
-	"cel.dev/cel-go/common/types/traits"
 	"cel.dev/cel-go/parser"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// celFactory makes a matcher of the arguments of a CEL function.
-type celFactory func(args []string) (caddyhttp.RequestMatcherWithError, error)
+// celArg is an argument of a CEL function: literal text and names of placeholders in turn,
+// with text, perhaps empty, first and last.
+type celArg []string
+
+// literal reports whether the argument has no placeholder.
+func (a celArg) literal() bool { return len(a) == 1 }
+
+// String returns the argument with its placeholders in braces.
+func (a celArg) String() string {
+	var text strings.Builder
+	for i, part := range a {
+		if i%2 == 1 {
+			part = "{" + part + "}"
+		}
+		text.WriteString(part)
+	}
+	return text.String()
+}
+
+// value returns the argument with the values of its placeholders, or errNoValue if one of
+// them has none. Placeholders in a value are not evaluated: a client may have sent it.
+func (a celArg) value(repl *caddy.Replacer) (string, error) {
+	var text strings.Builder
+	for i, part := range a {
+		if i%2 == 1 {
+			if part, _ = repl.GetString(part); part == "" {
+				return "", errNoValue
+			}
+		}
+		text.WriteString(part)
+	}
+	return text.String(), nil
+}
+
+// celArgs are the arguments of a CEL function.
+type celArgs []celArg
+
+// String returns the arguments with their placeholders in braces.
+func (args celArgs) String() string {
+	var texts []string
+	for _, arg := range args {
+		texts = append(texts, arg.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+// celFactory makes a matcher of the arguments of a CEL function. Caddy calls it when it loads
+// a configuration, because the arguments are constants for CEL.
+type celFactory func(args celArgs) (caddyhttp.RequestMatcherWithError, error)
 
 func (f celFactory) caddy() caddyhttp.CELMatcherWithErrorFactory {
 	return func(data ref.Val) (caddyhttp.RequestMatcherWithError, error) {
-		list, ok := data.(traits.Lister)
-		if !ok {
-			return nil, fmt.Errorf("expected a list of strings, got %s", data.Type().TypeName())
+		native, err := data.ConvertToNative(reflect.TypeFor[celArgs]())
+		if err != nil {
+			return nil, err
 		}
-		var args []string
-		for it := list.Iterator(); it.HasNext() == types.True; {
-			args = append(args, caddy.ToString(it.Next().Value()))
-		}
-		return f(args)
+		return f(native.(celArgs))
 	}
 }
 
-// celPlaceholderLibrary makes a matcher that takes placeholders a CEL function with
-// arguments of text. Unlike with Caddy's own matchers, placeholders reach the matcher as
-// such, so that it knows what is a placeholder's value, and gets lists as lists.
-func celPlaceholderLibrary(name, overload string, f celFactory) cel.Library {
-	macro := parser.NewGlobalVarArgMacro(name, func(eh cel.MacroExprFactory, _ ast.Expr, args []ast.Expr) (ast.Expr, *common.Error) {
-		if len(args) == 0 {
+// celLibrary makes a matcher a CEL function with arguments of text. Unlike with Caddy's own
+// matchers, CEL does not evaluate the placeholders in them. The matcher does, so that it
+// knows which text is the value of a placeholder, gets lists as lists, and decides itself about
+// a value that it cannot use, which would be an error 500 in CEL.
+func celLibrary(name, overload string, f celFactory) cel.Library {
+	macro := parser.NewGlobalVarArgMacro(name, func(eh cel.MacroExprFactory, _ ast.Expr, exprs []ast.Expr) (ast.Expr, *common.Error) {
+		if len(exprs) == 0 {
 			return nil, eh.NewError(0, "matcher requires at least one argument")
 		}
-		var texts []ast.Expr
-		for _, arg := range args {
-			text, ok := celText(arg)
+		var args []ast.Expr
+		for _, expr := range exprs {
+			arg, ok := celArgOf(expr)
 			if !ok {
-				return nil, eh.NewError(arg.ID(), "matcher arguments must be string constants")
+				return nil, eh.NewError(expr.ID(), "matcher arguments must be string constants")
 			}
-			texts = append(texts, eh.NewLiteral(types.String(text)))
+			var parts []ast.Expr
+			for _, part := range arg {
+				parts = append(parts, eh.NewLiteral(types.String(part)))
+			}
+			args = append(args, eh.NewList(parts...))
 		}
-		return eh.NewCall(overload, eh.NewIdent(caddyhttp.CELRequestVarName), eh.NewList(texts...)), nil
+		return eh.NewCall(overload, eh.NewIdent(caddyhttp.CELRequestVarName), eh.NewList(args...)), nil
 	})
-	params := []*cel.Type{cel.ObjectType("http.Request"), cel.ListType(cel.StringType)}
+	params := []*cel.Type{cel.ObjectType("http.Request"), cel.ListType(cel.ListType(cel.StringType))}
 	return caddyhttp.NewMatcherCELLibrary(
 		[]cel.EnvOption{
 			cel.Macros(macro),
@@ -62,24 +110,29 @@ func celPlaceholderLibrary(name, overload string, f celFactory) cel.Library {
 	)
 }
 
-// celText returns text and placeholders that are put together by "+" as one text.
-func celText(expr ast.Expr) (text string, ok bool) {
+// celArgOf returns text and placeholders that are put together by "+" as one argument.
+func celArgOf(expr ast.Expr) (arg celArg, ok bool) {
 	switch expr.Kind() {
 	case ast.LiteralKind:
 		literal, ok := expr.AsLiteral().(types.String)
-		return string(literal), ok
+		return celArg{string(literal)}, ok
 	case ast.CallKind:
 		call := expr.AsCall()
 		args := call.Args()
 		switch {
 		case call.FunctionName() == caddyhttp.CELPlaceholderFuncName && len(args) == 2:
-			name, ok := celText(args[1])
-			return "{" + name + "}", ok
-		case call.FunctionName() == operators.Add && len(args) == 2:
-			left, leftOK := celText(args[0])
-			right, rightOK := celText(args[1])
-			return left + right, leftOK && rightOK
+			name, ok := celArgOf(args[1])
+			return celArg{"", name.String(), ""}, ok && name.literal()
+		case call.FunctionName() == operators.Add:
+			left, leftOK := celArgOf(args[0])
+			right, rightOK := celArgOf(args[1])
+			if !leftOK || !rightOK {
+				return nil, false
+			}
+			last := len(left) - 1
+			arg := append(left[:last:last], left[last]+right[0])
+			return append(arg, right[1:]...), true
 		}
 	}
-	return "", false
+	return nil, false
 }

@@ -14,9 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-
-	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 )
 
 // MatchPinnedIP matches requests whose client IP, as the `client_ip` matcher has it, is one
@@ -74,9 +71,12 @@ func (m *MatchPinnedIP) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //	expression pinned_ip('203.0.113.7', '2001:db8::/32')
 func (MatchPinnedIP) CELLibrary(ctx caddy.Context) (cel.Library, error) {
 	warn := sync.OnceFunc(func() { warnIfUnwrapped(ctx, "pinned_ip") })
-	return celPlaceholderLibrary("pinned_ip", "pinned_ip_match_request_list", func(args []string) (caddyhttp.RequestMatcherWithError, error) {
+	return celLibrary("pinned_ip", "pinned_ip_match_request_list", func(args celArgs) (caddyhttp.RequestMatcherWithError, error) {
 		warn()
-		m := &MatchPinnedIP{Ranges: args, logger: ctx.Logger()}
+		m := &MatchPinnedIP{logger: ctx.Logger()}
+		for _, arg := range args {
+			m.Ranges = append(m.Ranges, arg.String())
+		}
 		return m, m.compile()
 	}), nil
 }
@@ -154,13 +154,9 @@ func (m *MatchPinnedIP) pins(client netip.Addr, text string, values []string) bo
 			return contains(set, client)
 		}
 	}
-	if entry := m.logger.Check(zapcore.DebugLevel, "pinned_ip cannot use the value of a placeholder"); entry != nil {
-		entry.Write(zap.String("pinned_ip", escape.Text(text)), zap.String("error", escape.Text(err.Error())))
-	}
+	logUnusable(m.logger, "pinned_ip", text, err)
 	return false
 }
-
-var errNoValue = errors.New("no value")
 
 // placeholderValues returns the values of text with placeholders. Lists, like that of all
 // IP addresses of a client certificate, are only lists if a placeholder stands alone.

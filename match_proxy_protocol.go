@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
+	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
@@ -21,14 +22,16 @@ import (
 // MatchProxyProtocol matches requests by the PROXY protocol header of their connection.
 // All that is given must be true; of several values for the same thing one is enough.
 //
-// On a connection that is marked, because nobody vouched for its header, what the header
-// claims (`present`, `version`, `tlv`) matches only with `port_zero` beside it. Nothing
-// matches a request whose connection did not come through the `proxy_protocol_mode`
-// listener wrapper.
+// The claims of a header (`present`, `version`, `tlv`) match only if the listener accepted
+// the header under mode `on`, or with `port_zero` or `local` beside them: under
+// `unspecified` anyone may have sent it. Nothing matches a request whose connection did not
+// come through the `proxy_protocol_mode` listener wrapper, so `not` in front of this matcher
+// matches such a request, and one with claims that nobody vouched for.
 type MatchProxyProtocol struct {
 	// What the connection must be; at least one of these or of the fields below is needed:
 	//
-	// - `present`: it began with a header, LOCAL and UNKNOWN ones included
+	// - `present`: it began with a header, LOCAL and UNKNOWN ones included, that the listener
+	// accepted under mode `on`
 	// - `absent`: it began without one
 	// - `port_zero`: it is marked, which is shown by source port 0
 	// - `local`: it began with a header of command LOCAL
@@ -140,16 +143,89 @@ func (m *MatchProxyProtocol) addTLV(name string, values ...string) {
 //
 //	expression proxy_protocol('present', 'version:v2', 'peer:10.0.0.0/8', 'tlv:authority=example.com')
 func (MatchProxyProtocol) CELLibrary(ctx caddy.Context) (cel.Library, error) {
-	warn := sync.OnceFunc(func() { warnIfUnwrapped(ctx, "proxy_protocol") }) // requests may make matchers
-	fromArgs := celFactory(func(args []string) (caddyhttp.RequestMatcherWithError, error) {
+	warn := sync.OnceFunc(func() { warnIfUnwrapped(ctx, "proxy_protocol") })
+	return celLibrary("proxy_protocol", "proxy_protocol_match_request_list", func(args celArgs) (caddyhttp.RequestMatcherWithError, error) {
 		warn()
-		m := new(MatchProxyProtocol)
-		for _, arg := range args {
-			m.addArg(arg)
+		return matchProxyProtocolOf(args, ctx.Logger())
+	}), nil
+}
+
+// matchProxyProtocolOf returns the matcher with these arguments of the CEL function, or an
+// error if the arguments that are known already cannot be used.
+func matchProxyProtocolOf(args celArgs, logger *zap.Logger) (caddyhttp.RequestMatcherWithError, error) {
+	known := new(MatchProxyProtocol)
+	var variable []celArg
+	for _, arg := range args {
+		if arg.literal() {
+			known.addArg(arg.String())
+			continue
 		}
-		return m, m.compile()
-	})
-	return caddyhttp.CELMatcherImpl("proxy_protocol", "proxy_protocol_match_request_list", []*cel.Type{cel.ListType(cel.StringType)}, fromArgs.caddy())
+		if err := checkPrefix(arg); err != nil {
+			return nil, err
+		}
+		variable = append(variable, arg)
+	}
+	if len(variable) < len(args) {
+		if err := known.compile(); err != nil || len(variable) == 0 {
+			return known, err
+		}
+	}
+	return &variableMatch{args, logger}, nil
+}
+
+// checkPrefix returns an error if no value of its placeholders can make an argument usable,
+// because its option or the name of its TLV is wrong.
+func checkPrefix(arg celArg) error {
+	option, value, ok := strings.Cut(arg[0], ":")
+	if !ok {
+		return nil
+	}
+	if !slices.Contains(matchOptions, option) {
+		return unknownWordError(arg.String())
+	}
+	if name, _, ok := strings.Cut(value, "="); ok && option == "tlv" {
+		if _, err := tlv.ParseName(name); err != nil {
+			return fmt.Errorf("tlv: %w", err)
+		}
+	}
+	return nil
+}
+
+// variableMatch is the matcher with placeholders in arguments of the CEL function, which are
+// evaluated for every request. A value that it cannot use matches nothing.
+type variableMatch struct {
+	args   celArgs
+	logger *zap.Logger
+}
+
+// MatchWithError implements caddyhttp.RequestMatcherWithError.
+func (v *variableMatch) MatchWithError(r *http.Request) (bool, error) {
+	if err := checkHandshake(r); err != nil {
+		return false, err
+	}
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return false, nil
+	}
+	m, err := v.matcher(repl)
+	if err != nil {
+		logUnusable(v.logger, "proxy_protocol", v.args.String(), err)
+		return false, nil
+	}
+	return m.MatchWithError(r)
+}
+
+// matcher returns the matcher with the values that placeholders have now.
+func (v *variableMatch) matcher(repl *caddy.Replacer) (*MatchProxyProtocol, error) {
+	m := new(MatchProxyProtocol)
+	for _, arg := range v.args {
+		value, err := arg.value(repl)
+		if err != nil {
+			return nil, err
+		}
+		m.addArg(value)
+	}
+	return m, m.compile()
 }
 
 // addArg adds an argument of the CEL function.
@@ -180,7 +256,7 @@ func (m *MatchProxyProtocol) compile() error {
 	m.states, m.versions, m.peers, m.tlvs = make(map[string]bool), nil, nil, make(map[string][]string)
 	for _, word := range m.Is {
 		if !slices.Contains(matchWords, word) {
-			return fmt.Errorf("unknown word '%s': use %s", word, strings.Join(matchWords, ", "))
+			return unknownWordError(word)
 		}
 		m.states[word] = true
 	}
@@ -228,6 +304,10 @@ func (m *MatchProxyProtocol) compile() error {
 	}
 }
 
+func unknownWordError(word string) error {
+	return fmt.Errorf("unknown word '%s': use %s", word, strings.Join(matchWords, ", "))
+}
+
 // MatchWithError returns true if r matches m.
 func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	if err := checkHandshake(r); err != nil {
@@ -238,7 +318,7 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 		return false, nil
 	}
 	f := c.known()
-	if f.marked && !m.states[isPortZero] && m.claimed() {
+	if m.needsVouching() && f.mode != On {
 		return false, nil
 	}
 	if m.states[isPresent] && !f.present() ||
@@ -258,9 +338,12 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	return true, nil
 }
 
-// claimed reports whether the matcher looks at what a header claims.
-func (m *MatchProxyProtocol) claimed() bool {
-	return m.states[isPresent] || len(m.versions) > 0 || len(m.tlvs) > 0
+// needsVouching reports whether the matcher believes claims of a header, so that it must match
+// only headers that were accepted under mode On. With port_zero or local beside them the
+// claims are those of a header that anyone may have sent.
+func (m *MatchProxyProtocol) needsVouching() bool {
+	claims := m.states[isPresent] || len(m.versions) > 0 || len(m.tlvs) > 0
+	return claims && !m.states[isPortZero] && !m.states[isLocal]
 }
 
 // Interface guards

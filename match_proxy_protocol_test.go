@@ -121,6 +121,9 @@ var (
 	withUnknown = []beginning{
 		{"UNKNOWN v1", "on", unknown(1)},
 		{"UNKNOWN v2", "on", unknown(2)},
+	}
+	// Nobody vouched for these headers, and there is no address to mark.
+	withClaim = []beginning{
 		{"UNKNOWN v1 under unspecified", "unspecified", unknown(1)},
 	}
 	withMark = []beginning{
@@ -129,12 +132,12 @@ var (
 		{"marked TLVs", "unspecified", matchTLVs},
 		{"marked with port 0", "unspecified", "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n"},
 	}
-	wrappedConnections = slices.Concat(withoutHeader, withClient, withLocal, withUnknown, withMark)
+	wrappedConnections = slices.Concat(withoutHeader, withClient, withLocal, withUnknown, withClaim, withMark)
 	allConnections     = append(slices.Clone(wrappedConnections), beginning{"unwrapped", unwrapped, ""})
 )
 
 func TestProxyProtocolMatcher(t *testing.T) {
-	vouched := slices.Concat(names(withClient), names(withLocal), names(withUnknown)) // of those with a header
+	vouched := slices.Concat(names(withClient), []string{"LOCAL"}, names(withUnknown)) // of those with a header
 	runMatchTests(t, "proxy_protocol", allConnections, []matchTest{
 		{"present", "proxy_protocol('present')", `{"is":["present"]}`, vouched},
 		{"absent", "proxy_protocol('absent')", `{"is":["absent"]}`, names(withoutHeader)},
@@ -144,8 +147,8 @@ func TestProxyProtocolMatcher(t *testing.T) {
 		{"present port_zero", "proxy_protocol('present', 'port_zero')", `{"is":["present","port_zero"]}`, names(withMark)},
 		{"present present", "proxy_protocol('present', 'present')", `{"is":["present","present"]}`, vouched},
 
-		{"{\nversion v1\n}", "proxy_protocol('version:v1')", `{"version":["v1"]}`, []string{"v1", "an earlier hop's port 0", "UNKNOWN v1", "UNKNOWN v1 under unspecified"}},
-		{"{\nversion v2\n}", "proxy_protocol('version:v2')", `{"version":["v2"]}`, append(names(withLocal), "v2", "TLVs", "UNKNOWN v2")},
+		{"{\nversion v1\n}", "proxy_protocol('version:v1')", `{"version":["v1"]}`, []string{"v1", "an earlier hop's port 0", "UNKNOWN v1"}},
+		{"{\nversion v2\n}", "proxy_protocol('version:v2')", `{"version":["v2"]}`, []string{"LOCAL", "v2", "TLVs", "UNKNOWN v2"}},
 		{"{\nversion v1 v2\n}", "proxy_protocol('version:v1', 'version:v2')", `{"version":["v1","v2"]}`, vouched},
 		{"{\nversion v1\nversion v2\n}", "", `{"version":["v1","v2"]}`, vouched},
 		{"port_zero {\nversion v1\n}", "proxy_protocol('port_zero', 'version:v1')", `{"is":["port_zero"],"version":["v1"]}`, []string{"marked v1", "marked with port 0"}},
@@ -307,8 +310,8 @@ func TestMatchersInExpressions(t *testing.T) {
 		expression string
 		match      []string
 	}{
-		{"!proxy_protocol('port_zero')", slices.Concat(names(withoutHeader), names(withClient), names(withLocal), names(withUnknown), []string{"unwrapped"})},
-		{"!proxy_protocol('present')", slices.Concat(names(withoutHeader), names(withMark), []string{"unwrapped"})},
+		{"!proxy_protocol('port_zero')", slices.Concat(names(withoutHeader), names(withClient), names(withLocal), names(withUnknown), names(withClaim), []string{"unwrapped"})},
+		{"!proxy_protocol('present')", slices.Concat(names(withoutHeader), []string{"LOCAL under unspecified"}, names(withClaim), names(withMark), []string{"unwrapped"})},
 		{"proxy_protocol('present') && !proxy_protocol('local')", slices.Concat(names(withClient), names(withUnknown))},
 		{"proxy_protocol('absent') || proxy_protocol('local')", slices.Concat(names(withoutHeader), names(withLocal))},
 		{"proxy_protocol('absent') || proxy_protocol('port_zero', 'version:v1')", slices.Concat(names(withoutHeader), []string{"marked v1", "marked with port 0"})},
@@ -316,7 +319,7 @@ func TestMatchersInExpressions(t *testing.T) {
 		{"proxy_protocol('version:v2') && method('GET') && {http.proxy_protocol.tlv.alpn} == 'h2'", []string{"TLVs"}},
 		{"proxy_protocol('tlv:alpn=' + 'h2')", []string{"TLVs"}},
 		{"proxy_protocol('tlv:alpn=' + {http.request.header.Alpn})", []string{"TLVs"}},
-		{"proxy_protocol({http.request.header.Word})", slices.Concat(names(withClient), names(withLocal), names(withUnknown))},
+		{"proxy_protocol({http.request.header.Word})", slices.Concat(names(withClient), []string{"LOCAL"}, names(withUnknown))},
 
 		{"pinned_ip('203.0.113.7')", client},
 		{"pinned_ip('198.51.100.1', '203.0.113.0/24')", client},
@@ -324,7 +327,7 @@ func TestMatchersInExpressions(t *testing.T) {
 		{"!pinned_ip('203.0.113.7')", slices.DeleteFunc(names(allConnections), func(name string) bool { return slices.Contains(client, name) })},
 		{"pinned_ip('203.0.113.7') && proxy_protocol('version:v1')", []string{"v1"}},
 		{"pinned_ip('203.0.113.7') || proxy_protocol('local')", append(names(withLocal), client...)},
-		{"pinned_ip('203.0.113.7') || client_ip('127.0.0.1')", slices.Concat(client, names(withoutHeader), names(withLocal), names(withUnknown), []string{"unwrapped"})},
+		{"pinned_ip('203.0.113.7') || client_ip('127.0.0.1')", slices.Concat(client, names(withoutHeader), names(withLocal), names(withUnknown), names(withClaim), []string{"unwrapped"})},
 		{"pinned_ip({http.request.header.Pin})", client},
 		{`pinned_ip('\{http.request.header.Pin}')`, client},
 		{`pinned_ip('198.51.100.1', '\{http.request.header.Pin}')`, client},

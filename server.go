@@ -35,6 +35,7 @@ func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Se
 	if lw.uses(On) || lw.uses(Unspecified) {
 		warnOfRedirects(ctx, logger)
 	}
+	lw.warnOfNegations(server, logger)
 	return nil
 }
 

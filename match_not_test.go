@@ -1,0 +1,285 @@
+package proxyprotocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+)
+
+// negationWarnings are the matchers of each warning of negated ones.
+func negationWarnings(log logCapture) (warnings [][]string) {
+	for _, entry := range log.find(ofModule.with(fields{"level": "warn"})) {
+		if !strings.HasPrefix(entry.str("msg"), "a negated matcher also matches requests that it cannot judge") {
+			continue
+		}
+		var matchers []string
+		for _, m := range entry.get("matchers").([]any) {
+			matchers = append(matchers, m.(string))
+		}
+		warnings = append(warnings, matchers)
+	}
+	return warnings
+}
+
+func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
+	const present = "not proxy_protocol present"
+	tests := []struct {
+		name, site string
+		on         []string // that the warning names under on
+		more       []string // and under unspecified as well
+	}{
+		{name: "nothing", site: "respond ok"},
+		{name: "not negated", site: "@m {\nproxy_protocol present\npinned_ip 127.0.0.1\n}\nrespond @m ok"},
+		{name: "present", site: "@m not proxy_protocol present\nrespond @m ok", on: []string{present}},
+		{name: "block", site: "@m {\nnot {\nproxy_protocol present\n}\n}\nrespond @m ok", on: []string{present}},
+		{name: "version", site: "@m not proxy_protocol {\nversion v1 v2\n}\nrespond @m ok", on: []string{"not proxy_protocol { version v1 v2 }"}},
+		{name: "TLVs", site: "@m not proxy_protocol present {\ntlv authority a.test b.test\ntlv alpn\npeer 10.0.0.0/8\n}\nrespond @m ok", on: []string{"not proxy_protocol present { peer 10.0.0.0/8; tlv alpn; tlv authority a.test b.test }"}},
+		{name: "pinned_ip", site: "@m not pinned_ip 203.0.113.7 {query.x}\nrespond @m ok", on: []string{"not pinned_ip 203.0.113.7 {http.request.uri.query.x}"}},
+		// They know all that they need, except of HTTP/3.
+		{name: "absent", site: "@m not proxy_protocol absent\nrespond @m ok"},
+		{name: "port_zero", site: "@m not proxy_protocol port_zero\nrespond @m ok"},
+		{name: "port_zero with claims", site: "@m not proxy_protocol present port_zero {\nversion v2\ntlv alpn\n}\nrespond @m ok"},
+		{name: "local", site: "@m not proxy_protocol present local\nrespond @m ok"},
+		{name: "peer", site: "@m not proxy_protocol {\npeer 10.0.0.0/8\n}\nrespond @m ok"},
+
+		{name: "not twice", site: "@m {\nnot {\nnot proxy_protocol present\n}\n}\nrespond @m ok"},
+		{name: "not three times", site: "@m {\nnot {\nnot {\nnot proxy_protocol present\n}\n}\n}\nrespond @m ok", on: []string{present}},
+		{name: "two nots", site: "@m {\nnot proxy_protocol present\nnot pinned_ip 127.0.0.1\n}\nrespond @m ok", on: []string{"not pinned_ip 127.0.0.1", present}},
+		{name: "with another matcher", site: "@m {\npath /x\nnot proxy_protocol present\n}\nrespond @m ok", on: []string{present}},
+		{name: "with another matcher in the not", site: "@m {\nnot {\npath /x\nproxy_protocol present\n}\n}\nrespond @m ok", on: []string{present}},
+		{name: "with present", site: "@m expression `proxy_protocol('present') && !proxy_protocol('version:v1')`\nrespond @m ok"},
+		{name: "beside pinned_ip", site: "@m {\npinned_ip 203.0.113.0/24\nnot proxy_protocol present\n}\nrespond @m ok"},
+		{name: "beside present, with a placeholder", site: "@m {\nproxy_protocol present\nnot pinned_ip {query.x}\n}\nrespond @m ok", on: []string{"not pinned_ip {http.request.uri.query.x}"}},
+		{name: "beside absent", site: "@m {\nproxy_protocol absent\nnot pinned_ip 203.0.113.7\n}\nrespond @m ok"},
+		{name: "beside a peer", site: "@m {\nproxy_protocol {\npeer 10.0.0.0/8\n}\nnot pinned_ip 203.0.113.7\n}\nrespond @m ok", more: []string{"not pinned_ip 203.0.113.7"}},
+		{name: "beside port_zero", site: "@m {\nproxy_protocol port_zero\nnot pinned_ip 203.0.113.7\n}\nrespond @m ok", more: []string{"not pinned_ip 203.0.113.7"}},
+
+		{name: "used twice", site: "@m not proxy_protocol present\nheader @m X y\nrespond @m ok", on: []string{present}},
+		{name: "in a site with a host", site: "@h host a.test\nhandle @h {\n@m not proxy_protocol present\nrespond @m ok\n}", on: []string{present}},
+		{name: "of a handle", site: "@m not proxy_protocol present\nhandle @m {\nrespond ok\n}", on: []string{present}},
+		{name: "deep", site: "handle /x {\nroute {\nhandle {\n@m not proxy_protocol present\nrespond @m ok\n}\n}\n}", on: []string{present}},
+		{name: "in error routes", site: "handle_errors {\n@m not proxy_protocol present\nrespond @m ok\n}", on: []string{present}},
+		{name: "in handle_response", site: "reverse_proxy 127.0.0.1:1 {\n@ok status 200\nhandle_response @ok {\n@m not proxy_protocol present\nrespond @m ok\n}\n}", on: []string{present}},
+
+		// To refuse what a matcher does not match is what it is good for.
+		{name: "refused with a status", site: "@m not pinned_ip 203.0.113.7\nrespond @m 403"},
+		{name: "refused with a body", site: "@m not pinned_ip 203.0.113.7\nrespond @m no 400"},
+		{name: "aborted", site: "@m not pinned_ip 203.0.113.7\nabort @m"},
+		{name: "refused with an error", site: "@m not pinned_ip 203.0.113.7\nerror @m 404"},
+		{name: "refused by the directive", site: "@m not proxy_protocol present\nproxy_protocol @m on"},
+		{name: "not refused by the directive", site: "@m not proxy_protocol present\nproxy_protocol @m unspecified", on: []string{present}},
+		{name: "refused in a handle", site: "@m not pinned_ip 203.0.113.7\nhandle @m {\nheader X y\nrespond 403\n}"},
+		{name: "refused in a handle, in parts", site: "@m not pinned_ip 203.0.113.7\nhandle @m {\nrespond /x 404\nrespond 403\n}"},
+		{name: "refused in a part", site: "@m not pinned_ip 203.0.113.7\nhandle @m {\nrespond /x 403\nrespond ok\n}", on: []string{"not pinned_ip 203.0.113.7"}},
+		{name: "empty handle", site: "@m not pinned_ip 203.0.113.7\nhandle @m {\n}", on: []string{"not pinned_ip 203.0.113.7"}},
+		{name: "redirected", site: "@m not pinned_ip 203.0.113.7\nredir @m /login", on: []string{"not pinned_ip 203.0.113.7"}},
+		{name: "header only", site: "@m not pinned_ip 203.0.113.7\nheader @m X y", on: []string{"not pinned_ip 203.0.113.7"}},
+		{name: "status 399", site: "@m not pinned_ip 203.0.113.7\nrespond @m 399", on: []string{"not pinned_ip 203.0.113.7"}},
+		{name: "status of a placeholder", site: "@m not pinned_ip 203.0.113.7\nrespond @m {query.x}", on: []string{"not pinned_ip 203.0.113.7"}},
+	}
+	cel := []struct {
+		expression string
+		on, more   []string
+	}{
+		{expression: "proxy_protocol('present') && pinned_ip('127.0.0.1')"},
+		{expression: "!proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
+		{expression: "!proxy_protocol('version:v2', 'peer:10.0.0.0/8')", on: []string{"!proxy_protocol('version:v2', 'peer:10.0.0.0/8')"}},
+		{expression: "!proxy_protocol('tlv:authority=' + {http.request.host})", on: []string{"!proxy_protocol('tlv:authority={http.request.host}')"}},
+		{expression: "!proxy_protocol({query.x})", on: []string{"!proxy_protocol('{http.request.uri.query.x}')"}},
+		// A client could send a value that cannot be used.
+		{expression: "!proxy_protocol('port_zero', {query.x})", on: []string{"!proxy_protocol('port_zero', '{http.request.uri.query.x}')"}},
+		{expression: "!proxy_protocol({query.x}, 'port_zero')", on: []string{"!proxy_protocol('{http.request.uri.query.x}', 'port_zero')"}},
+		{expression: "!proxy_protocol('peer:' + {query.x})", on: []string{"!proxy_protocol('peer:{http.request.uri.query.x}')"}},
+		{expression: "proxy_protocol('present') && !proxy_protocol('peer:' + {query.x})", on: []string{"!proxy_protocol('peer:{http.request.uri.query.x}')"}},
+		{expression: "proxy_protocol('present') && !pinned_ip({query.x})", on: []string{"!pinned_ip('{http.request.uri.query.x}')"}},
+		{expression: "proxy_protocol('present') && pinned_ip({query.x})"},
+		{expression: "proxy_protocol('present') && !pinned_ip('203.0.113.7')"},
+		{expression: "!proxy_protocol('absent')"},
+		{expression: "!proxy_protocol('local')"},
+		{expression: "!pinned_ip('203.0.113.7')", on: []string{"!pinned_ip('203.0.113.7')"}},
+		{expression: "!pinned_ip({query.x} + '/24')", on: []string{"!pinned_ip('{http.request.uri.query.x}/24')"}},
+		{expression: `!pinned_ip('\{query.x}')`, on: []string{"!pinned_ip('{http.request.uri.query.x}')"}},
+		{expression: "!!proxy_protocol('present')"},
+		{expression: "!(!proxy_protocol('present'))"},
+		{expression: "!(proxy_protocol('present') || path('/x'))", on: []string{"!proxy_protocol('present')"}},
+		{expression: "!(proxy_protocol('present') && path('/x'))", on: []string{"!proxy_protocol('present')"}},
+		{expression: "!(proxy_protocol('absent') || proxy_protocol('present'))", on: []string{"!proxy_protocol('present')"}},
+		{expression: "path('/x') && !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
+		{expression: "path('/x') || !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
+		{expression: "{http.request.method} == 'GET' && !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
+		{expression: "proxy_protocol('absent') && !proxy_protocol('present')"},
+		{expression: "proxy_protocol('absent') || !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
+		{expression: "(proxy_protocol('present') && !pinned_ip('203.0.113.7')) || path('/x')"},
+		{expression: "proxy_protocol('peer:10.0.0.0/8') && !proxy_protocol('present')", more: []string{"!proxy_protocol('present')"}},
+		{expression: "proxy_protocol('present') ? path('/x') : path('/y')", on: []string{"!proxy_protocol('present')"}},
+		{expression: "path('/x') ? proxy_protocol('present') : !pinned_ip('127.0.0.1')", on: []string{"!pinned_ip('127.0.0.1')"}},
+		{expression: "proxy_protocol('present') ? path('/x') : false"},
+		{expression: "proxy_protocol('present') ? false : true", on: []string{"!proxy_protocol('present')"}},
+		{expression: "proxy_protocol('present') == true"},
+		{expression: "proxy_protocol('present') == false", on: []string{"!proxy_protocol('present')"}},
+		{expression: "false == proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
+		{expression: "proxy_protocol('present') != true", on: []string{"!proxy_protocol('present')"}},
+		{expression: "true != proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
+		{expression: "proxy_protocol('present') != false"},
+		{expression: "{http.request.host}.startsWith('a') && [1].exists(x, x == 1) && !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
+	}
+	for _, e := range cel {
+		tests = append(tests, struct {
+			name, site string
+			on, more   []string
+		}{e.expression, "@m expression " + quoted(e.expression) + "\nrespond @m ok", e.on, e.more},
+			struct {
+				name, site string
+				on, more   []string
+			}{"in a handle: " + e.expression, "handle {\n@m expression " + quoted(e.expression) + "\nrespond @m ok\n}", e.on, e.more})
+	}
+	c := newCaddy(t)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, mode := range []string{"on", "on {\nunspecified 127.0.0.1\n}", "unspecified"} {
+				want := tt.on
+				if mode != "on" && len(tt.more) > 0 {
+					want = tt.more
+				}
+				log := c.logs.tail()
+				port := freePort(t)
+				require.NoError(t, c.load(serverOptions(port, "proxy_protocol_mode "+mode), fmt.Sprintf("http://:%d {\n%s\n}\n", port, tt.site)))
+				warnings := negationWarnings(log)
+				if len(want) == 0 {
+					assert.Empty(t, warnings, mode)
+					continue
+				}
+				require.Len(t, warnings, 1, "once for the server")
+				assert.Equal(t, want, warnings[0], mode)
+			}
+		})
+	}
+}
+
+// Of a request over HTTP/3 that did not come through the packet wrapper nothing is known, so
+// that any negated matcher matches it.
+func TestNegatedMatchersAreWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
+	const site = "@m not proxy_protocol port_zero\nrespond @m negated"
+	warning := [][]string{{"not proxy_protocol port_zero"}}
+	for _, tt := range []struct {
+		name, options string
+		want          [][]string
+	}{
+		{"on", packets("on", ""), nil},
+		{"on, allowed", packets("on {\nhttp3 allow\n}", ""), warning},
+		{"off", packets("off", ""), warning},
+		{"unspecified", packets("unspecified", ""), warning},
+		{"wrapped", packets("off", "off"), nil},
+		{"another protocol", strings.Replace(packets("off", ""), "servers {", "servers {\nprotocols h1 h2", 1), nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			port := freePort(t)
+			c := startCaddy(t, tt.options, h3Site(t, port, site))
+			assert.Equal(t, tt.want, negationWarnings(c.logs))
+			if tt.want != nil {
+				_, body := newH3Client(t, tcp4(port).address).get("/")
+				assert.Equal(t, "negated", body, "what the warning is about")
+			}
+		})
+	}
+	for _, tt := range []struct {
+		protocols []string
+		listen    [][]string
+		want      bool
+	}{
+		{[]string{"h1", "h3"}, nil, true},
+		{[]string{"h1"}, nil, false},
+		{[]string{"h1"}, [][]string{{"h1"}, {"h3"}}, true},
+		{[]string{"h3"}, [][]string{{"h1"}, {"h2"}}, false},
+		{[]string{"h3"}, [][]string{{"h1"}, nil}, true},
+		{[]string{"h3"}, [][]string{nil, {"h1"}}, true},
+		{[]string{"h1"}, [][]string{{"h1"}, nil}, false},
+	} {
+		server := &caddyhttp.Server{Protocols: tt.protocols, ListenProtocols: tt.listen}
+		assert.False(t, servesUnwrappedHTTP3(server), "no TLS")
+		server.TLSConnPolicies = append(server.TLSConnPolicies, nil)
+		assert.Equal(t, tt.want, servesUnwrappedHTTP3(server), tt)
+		server.PacketConnWrappersRaw = []json.RawMessage{json.RawMessage(`{"wrapper":"another"}`)}
+		assert.Equal(t, tt.want, servesUnwrappedHTTP3(server), tt)
+		server.PacketConnWrappersRaw = []json.RawMessage{json.RawMessage(`[]`)}
+		assert.False(t, servesUnwrappedHTTP3(server), "not to be read")
+	}
+}
+
+// A marked connection, of which the warning speaks, matches.
+func TestNegatedMatchersMatchWhatTheyCannotJudge(t *testing.T) {
+	port := freePort(t)
+	startCaddy(t, serverOptions(port, "proxy_protocol_mode unspecified"), fmt.Sprintf(`http://:%d {
+		@present not proxy_protocol present
+		header @present +Matched present
+		@pinned not pinned_ip 203.0.113.7
+		header @pinned +Matched pinned
+		@cel expression !proxy_protocol('version:v2')
+		header @cel +Matched cel
+		@absent proxy_protocol absent
+		header @absent +Matched absent
+		respond ok
+	}`, port))
+	response, _ := get(t, http1, tcp4(port), v2(client4, server4), "/")
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	assert.ElementsMatch(t, []string{"present", "pinned", "cel"}, response.Header["Matched"])
+}
+
+func TestNegatedMatchersInJSON(t *testing.T) {
+	const matched = `"handle":[{"handler":"static_response"}]`
+	for _, tt := range []struct {
+		name, server string
+		want         [][]string
+	}{
+		{"routes", `"routes":[{"match":[{"not":[{"proxy_protocol":{"is":["present"]}}]}],` + matched + `}]`, [][]string{{"not proxy_protocol present"}}},
+		{"one of several sets", `"routes":[{"match":[{"path":["/x"]},{"not":[{"path":["/y"]},{"proxy_protocol":{"is":["present"]}}]}],` + matched + `}]`, [][]string{{"not proxy_protocol present"}}},
+		{"named routes", `"named_routes":{"a":{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}],` + matched + `},"b":{"match":[{"not":[{"proxy_protocol":{"version":["v1"]}}]}],` + matched + `}}`,
+			[][]string{{"not pinned_ip ::1", "not proxy_protocol { version v1 }"}}},
+		{"error routes", `"errors":{"routes":[{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}],` + matched + `}]}`, [][]string{{"not pinned_ip ::1"}}},
+		{"error routes of a subroute", `"routes":[{"handle":[{"handler":"subroute","routes":[],"errors":{"routes":[{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}],` + matched + `}]}}]}]`, [][]string{{"not pinned_ip ::1"}}},
+		{"expression with a name", `"routes":[{"handle":[{"handler":"subroute","routes":[{"match":[{"expression":{"expr":"!pinned_ip('::1')","name":"m"}}],` + matched + `}]}]}]`, [][]string{{"!pinned_ip('::1')"}}},
+		{"expression without a name", `"routes":[{"handle":[{"handler":"subroute","routes":[{"match":[{"expression":"!pinned_ip('::1')"}],` + matched + `}]}]}]`, [][]string{{"!pinned_ip('::1')"}}},
+		{"no handlers", `"routes":[{"match":[{"not":[{"proxy_protocol":{"is":["present"]}}]}]}]`, [][]string{{"not proxy_protocol present"}}},
+		{"text only", `"routes":[{"handle":[{"handler":"static_response","body":"{\"match\":[{\"not\":[{\"proxy_protocol\":{\"is\":[\"present\"]}}]}]}"}]}]`, nil},
+		{"no matchers", `"routes":[{"match":[],"handle":[{"handler":"subroute","routes":[{"match":[{}],"handle":[{"handler":"proxy_protocol","mode":"unspecified"}]}]}]}]`, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := startCaddyJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],%s}}}}`, freePort(t), tt.server))
+			assert.Equal(t, tt.want, negationWarnings(c.logs))
+		})
+	}
+}
+
+// What cannot be read is left to Caddy, whose error says more.
+func TestNegatedMatchersThatCannotBeReadAreLeftToCaddy(t *testing.T) {
+	const negated = `{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}]}`
+	for _, handler := range []string{
+		``, `null`, `3`, `"pinned_ip"`, `[`, `{"pinned_ip"`, `{"pinned_ip":`, `{"match":"pinned_ip"}`, `{"match":["pinned_ip"]}`, `{"match":{"not":[{"pinned_ip":3}]}}`,
+		`{"match":[{"not":"pinned_ip"}]}`, `{"match":[{"not":{"pinned_ip":{}}}]}`, `{"match":[{"not":[{"pinned_ip":3}]}]}`, `{"match":[{"not":[{"proxy_protocol":3}]}]}`,
+		`{"match":[{"not":[{"proxy_protocol":{"is":["presnt"]}}]}]}`, `{"match":[{"expression":3,"pinned_ip":null}]}`, `{"match":[{"expression":{"expr":3,"name":"pinned_ip"}}]}`,
+		`{"match":[{"expression":"!pinned_ip("}]}`, `{"match":[{"expression":"!pinned_ip(1)"}]}`, `{"match":[{"expression":"!proxy_protocol"}]}`, `{"match":[{"expression":"!x.pinned_ip('::1')"}]}`,
+		`{"match":[{"expression":""}],"x":"pinned_ip"}`, `{"match":null,"x":"pinned_ip"}`, `{"match":[null],"x":"pinned_ip"}`, `[[[{"match":[{"not":null}],"x":"pinned_ip"}]]]`,
+		`{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}],"handle":3}`,
+		`{"match":[{"expression":"` + strings.Repeat("!(", 1000) + "pinned_ip('::1')" + strings.Repeat(")", 1000) + `"}]}`,
+	} {
+		s := new(negationScan)
+		s.route(caddyhttp.Route{HandlersRaw: []json.RawMessage{json.RawMessage(handler)}})
+		assert.Empty(t, s.found, handler)
+	}
+	new(ListenerWrapper).warnOfNegations(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"null": nil}}, zap.NewNop())
+
+	s := new(negationScan)
+	s.raw(json.RawMessage(strings.Repeat(`{"x":[`, 500) + negated + strings.Repeat(`]}`, 500)))
+	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "deep")
+
+	s = new(negationScan)
+	s.judge(formulaOfRawSets([]rawSet{{"not": json.RawMessage(`[{"pinned_ip":{"ranges":["::1"]}}]`)}}), []json.RawMessage{json.RawMessage(`3`)})
+	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "a handler that cannot be read does not refuse")
+}
