@@ -724,7 +724,7 @@ func TestAClientCannotSpoofItsAddressInARequest(t *testing.T) {
 // attackText is text that would break a log line, a response header or a terminal.
 const attackText = "evil\r\nX-Injected: yes\r\n\r\n<script>\"\\\x1b[31m\x00\x7f\u202e\u2028\xff\xc3("
 
-const attackShown = `evil\x0d\x0aX-Injected: yes\x0d\x0a\x0d\x0a<script>"\` + `\x1b[31m\x00\x7f\xe2\x80\xae\xe2\x80\xa8\xff\xc3(`
+const attackShown = `evil\x0d\x0aX-Injected: yes\x0d\x0a\x0d\x0a<script>"\\` + `\x1b[31m\x00\x7f\xe2\x80\xae\xe2\x80\xa8\xff\xc3(`
 
 func TestTextFromAHeaderBreaksNothing(t *testing.T) {
 	port := freePort(t)

@@ -178,7 +178,8 @@ func TestTextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"plain", "example.com", "example.com"},
 		{"other scripts", "bücher 例え.テスト", "bücher 例え.テスト"},
-		{"quotes and backslashes", `"a\b'`, `"a\b'`},
+		{"quotes and backslashes", `"a\b'`, `"a\\b'`},
+		{"a backslash is not an escape", `a\x0a` + "\n", `a\\x0a\x0a`},
 		{"CR and LF", "a\r\nb", `a\x0d\x0ab`},
 		{"NUL, tab and DEL", "\x00\t\x7f", `\x00\x09\x7f`},
 		{"ANSI escape", "\x1b[31mred\x1b[0m", `\x1b[31mred\x1b[0m`},
