@@ -94,7 +94,7 @@ func (f *facts) say() *tlv.Named {
 		return new(tlv.Named)
 	}
 	f.tlvs.naming.Do(func() { f.tlvs.named = tlv.Name(f.tlvs.raw) })
-	return &f.tlvs.named
+	return f.tlvs.named
 }
 
 // tlvs are the TLVs of a header.
@@ -102,7 +102,7 @@ type tlvs struct {
 	raw    wire.TLVs
 	room   [104]byte // for all that load balancers send, so that it is one allocation
 	naming sync.Once
-	named  tlv.Named
+	named  *tlv.Named
 }
 
 // keepTLVs copies TLVs out of the buffer that they came in.

@@ -112,7 +112,7 @@ func placeholder(c connection, key string) (value any, known bool) {
 		if err != nil {
 			return nil, false
 		}
-		get = func(_ connection, f *facts) any { return escape.Text(f.say().Values[name]) }
+		get = func(_ connection, f *facts) any { return tlvValue(f.say(), name) }
 	} else if get, ok = getters[name]; !ok {
 		return nil, false
 	}
@@ -120,6 +120,19 @@ func placeholder(c connection, key string) (value any, known bool) {
 		return "", true
 	}
 	return get(c, c.known()), true
+}
+
+// tlvValue returns what TLVs say under a name, fit to be shown: a list if it is one.
+func tlvValue(named *tlv.Named, name string) any {
+	list := named.List(name)
+	if list == nil {
+		return escape.Text(named.Text(name))
+	}
+	shown := make([]string, len(list))
+	for i, text := range list {
+		shown[i] = escape.Text(text)
+	}
+	return shown
 }
 
 // getters are the placeholders that are no TLVs, without their root.
