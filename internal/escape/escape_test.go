@@ -32,6 +32,10 @@ func TestText(t *testing.T) {
 	}
 }
 
+func TestTextCopiesNothingThatCanBeShown(t *testing.T) {
+	assert.Zero(t, testing.AllocsPerRun(10, func() { Text("plain text, größer, 日本") }))
+}
+
 func TestLines(t *testing.T) {
 	for given, want := range map[string]string{
 		"":                   "",
