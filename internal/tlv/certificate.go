@@ -29,20 +29,22 @@ func CertificateNames() []string { return slices.Concat(certificateTexts, certif
 // isCertificateName reports whether it is the name of a field of ssl.client_cert, or of an
 // item of a list.
 func isCertificateName(name string) bool {
-	list, _, ok := cutIndex(name)
-	return ok && slices.Contains(certificateLists, list) ||
-		slices.Contains(certificateTexts, name) || slices.Contains(certificateLists, name)
+	list, _ := cutIndex(name)
+	return list != "" || slices.Contains(certificateTexts, name) || slices.Contains(certificateLists, name)
 }
 
-// cutIndex parts the name of a list's item.
-func cutIndex(name string) (list string, index int, ok bool) {
-	at := strings.LastIndexByte(name, '.')
-	if at < 0 {
-		return "", 0, false
+// cutIndex parts the name of a list's item. The list is empty if it is not one.
+func cutIndex(name string) (list string, index int) {
+	for _, list := range certificateLists {
+		rest, ok := strings.CutPrefix(name, list)
+		if !ok || !strings.HasPrefix(rest, ".") {
+			continue
+		}
+		if index, _ = strconv.Atoi(rest[1:]); index >= 0 && strconv.Itoa(index) == rest[1:] {
+			return list, index
+		}
 	}
-	digits := name[at+1:]
-	index, err := strconv.Atoi(digits)
-	return name[:at], index, err == nil && index >= 0 && strconv.Itoa(index) == digits
+	return "", 0
 }
 
 // The limits of a certificate whose fields are read. Its size has the limit of the header.
@@ -66,8 +68,8 @@ func (c *certificate) text(name string) (text string, ok bool) {
 	if text, ok = c.texts[name]; ok {
 		return text, true
 	}
-	list, index, ok := cutIndex(name)
-	if items := c.lists[list]; ok && index < len(items) {
+	list, index := cutIndex(name)
+	if items := c.lists[list]; index < len(items) {
 		return items[index], true
 	}
 	return "", false
@@ -78,10 +80,8 @@ func (n *Named) cert() *certificate {
 	n.parseOnce.Do(func() {
 		n.certificate = new(certificate)
 		if text, ok := n.Values["ssl.client_cert"]; ok {
-			der, err := base64.StdEncoding.DecodeString(text)
-			if err == nil {
-				n.certificate = readCertificate(der)
-			}
+			der, _ := base64.StdEncoding.DecodeString(text) // as it was encoded here
+			n.certificate = readCertificate(der)
 		}
 	})
 	return n.certificate

@@ -149,6 +149,18 @@ func TestFieldsOfCertificatesWithinLimits(t *testing.T) {
 	}
 }
 
+func TestCertificatesAreParsedIfAFieldIsAskedFor(t *testing.T) {
+	n := Name(withCertificate(signed(t, new(x509.Certificate))))
+	for _, name := range append(Names(), "0x20", "nonsense") {
+		n.Text(name)
+		n.List(name)
+		n.Has(name, nil)
+	}
+	assert.Nil(t, n.certificate)
+	n.Text("ssl.client_cert.serial")
+	assert.NotNil(t, n.certificate)
+}
+
 func TestWhatIsACertificate(t *testing.T) {
 	der := signed(t, new(x509.Certificate))
 	for _, test := range []struct {

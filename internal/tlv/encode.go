@@ -39,9 +39,8 @@ func Encode(values []Value) ([]wire.TLV, error) {
 		switch {
 		case hexadecimal:
 			var tlv wire.TLV
-			if tlv, err = encodeHex(name, value.Text); err == nil {
-				tlvs = append(tlvs, tlv)
-			}
+			tlv, err = encodeHex(name, value.Text)
+			tlvs = append(tlvs, tlv)
 		case strings.HasPrefix(name, "ssl."):
 			if sslAt < 0 {
 				sslAt = len(tlvs)
@@ -50,9 +49,8 @@ func Encode(values []Value) ([]wire.TLV, error) {
 			sslValues = append(sslValues, Value{name, value.Text})
 		default:
 			var tlv wire.TLV
-			if tlv, err = encodeNamed(name, value.Text); err == nil {
-				tlvs = append(tlvs, tlv)
-			}
+			tlv, err = encodeNamed(name, value.Text)
+			tlvs = append(tlvs, tlv)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("TLV '%s': %w", name, err)
@@ -76,10 +74,7 @@ var (
 )
 
 func encodeHex(name, text string) (wire.TLV, error) {
-	typ, err := hex.DecodeString(name[len("0x"):])
-	if err != nil {
-		return wire.TLV{}, err
-	}
+	typ, _ := hex.DecodeString(name[len("0x"):]) // ParseName has seen to it
 	value, err := hex.DecodeString(text)
 	if err != nil {
 		return wire.TLV{}, errNotHex
@@ -111,11 +106,10 @@ func encodeNamed(name, text string) (wire.TLV, error) {
 			Type:  wire.Type(tlvparse.PP2_TYPE_GCP),
 			Value: binary.BigEndian.AppendUint64(nil, id),
 		}, err
+	default: // one of alibabaNames
+		subtype := byte(slices.Index(alibabaNames[:], name))
+		return wire.TLV{Type: typeAlibaba, Value: append([]byte{subtype}, text...)}, nil
 	}
-	if subtype := slices.Index(alibabaNames[:], name); subtype > 0 {
-		return wire.TLV{Type: typeAlibaba, Value: append([]byte{byte(subtype)}, text...)}, nil
-	}
-	return wire.TLV{}, errors.ErrUnsupported
 }
 
 func parseNumber(text string, bits int) (uint64, error) {

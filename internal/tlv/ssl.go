@@ -95,7 +95,7 @@ func (s ssl) describe() []Value {
 	values = append(values,
 		Value{"ssl.cert_conn", strconv.FormatBool(s.bits()&sslCertConn != 0)},
 		Value{"ssl.cert_sess", strconv.FormatBool(s.bits()&sslCertSess != 0)})
-	if der, ok := s.parts().First(sslClientCert); ok && isSequence(der) {
+	if der, _ := s.parts().First(sslClientCert); isSequence(der) {
 		values = append(values, Value{"ssl.client_cert", base64.StdEncoding.EncodeToString(der)})
 	}
 	return values

@@ -127,10 +127,10 @@ func subtypeOf(tlv wire.TLV) byte {
 // Text returns what the TLVs say under a name, as it came: escape it before it is shown.
 // It is empty if they say nothing, or a list.
 func (n *Named) Text(name string) string {
-	text, ok := n.Values[name]
-	if !ok && isCertificateName(name) {
-		text, _ = n.cert().text(name)
+	if !isCertificateName(name) {
+		return n.Values[name]
 	}
+	text, _ := n.cert().text(name)
 	return text
 }
 
@@ -146,11 +146,11 @@ func (n *Named) List(name string) []string {
 // Has reports whether the TLVs say something under a name, and if values are given,
 // whether it is one of these. Of a list, one item has to be.
 func (n *Named) Has(name string, values []string) bool {
+	if list := n.List(name); list != nil {
+		return len(values) == 0 || slices.ContainsFunc(list, func(item string) bool { return slices.Contains(values, item) })
+	}
 	text, ok := n.Values[name]
-	if !ok && isCertificateName(name) {
-		if list := n.List(name); list != nil {
-			return len(values) == 0 || slices.ContainsFunc(list, func(item string) bool { return slices.Contains(values, item) })
-		}
+	if isCertificateName(name) {
 		text, ok = n.cert().text(name)
 	}
 	return ok && (len(values) == 0 || slices.Contains(values, text))

@@ -98,6 +98,9 @@ func TestEncodeErrors(t *testing.T) {
 		{[]Value{{"alpen", "h2"}}, "unknown TLV name 'alpen': use alpn, authority"},
 		{[]Value{{"0x1", ""}}, "unknown TLV name '0x1'"},
 		{[]Value{{"0xzz", ""}}, "unknown TLV name '0xzz'"},
+		{[]Value{{"0x", ""}}, "unknown TLV name '0x'"},
+		{[]Value{{"0x0102", ""}}, "unknown TLV name '0x0102'"},
+		{[]Value{{"ea", ""}}, "unknown TLV name 'ea'"},
 		{[]Value{{"0xE0", "xyz"}}, "TLV '0xe0': the value must be in hexadecimal"},
 		{[]Value{{"alpn", "h2"}, {"alpn", "h3"}}, "TLV 'alpn' is given twice"},
 		{[]Value{{"ssl.verified", "yes"}}, "TLV 'ssl.verified': the value must be true or false"},
@@ -171,6 +174,42 @@ func TestEncodeSSL(t *testing.T) {
 	}
 }
 
+func TestNameCountsTheFirstOfEachSubtype(t *testing.T) {
+	const good = "\x01vpce-1"
+	for _, test := range []struct {
+		name   string
+		values []string
+		want   string
+	}{
+		{"alone", []string{good}, "vpce-1"},
+		{"behind another subtype", []string{"\x02vpce-2", good}, "vpce-1"},
+		{"behind another subtype that is empty", []string{"\x02", good}, "vpce-1"},
+		{"behind no subtype", []string{"", good}, "vpce-1"},
+		{"behind subtype 0", []string{"\x00", good}, "vpce-1"},
+		{"behind itself", []string{good, "\x01vpce-2"}, "vpce-1"},
+		{"behind itself, empty", []string{"\x01", good}, ""},
+		{"behind itself, broken", []string{"\x01?", good}, ""},
+	} {
+		var tlvs []wire.TLV
+		for _, value := range test.values {
+			tlvs = append(tlvs, wire.TLV{Type: 0xea, Value: []byte(value)})
+		}
+		n := Name(asTLVs(tlvs...))
+		assert.Equal(t, test.want, n.Text("aws_vpce_id"), test.name)
+		assert.Equal(t, test.want != "", n.Has("aws_vpce_id", nil), test.name)
+		assert.Equal(t, hex.EncodeToString([]byte(test.values[0])), n.Text("0xea"), test.name)
+	}
+}
+
+func TestVendorTLVsOfAnotherForm(t *testing.T) {
+	for _, tlv := range []wire.TLV{
+		{Type: 0xea, Value: []byte("\x01")}, {Type: 0xee, Value: []byte("\x01\x00\x00\x00")}, {Type: 0xee, Value: []byte("\x01\x00\x00\x00\x00\x00")},
+		{Type: 0xe0, Value: []byte("\x00\x00\x00\x00\x00\x00\x00")}, {Type: 0xe0}, {Type: 0xe1}, {Type: 0xe1, Value: []byte("\x01")},
+	} {
+		assert.Empty(t, Describe(tlv), "%v", tlv)
+	}
+}
+
 func TestAlibabaIDs(t *testing.T) {
 	for id, ok := range map[string]bool{
 		"vpc-bp1": true, "A-Z": true, "az": true, "09": true, "-": true,
@@ -201,7 +240,7 @@ func TestParseName(t *testing.T) {
 		assert.Equal(t, name, parsed)
 	}
 	for _, name := range []string{
-		"", ".", ".0", "ssl", "ssl.", "ssl.client_cert.", "ssl.client_cert.0", "ssl.client_cert.subject.0", "ssl.client_cert.san.ips.", "ssl.client_cert.san.ips.00",
+		"", ".", ".0", "ssl", "ssl.", "ssl.client_cert.", "ssl.client_cert.0", "ssl.client_cert.subject.0", "ssl.client_cert.san.ips.", "ssl.client_cert.san.ips0", "ssl.client_cert.san.ips.00",
 		"ssl.client_cert.san.ips.-0", "ssl.client_cert.san.ips.-1", "ssl.client_cert.san.ips.+1", "ssl.client_cert.san.ips.1.1", "ssl.client_cert.san.ips.99999999999999999999",
 	} {
 		_, err := ParseName(name)
