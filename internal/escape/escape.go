@@ -2,7 +2,6 @@
 package escape
 
 import (
-	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -22,8 +21,12 @@ func Text(s string) string {
 			done = at
 		case !unicode.IsPrint(r) || r == utf8.RuneError && size == 1:
 			b.WriteString(s[done:at])
+			// fmt would move the builder to the heap, and this is called for every request.
 			for _, c := range []byte(s[at : at+size]) {
-				fmt.Fprintf(&b, `\x%02x`, c)
+				const digits = "0123456789abcdef"
+				b.WriteString(`\x`)
+				b.WriteByte(digits[c>>4])
+				b.WriteByte(digits[c&0xf])
 			}
 			done = at + size
 		}
