@@ -91,11 +91,14 @@ func (f *facts) outcome() outcome {
 // say returns what the TLVs say, by name. It is found out once, when somebody asks.
 func (f *facts) say() *tlv.Named {
 	if f.tlvs == nil {
-		return new(tlv.Named)
+		return noTLVs
 	}
 	f.tlvs.naming.Do(func() { f.tlvs.named = tlv.Name(f.tlvs.raw) })
 	return f.tlvs.named
 }
+
+// noTLVs say nothing.
+var noTLVs = new(tlv.Named)
 
 // tlvs are the TLVs of a header.
 type tlvs struct {

@@ -35,6 +35,8 @@ func textsOf(value any) []string {
 			texts = append(texts, ip.String())
 		}
 		return texts
+	case textList:
+		return value
 	case []string:
 		return value
 	}

@@ -112,6 +112,9 @@ func placeholder(c connection, key string) (value any, known bool) {
 		if err != nil {
 			return nil, false
 		}
+		if c == nil {
+			return tlvValue(noTLVs, name), true
+		}
 		get = func(_ connection, f *facts) any { return tlvValue(f.say(), name) }
 	} else if get, ok = getters[name]; !ok {
 		return nil, false
@@ -122,17 +125,37 @@ func placeholder(c connection, key string) (value any, known bool) {
 	return get(c, c.known()), true
 }
 
-// tlvValue returns what TLVs say under a name, fit to be shown: a list if it is one.
+// tlvValue returns what TLVs say under a name, fit to be shown: text, or a textList.
 func tlvValue(named *tlv.Named, name string) any {
-	list := named.List(name)
-	if list == nil {
+	if !tlv.IsList(name) {
 		return escape.Text(named.Text(name))
 	}
-	shown := make([]string, len(list))
+	list := named.List(name)
+	shown := make(textList, len(list))
 	for i, text := range list {
 		shown[i] = escape.Text(text)
 	}
 	return shown
+}
+
+// textList is the value of a placeholder that is a list: one in CEL expressions and in
+// logs. As text it looks like Caddy's own lists, but it is empty if there is nothing in it.
+type textList []string
+
+// String implements fmt.Stringer.
+func (l textList) String() string {
+	if len(l) == 0 {
+		return ""
+	}
+	return caddy.ToString([]string(l))
+}
+
+// MarshalLogArray implements zapcore.ArrayMarshaler.
+func (l textList) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for _, text := range l {
+		enc.AppendString(text)
+	}
+	return nil
 }
 
 // getters are the placeholders that are no TLVs, without their root.

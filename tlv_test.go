@@ -15,6 +15,7 @@ import (
 	"math/big"
 	mathrand "math/rand/v2"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,6 +28,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -373,7 +376,7 @@ func TestFieldsOfACertificateThatCannotBeRead(t *testing.T) {
 				}
 				value, known := placeholderOf(t, r, "."+name)
 				assert.True(t, known, name)
-				assert.Equal(t, tt.shown && (field == "" || field == ".fingerprint"), value != "", "%s is %v", name, value)
+				assert.Equal(t, tt.shown && (field == "" || field == ".fingerprint"), caddy.ToString(value) != "", "%s is %v", name, value)
 			}
 			value, _ := placeholderOf(t, r, ".tlv.ssl.verified")
 			assert.Equal(t, tt.verify, value, "that does not depend on it")
@@ -389,8 +392,8 @@ func TestFieldsOfACertificateAreFitToBeShown(t *testing.T) {
 	})
 	r := requestOn(newTestConn(On, v2With(certificateTLV(der))))
 	for name, want := range map[string]any{
-		"subject": `CN=evil\x0d\x0aX-Injected: ye`, "san.dns_names": []string{`a\x1b]0;owned\x07\x7f\\`, "b"},
-		"san.dns_names.0": `a\x1b]0;owned\x07\x7f\\`, "san.emails": []string{`a\x1b]0;owned\x07\x7f\\`}, "san.uris": "",
+		"subject": `CN=evil\x0d\x0aX-Injected: ye`, "san.dns_names": textList{`a\x1b]0;owned\x07\x7f\\`, "b"},
+		"san.dns_names.0": `a\x1b]0;owned\x07\x7f\\`, "san.emails": textList{`a\x1b]0;owned\x07\x7f\\`}, "san.uris": textList{},
 	} {
 		value, _ := placeholderOf(t, r, ".tlv.ssl.client_cert."+name)
 		assert.Equal(t, want, value, name)
@@ -440,13 +443,26 @@ func TestFieldsOfACertificateAreMatched(t *testing.T) {
 	}{
 		{"this certificate", cert, []string{"fingerprint", "name", "second", "any", "pinned", "cel"}},
 		{"another", clientCert(t, "203.0.113.9"), []string{"name", "other", "any", "cel"}},
+		{"one without addresses", clientCert(t), []string{"name", "cel"}},
+		{"none", clientCertificate{}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, tr := range transports {
 				response, _ := get(t, tr, f.at("on", tr), v2With(certificateTLV(tt.cert.der)), "/")
+				assert.Equal(t, http.StatusOK, response.StatusCode, "a list is a list in CEL, even if it is empty")
 				assert.ElementsMatch(t, tt.want, response.Header["Matched"], tr)
 			}
 		})
+	}
+}
+
+func TestListsOfACertificateAreListsInTheLog(t *testing.T) {
+	c := newTestConn(On, v2With(certificateTLV(clientCert(t, "203.0.113.7", "2001:db8::7").der)))
+	for name, want := range map[string]any{"ips": []any{"203.0.113.7", "2001:db8::7"}, "uris": []any{}} {
+		value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.san."+name)
+		enc := zapcore.NewMapObjectEncoder()
+		zap.Any("list", value).AddTo(enc) // as log_append does
+		assert.Equal(t, want, enc.Fields["list"])
 	}
 }
 

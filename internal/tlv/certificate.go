@@ -30,8 +30,11 @@ func CertificateNames() []string { return slices.Concat(certificateTexts, certif
 // item of a list.
 func isCertificateName(name string) bool {
 	list, _ := cutIndex(name)
-	return list != "" || slices.Contains(certificateTexts, name) || slices.Contains(certificateLists, name)
+	return list != "" || slices.Contains(certificateTexts, name) || IsList(name)
 }
+
+// IsList reports whether a name is that of a list.
+func IsList(name string) bool { return slices.Contains(certificateLists, name) }
 
 // cutIndex parts the name of a list's item. The list is empty if it is not one.
 func cutIndex(name string) (list string, index int) {
@@ -51,7 +54,7 @@ func cutIndex(name string) (list string, index int) {
 const (
 	// maxNameSize is that of the subject and of the issuer. It takes quadratic time to
 	// write them down.
-	maxNameSize = 8 << 10
+	maxNameSize = 4 << 10
 	// maxAltNames is that of all its alternative names. Each takes more memory than it
 	// has bytes.
 	maxAltNames = 1000

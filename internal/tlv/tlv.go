@@ -137,7 +137,7 @@ func (n *Named) Text(name string) string {
 // List returns what the TLVs say under the name of a list, as it came: escape it before it
 // is shown. It is nil if they say nothing.
 func (n *Named) List(name string) []string {
-	if !slices.Contains(certificateLists, name) {
+	if !IsList(name) {
 		return nil
 	}
 	return n.cert().lists[name]
