@@ -572,7 +572,7 @@ func TestAccessLogHasTheWholeAsOneObject(t *testing.T) {
 		}},
 		{"truncated SSL", "on", v2With(textTLV(wire.TypeSSL, "\x01\x00")), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
-			"tlv": map[string]any{"0x20": "0100"},
+			"tlv": map[string]any{"ssl.verified": "false"},
 		}},
 	}
 	f := startFarm(t, []string{"on", "off", "unspecified"}, "", `
