@@ -468,17 +468,16 @@ func TestListsOfACertificateAreListsInTheLog(t *testing.T) {
 
 func TestCertificatesAreParsedOnceAConnectionIfAsked(t *testing.T) {
 	c := newTestConn(On, v2With(certificateTLV(clientCert(t).der)))
-	r := requestOn(c)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			value, _ := placeholderOf(t, r, ".tlv.ssl.client_cert.subject")
+			value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.subject")
 			assert.Equal(t, "CN=client.test", value)
 		})
 	}
 	wg.Wait()
 	clear(c.known().say().Values) // another reading finds nothing
-	value, _ := placeholderOf(t, r, ".tlv.ssl.client_cert.subject")
+	value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.subject")
 	assert.Equal(t, "CN=client.test", value)
 }
 
