@@ -401,7 +401,7 @@ func TestDocsNameEverything(t *testing.T) {
 	for name := range getters {
 		has("reference.md", reference, "| `{"+placeholderRoot+name+"}` |")
 	}
-	for _, name := range tlv.Names() {
+	for _, name := range slices.Concat(tlv.Names(), tlv.CertificateNames()) {
 		has("reference.md", reference, "| `"+name+"` |")
 	}
 	for _, name := range slices.Concat(matchWords, matchOptions, modeNames[:]) {

@@ -92,18 +92,21 @@ func (f *facts) outcome() outcome {
 // say returns what the TLVs say, by name. It is found out once, when somebody asks.
 func (f *facts) say() *tlv.Named {
 	if f.tlvs == nil {
-		return new(tlv.Named)
+		return noTLVs
 	}
 	f.tlvs.naming.Do(func() { f.tlvs.named = tlv.Name(f.tlvs.raw) })
-	return &f.tlvs.named
+	return f.tlvs.named
 }
+
+// noTLVs say nothing.
+var noTLVs = new(tlv.Named)
 
 // tlvs are the TLVs of a header.
 type tlvs struct {
 	raw    wire.TLVs
 	room   [104]byte // for all that load balancers send, so that it is one allocation
 	naming sync.Once
-	named  tlv.Named
+	named  *tlv.Named
 }
 
 // keepTLVs copies TLVs out of the buffer that they came in.

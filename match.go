@@ -39,6 +39,8 @@ func textsOf(value any) []string {
 			texts = append(texts, ip.String())
 		}
 		return texts
+	case textList:
+		return value
 	case []string:
 		return value
 	}

@@ -82,7 +82,7 @@ var pinValues = []struct {
 	{"a zone", "fe80::1%eth0", false, "'fe80::1%eth0' has a zone: use an IP address or CIDR range without one"},
 	{"a word of the Caddyfile", "private_ranges", false, "'private_ranges' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 	{"another placeholder", "{http.request.remote.host}", false, "'{http.request.remote.host}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"another placeholder, escaped", `\{http.request.remote.host\}`, false, `'\{http.request.remote.host\}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1`},
+	{"another placeholder, escaped", `\{http.request.remote.host\}`, false, `'\\{http.request.remote.host\\}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1`},
 }
 
 func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {

@@ -330,8 +330,7 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 		return false, nil
 	}
 	for name, values := range m.tlvs {
-		value, ok := f.say().Values[name]
-		if !ok || len(values) > 0 && !slices.Contains(values, value) {
+		if !f.say().Has(name, values) {
 			return false, nil
 		}
 	}

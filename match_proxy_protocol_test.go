@@ -222,7 +222,8 @@ func TestProxyProtocolMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
 }
 
 func TestProxyProtocolMatcherErrorsInACaddyfile(t *testing.T) {
-	const tlvNames = "alpn, authority, unique_id, netns, ssl.version, ssl.cn, ssl.cipher, ssl.sig_alg, ssl.key_alg, ssl.group, ssl.sig_scheme, ssl.client_cert, ssl.verified, aws_vpce_id, azure_private_endpoint_link_id, gcp_psc_connection_id, or 0xNN for any type"
+	const tlvNames = "alpn, authority, unique_id, netns, ssl.version, ssl.cn, ssl.cipher, ssl.sig_alg, ssl.key_alg, ssl.group, ssl.sig_scheme, ssl.client_cert, ssl.verified, ssl.verify_result, ssl.cert_conn, ssl.cert_sess, aws_vpce_id, azure_private_endpoint_link_id, gcp_psc_connection_id, alibaba_vpc_id, alibaba_endpoint_id, alibaba_endpoint_service_id, " +
+		"ssl.client_cert.fingerprint, ssl.client_cert.subject, ssl.client_cert.issuer, ssl.client_cert.serial, ssl.client_cert.san.dns_names, ssl.client_cert.san.emails, ssl.client_cert.san.ips, ssl.client_cert.san.uris, or 0xNN for any type"
 	tests := []struct{ name, text, want string }{
 		{"nothing", "", "the proxy_protocol matcher needs at least one of present, absent, port_zero, local, version, peer, tlv, at Caddyfile:2"},
 		{"empty block", "{\n}", "the proxy_protocol matcher needs at least one of present, absent, port_zero, local, version, peer, tlv, at Caddyfile:2"},

@@ -95,6 +95,8 @@ func TestHeadersAsNginx1314BuildsThemAreAccepted(t *testing.T) {
 		{"a client certificate that is not valid", nginxV2(src4, dst4, nginxTLS(7, 18, "alice")...), tcp4Facts + fmt.Sprintf(ofTLS, "alice", "false")},
 		{"a client certificate that is revoked", nginxV2(src4, dst4, nginxTLS(7, 23, "alice")...), tcp4Facts + fmt.Sprintf(ofTLS, "alice", "false")},
 		{"a common name in UTF-8", nginxV2(src4, dst4, nginxTLS(7, 0, "Müller")...), tcp4Facts + fmt.Sprintf(ofTLS, "Müller", "true")},
+		{"an empty common name", nginxV2(src4, dst4, nginxTLS(7, 0, "")...), tcp4Facts + fmt.Sprintf(ofTLS, "", "true")},
+		{"a common name that is not UTF-8", nginxV2(src4, dst4, nginxTLS(7, 18, "M\xfcller")...), tcp4Facts + fmt.Sprintf(ofTLS, `M\xfcller`, "false")},
 		{"TLS without a server name and without ALPN", nginxV2(src4, dst4, nginxSSL(1, 1, nginxTLV(0x21, "TLSv1.2"), nginxTLV(0x23, "ECDHE-RSA-AES128-GCM-SHA256"), nginxTLV(0x24, "RSA-SHA256"), nginxTLV(0x25, "RSA2048"))),
 			tcp4Facts + "|||TLSv1.2||ECDHE-RSA-AES128-GCM-SHA256|RSA-SHA256|RSA2048|false"},
 		{"a server key without a name", nginxV2(src4, dst4, nginxSSL(1, 1, nginxTLV(0x21, "TLSv1.3"), nginxTLV(0x24, "ED25519"))),

@@ -112,7 +112,10 @@ func placeholder(c connection, key string) (value any, known bool) {
 		if err != nil {
 			return nil, false
 		}
-		get = func(_ connection, f *facts) any { return escape.Text(f.say().Values[name]) }
+		if c == nil {
+			return tlvValue(noTLVs, name), true
+		}
+		get = func(_ connection, f *facts) any { return tlvValue(f.say(), name) }
 	} else if get, ok = getters[name]; !ok {
 		return nil, false
 	}
@@ -120,6 +123,39 @@ func placeholder(c connection, key string) (value any, known bool) {
 		return "", true
 	}
 	return get(c, c.known()), true
+}
+
+// tlvValue returns what TLVs say under a name, fit to be shown: text, or a textList.
+func tlvValue(named *tlv.Named, name string) any {
+	if !tlv.IsList(name) {
+		return escape.Text(named.Text(name))
+	}
+	list := named.List(name)
+	shown := make(textList, len(list))
+	for i, text := range list {
+		shown[i] = escape.Text(text)
+	}
+	return shown
+}
+
+// textList is the value of a placeholder that is a list: one in CEL expressions and in
+// logs. As text it looks like Caddy's own lists, but it is empty if there is nothing in it.
+type textList []string
+
+// String implements fmt.Stringer.
+func (l textList) String() string {
+	if len(l) == 0 {
+		return ""
+	}
+	return caddy.ToString([]string(l))
+}
+
+// MarshalLogArray implements zapcore.ArrayMarshaler.
+func (l textList) MarshalLogArray(enc zapcore.ArrayEncoder) error {
+	for _, text := range l {
+		enc.AppendString(text)
+	}
+	return nil
 }
 
 // getters are the placeholders that are no TLVs, without their root.

@@ -1,6 +1,7 @@
 package proxyprotocol
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -30,8 +31,12 @@ var documented = []string{
 	"source", "destination", "server_ip", "server_port", "peer", "peer_ip", "peer_port",
 	"tlv.alpn", "tlv.authority", "tlv.unique_id", "tlv.netns",
 	"tlv.ssl.version", "tlv.ssl.cn", "tlv.ssl.cipher", "tlv.ssl.sig_alg", "tlv.ssl.key_alg", "tlv.ssl.group",
-	"tlv.ssl.sig_scheme", "tlv.ssl.client_cert", "tlv.ssl.verified",
+	"tlv.ssl.sig_scheme", "tlv.ssl.client_cert", "tlv.ssl.verified", "tlv.ssl.verify_result", "tlv.ssl.cert_conn", "tlv.ssl.cert_sess",
+	"tlv.ssl.client_cert.fingerprint", "tlv.ssl.client_cert.subject", "tlv.ssl.client_cert.issuer", "tlv.ssl.client_cert.serial",
+	"tlv.ssl.client_cert.san.dns_names", "tlv.ssl.client_cert.san.dns_names.0", "tlv.ssl.client_cert.san.emails",
+	"tlv.ssl.client_cert.san.ips", "tlv.ssl.client_cert.san.ips.1", "tlv.ssl.client_cert.san.uris", "tlv.ssl.client_cert.san.uris.0",
 	"tlv.aws_vpce_id", "tlv.azure_private_endpoint_link_id", "tlv.gcp_psc_connection_id",
+	"tlv.alibaba_vpc_id", "tlv.alibaba_endpoint_id", "tlv.alibaba_endpoint_service_id",
 	"tlv.0x01", "tlv.0x05", "tlv.0xea", "tlv.0xEE", "tlv.0xf1",
 }
 
@@ -88,7 +93,7 @@ var (
 )
 
 func TestPlaceholdersSayWhatTheConnectionBeganWith(t *testing.T) {
-	cert := clientCert(t)
+	cert := clientCert(t, "203.0.113.7", "2001:db8::7")
 	mapped := values{
 		"source": "[::ffff:203.0.113.7]:51234", "destination": "[::ffff:192.0.2.1]:443", "transport": "TCP6",
 	}
@@ -149,12 +154,19 @@ func TestPlaceholdersSayWhatTheConnectionBeganWith(t *testing.T) {
 			"tlv.azure_private_endpoint_link_id": "2147483650", "tlv.0xEE": "0102000080",
 			"tlv.gcp_psc_connection_id": "18446744072646845442",
 		})},
+		{"TLVs of a cloud that come by subtype", "on", v2With(textTLV(0xe1, "\x01vpc-bp1aevy8sofi8mh1qc5cm"), textTLV(0xe1, "\x03epsrv-hp3vpx8yqxblby3i"), textTLV(0xe1, "\x02ep-hp33b2e43fays7s8")), v2Values.with(values{
+			"tlv.alibaba_vpc_id": "vpc-bp1aevy8sofi8mh1qc5cm", "tlv.alibaba_endpoint_id": "ep-hp33b2e43fays7s8", "tlv.alibaba_endpoint_service_id": "epsrv-hp3vpx8yqxblby3i",
+		})},
 		{"TLV of SSL", "on", v2With(sslTLV(sslUsed|sslCertConn, 0,
 			textTLV(0x21, "TLSv1.3"), textTLV(0x22, "client.test"), textTLV(0x23, "TLS_AES_128_GCM_SHA256"), textTLV(0x24, "ecdsa-with-SHA256"),
 			textTLV(0x25, "EC256"), textTLV(0x26, "x25519"), textTLV(0x27, "rsa_pss_rsae_sha256"), wire.TLV{Type: 0x28, Value: cert.der})), v2Values.with(values{
 			"tlv.ssl.version": "TLSv1.3", "tlv.ssl.cn": "client.test", "tlv.ssl.cipher": "TLS_AES_128_GCM_SHA256", "tlv.ssl.sig_alg": "ecdsa-with-SHA256",
 			"tlv.ssl.key_alg": "EC256", "tlv.ssl.group": "x25519", "tlv.ssl.sig_scheme": "rsa_pss_rsae_sha256",
-			"tlv.ssl.client_cert": cert.base64, "tlv.ssl.verified": "true",
+			"tlv.ssl.client_cert": cert.base64, "tlv.ssl.verified": "true", "tlv.ssl.verify_result": "0", "tlv.ssl.cert_conn": "true", "tlv.ssl.cert_sess": "false",
+			"tlv.ssl.client_cert.fingerprint": fmt.Sprintf("%x", sha256.Sum256(cert.der)), "tlv.ssl.client_cert.subject": "CN=client.test",
+			"tlv.ssl.client_cert.issuer": "CN=proxyprotocol test clients", "tlv.ssl.client_cert.serial": "2",
+			"tlv.ssl.client_cert.san.dns_names": "[not-an-address.test]", "tlv.ssl.client_cert.san.dns_names.0": "not-an-address.test",
+			"tlv.ssl.client_cert.san.ips": "[203.0.113.7 2001:db8::7]", "tlv.ssl.client_cert.san.ips.1": "2001:db8::7",
 		})},
 	}
 	f := startFarm(t, []string{"on", "off", "unspecified"}, "", tellAll())
@@ -495,7 +507,9 @@ func TestAUnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
 
 func TestUnknownPlaceholdersAreLeftToOthers(t *testing.T) {
 	r := requestOn(newTestConn(On, v2(client4, server4)))
-	for _, name := range []string{"s", "_mode", ".", ".nonsense", ".tlv", ".tlv.", ".tlv.nonsense", ".tlv.ssl", ".tlv.ssl.nonsense", ".tlv.0x", ".tlv.0x1", ".tlv.0x001", ".tlv.0xzz", ".tlv.0X01", ".tlv.01", ".mode.x", ".Mode"} {
+	for _, name := range []string{"s", "_mode", ".", ".nonsense", ".tlv", ".tlv.", ".tlv.nonsense", ".tlv.ssl", ".tlv.ssl.nonsense", ".tlv.ssl.client_cert.", ".tlv.ssl.client_cert.nonsense", ".tlv.ssl.client_cert.san", ".tlv.ssl.client_cert.subject.0",
+		".tlv.ssl.client_cert.san.ips.", ".tlv.ssl.client_cert.san.ips.-1", ".tlv.ssl.client_cert.san.ips.+1", ".tlv.ssl.client_cert.san.ips.01", ".tlv.ssl.client_cert.san.ips.x", ".tlv.ssl.client_cert.san.ips.0.0", ".tlv.ssl.client_cert.san.ips.99999999999999999999",
+		".tlv.0x", ".tlv.0x1", ".tlv.0x001", ".tlv.0xzz", ".tlv.0X01", ".tlv.01", ".mode.x", ".Mode"} {
 		value, known := placeholderOf(t, r, name)
 		assert.False(t, known, name)
 		assert.Nil(t, value, name)
@@ -558,7 +572,7 @@ func TestAccessLogHasTheWholeAsOneObject(t *testing.T) {
 		}},
 		{"truncated SSL", "on", v2With(textTLV(wire.TypeSSL, "\x01\x00")), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
-			"tlv": map[string]any{"0x20": "0100"},
+			"tlv": map[string]any{"ssl.verified": "false"},
 		}},
 	}
 	f := startFarm(t, []string{"on", "off", "unspecified"}, "", `
@@ -724,7 +738,7 @@ func TestAClientCannotSpoofItsAddressInARequest(t *testing.T) {
 // attackText is text that would break a log line, a response header or a terminal.
 const attackText = "evil\r\nX-Injected: yes\r\n\r\n<script>\"\\\x1b[31m\x00\x7f\u202e\u2028\xff\xc3("
 
-const attackShown = `evil\x0d\x0aX-Injected: yes\x0d\x0a\x0d\x0a<script>"\` + `\x1b[31m\x00\x7f\xe2\x80\xae\xe2\x80\xa8\xff\xc3(`
+const attackShown = `evil\x0d\x0aX-Injected: yes\x0d\x0a\x0d\x0a<script>"\\` + `\x1b[31m\x00\x7f\xe2\x80\xae\xe2\x80\xa8\xff\xc3(`
 
 func TestTextFromAHeaderBreaksNothing(t *testing.T) {
 	port := freePort(t)
@@ -760,8 +774,7 @@ func TestTextFromAHeaderBreaksNothing(t *testing.T) {
 		}
 		respond "{http.proxy_protocol.tlv.authority}"
 	}`, port, strconv.Quote(files["json"]), strconv.Quote(files["console"])))
-	cn := "client\r\n\x1b[2J" // other text in it would be no SSL TLV
-	preamble := v2With(textTLV(wire.TypeAuthority, attackText), textTLV(wire.TypeUniqueID, attackText), textTLV(wire.TypeALPN, attackText), textTLV(wire.TypeNetNS, attackText), sslTLV(sslUsed, 1, textTLV(0x21, cn), textTLV(0x22, cn)))
+	preamble := v2With(textTLV(wire.TypeAuthority, attackText), textTLV(wire.TypeUniqueID, attackText), textTLV(wire.TypeALPN, attackText), textTLV(wire.TypeNetNS, attackText), sslTLV(sslUsed, 1, textTLV(0x21, attackText), textTLV(0x22, attackText)))
 
 	for _, tr := range []transport{http1, h2c} {
 		t.Run("response header/"+string(tr), func(t *testing.T) {
@@ -776,7 +789,7 @@ func TestTextFromAHeaderBreaksNothing(t *testing.T) {
 			require.NoError(t, json.Unmarshal([]byte(response.Header.Get("X-Whole")), &whole))
 			assert.Equal(t, map[string]string{
 				"authority": attackShown, "unique_id": attackShown, "alpn": attackShown, "netns": attackShown,
-				"ssl.version": `client\x0d\x0a\x1b[2J`, "ssl.cn": `client\x0d\x0a\x1b[2J`, "ssl.verified": "false",
+				"ssl.version": attackShown, "ssl.cn": attackShown, "ssl.verified": "false",
 			}, whole.TLV)
 		})
 	}

@@ -1,29 +1,51 @@
 package proxyprotocol
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
-	"math/rand/v2"
+	"fmt"
+	"math/big"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// tlvValues are the placeholders of a header's TLVs that are not empty.
+// sslDetails are what ssl.verified sums up. The access log does not have them.
+var sslDetails = []string{"ssl.verify_result", "ssl.cert_conn", "ssl.cert_sess"}
+
+// tlvValues are the placeholders of a header's TLVs that are not empty, but for what the
+// access log does not have either: sslDetails and the fields of certificates.
 func tlvValues(t testing.TB, c *conn) values {
 	t.Helper()
 	got := make(values)
 	r := requestOn(c)
 	for _, name := range documented {
 		tlv, ok := strings.CutPrefix(name, "tlv.")
-		if !ok || strings.HasPrefix(tlv, "0x") {
+		if !ok || strings.HasPrefix(tlv, "0x") || strings.HasPrefix(tlv, "ssl.client_cert.") || slices.Contains(sslDetails, tlv) {
 			continue
 		}
 		value, known := placeholderOf(t, r, "."+name)
@@ -74,6 +96,23 @@ func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
 		{"AWS without an ID", []wire.TLV{textTLV(0xea, "\x01")}, values{}, values{"0xea": "01"}},
 		{"AWS with other text than an ID", []wire.TLV{textTLV(0xea, "\x01vpce-1\n")}, values{}, values{"0xea": "01767063652d310a"}},
 
+		{"AWS behind another subtype", []wire.TLV{textTLV(0xea, "\x06later"), textTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
+		{"AWS behind one without a subtype", []wire.TLV{textTLV(0xea, ""), textTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
+		{"AWS, of a repeated subtype the first counts, as broken as it is", []wire.TLV{textTLV(0xea, "\x01not an ID"), textTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "016e6f7420616e204944"}},
+		{"AWS, of a repeated subtype the first counts, as empty as it is", []wire.TLV{textTLV(0xea, "\x01"), textTLV(0xea, "\x02x"), textTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "01"}},
+		{"Azure behind another subtype", []wire.TLV{textTLV(0xee, "\x02"), textTLV(0xee, "\x01\x01\x00\x00\x00"), textTLV(0xee, "\x01\x02\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "1"}, nil},
+		{"Google has no subtypes", []wire.TLV{textTLV(0xe0, "\x01"), textTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{}, values{"0xe0": "01"}},
+
+		{"Alibaba", []wire.TLV{textTLV(0xe1, "\x01vpc-1"), textTLV(0xe1, "\x02ep-1"), textTLV(0xe1, "\x03epsrv-1")},
+			values{"alibaba_vpc_id": "vpc-1", "alibaba_endpoint_id": "ep-1", "alibaba_endpoint_service_id": "epsrv-1"}, nil},
+		{"Alibaba, of a repeated subtype the first counts", []wire.TLV{textTLV(0xe1, "\x02ep-1"), textTLV(0xe1, "\x04x"), textTLV(0xe1, "\x02ep-2"), textTLV(0xe1, "\x01vpc-1")},
+			values{"alibaba_vpc_id": "vpc-1", "alibaba_endpoint_id": "ep-1"}, nil},
+		{"Alibaba of another subtype", []wire.TLV{textTLV(0xe1, "\x04x")}, values{}, values{"0xe1": "0478"}},
+		{"Alibaba of subtype 0", []wire.TLV{textTLV(0xe1, "\x00x")}, values{}, values{"0xe1": "0078"}},
+		{"Alibaba without an ID", []wire.TLV{textTLV(0xe1, "\x01")}, values{}, values{"0xe1": "01"}},
+		{"Alibaba without a subtype", []wire.TLV{textTLV(0xe1, "")}, values{}, values{"0xe1": ""}},
+		{"Alibaba's type, used for something else", []wire.TLV{textTLV(0xe1, "\x01a secret"), textTLV(0xe1, "\x02\x00\xff")}, values{}, values{"0xe1": "016120736563726574"}},
+
 		{"Azure, little-endian", []wire.TLV{textTLV(0xee, "\x01\xff\xff\xff\xff")}, values{"azure_private_endpoint_link_id": "4294967295"}, nil},
 		{"Azure, zero", []wire.TLV{textTLV(0xee, "\x01\x00\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "0"}, nil},
 		{"Azure of another subtype", []wire.TLV{textTLV(0xee, "\x02\x01\x00\x00\x00")}, values{}, values{"0xee": "0201000000"}},
@@ -95,11 +134,24 @@ func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
 		{"SSL with padding and parts nobody knows", []wire.TLV{sslTLV(sslUsed, 1, textTLV(0x04, "pad"), textTLV(0x21, "TLSv1.3"), textTLV(0x2f, "x"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "false"}, nil},
 		{"SSL with a certificate that does not parse", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x21, "TLSv1.3"), textTLV(0x28, "no certificate"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
 		{"SSL with half a certificate", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.der[:100]})}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
-		{"SSL, empty", []wire.TLV{textTLV(wire.TypeSSL, "")}, values{}, values{"0x20": ""}},
-		{"SSL, truncated before its parts", []wire.TLV{textTLV(wire.TypeSSL, "\x03\x00\x00\x00")}, values{}, values{"0x20": "03000000"}},
-		{"SSL, truncated in a part", []wire.TLV{textTLV(wire.TypeSSL, "\x01\x00\x00\x00\x00\x21\x00\x07TLSv1.")}, values{}, values{"0x20": "0100000000210007544c5376312e"}},
-		{"SSL, truncated in the head of a part", []wire.TLV{textTLV(wire.TypeSSL, "\x00\x00\x00\x00\x00\x21\x00")}, values{}, values{"0x20": "00000000002100"}},
-		{"a broken one between others", []wire.TLV{textTLV(wire.TypeALPN, "h2"), textTLV(wire.TypeSSL, "\x01"), textTLV(wire.TypeAuthority, "a.test")}, values{"alpn": "h2", "authority": "a.test"}, values{"alpn": "h2", "0x20": "01", "authority": "a.test"}},
+		{"SSL with a certificate that only the load balancer can read", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x28, "\x30\x03\x02\x01\x00"))}, values{"ssl.client_cert": "MAMCAQA=", "ssl.verified": "true"}, nil},
+		{"SSL with something behind a certificate", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, wire.TLV{Type: 0x28, Value: append(slices.Clone(certificate.der), 0)})}, values{"ssl.verified": "true"}, nil},
+		{"SSL with text that is not UTF-8", []wire.TLV{sslTLV(sslUsed|sslCertConn|sslCertSess, 18, textTLV(0x21, "TLSv1.3"), textTLV(0x22, "M\xfcller"))},
+			values{"ssl.version": "TLSv1.3", "ssl.cn": `M\xfcller`, "ssl.verified": "false"}, nil},
+		{"SSL with text of two bytes a character", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x22, "\x00M\x00\xfc"))}, values{"ssl.cn": `\x00M\x00\xfc`, "ssl.verified": "true"}, nil},
+		{"SSL with no text in it", []wire.TLV{sslTLV(sslUsed|sslCertConn, 1, textTLV(0x21, ""), textTLV(0x22, ""), textTLV(0x23, ""))},
+			values{"ssl.verified": "false"}, values{"ssl.version": "", "ssl.cn": "", "ssl.cipher": "", "ssl.verified": "false"}},
+		{"SSL without a version", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x22, "client.test"))}, values{"ssl.cn": "client.test", "ssl.verified": "true"}, nil},
+		{"SSL with an empty part that is repeated", []wire.TLV{sslTLV(sslUsed, 1, textTLV(0x22, ""), textTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, values{"ssl.cn": "", "ssl.verified": "false"}},
+		{"SSL that is repeated: the first counts", []wire.TLV{sslTLV(sslUsed|sslCertConn, 18, textTLV(0x21, "TLSv1.2")), sslTLV(sslUsed|sslCertConn, 0, textTLV(0x22, "admin"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
+		{"SSL that is repeated: the first counts, as broken as it is", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00"), sslTLV(sslUsed|sslCertConn, 0, textTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, nil},
+		{"SSL, empty", []wire.TLV{textTLV(wire.TypeSSL, "")}, values{"ssl.verified": "false"}, nil},
+		{"SSL, truncated before its parts", []wire.TLV{textTLV(wire.TypeSSL, "\x03\x00\x00\x00")}, values{"ssl.verified": "false"}, nil},
+		{"SSL, truncated in a part", []wire.TLV{textTLV(wire.TypeSSL, "\x03\x00\x00\x00\x00\x23\x00\x01c\x21\x00\x07TLSv1.")}, values{"ssl.cipher": "c", "ssl.verified": "true"}, nil},
+		{"SSL, truncated in the head of a part", []wire.TLV{textTLV(wire.TypeSSL, "\x01\x00\x00\x00\x00\x21\x00\x01v\x22\x00")}, values{"ssl.version": "v", "ssl.verified": "false"}, nil},
+		{"a broken one between others", []wire.TLV{textTLV(wire.TypeALPN, "h2"), textTLV(wire.TypeSSL, "\x01"), textTLV(wire.TypeAuthority, "a.test")}, values{"alpn": "h2", "ssl.verified": "false", "authority": "a.test"}, nil},
+		{"bytes that are not UTF-8", []wire.TLV{textTLV(wire.TypeALPN, "h\xff"), textTLV(wire.TypeAuthority, "b\xfccher.test"), textTLV(wire.TypeUniqueID, "\x00\xfe"), textTLV(wire.TypeNetNS, "\xc3")},
+			values{"alpn": `h\xff`, "authority": `b\xfccher.test`, "unique_id": `\x00\xfe`, "netns": `\xc3`}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -144,6 +196,291 @@ func TestTLVsOfACertificateAreItsBytes(t *testing.T) {
 	assert.Equal(t, certificate.der, der)
 }
 
+func TestTLVsOfSSLSayHowACertificateWasVerified(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		tlv  wire.TLV
+		want map[string]string
+	}{
+		{"verified", sslTLV(sslUsed|sslCertConn|sslCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"resumed", sslTLV(sslUsed|sslCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
+		{"failed", sslTLV(sslUsed|sslCertConn|sslCertSess, 18), values{"ssl.verified": "false", "ssl.verify_result": "18", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"failed, one bit far away", sslTLV(sslUsed|sslCertConn, 1<<31), values{"ssl.verified": "false", "ssl.verify_result": "2147483648", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
+		{"failed, as negative as it can be", sslTLV(sslUsed|sslCertConn, 1<<32-1), values{"ssl.verified": "false", "ssl.verify_result": "4294967295", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
+		{"no certificate", sslTLV(sslUsed, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+		{"bits nobody knows", sslTLV(0xf8, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+		{"truncated in the result", textTLV(wire.TypeSSL, "\x07\x00\x00\x00"), values{"ssl.verified": "false", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"truncated behind the bits", textTLV(wire.TypeSSL, "\x04"), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
+		{"empty", textTLV(wire.TypeSSL, ""), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newTestConn(On, v2With(tt.tlv))
+			r := requestOn(c)
+			for _, name := range append([]string{"ssl.verified"}, sslDetails...) {
+				value, known := placeholderOf(t, r, ".tlv."+name)
+				assert.True(t, known)
+				assert.Equal(t, tt.want[name], value, name)
+			}
+			assert.Equal(t, map[string]any{"ssl.verified": tt.want["ssl.verified"]}, logged(t, c)["tlv"], "the rest is not in the log")
+		})
+	}
+}
+
+// TestNoSSLTLVEscapesARuleForThoseThatWereNotVerified asserts that a client cannot choose a
+// certificate that makes ssl.verified disappear.
+func TestNoSSLTLVEscapesARuleForThoseThatWereNotVerified(t *testing.T) {
+	f := startFarm(t, []string{"on"}, "", `
+	@unverified proxy_protocol {
+		tlv ssl.verified false
+	}
+	@verified proxy_protocol {
+		tlv ssl.verified true
+	}
+	respond @unverified 403
+	respond @verified "verified"
+	respond "no TLS"
+`)
+	failed := func(parts ...wire.TLV) wire.TLV { return sslTLV(sslUsed|sslCertConn|sslCertSess, 18, parts...) }
+	for _, tt := range []struct {
+		name string
+		tlvs []wire.TLV
+		want int
+		body string
+	}{
+		{"the name as T61String", []wire.TLV{failed(textTLV(0x21, "TLSv1.3"), textTLV(0x22, "M\xfcller"))}, 403, ""},
+		{"the name as BMPString", []wire.TLV{failed(textTLV(0x21, "TLSv1.3"), textTLV(0x22, "\x00M\x00\xfc"))}, 403, ""},
+		{"an empty name", []wire.TLV{failed(textTLV(0x21, "TLSv1.3"), textTLV(0x22, ""))}, 403, ""},
+		{"an empty version", []wire.TLV{failed(textTLV(0x21, ""))}, 403, ""},
+		{"no version", []wire.TLV{failed()}, 403, ""},
+		{"a version that is not ASCII", []wire.TLV{failed(textTLV(0x21, "TLSv\xff"))}, 403, ""},
+		{"a cipher that is not ASCII", []wire.TLV{failed(textTLV(0x23, "\xff"))}, 403, ""},
+		{"a part of a type nobody knows", []wire.TLV{failed(textTLV(0x7f, "\xff"))}, 403, ""},
+		{"a certificate that does not parse", []wire.TLV{failed(textTLV(0x28, "\xff"))}, 403, ""},
+		{"a part that overruns the end", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\xff\xff")}, 403, ""},
+		{"one byte behind the parts", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22")}, 403, ""},
+		{"two bytes behind the parts", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\x00")}, 403, ""},
+		{"an empty TLV", []wire.TLV{textTLV(wire.TypeSSL, "")}, 403, ""},
+		{"bits only", []wire.TLV{textTLV(wire.TypeSSL, "\x07")}, 403, ""},
+		{"a verify result that is cut off", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00")}, 403, ""},
+		{"a repeated TLV that says something else", []wire.TLV{failed(), sslTLV(sslUsed|sslCertConn|sslCertSess, 0)}, 403, ""},
+		{"a broken TLV before one that says something else", []wire.TLV{textTLV(wire.TypeSSL, "\x07"), sslTLV(sslUsed|sslCertConn|sslCertSess, 0)}, 403, ""},
+		{"no certificate", []wire.TLV{sslTLV(sslUsed, 0)}, 403, ""},
+		{"verified, whatever its name is", []wire.TLV{sslTLV(sslUsed|sslCertConn|sslCertSess, 0, textTLV(0x21, "\xff"), textTLV(0x22, "M\xfcller"), textTLV(0x28, "\xff"))}, 200, "verified"},
+		{"verified, with a part that overruns the end", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00\x00\x22\xff\xff")}, 200, "verified"},
+		{"no SSL TLV", []wire.TLV{textTLV(wire.TypeALPN, "\xff")}, 200, "no TLS"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			response, body := get(t, http1, f.at("on", http1), v2With(tt.tlvs...), "/")
+			assert.Equal(t, tt.want, response.StatusCode)
+			assert.Equal(t, tt.body, body)
+		})
+	}
+}
+
+func TestVendorTLVsAreMatchedBySubtype(t *testing.T) {
+	f := startFarm(t, []string{"on"}, "", `
+	@aws proxy_protocol {
+		tlv aws_vpce_id vpce-1
+	}
+	@alibaba proxy_protocol {
+		tlv alibaba_vpc_id vpc-1
+		tlv alibaba_endpoint_id ep-1 ep-2
+	}
+	respond @aws "aws"
+	respond @alibaba "alibaba"
+	respond 403
+`)
+	for _, tt := range []struct {
+		name string
+		tlvs []wire.TLV
+		want string
+	}{
+		{"behind another subtype", []wire.TLV{textTLV(0xea, "\x06later"), textTLV(0xea, "\x01vpce-1")}, "aws"},
+		{"behind a broken one of another subtype", []wire.TLV{textTLV(0xea, "\x06"), textTLV(0xea, ""), textTLV(0xea, "\x01vpce-1")}, "aws"},
+		{"behind a broken one of this subtype", []wire.TLV{textTLV(0xea, "\x01?"), textTLV(0xea, "\x01vpce-1")}, ""},
+		{"behind one of this subtype", []wire.TLV{textTLV(0xea, "\x01vpce-2"), textTLV(0xea, "\x01vpce-1")}, ""},
+		{"two subtypes", []wire.TLV{textTLV(0xe1, "\x02ep-2"), textTLV(0xe1, "\x01vpc-1")}, "alibaba"},
+		{"one subtype of two", []wire.TLV{textTLV(0xe1, "\x02ep-2")}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, body := get(t, http1, f.at("on", http1), v2With(tt.tlvs...), "/")
+			assert.Equal(t, tt.want, body)
+		})
+	}
+}
+
+// certificateTLV is an SSL TLV with a certificate that was verified.
+func certificateTLV(der []byte) wire.TLV {
+	return sslTLV(sslUsed|sslCertConn|sslCertSess, 0, textTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: der})
+}
+
+// signed is a certificate in DER form.
+func signed(t testing.TB, template *x509.Certificate) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, template, clientCA().cert, key.Public(), clientCA().key)
+	require.NoError(t, err)
+	return der
+}
+
+// TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders compares them with those of the
+// same certificate in the request's own TLS connection.
+func TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders(t *testing.T) {
+	der := signed(t, &x509.Certificate{
+		SerialNumber: new(big.Int).Lsh(big.NewInt(3), 100),
+		Subject:      pkix.Name{CommonName: "Müller, Jürgen", Organization: []string{"a+b", "c"}, Country: []string{"DE"}, ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{1, 2, 3}, Value: "x"}}},
+		DNSNames:     []string{"a.test", "b.test"}, EmailAddresses: []string{"a@a.test"},
+		IPAddresses: []net.IP{net.ParseIP("203.0.113.7"), net.ParseIP("2001:db8::7")},
+		URIs:        []*url.URL{{Scheme: "spiffe", Host: "a.test", Path: "/b c"}, {Scheme: "urn", Opaque: "d"}},
+	})
+	cert, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	r := requestOn(newTestConn(On, v2With(certificateTLV(der))))
+	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
+	repl := caddyhttp.NewTestReplacer(r)
+	for _, name := range []string{
+		"fingerprint", "subject", "issuer", "serial", "san.dns_names", "san.dns_names.0", "san.dns_names.1", "san.dns_names.2",
+		"san.emails", "san.emails.0", "san.ips", "san.ips.0", "san.ips.1", "san.ips.2", "san.uris", "san.uris.0", "san.uris.1",
+	} {
+		own, ok := repl.GetString("http.request.tls.client." + name)
+		require.True(t, ok, name)
+		value, known := placeholderOf(t, r, ".tlv.ssl.client_cert."+name)
+		require.True(t, known, name)
+		assert.Equal(t, strings.ReplaceAll(own, `\`, `\\`), caddy.ToString(value), name)
+	}
+}
+
+func TestFieldsOfACertificateThatCannotBeRead(t *testing.T) {
+	tooMany := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: slices.Repeat([]string{"a"}, 1001)}
+	for _, tt := range []struct {
+		name   string
+		tlvs   []wire.TLV
+		shown  bool
+		verify string
+	}{
+		{"no TLVs", nil, false, ""},
+		{"no SSL TLV", []wire.TLV{textTLV(wire.TypeALPN, "h2")}, false, ""},
+		{"no certificate", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0)}, false, "true"},
+		{"something else", []wire.TLV{certificateTLV([]byte("no certificate"))}, false, "true"},
+		{"half a certificate", []wire.TLV{certificateTLV(clientCert(t).der[:100])}, false, "true"},
+		{"a SEQUENCE of something else", []wire.TLV{certificateTLV([]byte("\x30\x03\x02\x01\x00"))}, true, "true"},
+		{"too many alternative names", []wire.TLV{certificateTLV(signed(t, tooMany))}, true, "true"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := requestOn(newTestConn(On, v2With(tt.tlvs...)))
+			for _, name := range documented {
+				field, ok := strings.CutPrefix(name, "tlv.ssl.client_cert")
+				if !ok {
+					continue
+				}
+				value, known := placeholderOf(t, r, "."+name)
+				assert.True(t, known, name)
+				assert.Equal(t, tt.shown && (field == "" || field == ".fingerprint"), caddy.ToString(value) != "", "%s is %v", name, value)
+			}
+			value, _ := placeholderOf(t, r, ".tlv.ssl.verified")
+			assert.Equal(t, tt.verify, value, "that does not depend on it")
+		})
+	}
+}
+
+func TestFieldsOfACertificateAreFitToBeShown(t *testing.T) {
+	hostile := "a\x1b]0;owned\x07\x7f\\"
+	der := signed(t, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: attackText[:20]},
+		DNSNames: []string{hostile, "b"}, EmailAddresses: []string{hostile},
+	})
+	r := requestOn(newTestConn(On, v2With(certificateTLV(der))))
+	for name, want := range map[string]any{
+		"subject": `CN=evil\x0d\x0aX-Injected: ye`, "san.dns_names": textList{`a\x1b]0;owned\x07\x7f\\`, "b"},
+		"san.dns_names.0": `a\x1b]0;owned\x07\x7f\\`, "san.emails": textList{`a\x1b]0;owned\x07\x7f\\`}, "san.uris": textList{},
+	} {
+		value, _ := placeholderOf(t, r, ".tlv.ssl.client_cert."+name)
+		assert.Equal(t, want, value, name)
+	}
+}
+
+func TestFieldsOfACertificateAreMatched(t *testing.T) {
+	cert := clientCert(t, "203.0.113.7", "203.0.113.8")
+	f := startFarm(t, []string{"on"}, "", fmt.Sprintf(`
+	@fingerprint proxy_protocol {
+		tlv ssl.verified true
+		tlv ssl.client_cert.fingerprint 00 %x
+	}
+	@name proxy_protocol {
+		tlv ssl.client_cert.san.dns_names other.test not-an-address.test
+	}
+	@second proxy_protocol {
+		tlv ssl.client_cert.san.ips.1 203.0.113.8
+	}
+	@other proxy_protocol {
+		tlv ssl.client_cert.san.ips 203.0.113.9
+	}
+	@any proxy_protocol {
+		tlv ssl.client_cert.san.ips
+		tlv ssl.client_cert.subject CN=client.test
+		tlv ssl.client_cert.serial 2
+	}
+	@none proxy_protocol {
+		tlv ssl.client_cert.san.uris
+	}
+	@pinned pinned_ip {http.proxy_protocol.tlv.ssl.client_cert.san.ips}
+	@cel expression `+"`"+`"not-an-address.test" in {http.proxy_protocol.tlv.ssl.client_cert.san.dns_names} && proxy_protocol('tlv:ssl.client_cert.issuer=CN=proxyprotocol test clients')`+"`"+`
+	header @fingerprint +Matched fingerprint
+	header @name +Matched name
+	header @second +Matched second
+	header @other +Matched other
+	header @any +Matched any
+	header @none +Matched none
+	header @pinned +Matched pinned
+	header @cel +Matched cel
+	respond ok
+`, sha256.Sum256(cert.der)))
+	for _, tt := range []struct {
+		name string
+		cert clientCertificate
+		want []string
+	}{
+		{"this certificate", cert, []string{"fingerprint", "name", "second", "any", "pinned", "cel"}},
+		{"another", clientCert(t, "203.0.113.9"), []string{"name", "other", "any", "cel"}},
+		{"one without addresses", clientCert(t), []string{"name", "cel"}},
+		{"none", clientCertificate{}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, tr := range transports {
+				response, _ := get(t, tr, f.at("on", tr), v2With(certificateTLV(tt.cert.der)), "/")
+				assert.Equal(t, http.StatusOK, response.StatusCode, "a list is a list in CEL, even if it is empty")
+				assert.ElementsMatch(t, tt.want, response.Header["Matched"], tr)
+			}
+		})
+	}
+}
+
+func TestListsOfACertificateAreListsInTheLog(t *testing.T) {
+	c := newTestConn(On, v2With(certificateTLV(clientCert(t, "203.0.113.7", "2001:db8::7").der)))
+	for name, want := range map[string]any{"ips": []any{"203.0.113.7", "2001:db8::7"}, "uris": []any{}} {
+		value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.san."+name)
+		enc := zapcore.NewMapObjectEncoder()
+		zap.Any("list", value).AddTo(enc) // as log_append does
+		assert.Equal(t, want, enc.Fields["list"])
+	}
+}
+
+func TestCertificatesAreParsedOnceAConnectionIfAsked(t *testing.T) {
+	c := newTestConn(On, v2With(certificateTLV(clientCert(t).der)))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.subject")
+			assert.Equal(t, "CN=client.test", value)
+		})
+	}
+	wg.Wait()
+	clear(c.known().say().Values) // another reading finds nothing
+	value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.subject")
+	assert.Equal(t, "CN=client.test", value)
+}
+
 func TestTLVsAreDecodedOnceAConnection(t *testing.T) {
 	c := newTestConn(On, v2With(textTLV(wire.TypeAuthority, "first"), sslTLV(sslUsed, 1, textTLV(0x21, "TLSv1.3"))))
 	authority := func() any {
@@ -178,7 +515,8 @@ func TestTextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"plain", "example.com", "example.com"},
 		{"other scripts", "bücher 例え.テスト", "bücher 例え.テスト"},
-		{"quotes and backslashes", `"a\b'`, `"a\b'`},
+		{"quotes and backslashes", `"a\b'`, `"a\\b'`},
+		{"a backslash is not an escape", `a\x0a` + "\n", `a\\x0a\x0a`},
 		{"CR and LF", "a\r\nb", `a\x0d\x0ab`},
 		{"NUL, tab and DEL", "\x00\t\x7f", `\x00\x09\x7f`},
 		{"ANSI escape", "\x1b[31mred\x1b[0m", `\x1b[31mred\x1b[0m`},
@@ -202,7 +540,7 @@ func TestTextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 }
 
 func TestTLVsOfAnyBytesAreFitToBeShown(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2))
+	random := mathrand.New(mathrand.NewPCG(1, 2))
 	samples := []wire.TLV{
 		textTLV(wire.TypeAuthority, attackText), textTLV(wire.TypeALPN, "h2"), textTLV(wire.TypeUniqueID, "id"), textTLV(wire.TypeNetNS, "ns"),
 		textTLV(0xea, "\x01vpce-1"), textTLV(0xee, "\x01\x01\x00\x00\x00"), textTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00"),

@@ -176,6 +176,20 @@ func startCaddy(t testing.TB, wrappers ...string) *caddy {
 	handle /backend* {
 		reverse_proxy ` + startBackend(t) + `
 	}
+	handle /certificate {
+		@unverified proxy_protocol {
+			tlv ssl.verified false
+		}
+		header @unverified Unverified yes
+		respond <<CERTIFICATE
+			{http.proxy_protocol.tlv.ssl.cn}
+			{http.proxy_protocol.tlv.ssl.verified}
+			{http.proxy_protocol.tlv.ssl.verify_result}
+			{http.proxy_protocol.tlv.ssl.cert_conn}
+			{http.proxy_protocol.tlv.ssl.cert_sess}
+			{http.proxy_protocol.tlv.ssl.version}
+			CERTIFICATE
+	}
 	respond <<ANSWER
 		{remote}
 		{client_ip}

@@ -119,6 +119,7 @@ func parseCheck(flags caddycmd.Flags) (p *prober, target string, err error) {
 
 // report is what check says.
 type report struct {
+	target  string        // as it was given: errors are escaped where they are printed
 	Target  string        `json:"target"`
 	Address string        `json:"address,omitempty"`
 	Probes  []probeReport `json:"probes"`
@@ -139,7 +140,7 @@ type probeReport struct {
 
 // check asks a listener all there is to ask.
 func check(p *prober, target string, tls bool) *report {
-	r := &report{Target: escape.Text(target)}
+	r := &report{target: target, Target: escape.Text(target)}
 	observed := observation{tls: tls}
 	first, err := net.DialTimeout("tcp", target, p.timeout)
 	if err != nil {
@@ -235,13 +236,13 @@ func (r *report) print(out *output) {
 func (r *report) result() error {
 	switch {
 	case r.AsExpected != nil && !*r.AsExpected:
-		return fmt.Errorf("%s: expected '%s', but the verdict is '%s'", r.Target, r.Expect, r.Verdict)
+		return fmt.Errorf("%s: expected '%s', but the verdict is '%s'", r.target, r.Expect, r.Verdict)
 	case r.AsExpected != nil:
 		return nil
 	case r.Verdict == verdictUnreachable:
-		return fmt.Errorf("%s: no connection", r.Target)
+		return fmt.Errorf("%s: no connection", r.target)
 	case r.Verdict == verdictUnknown:
-		return errors.New(r.Target + ": no verdict")
+		return errors.New(r.target + ": no verdict")
 	default:
 		return nil
 	}

@@ -212,6 +212,7 @@ func TestCheckInTime(t *testing.T) {
 		{"dead_expecting_refused", deadAddress, []string{"--expect", "refused"}},
 		{"dead_json", deadAddress, []string{"--json"}},
 		{"no_such_host", func(testing.TB) string { return "no..such..host:443" }, nil},
+		{"no_such_host_escaped", func(testing.TB) string { return "no..such\n\\x0a..host:443" }, nil},
 		{"silent", everything(hangs).serve, nil},
 		{"silent_expecting_refused", everything(hangs).serve, []string{"--expect", "refused"}},
 		{"silent_tls", everything(hangs).serveTLS, []string{"--tls"}},

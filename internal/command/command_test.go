@@ -72,8 +72,10 @@ func TestCompletion(t *testing.T) {
 		{[]string{"send", "--method", ""}, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"send", "--tlv", ""}, []string{
 			"alpn=", "authority=", "unique_id=", "netns=", "ssl.version=", "ssl.cn=", "ssl.cipher=", "ssl.sig_alg=",
-			"ssl.key_alg=", "ssl.group=", "ssl.sig_scheme=", "ssl.client_cert=", "ssl.verified=", "aws_vpce_id=",
+			"ssl.key_alg=", "ssl.group=", "ssl.sig_scheme=", "ssl.client_cert=", "ssl.verified=",
+			"ssl.verify_result=", "ssl.cert_conn=", "ssl.cert_sess=", "aws_vpce_id=",
 			"azure_private_endpoint_link_id=", "gcp_psc_connection_id=",
+			"alibaba_vpc_id=", "alibaba_endpoint_id=", "alibaba_endpoint_service_id=",
 		}, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace},
 		{[]string{"decode", ""}, nil, cobra.ShellCompDirectiveDefault},
 		{[]string{"status", ""}, nil, cobra.ShellCompDirectiveNoFileComp},

@@ -47,7 +47,8 @@ or ::).
   and 0xNN for the value of any type in hexadecimal.
 
 What cannot be printed in the response is shown as \xNN, except for the ends of
-lines. Redirects are not followed, and proxies in the environment not used.
+lines, and a backslash as \\. Redirects are not followed, and proxies in the
+environment not used.
 
 The exit code is 0 if there was a response, whatever its status.
 `,

@@ -6,10 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/pires/go-proxyproto"
 	"github.com/pires/go-proxyproto/tlvparse"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -20,12 +21,15 @@ import (
 // hexadecimal.
 func Encode(values []Value) ([]wire.TLV, error) {
 	var tlvs []wire.TLV
-	var ssl tlvparse.PP2SSL
+	var sslValues []Value
 	sslAt, said := -1, make(map[string]bool)
 	for _, value := range values {
 		name, err := ParseName(value.Name)
 		if err != nil {
 			return nil, err
+		}
+		if isCertificateName(name) {
+			return nil, fmt.Errorf("TLV '%s' is a part of ssl.client_cert: give that", name)
 		}
 		hexadecimal := strings.HasPrefix(name, "0x")
 		if said[name] && !hexadecimal {
@@ -35,52 +39,42 @@ func Encode(values []Value) ([]wire.TLV, error) {
 		switch {
 		case hexadecimal:
 			var tlv wire.TLV
-			if tlv, err = encodeHex(name, value.Text); err == nil {
-				tlvs = append(tlvs, tlv)
-			}
+			tlv, err = encodeHex(name, value.Text)
+			tlvs = append(tlvs, tlv)
 		case strings.HasPrefix(name, "ssl."):
 			if sslAt < 0 {
 				sslAt = len(tlvs)
 				tlvs = append(tlvs, wire.TLV{Type: wire.TypeSSL})
-				ssl.Verify = notVerified
 			}
-			err = addSSL(&ssl, name, value.Text)
+			sslValues = append(sslValues, Value{name, value.Text})
 		default:
 			var tlv wire.TLV
-			if tlv, err = encodeNamed(name, value.Text); err == nil {
-				tlvs = append(tlvs, tlv)
-			}
+			tlv, err = encodeNamed(name, value.Text)
+			tlvs = append(tlvs, tlv)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("TLV '%s': %w", name, err)
 		}
 	}
 	if sslAt >= 0 {
-		tlv, err := ssl.Marshal()
-		if err != nil {
-			return nil, fmt.Errorf("TLV of type %s: %w", Code(wire.TypeSSL), err)
+		var err error
+		if tlvs[sslAt].Value, err = encodeSSL(sslValues); err != nil {
+			return nil, err
 		}
-		tlvs[sslAt].Value = tlv.Value
 	}
 	return tlvs, nil
 }
-
-// notVerified is any value but zero, which says that there was a certificate and that it
-// was valid.
-const notVerified = 1
 
 var (
 	errNotHex    = errors.New("the value must be in hexadecimal")
 	errNotBase64 = errors.New("the value must be a certificate: its DER form in base64")
 	errNotBool   = errors.New("the value must be true or false")
 	errNoValue   = errors.New("the value must not be empty")
+	errTooLong   = errors.New("the value must not be longer than 65535 bytes")
 )
 
 func encodeHex(name, text string) (wire.TLV, error) {
-	typ, err := hex.DecodeString(name[len("0x"):])
-	if err != nil {
-		return wire.TLV{}, err
-	}
+	typ, _ := hex.DecodeString(name[len("0x"):]) // ParseName has seen to it
 	value, err := hex.DecodeString(text)
 	if err != nil {
 		return wire.TLV{}, errNotHex
@@ -112,8 +106,9 @@ func encodeNamed(name, text string) (wire.TLV, error) {
 			Type:  wire.Type(tlvparse.PP2_TYPE_GCP),
 			Value: binary.BigEndian.AppendUint64(nil, id),
 		}, err
-	default:
-		return wire.TLV{}, errors.ErrUnsupported
+	default: // one of alibabaNames
+		subtype := byte(slices.Index(alibabaNames[:], name))
+		return wire.TLV{Type: typeAlibaba, Value: append([]byte{subtype}, text...)}, nil
 	}
 }
 
@@ -125,51 +120,100 @@ func parseNumber(text string, bits int) (uint64, error) {
 	return n, nil
 }
 
-// addSSL adds a part of what the load balancer says of the client's TLS (specification,
-// section 2.2.6).
-func addSSL(ssl *tlvparse.PP2SSL, name, text string) error {
-	if name == "ssl.verified" {
-		switch text {
-		case "true":
-			ssl.Client |= tlvparse.PP2_BITFIELD_CLIENT_CERT_CONN
-			ssl.Verify = 0
-		case "false":
-		default:
-			return errNotBool
+// notVerified is a verify result other than 0.
+const notVerified = 1
+
+// encodeSSL returns the value of an SSL TLV that says all this. What is not given follows
+// from the rest: there is a certificate if something is said of one, and it was not
+// verified.
+func encodeSSL(values []Value) ([]byte, error) {
+	var parts []byte
+	var bits byte
+	head := make(map[string]string)
+	for _, value := range values {
+		typ := sslPart(value.Name)
+		if typ == 0 {
+			head[value.Name] = value.Text
+			continue
 		}
-		return nil
-	}
-	if text == "" {
-		return errNoValue
-	}
-	sub := proxyproto.TLV{Value: []byte(text)}
-	switch name {
-	case "ssl.version":
-		ssl.Client |= tlvparse.PP2_BITFIELD_CLIENT_SSL
-		sub.Type = proxyproto.PP2_SUBTYPE_SSL_VERSION
-	case "ssl.cn":
-		ssl.Client |= tlvparse.PP2_BITFIELD_CLIENT_CERT_CONN
-		sub.Type = proxyproto.PP2_SUBTYPE_SSL_CN
-	case "ssl.cipher":
-		sub.Type = proxyproto.PP2_SUBTYPE_SSL_CIPHER
-	case "ssl.sig_alg":
-		sub.Type = proxyproto.PP2_SUBTYPE_SSL_SIG_ALG
-	case "ssl.key_alg":
-		sub.Type = proxyproto.PP2_SUBTYPE_SSL_KEY_ALG
-	case "ssl.group":
-		sub.Type = proxyproto.PP2_SUBTYPE_SSL_GROUP
-	case "ssl.sig_scheme":
-		sub.Type = proxyproto.PP2_SUBTYPE_SSL_SIG_SCHEME
-	case "ssl.client_cert":
-		der, err := base64.StdEncoding.DecodeString(text)
+		switch typ {
+		case sslVersion:
+			bits |= sslClient
+		case sslCN, sslClientCert:
+			bits |= sslCertConn
+		}
+		part, err := encodeSSLPart(typ, value.Text)
 		if err != nil {
-			return errNotBase64
+			return nil, fmt.Errorf("TLV '%s': %w", value.Name, err)
 		}
-		ssl.Client |= tlvparse.PP2_BITFIELD_CLIENT_CERT_CONN
-		sub.Type, sub.Value = proxyproto.PP2_SUBTYPE_SSL_CLIENT_CERT, der
-	default:
-		return errors.ErrUnsupported
+		parts = append(parts, part...)
 	}
-	ssl.TLV = append(ssl.TLV, sub)
-	return nil
+	bits, result, err := encodeSSLHead(head, bits)
+	if err != nil {
+		return nil, err
+	}
+	s := append(binary.BigEndian.AppendUint32([]byte{bits}, result), parts...)
+	if verified, ok := head["ssl.verified"]; ok && verified != strconv.FormatBool(ssl(s).verified()) {
+		return nil, errors.New("TLV 'ssl.verified' contradicts ssl.verify_result, ssl.cert_conn or ssl.cert_sess: leave it out")
+	}
+	return s, nil
+}
+
+// sslPart returns the type of the part of an SSL TLV with this name, or 0.
+func sslPart(name string) wire.Type {
+	if name == "ssl.client_cert" {
+		return sslClientCert
+	}
+	for _, part := range sslTexts {
+		if part.name == name {
+			return part.typ
+		}
+	}
+	return 0
+}
+
+func encodeSSLPart(typ wire.Type, text string) ([]byte, error) {
+	value := []byte(text)
+	if typ == sslClientCert {
+		var err error
+		if value, err = base64.StdEncoding.DecodeString(text); err != nil {
+			return nil, errNotBase64
+		}
+	}
+	switch {
+	case len(value) == 0:
+		return nil, errNoValue
+	case len(value) > math.MaxUint16:
+		return nil, errTooLong
+	}
+	return append(binary.BigEndian.AppendUint16([]byte{byte(typ)}, uint16(len(value))), value...), nil
+}
+
+// encodeSSLHead returns the bits and the verify result. Those of the bits that are not
+// given are as they are.
+func encodeSSLHead(given map[string]string, bits byte) (_ byte, result uint32, err error) {
+	result = notVerified
+	if given["ssl.verified"] == "true" {
+		bits |= sslCertConn
+		result = 0
+	}
+	for name, bit := range map[string]byte{"ssl.cert_conn": sslCertConn, "ssl.cert_sess": sslCertSess, "ssl.verified": 0} {
+		switch text, ok := given[name]; {
+		case !ok:
+		case text == "true":
+			bits |= bit
+		case text == "false":
+			bits &^= bit
+		default:
+			return 0, 0, fmt.Errorf("TLV '%s': %w", name, errNotBool)
+		}
+	}
+	if text, ok := given["ssl.verify_result"]; ok {
+		n, err := parseNumber(text, 32)
+		if err != nil {
+			return 0, 0, fmt.Errorf("TLV 'ssl.verify_result': %w", err)
+		}
+		result = uint32(n)
+	}
+	return bits, result, nil
 }

@@ -3,13 +3,12 @@
 package tlv
 
 import (
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/pires/go-proxyproto"
 	"github.com/pires/go-proxyproto/tlvparse"
@@ -17,21 +16,23 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// names are the names of what TLVs say that users can ask for, beside 0xNN for the value
-// of any type in hexadecimal.
+// names are the names of what TLVs say that users can ask for, beside those of a
+// certificate and 0xNN for the value of any type in hexadecimal.
 var names = []string{
 	"alpn", "authority", "unique_id", "netns",
 	"ssl.version", "ssl.cn", "ssl.cipher", "ssl.sig_alg", "ssl.key_alg", "ssl.group",
-	"ssl.sig_scheme", "ssl.client_cert", "ssl.verified",
+	"ssl.sig_scheme", "ssl.client_cert", "ssl.verified", "ssl.verify_result", "ssl.cert_conn",
+	"ssl.cert_sess",
 	"aws_vpce_id", "azure_private_endpoint_link_id", "gcp_psc_connection_id",
+	"alibaba_vpc_id", "alibaba_endpoint_id", "alibaba_endpoint_service_id",
 }
 
-// Names returns the names of what TLVs say, without 0xNN.
+// Names returns the names of what TLVs say, without those of [CertificateNames] and 0xNN.
 func Names() []string { return slices.Clone(names) }
 
 // ParseName returns the name in the form that Named uses.
 func ParseName(name string) (string, error) {
-	if slices.Contains(names, name) {
+	if slices.Contains(names, name) || isCertificateName(name) {
 		return name, nil
 	}
 	if digits, ok := strings.CutPrefix(name, "0x"); ok && len(digits) == 2 {
@@ -39,7 +40,8 @@ func ParseName(name string) (string, error) {
 			return strings.ToLower(name), nil
 		}
 	}
-	return "", fmt.Errorf("unknown TLV name '%s': use %s, or 0xNN for any type", name, strings.Join(names, ", "))
+	known := strings.Join(slices.Concat(names, CertificateNames()), ", ")
+	return "", fmt.Errorf("unknown TLV name '%s': use %s, or 0xNN for any type", name, known)
 }
 
 // Code returns the name 0xNN of a type.
@@ -54,34 +56,104 @@ type Value struct {
 
 // Named is what all TLVs of a header say, by name.
 type Named struct {
-	// Values has the names that there are, and 0xNN for all types there are. Text is as
-	// it came: escape it before it is shown.
+	// Values has the names that there are, and 0xNN for all types there are, but not the
+	// names of a certificate's fields. Text is as it came: escape it before it is shown.
 	Values map[string]string
 	// Telling has the names worth showing, in the order of the TLVs: 0xNN only of types
 	// that have no other name.
 	Telling []string
+
+	// parseOnce guards certificate, which is parsed when a name of it is asked for.
+	parseOnce   sync.Once
+	certificate *certificate
 }
 
-// Name finds out what TLVs say. What has not the form that its type should have is not
-// there. Of repeated types the first counts.
-func Name(tlvs wire.TLVs) Named {
-	n := Named{Values: make(map[string]string)}
+// Name finds out what TLVs say. A TLV that does not have the form that its type should
+// have says nothing. Of repeated types the first counts, of types with a subtype the first
+// of each subtype, even if it says nothing.
+func Name(tlvs wire.TLVs) *Named {
+	n := &Named{Values: make(map[string]string)}
+	type part struct {
+		typ     wire.Type
+		subtype byte
+	}
+	counted := make(map[part]bool)
+	var types []wire.Type // in the order of the first of each
+	telling := make(map[wire.Type][]string)
 	for tlv := range tlvs.All() {
-		code := Code(tlv.Type)
-		if _, ok := n.Values[code]; ok {
+		p := part{tlv.Type, subtypeOf(tlv)}
+		if counted[p] {
 			continue
 		}
-		n.Values[code] = hex.EncodeToString(tlv.Value)
-		values := Describe(tlv)
-		for _, value := range values {
+		counted[p] = true
+		if _, ok := telling[tlv.Type]; !ok {
+			types = append(types, tlv.Type)
+			n.Values[Code(tlv.Type)] = hex.EncodeToString(tlv.Value)
+		}
+		told := telling[tlv.Type]
+		for _, value := range Describe(tlv) {
 			n.Values[value.Name] = value.Text
-			n.Telling = append(n.Telling, value.Name)
+			if !slices.Contains(summed, value.Name) {
+				told = append(told, value.Name)
+			}
 		}
-		if len(values) == 0 && tlv.Type != wire.TypeCRC32C && tlv.Type != wire.TypeNoop {
-			n.Telling = append(n.Telling, code)
+		telling[tlv.Type] = told
+	}
+	for _, typ := range types {
+		told := telling[typ]
+		if len(told) == 0 && typ != wire.TypeCRC32C && typ != wire.TypeNoop {
+			told = []string{Code(typ)}
 		}
+		n.Telling = append(n.Telling, told...)
 	}
 	return n
+}
+
+// summed are names that are not worth showing beside ssl.verified, which sums them up.
+var summed = []string{"ssl.verify_result", "ssl.cert_conn", "ssl.cert_sess"}
+
+// subtypeOf returns the first byte of a TLV of a type whose values begin with a subtype,
+// else 0.
+func subtypeOf(tlv wire.TLV) byte {
+	switch tlv.Type {
+	case tlvparse.PP2_TYPE_AWS, tlvparse.PP2_TYPE_AZURE, typeAlibaba:
+		if len(tlv.Value) > 0 {
+			return tlv.Value[0]
+		}
+	}
+	return 0
+}
+
+// Text returns what the TLVs say under a name, as it came: escape it before it is shown.
+// It is empty if they say nothing, or a list.
+func (n *Named) Text(name string) string {
+	if !isCertificateName(name) {
+		return n.Values[name]
+	}
+	text, _ := n.cert().text(name)
+	return text
+}
+
+// List returns what the TLVs say under the name of a list, as it came: escape it before it
+// is shown. It is nil if they say nothing.
+func (n *Named) List(name string) []string {
+	if !IsList(name) {
+		return nil
+	}
+	return n.cert().lists[name]
+}
+
+// Has reports whether the TLVs say something under a name, and if values are given,
+// whether it is one of these. Of a list, one item has to be.
+func (n *Named) Has(name string, values []string) bool {
+	if list := n.List(name); list != nil {
+		return len(values) == 0 || slices.ContainsFunc(list, func(item string) bool { return slices.Contains(values, item) })
+	}
+	text, ok := n.Values[name]
+	if isCertificateName(name) {
+		text, ok = n.cert().text(name)
+	}
+	return ok && (len(values) == 0 || slices.Contains(values, text))
 }
 
 // Describe returns what one TLV says beside its bytes: nothing if its type has no name or
@@ -98,9 +170,7 @@ func Describe(tlv wire.TLV) []Value {
 	case proxyproto.PP2_TYPE_NETNS:
 		return []Value{{"netns", string(tlv.Value)}}
 	case proxyproto.PP2_TYPE_SSL:
-		if ssl, err := tlvparse.SSL(parsed); err == nil {
-			return describeSSL(ssl)
-		}
+		return ssl(tlv.Value).describe()
 	case tlvparse.PP2_TYPE_AWS:
 		if id := tlvparse.FindAWSVPCEndpointID([]proxyproto.TLV{parsed}); id != "" {
 			return []Value{{"aws_vpce_id", id}}
@@ -113,37 +183,34 @@ func Describe(tlv wire.TLV) []Value {
 		if id, ok := tlvparse.ExtractPSCConnectionID([]proxyproto.TLV{parsed}); ok {
 			return []Value{{"gcp_psc_connection_id", strconv.FormatUint(id, 10)}}
 		}
+	case typeAlibaba:
+		return describeAlibaba(tlv.Value)
 	}
 	return nil
 }
 
-// describeSSL returns what the load balancer says of the client's TLS (specification,
-// section 2.2.6).
-func describeSSL(ssl tlvparse.PP2SSL) []Value {
-	var values []Value
-	for _, text := range []struct {
-		name string
-		get  func() (string, bool)
-	}{
-		{"ssl.version", ssl.SSLVersion},
-		{"ssl.cn", ssl.ClientCN},
-		{"ssl.cipher", ssl.SSLCipher},
-		{"ssl.sig_alg", ssl.SSLSigAlg},
-		{"ssl.key_alg", ssl.SSLKeyAlg},
-		{"ssl.group", ssl.SSLGroup},
-		{"ssl.sig_scheme", ssl.SSLSigScheme},
-	} {
-		if value, ok := text.get(); ok {
-			values = append(values, Value{text.name, value})
+// typeAlibaba is the type of Alibaba Cloud's TLVs for PrivateLink. Like all vendors' types
+// it may be used for something else by other senders:
+// https://www.alibabacloud.com/help/en/privatelink/obtain-real-client-information
+const typeAlibaba = 0xe1
+
+// alibabaNames are the names of the subtypes of Alibaba Cloud's TLVs.
+var alibabaNames = [...]string{1: "alibaba_vpc_id", 2: "alibaba_endpoint_id", 3: "alibaba_endpoint_service_id"}
+
+// describeAlibaba returns what an Alibaba Cloud TLV says: its subtype, and an ID.
+func describeAlibaba(value []byte) []Value {
+	if len(value) < 2 || int(value[0]) >= len(alibabaNames) || value[0] == 0 || !isID(value[1:]) {
+		return nil
+	}
+	return []Value{{alibabaNames[value[0]], string(value[1:])}}
+}
+
+// isID reports whether b has only letters, digits and hyphens, as IDs in clouds have.
+func isID(b []byte) bool {
+	for _, c := range b {
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
 		}
 	}
-	// HAProxy sends a verify field of zero without a certificate as well.
-	presented := ssl.ClientCertConn() || ssl.ClientCertSess()
-	values = append(values, Value{"ssl.verified", strconv.FormatBool(presented && ssl.Verified())})
-	if der, ok := ssl.ClientCert(); ok {
-		if _, err := x509.ParseCertificate(der); err == nil {
-			values = append(values, Value{"ssl.client_cert", base64.StdEncoding.EncodeToString(der)})
-		}
-	}
-	return values
+	return true
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-func certificate(t testing.TB) string {
+func newCertificate(t testing.TB) string {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
@@ -38,14 +38,16 @@ func asTLVs(tlvs ...wire.TLV) wire.TLVs {
 }
 
 func TestEncodeEveryName(t *testing.T) {
-	cert := certificate(t)
+	cert := newCertificate(t)
 	given := map[string]string{
 		"alpn": "h2", "authority": "example.com", "unique_id": "\x00\x01", "netns": "blue",
 		"ssl.version": "TLSv1.3", "ssl.cn": "größer", "ssl.cipher": "TLS_AES_128_GCM_SHA256",
 		"ssl.sig_alg": "RSA-SHA256", "ssl.key_alg": "RSA2048", "ssl.group": "x25519",
 		"ssl.sig_scheme": "rsa_pss_rsae_sha256", "ssl.client_cert": cert, "ssl.verified": "true",
+		"ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "true",
 		"aws_vpce_id": "vpce-08d2bf15fac5001c9", "azure_private_endpoint_link_id": "4026531841",
-		"gcp_psc_connection_id": "18446744073709551615", "0xf0": "00ff",
+		"gcp_psc_connection_id": "18446744073709551615", "alibaba_vpc_id": "vpc-bp1aevy8sofi8mh1qc5cm",
+		"alibaba_endpoint_id": "ep-hp33b2e43fays7s8", "alibaba_endpoint_service_id": "epsrv-hp3vpx8yqxblby3i", "0xf0": "00ff",
 	}
 	var values []Value
 	for _, name := range append(Names(), "0xf0") {
@@ -59,9 +61,9 @@ func TestEncodeEveryName(t *testing.T) {
 	for name, text := range given {
 		assert.Equal(t, text, named.Values[name], name)
 	}
-	assert.Len(t, named.Telling, len(given))
+	assert.Len(t, named.Telling, len(given)-3, "without what ssl.verified sums up")
 	// All of ssl is one TLV.
-	assert.Len(t, tlvs, len(given)-8)
+	assert.Len(t, tlvs, len(given)-11)
 }
 
 func TestEncodeOneSSLName(t *testing.T) {
@@ -71,8 +73,10 @@ func TestEncodeOneSSLName(t *testing.T) {
 		}
 		text := "false"
 		switch name {
+		case "ssl.verify_result":
+			text = "18"
 		case "ssl.client_cert":
-			text = certificate(t)
+			text = newCertificate(t)
 		case "ssl.version":
 			text = "TLSv1.2"
 		}
@@ -94,9 +98,22 @@ func TestEncodeErrors(t *testing.T) {
 		{[]Value{{"alpen", "h2"}}, "unknown TLV name 'alpen': use alpn, authority"},
 		{[]Value{{"0x1", ""}}, "unknown TLV name '0x1'"},
 		{[]Value{{"0xzz", ""}}, "unknown TLV name '0xzz'"},
+		{[]Value{{"0x", ""}}, "unknown TLV name '0x'"},
+		{[]Value{{"0x0102", ""}}, "unknown TLV name '0x0102'"},
+		{[]Value{{"ea", ""}}, "unknown TLV name 'ea'"},
 		{[]Value{{"0xE0", "xyz"}}, "TLV '0xe0': the value must be in hexadecimal"},
 		{[]Value{{"alpn", "h2"}, {"alpn", "h3"}}, "TLV 'alpn' is given twice"},
 		{[]Value{{"ssl.verified", "yes"}}, "TLV 'ssl.verified': the value must be true or false"},
+		{[]Value{{"ssl.cert_conn", ""}}, "TLV 'ssl.cert_conn': the value must be true or false"},
+		{[]Value{{"ssl.cert_sess", "True"}}, "TLV 'ssl.cert_sess': the value must be true or false"},
+		{[]Value{{"ssl.verify_result", "4294967296"}}, "TLV 'ssl.verify_result': the value must be a decimal number of 32 bits"},
+		{[]Value{{"ssl.verified", "true"}, {"ssl.verify_result", "18"}}, "TLV 'ssl.verified' contradicts ssl.verify_result, ssl.cert_conn or ssl.cert_sess: leave it out"},
+		{[]Value{{"ssl.cert_conn", "false"}, {"ssl.verified", "true"}}, "TLV 'ssl.verified' contradicts"},
+		{[]Value{{"ssl.verified", "false"}, {"ssl.cert_sess", "true"}, {"ssl.verify_result", "0"}}, "TLV 'ssl.verified' contradicts"},
+		{[]Value{{"ssl.cn", strings.Repeat("x", 1<<16)}}, "TLV 'ssl.cn': the value must not be longer than 65535 bytes"},
+		{[]Value{{"ssl.client_cert", ""}}, "TLV 'ssl.client_cert': the value must not be empty"},
+		{[]Value{{"ssl.client_cert.subject", "CN=a"}}, "TLV 'ssl.client_cert.subject' is a part of ssl.client_cert: give that"},
+		{[]Value{{"ssl.client_cert.san.ips.0", "::1"}}, "TLV 'ssl.client_cert.san.ips.0' is a part of ssl.client_cert: give that"},
 		{[]Value{{"ssl.cn", ""}}, "TLV 'ssl.cn': the value must not be empty"},
 		{[]Value{{"ssl.client_cert", "%"}}, "TLV 'ssl.client_cert': the value must be a certificate: its DER form in base64"},
 		{[]Value{{"azure_private_endpoint_link_id", "4294967296"}}, "TLV 'azure_private_endpoint_link_id': the value must be a decimal number of 32 bits"},
@@ -115,14 +132,100 @@ func TestName(t *testing.T) {
 		wire.TLV{Type: wire.TypeNoop, Value: []byte("pad")},
 		wire.TLV{Type: wire.TypeAuthority, Value: []byte("first")},
 		wire.TLV{Type: wire.TypeAuthority, Value: []byte("second")},
+		wire.TLV{Type: 0xee, Value: []byte("\x02")},
 		wire.TLV{Type: wire.TypeSSL, Value: []byte("bad")},
 		wire.TLV{Type: 0xea, Value: []byte("\x01not an ID")},
 		wire.TLV{Type: wire.TypeCRC32C, Value: []byte("1234")},
 		wire.TLV{Type: 0xf1},
+		wire.TLV{Type: 0xee, Value: []byte("\x01\x07\x00\x00\x00")},
+		wire.TLV{Type: 0xea, Value: []byte("\x01vpce-1")},
 	))
 	assert.Equal(t, "first", named.Values["authority"], "of repeated types the first counts")
 	assert.Equal(t, hex.EncodeToString([]byte("first")), named.Values["0x02"])
-	assert.Equal(t, []string{"authority", "0x20", "0xea", "0xf1"}, named.Telling)
+	assert.Equal(t, []string{"authority", "azure_private_endpoint_link_id", "ssl.verified", "0xea", "0xf1"}, named.Telling)
+	assert.Equal(t, "7", named.Values["azure_private_endpoint_link_id"])
+	assert.Equal(t, "02", named.Values["0xee"], "the first of the type, whatever its subtype")
+	assert.Equal(t, "false", named.Values["ssl.verified"])
+	assert.Empty(t, Name(nil).Telling)
+}
+
+func TestEncodeSSL(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		values []Value
+		want   string
+	}{
+		{"verified", []Value{{"ssl.verified", "true"}}, "\x02\x00\x00\x00\x00"},
+		{"not verified", []Value{{"ssl.verified", "false"}}, "\x00\x00\x00\x00\x01"},
+		{"a version", []Value{{"ssl.version", "x"}}, "\x01\x00\x00\x00\x01\x21\x00\x01x"},
+		{"a name", []Value{{"ssl.cn", "x"}}, "\x02\x00\x00\x00\x01\x22\x00\x01x"},
+		{"a certificate", []Value{{"ssl.client_cert", "MAA="}}, "\x02\x00\x00\x00\x01\x28\x00\x020\x00"},
+		{"a cipher", []Value{{"ssl.cipher", "x"}}, "\x00\x00\x00\x00\x01\x23\x00\x01x"},
+		{"a resumed session", []Value{{"ssl.cn", "x"}, {"ssl.cert_sess", "true"}, {"ssl.cert_conn", "false"}, {"ssl.verified", "true"}, {"ssl.verify_result", "0"}}, "\x04\x00\x00\x00\x00\x22\x00\x01x"},
+		{"a failure", []Value{{"ssl.verify_result", "18"}, {"ssl.cert_conn", "true"}, {"ssl.verified", "false"}}, "\x02\x00\x00\x00\x12"},
+		{"no certificate, as HAProxy says it", []Value{{"ssl.verify_result", "0"}, {"ssl.verified", "false"}}, "\x00\x00\x00\x00\x00"},
+		{"the longest name", []Value{{"ssl.cn", strings.Repeat("x", 1<<16-1)}}, "\x02\x00\x00\x00\x01\x22\xff\xff" + strings.Repeat("x", 1<<16-1)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tlvs, err := Encode(test.values)
+			require.NoError(t, err)
+			assert.Equal(t, []wire.TLV{{Type: wire.TypeSSL, Value: []byte(test.want)}}, tlvs)
+		})
+	}
+}
+
+func TestNameCountsTheFirstOfEachSubtype(t *testing.T) {
+	const good = "\x01vpce-1"
+	for _, test := range []struct {
+		name   string
+		values []string
+		want   string
+	}{
+		{"alone", []string{good}, "vpce-1"},
+		{"behind another subtype", []string{"\x02vpce-2", good}, "vpce-1"},
+		{"behind another subtype that is empty", []string{"\x02", good}, "vpce-1"},
+		{"behind no subtype", []string{"", good}, "vpce-1"},
+		{"behind subtype 0", []string{"\x00", good}, "vpce-1"},
+		{"behind itself", []string{good, "\x01vpce-2"}, "vpce-1"},
+		{"behind itself, empty", []string{"\x01", good}, ""},
+		{"behind itself, broken", []string{"\x01?", good}, ""},
+	} {
+		var tlvs []wire.TLV
+		for _, value := range test.values {
+			tlvs = append(tlvs, wire.TLV{Type: 0xea, Value: []byte(value)})
+		}
+		n := Name(asTLVs(tlvs...))
+		assert.Equal(t, test.want, n.Text("aws_vpce_id"), test.name)
+		assert.Equal(t, test.want != "", n.Has("aws_vpce_id", nil), test.name)
+		assert.Equal(t, hex.EncodeToString([]byte(test.values[0])), n.Text("0xea"), test.name)
+	}
+}
+
+func TestVendorTLVsOfAnotherForm(t *testing.T) {
+	for _, tlv := range []wire.TLV{
+		{Type: 0xea, Value: []byte("\x01")}, {Type: 0xee, Value: []byte("\x01\x00\x00\x00")}, {Type: 0xee, Value: []byte("\x01\x00\x00\x00\x00\x00")},
+		{Type: 0xe0, Value: []byte("\x00\x00\x00\x00\x00\x00\x00")}, {Type: 0xe0}, {Type: 0xe1}, {Type: 0xe1, Value: []byte("\x01")},
+	} {
+		assert.Empty(t, Describe(tlv), "%v", tlv)
+	}
+}
+
+func TestAlibabaIDs(t *testing.T) {
+	for id, ok := range map[string]bool{
+		"vpc-bp1": true, "A-Z": true, "az": true, "09": true, "-": true,
+		"": false, "@": false, "[": false, "`": false, "{": false, "/": false, ":": false, "vpc_1": false,
+		"vpc 1": false, "vpc-1\n": false, "\x00": false, "vpc-\xe1": false, "vpc-\xc1": false,
+	} {
+		values := Describe(wire.TLV{Type: 0xe1, Value: []byte("\x01" + id)})
+		if ok {
+			assert.Equal(t, []Value{{"alibaba_vpc_id", id}}, values)
+		} else {
+			assert.Empty(t, values, "%q", id)
+		}
+	}
+	for _, subtype := range []string{"\x00", "\x04", "\xff"} {
+		assert.Empty(t, Describe(wire.TLV{Type: 0xe1, Value: []byte(subtype + "vpc-1")}))
+	}
 }
 
 func TestParseName(t *testing.T) {
@@ -130,6 +233,18 @@ func TestParseName(t *testing.T) {
 		parsed, err := ParseName(name)
 		require.NoError(t, err)
 		assert.Equal(t, name, parsed)
+	}
+	for _, name := range append(CertificateNames(), "ssl.client_cert.san.ips.0", "ssl.client_cert.san.dns_names.17") {
+		parsed, err := ParseName(name)
+		require.NoError(t, err)
+		assert.Equal(t, name, parsed)
+	}
+	for _, name := range []string{
+		"", ".", ".0", "ssl", "ssl.", "ssl.client_cert.", "ssl.client_cert.0", "ssl.client_cert.subject.0", "ssl.client_cert.san.ips.", "ssl.client_cert.san.ips0", "ssl.client_cert.san.ips.00",
+		"ssl.client_cert.san.ips.-0", "ssl.client_cert.san.ips.-1", "ssl.client_cert.san.ips.+1", "ssl.client_cert.san.ips.1.1", "ssl.client_cert.san.ips.99999999999999999999",
+	} {
+		_, err := ParseName(name)
+		assert.ErrorContains(t, err, "unknown TLV name '"+name+"': use alpn, ", name)
 	}
 	parsed, err := ParseName("0xEA")
 	require.NoError(t, err)

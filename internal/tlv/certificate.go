@@ -1,0 +1,121 @@
+package tlv
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// certificateTexts and certificateLists are the names of the fields of ssl.client_cert.
+// Caddy's placeholders http.request.tls.client.* call them so. Items of lists have the
+// list's name with .0, .1 and so on behind it.
+var (
+	certificateTexts = []string{
+		"ssl.client_cert.fingerprint", "ssl.client_cert.subject", "ssl.client_cert.issuer", "ssl.client_cert.serial",
+	}
+	certificateLists = []string{
+		"ssl.client_cert.san.dns_names", "ssl.client_cert.san.emails", "ssl.client_cert.san.ips", "ssl.client_cert.san.uris",
+	}
+)
+
+// CertificateNames returns the names of the fields of ssl.client_cert, without those of
+// items of lists.
+func CertificateNames() []string { return slices.Concat(certificateTexts, certificateLists) }
+
+// isCertificateName reports whether it is the name of a field of ssl.client_cert, or of an
+// item of a list.
+func isCertificateName(name string) bool {
+	list, _ := cutIndex(name)
+	return list != "" || slices.Contains(certificateTexts, name) || IsList(name)
+}
+
+// IsList reports whether a name is that of a list.
+func IsList(name string) bool { return slices.Contains(certificateLists, name) }
+
+// cutIndex parts the name of a list's item. The list is empty if it is not one.
+func cutIndex(name string) (list string, index int) {
+	for _, list := range certificateLists {
+		rest, ok := strings.CutPrefix(name, list)
+		if !ok || !strings.HasPrefix(rest, ".") {
+			continue
+		}
+		if index, _ = strconv.Atoi(rest[1:]); index >= 0 && strconv.Itoa(index) == rest[1:] {
+			return list, index
+		}
+	}
+	return "", 0
+}
+
+// The limits of a certificate whose fields are read. Its size has the limit of the header.
+const (
+	// maxNameSize is that of the subject and of the issuer. It takes quadratic time to
+	// write them down.
+	maxNameSize = 4 << 10
+	// maxAltNames is that of all its alternative names. Each takes more memory than it
+	// has bytes.
+	maxAltNames = 1000
+)
+
+// certificate has the fields of ssl.client_cert, by name.
+type certificate struct {
+	texts map[string]string
+	lists map[string][]string
+}
+
+// text returns a field, or an item of a list, and whether it is there.
+func (c *certificate) text(name string) (text string, ok bool) {
+	if text, ok = c.texts[name]; ok {
+		return text, true
+	}
+	list, index := cutIndex(name)
+	if items := c.lists[list]; index < len(items) {
+		return items[index], true
+	}
+	return "", false
+}
+
+// cert returns the fields of ssl.client_cert.
+func (n *Named) cert() *certificate {
+	n.parseOnce.Do(func() {
+		n.certificate = new(certificate)
+		if text, ok := n.Values["ssl.client_cert"]; ok {
+			der, _ := base64.StdEncoding.DecodeString(text) // as it was encoded here
+			n.certificate = readCertificate(der)
+		}
+	})
+	return n.certificate
+}
+
+// readCertificate reads the fields of a certificate, and verifies nothing. It has only a
+// fingerprint if it cannot be parsed or is beyond the limits.
+func readCertificate(der []byte) *certificate {
+	sum := sha256.Sum256(der)
+	c := &certificate{texts: map[string]string{"ssl.client_cert.fingerprint": hex.EncodeToString(sum[:])}}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil || max(len(cert.RawSubject), len(cert.RawIssuer)) > maxNameSize ||
+		len(cert.DNSNames)+len(cert.EmailAddresses)+len(cert.IPAddresses)+len(cert.URIs) > maxAltNames {
+		return c
+	}
+	c.texts["ssl.client_cert.subject"] = cert.Subject.String()
+	c.texts["ssl.client_cert.issuer"] = cert.Issuer.String()
+	c.texts["ssl.client_cert.serial"] = cert.SerialNumber.String()
+	c.lists = map[string][]string{
+		"ssl.client_cert.san.dns_names": cert.DNSNames,
+		"ssl.client_cert.san.emails":    cert.EmailAddresses,
+		"ssl.client_cert.san.ips":       textsOf(cert.IPAddresses),
+		"ssl.client_cert.san.uris":      textsOf(cert.URIs),
+	}
+	return c
+}
+
+func textsOf[T interface{ String() string }](items []T) []string {
+	var texts []string
+	for _, item := range items {
+		texts = append(texts, item.String())
+	}
+	return texts
+}
