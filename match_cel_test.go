@@ -58,7 +58,7 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 			[]string{"127.0.0.1", "127.0.0.0/8", "::ffff:127.0.0.1", "private_ranges"}, []string{"10.0.0.1", "::/0"},
 			map[string]string{
 				"": "no value", "127.0.0.1:80": "peer: '127.0.0.1:80'", "127.0.0.1/33": "peer: '127.0.0.1/33'", "fe80::1%lo": "has a zone", "localhost": "peer: 'localhost'",
-				"127.0.0.1,10.0.0.1": "peer: '127.0.0.1,10.0.0.1'", "{http.proxy_protocol.peer_ip}": "peer: '{http.proxy_protocol.peer_ip}'", `\{http.proxy_protocol.peer_ip\}`: `peer: '\{http`,
+				"127.0.0.1,10.0.0.1": "peer: '127.0.0.1,10.0.0.1'", "{http.proxy_protocol.peer_ip}": "peer: '{http.proxy_protocol.peer_ip}'", `\{http.proxy_protocol.peer_ip\}`: `peer: '\\{http`,
 			},
 		},
 		{
