@@ -190,7 +190,9 @@ func FuzzConn(f *testing.F) {
 		case 0:
 			trust = untrusted
 		case 2:
-			trust = unasked
+			if options&optLate == 0 { // after the timeout nobody asks a source
+				trust = unasked
+			}
 		}
 
 		writeFirst, addrFirst := options&optWriteFirst != 0, options&optAddrFirst != 0
