@@ -208,8 +208,8 @@ func (s *negationScan) matcher(matcher any, negated, guarded bool) {
 			s.matcher(args[1], negated, guarded || and && s.guards(args[0]))
 		case operators.Equals, operators.NotEquals:
 			for i, arg := range args {
-				if value, ok := arg.AsLiteral().(types.Bool); ok {
-					same := bool(value) == (function == operators.Equals)
+				if value := arg.AsLiteral(); value == types.True || value == types.False {
+					same := (value == types.True) == (function == operators.Equals)
 					s.matcher(args[1-i], negated == same, guarded)
 				}
 			}
