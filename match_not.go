@@ -11,7 +11,9 @@ import (
 	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/parser"
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
@@ -19,22 +21,30 @@ import (
 // This file warns of matchers that are negated, by `not` or by `!` in CEL. A matcher of this
 // module does not match a request that it cannot judge, so the negated one does. That is safe
 // where it refuses requests, and dangerous where it allows something.
+//
+// A matcher is negated if an odd number of negations is above it. It is guarded if a matcher
+// of this module must match as well that does not match such a request and is not negated.
 
-// warnOfNegations warns once of the matchers in the server's routes that are negated and let
-// a request pass that they cannot judge. What cannot be read is left to Caddy, which provisions
-// the routes later.
+// warnOfNegations warns once of the negated matchers in the server's routes. Caddy reports
+// what cannot be read, when it provisions the routes later.
 func (lw *ListenerWrapper) warnOfNegations(server *caddyhttp.Server, logger *zap.Logger) {
 	s := negationScan{
 		unspecified: lw.uses(Unspecified),
 		http3:       servesUnwrappedHTTP3(server),
 	}
-	s.routes(server.Routes)
+	routes := slices.Clone(server.Routes)
 	if server.Errors != nil {
-		s.routes(server.Errors.Routes)
+		routes = append(routes, server.Errors.Routes...)
 	}
 	for _, route := range server.NamedRoutes {
 		if route != nil {
-			s.route(*route)
+			routes = append(routes, *route)
+		}
+	}
+	for _, route := range routes {
+		s.route(append(rawSets(route.MatcherSets), route.MatcherSetsRaw...), route.HandlersRaw)
+		for _, handler := range route.HandlersRaw {
+			s.raw(handler)
 		}
 	}
 	if len(s.found) == 0 {
@@ -61,6 +71,28 @@ func servesUnwrappedHTTP3(server *caddyhttp.Server) bool {
 	return inherits && slices.Contains(server.Protocols, "h3")
 }
 
+// rawSets returns the JSON of matchers that Caddy has provisioned already, as those of a
+// server's own routes. Those that are not negated and cannot have negations are left out.
+func rawSets(sets caddyhttp.MatcherSets) (raw caddyhttp.RawMatcherSets) {
+	for _, set := range sets {
+		rawSet := make(caddy.ModuleMap)
+		for _, matcher := range set {
+			switch m := matcher.(type) {
+			case *caddyhttp.MatchNot:
+				rawSet["not"], _ = json.Marshal(rawSets(m.MatcherSets))
+			case *caddyhttp.MatchExpression:
+				rawSet["expression"], _ = json.Marshal(m.Expr)
+			case *MatchProxyProtocol:
+				rawSet["proxy_protocol"], _ = json.Marshal(m)
+			case *MatchPinnedIP:
+				rawSet["pinned_ip"], _ = json.Marshal(m)
+			}
+		}
+		raw = append(raw, rawSet)
+	}
+	return raw
+}
+
 // negationScan looks for negated matchers in routes.
 type negationScan struct {
 	// unspecified says that the wrapper uses mode Unspecified.
@@ -68,27 +100,6 @@ type negationScan struct {
 	// http3 says that nothing is known of some requests over HTTP/3.
 	http3 bool
 	found []string
-}
-
-func (s *negationScan) routes(routes caddyhttp.RouteList) {
-	for _, route := range routes {
-		s.route(route)
-	}
-}
-
-// route looks at a route of which Caddy may have provisioned the matchers, not the handlers.
-func (s *negationScan) route(route caddyhttp.Route) {
-	sets := formula{op: opOr}
-	for _, set := range route.MatcherSets {
-		sets.of = append(sets.of, formulaOfSet(set))
-	}
-	for _, set := range route.MatcherSetsRaw {
-		sets.of = append(sets.of, formulaOfRawSet(set))
-	}
-	s.judge(sets, route.HandlersRaw)
-	for _, handler := range route.HandlersRaw {
-		s.raw(handler)
-	}
 }
 
 // raw looks for routes anywhere in a part of the configuration. They have the field match with
@@ -109,35 +120,20 @@ func (s *negationScan) raw(part json.RawMessage) {
 		return
 	}
 	var route struct {
-		Match  []rawSet          `json:"match"`
-		Handle []json.RawMessage `json:"handle"`
+		Match  caddyhttp.RawMatcherSets `json:"match"`
+		Handle []json.RawMessage        `json:"handle"`
 	}
 	if json.Unmarshal(part, &route) == nil {
-		s.judge(formulaOfRawSets(route.Match), route.Handle)
+		s.route(route.Match, route.Handle)
 	}
-	for _, name := range slices.Sorted(maps.Keys(object)) {
-		s.raw(object[name])
+	for _, value := range object {
+		s.raw(value)
 	}
 }
 
-// judge notes the negated matchers because of which a route that does not refuse requests
-// could match one that they cannot judge.
-func (s *negationScan) judge(sets formula, handlers []json.RawMessage) {
-	if refusesAll(handlers) {
-		return
-	}
-	for _, m := range sets.eval(false, nothingKnown).because {
-		if m.needsVouching || s.http3 {
-			s.found = append(s.found, m.negated)
-		}
-	}
-	for _, m := range sets.eval(false, valuesUnusable).because {
-		s.found = append(s.found, m.negated)
-	}
-	if s.unspecified {
-		for _, m := range sets.eval(false, notVouched).because {
-			s.found = append(s.found, m.negated)
-		}
+func (s *negationScan) route(sets caddyhttp.RawMatcherSets, handlers []json.RawMessage) {
+	if !refusesAll(handlers) {
+		s.sets(sets, false, false)
 	}
 }
 
@@ -176,166 +172,103 @@ func refusesAll(handlers []json.RawMessage) bool {
 	})
 }
 
-// formula is a route's condition: matchers with "and", "or" and "not".
-type formula struct {
-	op formulaOp
-	of []formula
-	// matcher is one of this module, with opMatcher.
-	matcher negatable
+// sets looks at matcher sets.
+func (s *negationScan) sets(sets caddyhttp.RawMatcherSets, negated, guarded bool) {
+	for _, set := range sets {
+		guarded := guarded
+		for name, value := range set {
+			guarded = guarded || !negated && s.guards(parseMatcher(name, value))
+		}
+		for name, value := range set {
+			var nested caddyhttp.RawMatcherSets
+			if name == "not" && json.Unmarshal(value, &nested) == nil {
+				s.sets(nested, !negated, guarded)
+			}
+			s.matcher(parseMatcher(name, value), negated, guarded)
+		}
+	}
 }
 
-type formulaOp uint8
+// matcher looks at a matcher of this module or a CEL expression. It does not look into "?:",
+// in which a condition is negated for one of the results only.
+func (s *negationScan) matcher(matcher any, negated, guarded bool) {
+	switch m := matcher.(type) {
+	case ownMatcher:
+		if negated && (m.variable || !guarded && (m.vouched || s.http3)) {
+			s.found = append(s.found, m.text)
+		}
+	case ast.Expr:
+		args := m.AsCall().Args()
+		switch function := m.AsCall().FunctionName(); function {
+		case operators.LogicalNot:
+			s.matcher(args[0], !negated, guarded)
+		case operators.LogicalAnd, operators.LogicalOr:
+			and := function == operators.LogicalAnd && !negated
+			s.matcher(args[0], negated, guarded || and && s.guards(args[1]))
+			s.matcher(args[1], negated, guarded || and && s.guards(args[0]))
+		case operators.Equals, operators.NotEquals:
+			for i, arg := range args {
+				if value := arg.AsLiteral(); value == types.True || value == types.False {
+					same := (value == types.True) == (function == operators.Equals)
+					s.matcher(args[1-i], negated == same, guarded)
+				}
+			}
+		case "proxy_protocol", "pinned_ip":
+			s.matcher(matcherOfCall(m.AsCall()), negated, guarded)
+		}
+	}
+}
 
-const (
-	opOther   formulaOp = iota // anything else, which may be true or false
-	opMatcher                  // a matcher of this module
-	opNot                      // with one formula
-	opAnd
-	opOr
-)
+// guards reports whether a matcher of this module or a CEL expression does not match a request
+// that a negated matcher beside it matches because nobody vouched for it.
+func (s *negationScan) guards(matcher any) bool {
+	switch m := matcher.(type) {
+	case ownMatcher:
+		return m.vouched || m.absent || !s.unspecified
+	case ast.Expr:
+		switch call := m.AsCall(); call.FunctionName() {
+		case operators.LogicalAnd:
+			return s.guards(call.Args()[0]) || s.guards(call.Args()[1])
+		case "proxy_protocol", "pinned_ip":
+			return s.guards(matcherOfCall(call))
+		}
+	}
+	return false
+}
 
-// negatable is a matcher of this module.
-type negatable struct {
-	// negated is the text of the matcher with a negation in front of it.
-	negated string
-	// needsVouching says that the matcher matches only what was vouched for.
-	needsVouching bool
+// ownMatcher is a matcher of this module.
+type ownMatcher struct {
+	// text is the matcher with a negation in front of it.
+	text string
+	// vouched says that the matcher does not match if the header was not vouched for.
+	vouched bool
 	// absent says that the matcher matches only connections without a header.
 	absent bool
 	// variable says that the matcher has a placeholder, whose value it may be unable to use.
 	variable bool
 }
 
-// situation returns whether a matcher can match a request, and whether it cannot judge it.
-type situation func(m negatable) (matches, cannotJudge bool)
-
-// nothingKnown is the situation in which nothing is known of the request's connection.
-func nothingKnown(negatable) (matches, cannotJudge bool) { return false, true }
-
-// notVouched is the situation in which the connection has a header under mode Unspecified.
-func notVouched(m negatable) (matches, cannotJudge bool) {
-	return !m.needsVouching && !m.absent, m.needsVouching
-}
-
-// valuesUnusable is the situation in which no placeholder has a value that makes sense.
-func valuesUnusable(m negatable) (matches, cannotJudge bool) { return !m.variable, m.variable }
-
-// truth is the value of a formula.
-type truth struct {
-	// possible says that the formula can be true.
-	possible bool
-	// because has the negated matchers without which it might be false.
-	because []negatable
-}
-
-// eval returns the value of the formula, or with negate that of its negation.
-func (f formula) eval(negate bool, in situation) truth {
-	switch f.op {
-	case opNot:
-		return f.of[0].eval(!negate, in)
-	case opAnd, opOr:
-		all := (f.op == opAnd) != negate
-		value := truth{possible: all}
-		for _, part := range f.of {
-			v := part.eval(negate, in)
-			switch {
-			case v.possible:
-				value.because = append(value.because, v.because...)
-				value.possible = true
-			case all:
-				return truth{}
-			}
-		}
-		return value
-	case opMatcher:
-		matches, cannotJudge := in(f.matcher)
-		switch {
-		case !negate:
-			return truth{possible: matches}
-		case cannotJudge:
-			return truth{possible: true, because: []negatable{f.matcher}}
-		}
-	}
-	return truth{possible: true}
-}
-
-// rawSet has matchers that must all match, by name.
-type rawSet = map[string]json.RawMessage
-
-func formulaOfRawSets(sets []rawSet) formula {
-	f := formula{op: opOr}
-	for _, set := range sets {
-		f.of = append(f.of, formulaOfRawSet(set))
-	}
-	return f
-}
-
-func formulaOfRawSet(set rawSet) formula {
-	f := formula{op: opAnd}
-	for _, name := range slices.Sorted(maps.Keys(set)) {
-		f.of = append(f.of, formulaOfRaw(name, set[name]))
-	}
-	return f
-}
-
-func formulaOfRaw(name string, raw json.RawMessage) formula {
+// parseMatcher returns an ownMatcher, a CEL expression, or nil for any other matcher.
+func parseMatcher(name string, raw json.RawMessage) any {
 	switch name {
-	case "not":
-		var sets []rawSet
-		if json.Unmarshal(raw, &sets) == nil {
-			return formula{op: opNot, of: []formula{formulaOfRawSets(sets)}}
-		}
-	case "expression":
+	case "expression": // MatchExpression panics if a field is missing
 		var object struct{ Expr string }
 		if json.Unmarshal(raw, &object.Expr) == nil || json.Unmarshal(raw, &object) == nil {
-			return formulaOfText(object.Expr)
+			return parseCEL(object.Expr)
 		}
 	case "proxy_protocol":
-		m := new(MatchProxyProtocol)
-		if json.Unmarshal(raw, m) == nil && m.compile() == nil {
-			return formulaOf(m)
+		var m MatchProxyProtocol
+		if json.Unmarshal(raw, &m) == nil && m.compile() == nil {
+			return ownMatcher{"not " + m.String(), m.needsVouching(), m.states[isAbsent], false}
 		}
 	case "pinned_ip":
-		m := new(MatchPinnedIP)
-		if json.Unmarshal(raw, m) == nil {
-			return formulaOf(m)
+		var m MatchPinnedIP
+		if json.Unmarshal(raw, &m) == nil {
+			ranges := strings.Join(m.Ranges, " ")
+			return ownMatcher{"not pinned_ip " + ranges, true, false, strings.Contains(ranges, "{")}
 		}
 	}
-	return formula{}
-}
-
-// formulaOfSet is formulaOfRawSet for matchers that are provisioned.
-func formulaOfSet(set caddyhttp.MatcherSet) formula {
-	f := formula{op: opAnd}
-	for _, matcher := range set {
-		f.of = append(f.of, formulaOf(matcher))
-	}
-	return f
-}
-
-func formulaOf(matcher any) formula {
-	switch m := matcher.(type) {
-	case placeholders:
-		return formula{op: opOr} // never matches
-	case *caddyhttp.MatchNot:
-		sets := formula{op: opOr}
-		for _, set := range m.MatcherSets {
-			sets.of = append(sets.of, formulaOfSet(set))
-		}
-		return formula{op: opNot, of: []formula{sets}}
-	case *caddyhttp.MatchExpression:
-		return formulaOfText(m.Expr)
-	case *MatchProxyProtocol:
-		return formula{op: opMatcher, matcher: m.negatable("not " + m.String())}
-	case *MatchPinnedIP:
-		ranges := strings.Join(m.Ranges, " ")
-		return formula{op: opMatcher, matcher: negatable{negated: "not pinned_ip " + ranges, needsVouching: true, variable: strings.Contains(ranges, "{")}}
-	}
-	return formula{}
-}
-
-func (m *MatchProxyProtocol) negatable(negated string) negatable {
-	return negatable{negated: negated, needsVouching: m.needsVouching(), absent: m.states[isAbsent]}
+	return nil
 }
 
 // String returns the matcher as it stands in a Caddyfile, in one line.
@@ -357,105 +290,42 @@ func (m *MatchProxyProtocol) String() string {
 	return strings.Join(words, " ")
 }
 
-// CEL
+// celPlaceholder is a placeholder in CEL that has no backslash in front of it.
+var celPlaceholder = regexp.MustCompile(`([^\\]|^)\{([a-zA-Z][\w.-]+)\}`)
 
-// celPlaceholder is a placeholder in an expression. With a backslash it is part of a text,
-// else Caddy makes a function call of it.
-var celPlaceholder = regexp.MustCompile(`\\?\{[a-zA-Z][\w.-]+\}`)
-
-func formulaOfText(expression string) formula {
-	expression = celPlaceholder.ReplaceAllStringFunc(expression, func(text string) string {
-		if escaped, ok := strings.CutPrefix(text, `\`); ok {
-			return escaped
-		}
-		return caddyhttp.CELPlaceholderFuncName + "(" + caddyhttp.CELRequestVarName + ", '" + text[1:len(text)-1] + "')"
-	})
-	p, err := parser.NewParser()
-	if err != nil {
-		return formula{}
-	}
-	parsed, errs := p.Parse(common.NewTextSource(expression))
+// parseCEL returns a CEL expression, or nil if it is wrong. As Caddy does, it makes function
+// calls of placeholders first.
+func parseCEL(text string) any {
+	text = celPlaceholder.ReplaceAllString(text, "${1}"+caddyhttp.CELPlaceholderFuncName+"("+caddyhttp.CELRequestVarName+", '$2')")
+	parsed, errs := parser.Parse(common.NewTextSource(strings.ReplaceAll(text, `\{`, "{")))
 	if len(errs.GetErrors()) > 0 {
-		return formula{}
+		return nil
 	}
-	return formulaOfExpr(parsed.Expr())
+	return parsed.Expr()
 }
 
-func formulaOfExpr(expr ast.Expr) formula {
-	if value, ok := celBool(expr); ok {
-		if value {
-			return formula{op: opAnd}
-		}
-		return formula{op: opOr}
-	}
-	if expr.Kind() != ast.CallKind || expr.AsCall().IsMemberFunction() {
-		return formula{}
-	}
-	call := expr.AsCall()
-	args := call.Args()
-	var of []formula
-	for _, arg := range args {
-		of = append(of, formulaOfExpr(arg))
-	}
-	switch call.FunctionName() {
-	case operators.LogicalNot:
-		return formula{op: opNot, of: of}
-	case operators.LogicalAnd:
-		return formula{op: opAnd, of: of}
-	case operators.LogicalOr:
-		return formula{op: opOr, of: of}
-	case operators.Conditional:
-		return formula{op: opOr, of: []formula{
-			{op: opAnd, of: []formula{of[0], of[1]}},
-			{op: opAnd, of: []formula{{op: opNot, of: of[:1]}, of[2]}},
-		}}
-	case operators.Equals, operators.NotEquals:
-		for i, arg := range args {
-			value, ok := celBool(arg)
-			if !ok {
-				continue
-			}
-			if value == (call.FunctionName() == operators.Equals) {
-				return of[1-i]
-			}
-			return formula{op: opNot, of: []formula{of[1-i]}}
-		}
-	case "proxy_protocol", "pinned_ip":
-		return formulaOfCELMatcher(call.FunctionName(), args)
-	}
-	return formula{}
-}
-
-// celBool returns the value of an expression that is true or false.
-func celBool(expr ast.Expr) (value, ok bool) {
-	if expr.Kind() != ast.LiteralKind {
-		return false, false
-	}
-	value, ok = expr.AsLiteral().Value().(bool)
-	return value, ok
-}
-
-func formulaOfCELMatcher(function string, exprs []ast.Expr) formula {
-	m := new(MatchProxyProtocol)
-	variable := false
-	var texts []string
-	for _, expr := range exprs {
+// matcherOfCall returns the ownMatcher that a CEL function of this module stands for, or nil
+// if it is not one or its arguments are wrong.
+func matcherOfCall(call ast.CallExpr) any {
+	var m MatchProxyProtocol
+	var args []string
+	for _, expr := range call.Args() {
 		arg, ok := celArgOf(expr)
 		if !ok {
-			return formula{}
+			return nil
 		}
-		texts = append(texts, "'"+arg.String()+"'")
-		variable = variable || strings.Contains(arg.String(), "{")
-		if arg.literal() {
-			m.addArg(arg.String())
-		}
+		args = append(args, arg.String())
+		m.addArg(arg.String())
 	}
-	negated := "!" + function + "(" + strings.Join(texts, ", ") + ")"
-	if function == "pinned_ip" {
-		return formula{op: opMatcher, matcher: negatable{negated: negated, needsVouching: true, variable: variable}}
+	if call.IsMemberFunction() {
+		return nil
 	}
-	_ = m.compile() // an error is Caddy's to tell
-	leaf := m.negatable(negated)
-	leaf.variable = variable
-	return formula{op: opMatcher, matcher: leaf}
+	text := "!" + call.FunctionName() + "('" + strings.Join(args, "', '") + "')"
+	variable := strings.Contains(text, "{")
+	if call.FunctionName() == "pinned_ip" {
+		return ownMatcher{text, true, false, variable}
+	}
+	// The value of a placeholder can be port_zero, beside which nothing needs vouching.
+	vouched := m.compile() == nil && m.needsVouching() && !variable
+	return ownMatcher{text, vouched, m.states[isAbsent], variable}
 }

@@ -57,6 +57,7 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 		{name: "with present", site: "@m expression `proxy_protocol('present') && !proxy_protocol('version:v1')`\nrespond @m ok"},
 		{name: "beside pinned_ip", site: "@m {\npinned_ip 203.0.113.0/24\nnot proxy_protocol present\n}\nrespond @m ok"},
 		{name: "beside present, with a placeholder", site: "@m {\nproxy_protocol present\nnot pinned_ip {query.x}\n}\nrespond @m ok", on: []string{"not pinned_ip {http.request.uri.query.x}"}},
+		{name: "beside an expression", site: "@m {\nexpression proxy_protocol('present')\nnot pinned_ip 203.0.113.7\n}\nrespond @m ok"},
 		{name: "beside absent", site: "@m {\nproxy_protocol absent\nnot pinned_ip 203.0.113.7\n}\nrespond @m ok"},
 		{name: "beside a peer", site: "@m {\nproxy_protocol {\npeer 10.0.0.0/8\n}\nnot pinned_ip 203.0.113.7\n}\nrespond @m ok", more: []string{"not pinned_ip 203.0.113.7"}},
 		{name: "beside port_zero", site: "@m {\nproxy_protocol port_zero\nnot pinned_ip 203.0.113.7\n}\nrespond @m ok", more: []string{"not pinned_ip 203.0.113.7"}},
@@ -118,10 +119,11 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 		{expression: "proxy_protocol('absent') || !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
 		{expression: "(proxy_protocol('present') && !pinned_ip('203.0.113.7')) || path('/x')"},
 		{expression: "proxy_protocol('peer:10.0.0.0/8') && !proxy_protocol('present')", more: []string{"!proxy_protocol('present')"}},
-		{expression: "proxy_protocol('present') ? path('/x') : path('/y')", on: []string{"!proxy_protocol('present')"}},
-		{expression: "path('/x') ? proxy_protocol('present') : !pinned_ip('127.0.0.1')", on: []string{"!pinned_ip('127.0.0.1')"}},
-		{expression: "proxy_protocol('present') ? path('/x') : false"},
-		{expression: "proxy_protocol('present') ? false : true", on: []string{"!proxy_protocol('present')"}},
+		{expression: "proxy_protocol('present') && proxy_protocol('port_zero', {query.x}) && !pinned_ip('203.0.113.7')"},
+		{expression: "proxy_protocol('present', {query.x}) && !pinned_ip('203.0.113.7')", more: []string{"!pinned_ip('203.0.113.7')"}},
+		{expression: "!(proxy_protocol('present') && proxy_protocol('version:v1'))", on: []string{"!proxy_protocol('present')", "!proxy_protocol('version:v1')"}},
+		// A conditional is not looked into: it negates its condition for one result only.
+		{expression: "!proxy_protocol('present') ? false : true"},
 		{expression: "proxy_protocol('present') == true"},
 		{expression: "proxy_protocol('present') == false", on: []string{"!proxy_protocol('present')"}},
 		{expression: "false == proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
@@ -270,7 +272,7 @@ func TestNegatedMatchersThatCannotBeReadAreLeftToCaddy(t *testing.T) {
 		`{"match":[{"expression":"` + strings.Repeat("!(", 1000) + "pinned_ip('::1')" + strings.Repeat(")", 1000) + `"}]}`,
 	} {
 		s := new(negationScan)
-		s.route(caddyhttp.Route{HandlersRaw: []json.RawMessage{json.RawMessage(handler)}})
+		s.raw(json.RawMessage(handler))
 		assert.Empty(t, s.found, handler)
 	}
 	new(ListenerWrapper).warnOfNegations(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"null": nil}}, zap.NewNop())
@@ -280,6 +282,6 @@ func TestNegatedMatchersThatCannotBeReadAreLeftToCaddy(t *testing.T) {
 	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "deep")
 
 	s = new(negationScan)
-	s.judge(formulaOfRawSets([]rawSet{{"not": json.RawMessage(`[{"pinned_ip":{"ranges":["::1"]}}]`)}}), []json.RawMessage{json.RawMessage(`3`)})
+	s.route(caddyhttp.RawMatcherSets{{"not": json.RawMessage(`[{"pinned_ip":{"ranges":["::1"]}}]`)}}, []json.RawMessage{json.RawMessage(`3`)})
 	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "a handler that cannot be read does not refuse")
 }

@@ -415,3 +415,19 @@ func TestPlaceholderIsAListIfItStandsAlone(t *testing.T) {
 		assert.Equal(t, want, placeholderValues(repl, text), text)
 	}
 }
+
+// JSON goes past the Caddyfile's checks.
+func TestProxyProtocolMatcherInWrongJSONIsRefused(t *testing.T) {
+	c := newCaddy(t)
+	for _, tt := range []struct{ json, want string }{
+		{`{}`, "the proxy_protocol matcher needs at least one of present"},
+		{`{"is":["presnt"]}`, "unknown word 'presnt'"},
+		{`{"version":["v3"]}`, "version: unknown version 'v3'"},
+		{`{"peer":["10.0.0.0/33"]}`, "peer: "},
+		{`{"tlv":{"athority":[]}}`, "tlv: "},
+		{`{"is":["absent","present"]}`, "'absent' cannot be true together with"},
+	} {
+		err := c.loadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"proxy_protocol":%s}]}]}}}}`, freePort(t), tt.json))
+		assert.ErrorContains(t, err, tt.want, tt.json)
+	}
+}
