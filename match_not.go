@@ -229,6 +229,8 @@ func (s *negationScan) guards(matcher any) bool {
 		switch call := m.AsCall(); call.FunctionName() {
 		case operators.LogicalAnd:
 			return s.guards(call.Args()[0]) || s.guards(call.Args()[1])
+		case operators.LogicalOr:
+			return s.guards(call.Args()[0]) && s.guards(call.Args()[1])
 		case "proxy_protocol", "pinned_ip":
 			return s.guards(matcherOfCall(call))
 		}
