@@ -121,22 +121,25 @@ func (l *trustedList) refresh(now time.Duration, holds bool) {
 
 // ask asks the source and keeps its answer.
 func (l *trustedList) ask(now time.Duration, answered chan<- struct{}) {
-	defer close(answered)
+	err := errNotAnswered // if the source ends this goroutine
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.asking, l.err = false, err
+		l.slow = time.Since(start)-now > promptly
+		close(answered)
+	}()
 	ctx, cancel := context.WithTimeout(l.ctx, answerWithin)
 	defer cancel()
-	answer, err := l.question(ctx, now)
-	if err == nil && ctx.Err() != nil {
-		err = errAnswerLate
+	answer, failed := l.question(ctx, now)
+	if failed == nil && ctx.Err() != nil {
+		failed = errAnswerLate
 	}
-	if err == nil {
+	if err = failed; err == nil {
 		l.last.Store(answer)
 	} else if l.ctx.Err() == nil {
 		l.logger.Warn("the source of 'trusted_proxies' fails: its last answer holds for a while, then HTTP/3 trusts no peer", zap.Error(err))
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.asking, l.err = false, err
-	l.slow = time.Since(start)-now > promptly
 }
 
 // question asks the source and compiles its answer. The source is code of another module: it
