@@ -635,6 +635,33 @@ func TestDatagramsAllocateNothingOnTheGoodPath(t *testing.T) {
 	}
 }
 
+// A datagram that is dropped costs what its record costs.
+func TestDroppedDatagramsAllocateForTheirRecordOnly(t *testing.T) {
+	for _, test := range []struct {
+		name, datagram string
+		mode           Mode
+		trusts         string
+	}{
+		{"missing", quicLike, On, "127.0.0.1/32"},
+		{"untrusted", dgram(client4, server4) + quicLike, On, "127.0.0.2/32"},
+		{"malformed", v2(client4, server4) + quicLike, On, "127.0.0.1/32"},
+		{"duplicate", local() + local(), Unspecified, "127.0.0.1/32"},
+		{"forbidden", local() + quicLike, Off, "127.0.0.1/32"},
+	} {
+		rules := connQuiet(test.mode)
+		rules.stats = newStats()
+		rules.trusted, _ = compileSet([]string{test.trusts})
+		c := newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn
+		c.rules.Store(rules)
+		d := datagram{bytes: []byte(test.datagram), from: netip.MustParseAddrPort("127.0.0.1:7")}
+		for range refusalsLogged {
+			assert.Nil(t, c.accept(&d)) // what is logged costs more
+		}
+		record := testing.AllocsPerRun(100, func() { rules.refused(peerOf(&d), c.LocalAddr(), test.mode, reasonMissing, d.bytes, nil) })
+		assert.LessOrEqual(t, testing.AllocsPerRun(100, func() { c.accept(&d) }), record+1, test.name)
+	}
+}
+
 func listenUDP(t testing.TB, host string) *net.UDPConn {
 	t.Helper()
 	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})

@@ -70,6 +70,47 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 	}
 }
 
+// UDP proves nothing of its sender, so that nobody is trusted by default.
+func TestPacketWrapperThatIsOnMustSayWhomItTrusts(t *testing.T) {
+	const lines = `
+	packet_conn_wrappers {
+		proxy_protocol_mode on {
+			trusted_proxies static 192.0.2.10
+		}
+	}
+`
+	site := h3Site(t, freePort(t), "")
+	options := func(packet string) string {
+		return "auto_https disable_redirects\nservers {\npacket_conn_wrappers {\nproxy_protocol_mode " + packet + "\n}\n}\n"
+	}
+	for _, packet := range []string{"on", "on {\nmax_header_size 1KB\n}", "on {\noff 127.0.0.1\n}", "on {\non 10.0.0.0/8\n}"} {
+		c := newCaddy(t)
+		err := c.load(options(packet), site)
+		require.Error(t, err)
+		assert.Contains(t, err.Error(), "trusted_proxies: missing: mode 'on'")
+		assert.Contains(t, err.Error(), lines)
+		assert.Contains(t, err.Error(), "0.0.0.0/0 ::/0")
+		text := c.caddyfile(options(packet), site)
+		line := strings.Count(text[:strings.Index(text, "proxy_protocol_mode")], "\n") + 1
+		assert.Contains(t, err.Error(), fmt.Sprintf("Caddyfile:%d", line), "the line of the wrapper")
+	}
+	// The lines can be used as they stand.
+	require.NoError(t, newCaddy(t).load("auto_https disable_redirects\nservers {"+lines+"}\n", site))
+	for _, packet := range []string{"on {\ntrusted_proxies static 0.0.0.0/0 ::/0\n}", "on {\ntrusted_proxies static\n}", "off {\non 127.0.0.2\n}", "unspecified", "unspecified {\non 127.0.0.2\n}"} {
+		assert.NoError(t, newCaddy(t).load(options(packet), site), packet)
+	}
+
+	at := []string{fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	for _, packet := range []string{`"mode": "on"`, `"mode": "on", "ranges": [{"mode": "on", "ranges": ["127.0.0.2"]}]`} {
+		err := newCaddy(t).loadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet}))
+		require.Error(t, err)
+		assert.Contains(t, err.Error(), "trusted_proxies: missing: mode 'on'")
+		_, field, _ := strings.Cut(err.Error(), "beside \"mode\": \"on\":")
+		field, _, _ = strings.Cut(strings.TrimSpace(field), "\n")
+		assert.NoError(t, newCaddy(t).loadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet + ", " + field})))
+	}
+}
+
 func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
 	for _, test := range []struct{ packet, want string }{
 		{"on {\ntrusted_proxies static\n}", "'trusted_proxies' has no ranges: no peer may send a header"},
