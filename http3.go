@@ -41,8 +41,11 @@ func (m misdirected) MatchWithError(r *http.Request) (bool, error) {
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	err := m.check(r)
+	if err == nil {
+		return next.ServeHTTP(w, r) // the source of trusted peers has another answer by now
+	}
 	if err == errUnwrapped {
 		w.Header().Set("Alt-Svc", "clear") // or it would be HTTP/3 again
 		m.logger.Warn("refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy")

@@ -180,7 +180,9 @@ func (c *packetConn) accept(d *datagram) (a *quicAddr) {
 		}
 	}
 	if a.route != nil {
-		c.routes.use(a.routeKey(), a.route)
+		if a.route.turn != c.routes.turn {
+			c.routes.use(a.routeKey(), a.route)
+		}
 		if a.route.back.Load() != a.back {
 			a.route.back.Store(a.back)
 		}

@@ -79,10 +79,8 @@ func (r *routes) of(key routeKey, now time.Duration) *route {
 	return found
 }
 
-// use keeps a route in use from being forgotten.
+// use keeps a route from being forgotten at the next turn.
 func (r *routes) use(key routeKey, used *route) {
-	if used.turn != r.turn {
-		used.turn = r.turn
-		r.young[key] = used
-	}
+	used.turn = r.turn
+	r.young[key] = used
 }

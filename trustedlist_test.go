@@ -125,17 +125,17 @@ func TestSourceThatFailsIsTrustedForAWhile(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				failing := false
+				var failing atomic.Bool
 				var asked atomic.Int32
 				l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
 					asked.Add(1)
-					if failing {
+					if failing.Load() {
 						test.fails(r.Context())
 					}
 					return range2
 				})
 				requireTrusted(t, l, peer2)
-				failing = true
+				failing.Store(true)
 				began := time.Now()
 				for time.Since(began) < trustedAtMost-trustedFor {
 					requireTrusted(t, l, peer2)
@@ -147,7 +147,7 @@ func TestSourceThatFailsIsTrustedForAWhile(t *testing.T) {
 				_, err := l.ranges()
 				assert.Contains(t, []string{test.err, errNotAnswered.Error()}, err.Error())
 
-				failing = false
+				failing.Store(false)
 				time.Sleep(2 * time.Minute)
 				_, _ = l.ranges()
 				synctest.Wait()
