@@ -204,6 +204,28 @@ func TestSocketsChangeHandsWithTheirKey(t *testing.T) {
 	requireDropped(t, "on", second)
 }
 
+// Caddy gives servers on the TCP and the UDP network of an address the same socket, and
+// either of them any of its connections.
+func TestServersThatShareASocketKeepTheirOwnRules(t *testing.T) {
+	port := freePort(t)
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	c := newCaddy(t)
+	for range 3 {
+		require.NoError(t, c.loadJSON(h3Apps(t, "",
+			h3Server{name: "on", listen: []string{address}, packet: onPackets("127.0.0.2")},
+			h3Server{name: "off", listen: []string{"udp/" + address}, packet: offPackets, more: `"protocols": ["h3"]`},
+		)))
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second/5)
+			response, body, err := newH3Client(t, address).try(ctx, http.MethodGet, "/", nil)
+			cancel()
+			if err == nil && response.StatusCode == http.StatusOK {
+				require.Equal(t, "off", strings.Fields(body)[0])
+			}
+		}
+	}
+}
+
 // An operating system chooses port 0 once, and Caddy keeps the socket.
 func TestRulesOfPort0ChangeWithAReload(t *testing.T) {
 	c := newCaddy(t)
@@ -294,7 +316,12 @@ func TestRequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 				go func() {
 					loaded <- c.loadJSON(h3Apps(t, `"proxy_protocol_test_slow": {},`, h3Server{name: "after", listen: at, packet: test.after, more: test.more}))
 				}()
-				goOn := <-testSlowStarts
+				var goOn chan struct{}
+				select {
+				case goOn = <-testSlowStarts:
+				case err := <-loaded:
+					t.Fatal(err)
+				}
 				for range 6 {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 					response, body, err := newH3Client(t, relay).try(ctx, http.MethodGet, "/", nil)
