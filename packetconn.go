@@ -161,8 +161,10 @@ func (c *packetConn) accept(d *datagram) (a *quicAddr) {
 	// A panic here ends the process. The address of a peer may be another module's.
 	defer func() {
 		if r := recover(); r != nil {
-			c.drop(rules, d, new(facts), reasonIO, fmt.Errorf("panic: %v", r))
 			a = nil
+			if rules != nil {
+				c.drop(rules, d, &facts{mode: rules.mode}, reasonIO, fmt.Errorf("panic: %v", r))
+			}
 		}
 	}()
 	d.parse(rules != nil)
@@ -218,8 +220,8 @@ func (a *quicAddr) is(d *datagram) bool {
 	if a.trustedBy == nil {
 		return true
 	}
-	trusted, _ := a.rules.list.ranges()
-	return trusted == a.trustedBy
+	ranges, _ := a.rules.list.ranges() // nil if there is an error
+	return ranges == a.trustedBy
 }
 
 // wrongPayload reports whether what follows the header is another one, or nothing.
@@ -353,9 +355,6 @@ var (
 
 // drop counts, logs and remembers a datagram that is dropped.
 func (c *packetConn) drop(rules *rules, d *datagram, f *facts, why outcome, err error) {
-	if rules == nil {
-		return
-	}
 	defer func() { _ = recover() }() // what panicked may do it again
 	var version uint8
 	if hasHeader(d.bytes) {

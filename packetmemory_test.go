@@ -247,5 +247,8 @@ func TestPanicOfAnotherSocketsAddressDropsOneDatagram(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "good", string(p[:n]))
 		assert.Equal(t, "192.0.2.1:7", addr.String())
+		if test.rules != nil {
+			assert.EqualValues(t, 1, test.rules.stats.outcomes[test.rules.mode][0][reasonIO].Load())
+		}
 	}
 }

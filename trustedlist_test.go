@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -309,4 +311,54 @@ func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
 		peers, _ := rules.stats.seenPeers()
 		assert.Len(t, peers, test.want, "%s, %s", test.mode, test.trusts)
 	}
+}
+
+// testHangs is a source of ranges that does not answer.
+type testHangs struct{}
+
+func init() { caddy.RegisterModule(testHangs{}) }
+
+func (testHangs) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.ip_sources.proxy_protocol_test_hangs", New: func() caddy.Module { return new(testHangs) }}
+}
+
+func (*testHangs) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
+	<-r.Context().Done()
+	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} // too late
+}
+
+// Peers that need no answer do not notice.
+func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
+	port := freePort(t)
+	c := startCaddy(t, packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), h3Site(t, port, ""))
+	forged, stop := listenUDP(t, "127.0.0.2"), make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+				_, _ = forged.WriteToUDPAddrPort([]byte(dgram(client4, server4)+quicLike), to)
+			}
+		}
+	}()
+	relay := startRelay(t, "127.0.0.3", tcp4(port), dgram(client4, server4))
+	began := time.Now()
+	for range 10 {
+		response, body := newH3Client(t, relay.address()).get("/")
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Contains(t, body, "mode=on peer=127.0.0.3")
+	}
+	assert.Less(t, time.Since(began), patience/2)
+	close(stop)
+	<-done
+	c.logs.waitFor(t, ofPackets.with(fields{"reason": "io", "error": errNotAnswered.Error()}))
+	outcomes := datagramsOf(t)
+	assert.NotZero(t, outcomes["io"])
+	assert.Zero(t, outcomes["untrusted"])
 }
