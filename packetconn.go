@@ -335,7 +335,10 @@ func (c *packetConn) judge(rules *rules, d *datagram, ip netip.Addr, f *facts, t
 		}
 		if !ranges.Contains(ip) {
 			f.trust = untrusted
-			return reasonUntrusted, nil
+			if ranges.Size() == 0 {
+				err = errAnswerEmpty
+			}
+			return reasonUntrusted, err
 		}
 		f.trust, *trustedBy = trusted, ranges
 	}

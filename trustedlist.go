@@ -65,8 +65,9 @@ const (
 )
 
 var (
-	errNotAnswered = errors.New("the source of 'trusted_proxies' has not answered yet")
-	errAnswerLate  = fmt.Errorf("the source of 'trusted_proxies' did not answer within %s", answerWithin)
+	errNotAnswered = errors.New("trusted_proxies: the source has not answered yet")
+	errAnswerLate  = fmt.Errorf("trusted_proxies: the source did not answer within %s", answerWithin)
+	errAnswerEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
 )
 
 func newTrustedList(ctx context.Context, p *policy, logger *zap.Logger) *trustedList {
