@@ -182,12 +182,7 @@ func (c *packetConn) accept(d *datagram) (a *quicAddr) {
 		}
 	}
 	if a.route != nil {
-		if a.route.turn != c.routes.turn {
-			c.routes.use(a.routeKey(), a.route)
-		}
-		if a.route.back.Load() != a.back {
-			a.route.back.Store(a.back)
-		}
+		c.follow(a, d.payload)
 	}
 	if rules != nil && len(d.payload) > 0 {
 		rules.stats.count(a.mode, a.header.Version(), a.outcome())
@@ -284,19 +279,49 @@ func (c *packetConn) learn(rules *rules, d *datagram) *quicAddr {
 		a.text = strings.Clone(a.peer.String()) // another's type may give out the same string again
 	}
 	if a.header.HasAddrs() && d.from.IsValid() {
-		a.route = c.routes.of(a.routeKey(), time.Since(start))
+		c.routes.age(time.Since(start))
+		a.route = c.routes.keep(a.routeKey(), new(route))
 		if last := a.route.back.Load(); last != nil && d.via == nil && last.leadsTo(d.from, replyOOB) {
 			a.back = last
 			return a
 		}
 	}
 	a.back = &wayBack{to: d.from, via: d.via, oob: replyOOB}
+	if a.route != nil {
+		a.route.back.CompareAndSwap(nil, a.back)
+	}
 	return a
 }
 
-// routeKey is the key of the client's route.
+// follow makes the replies of a datagram's connection go where the datagram came from.
+func (c *packetConn) follow(a *quicAddr, payload []byte) {
+	moved := a.route
+	if id, ok := connectionOf(payload); ok {
+		if a.connRoute == nil || a.connection != id || a.turn != c.routes.turn {
+			c.routes.keep(a.routeKey(), a.route)
+			a.connection, a.connRoute = id, c.routes.keep(a.connectionKey(id), a.route)
+			a.turn = c.routes.turn
+		}
+		moved = a.connRoute
+	}
+	if moved.back.Load() != a.back {
+		moved.back.Store(a.back)
+	}
+}
+
+// routeKey is the key of the route of the peer's port.
 func (a *quicAddr) routeKey() routeKey {
-	return routeKey{unmapped(a.header.Source()), a.from.Addr().Unmap()}
+	return routeKey{client: unmapped(a.header.Source()), peer: unmapped(a.from)}
+}
+
+// connectionKey is the key of the route of a connection. A marked client shows no port to QUIC,
+// which notices nothing when it gets another one.
+func (a *quicAddr) connectionKey(id connectionID) routeKey {
+	client := unmapped(a.header.Source())
+	if a.marked {
+		client = netip.AddrPortFrom(client.Addr(), 0)
+	}
+	return routeKey{client, netip.AddrPortFrom(a.from.Addr().Unmap(), 0), id}
 }
 
 // judge finds out the facts of a datagram but its peer, or why it must be dropped. What can

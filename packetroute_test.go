@@ -28,44 +28,101 @@ func requireReply(t *testing.T, c *packetConn, to net.Addr, at *net.UDPConn) {
 	require.Equal(t, text, string(p[:n]))
 }
 
-func TestRepliesFollowTheClientWithinItsPeer(t *testing.T) {
+// ofConnection is what a datagram of an established QUIC connection looks like.
+func ofConnection(id string) string { return "\x40" + id + "packet" }
+
+func TestRepliesFollowTheConnectionWithinItsPeer(t *testing.T) {
 	for _, mode := range []Mode{On, Unspecified} {
 		t.Run(mode.String(), func(t *testing.T) {
 			rules, _ := packetRules(mode)
 			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 			before, after, elsewhere := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
-			_, kept := pass(t, before, c, "127.0.0.1", dgram(client4, server4)+"a")
-			_, other := pass(t, before, c, "127.0.0.1", dgram(client6, server6)+"a")
+			header, one := dgram(client4, server4), ofConnection("one\x00")
+			_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0 the first packets have long headers")
+			_, _ = pass(t, before, c, "127.0.0.1", header+one)
+			_, other := pass(t, before, c, "127.0.0.1", dgram(client6, server6)+ofConnection("one\x00"))
 			requireReply(t, c, kept, before)
 
-			_, next := pass(t, after, c, "127.0.0.1", dgram(client4, server4)+"a")
+			_, next := pass(t, after, c, "127.0.0.1", header+one)
 			requireReply(t, c, kept, after)
 			requireReply(t, c, next, after)
 			requireReply(t, c, other, before) // another client
 
-			_, _ = pass(t, elsewhere, c, "127.0.0.1", dgram(client4, server4)+"a")
+			_, _ = pass(t, elsewhere, c, "127.0.0.1", header+one)
 			requireReply(t, c, kept, after) // another peer says the same
 
-			_, again := pass(t, before, c, "127.0.0.1", dgram(client4, server4)+"a")
+			_, again := pass(t, before, c, "127.0.0.1", header+one)
 			requireReply(t, c, kept, before)
 			requireReply(t, c, again, before)
 		})
 	}
 }
 
+// A header may name several clients alike, as one with port 0 does of those behind a NAT.
+func TestRepliesOfConnectionsWithTheSameHeaderAreNotMixed(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(netip.AddrPortFrom(client4.Addr(), 0), server4)
+	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
+	for range 3 {
+		_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
+		_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("two\x00"))
+		requireReply(t, c, one, first)
+		requireReply(t, c, two, second)
+	}
+	// What is no packet of a connection moves none.
+	for _, payload := range []string{"\xc0initial", "a", "\x40one", ofConnection("six\x00")} {
+		_, _ = pass(t, third, c, "127.0.0.1", header+payload)
+		requireReply(t, c, one, first)
+		requireReply(t, c, two, second)
+	}
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, one, third)
+	requireReply(t, c, two, second)
+}
+
+func TestRepliesFollowAMarkedClientToAnotherPort(t *testing.T) {
+	rules, _ := packetRules(Unspecified)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	rebound := netip.AddrPortFrom(client4.Addr(), client4.Port()+1)
+	_, kept := pass(t, before, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
+	_, next := pass(t, after, c, "127.0.0.1", dgram(rebound, server4)+ofConnection("one\x00"))
+	require.Equal(t, kept.String(), next.String())
+	requireReply(t, c, kept, after)
+}
+
+// An address that another one took the place of in the cache leaves its route to the next.
+func TestRepliesFollowAnAddressThatIsNotRemembered(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(client4, server4)
+	_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0initial")
+	clear(c.recent[:])
+	_, again := pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
+	require.NotSame(t, kept, again)
+	clear(c.recent[:])
+	_, _ = pass(t, after, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, kept, after)
+	requireReply(t, c, again, after)
+}
+
 func TestDroppedDatagramsMoveNoReplies(t *testing.T) {
 	rules, _ := packetRules(On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	_, kept := pass(t, before, c, "127.0.0.1", dgram(client4, server4)+"a")
-	header := dgram(client4, server4)
+	_, kept := pass(t, before, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
+	header, one := dgram(client4, server4), ofConnection("one\x00")
 	flipped := []byte(header)
 	flipped[16] ^= 1
-	for _, bad := range []string{header, header + header, string(flipped) + "a", "a", v2(client4, server4) + "a"} {
+	for _, bad := range []string{header, header + header, header + header + one, string(flipped) + one, one, v2(client4, server4) + one} {
 		_, err := after.WriteTo([]byte(bad), c.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, _ = pass(t, after, c, "127.0.0.1", local()+"a")
+	_, _ = pass(t, after, c, "127.0.0.1", local()+one)
 	requireReply(t, c, kept, before)
 }
 
@@ -86,9 +143,9 @@ func TestRepliesFollowOverAReload(t *testing.T) {
 	after, _ := packetRules(On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
 	first, second := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	_, kept := pass(t, first, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, kept := pass(t, first, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
 	c.rules.Store(after)
-	_, _ = pass(t, second, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, _ = pass(t, second, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
 	requireReply(t, c, kept, second)
 }
 
@@ -108,24 +165,25 @@ func TestRepliesComeFromWhereTheLastDatagramWasSentTo(t *testing.T) {
 
 func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 	key := func(i int) routeKey {
-		return routeKey{netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1), netip.MustParseAddr("127.0.0.2")}
+		return routeKey{client4, netip.MustParseAddrPort("127.0.0.2:0"), connectionID{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}}
 	}
-	used := routeKey{client4, netip.MustParseAddr("127.0.0.2")}
+	used := routeKey{client: client4, peer: netip.MustParseAddrPort("127.0.0.2:1")}
 	r := new(routes)
-	kept, lost := r.of(used, 0), r.of(key(1<<23), 0)
-	require.Same(t, lost, r.of(key(1<<23), 0))
+	kept, lost := r.keep(used, new(route)), r.keep(key(-1), new(route))
+	require.Same(t, lost, r.keep(key(-1), new(route)))
 	for i := range 5 * routesKept {
-		_ = r.of(key(i), 0)
-		r.use(used, kept)
+		_ = r.keep(key(i), new(route))
+		require.Same(t, kept, r.keep(used, new(route)))
 		require.LessOrEqual(t, len(r.young), routesKept)
 		require.LessOrEqual(t, len(r.old), routesKept)
 	}
-	assert.Same(t, kept, r.of(used, 0))
-	assert.NotSame(t, lost, r.of(key(1<<23), 0))
+	assert.NotSame(t, lost, r.keep(key(-1), new(route)))
 
-	_ = r.of(used, routeKept)
-	_ = r.of(used, 2*routeKept)
-	_ = r.of(used, 3*routeKept)
+	for i := range time.Duration(3) {
+		r.age((i + 1) * routeKept)
+		r.age((i+2)*routeKept - 1) // not yet
+		require.Same(t, kept, r.keep(used, new(route)))
+	}
 	assert.Len(t, r.young, 1, "those that are not in use are forgotten with time")
 	assert.Len(t, r.old, 1)
 }

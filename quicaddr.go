@@ -13,7 +13,8 @@ import (
 
 // quicAddr is where a datagram came from, as QUIC gets it: the client to all that ask for
 // its text, and the peer to WriteTo when QUIC hands it back with a reply. What is known of a
-// client travels in it, so that no table of clients decides anything. It does not change.
+// client travels in it, so that no table of clients decides anything. It does not change, but
+// for what follows the routes of its datagrams.
 //
 // QUIC keeps the one that a connection was accepted from. It takes a datagram from an
 // address with another text for a migration, which the client must confirm through the new
@@ -36,9 +37,15 @@ type quicAddr struct {
 	local netip.AddrPort
 	// back is how a reply gets to where these datagrams came from.
 	back *wayBack
-	// route has the way back that the client's datagrams took last; nil if the text is that
-	// of the peer itself, which has one way.
+	// route is that of the peer's port, where connections that begin here have their replies
+	// go; nil if the text is that of the peer itself, which has one way.
 	route *route
+
+	// connRoute is the route of the connection that the last datagram belonged to, found in
+	// this turn of the table. The reading mutex of the packetConn guards these three.
+	connRoute  *route
+	connection connectionID
+	turn       uint32
 
 	mapping atomic.Pointer[caddy.ReplacerFunc]
 }
