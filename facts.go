@@ -29,7 +29,8 @@ type facts struct {
 	marked bool
 }
 
-// connection is what a request came through: a conn, or over HTTP/3 a quicAddr.
+// connection is what a request came through: a conn, or over HTTP/3 a quicAddr or
+// migratedAddr.
 type connection interface {
 	known() *facts
 	placeholders() caddy.ReplacerFunc
@@ -45,10 +46,7 @@ func requestConn(r *http.Request) connection {
 		}
 		return (*conn)(local)
 	}
-	if a := requestQUICAddr(r); a != nil {
-		return a
-	}
-	return nil
+	return requestQUICConn(r)
 }
 
 // factsOf returns the facts of a request's connection, or nil if there are none.

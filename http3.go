@@ -17,6 +17,7 @@ import (
 // guard puts a route in front of all others that refuses misdirected requests.
 func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) {
 	m := misdirected{
+		rules:     pw.rules,
 		mandatory: pw.shared.uses(On),
 		logger:    limited(logger, refusalInterval, 1),
 	}
@@ -26,34 +27,81 @@ func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger)
 	}}, server.Routes...)
 }
 
-// misdirected matches requests over HTTP/3 whose connection is not known and that must not be
-// served: they came past the packet wrapper where it is mandatory, or through it, and the
-// connection is not what it was. It answers them with the error 421, upon which a client may
-// try again over a new connection.
+// misdirected matches requests over HTTP/3 that must not be served. It answers them with the
+// error 421, upon which a client may try again over a new connection.
 type misdirected struct {
-	mandatory bool
+	rules     *rules // of the configuration that serves the request
+	mandatory bool   // some of them are On
 	logger    *zap.Logger
 }
 
 // MatchWithError implements caddyhttp.RequestMatcherWithError.
 func (m misdirected) MatchWithError(r *http.Request) (bool, error) {
-	return r.ProtoMajor == 3 && requestConn(r) == nil && (m.mandatory || acceptedFrom(r) != nil), nil
+	return r.ProtoMajor == 3 && m.check(r) != nil, nil
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	if acceptedFrom(r) != nil {
-		return caddyhttp.Error(http.StatusMisdirectedRequest, errMigrated)
+func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	err := m.check(r)
+	if err == nil {
+		return next.ServeHTTP(w, r) // the source of trusted peers has another answer by now
 	}
-	w.Header().Set("Alt-Svc", "clear") // or it would be HTTP/3 again
-	m.logger.Warn("refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy")
-	return caddyhttp.Error(http.StatusMisdirectedRequest, errUnwrapped)
+	if err == errUnwrapped {
+		w.Header().Set("Alt-Svc", "clear") // or it would be HTTP/3 again
+		m.logger.Warn("refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy")
+	}
+	return caddyhttp.Error(http.StatusMisdirectedRequest, err)
+}
+
+// check returns an error if a request must not be served: its connection came past the
+// packet wrapper where it is mandatory, or is not what it was, or was accepted under other
+// rules and does not fit these.
+func (m misdirected) check(r *http.Request) error {
+	switch accepted := acceptedFrom(r); {
+	case accepted == nil || accepted.rules == nil:
+		if m.mandatory {
+			return errUnwrapped
+		}
+		return nil
+	case requestQUICConn(r) == nil:
+		return errMigrated
+	case !m.rules.fit(&accepted.facts, accepted.rules):
+		return errOtherRules
+	default:
+		return nil
+	}
 }
 
 var (
-	errUnwrapped = errors.New("the QUIC connection did not come through the 'proxy_protocol_mode' packet conn wrapper: restart Caddy")
-	errMigrated  = errors.New("the QUIC connection has migrated to where its client's address cannot be followed")
+	errUnwrapped  = errors.New("the QUIC connection did not come through the 'proxy_protocol_mode' packet conn wrapper: restart Caddy")
+	errMigrated   = errors.New("the QUIC connection has migrated, and is marked where it was not, or the other way round")
+	errOtherRules = errors.New("the QUIC connection was accepted under another configuration, and does not fit this one's 'proxy_protocol_mode'")
 )
+
+// hadDatagramHeader reports whether a request's connection was accepted with a header.
+func hadDatagramHeader(r *http.Request) bool {
+	accepted := acceptedFrom(r)
+	return accepted != nil && accepted.present()
+}
+
+// fit reports whether a connection with these facts, which other rules accepted, may be
+// served under these rules: during a reload, the configuration before still judges datagrams
+// of connections that the new one serves.
+func (r *rules) fit(f *facts, accepted *rules) bool {
+	mode, trust := r.judge(f.peer, nil)
+	switch {
+	case !f.present():
+		return mode != On
+	case f.mode != mode:
+		return false // the mode says who vouches for the header
+	case trust != unasked:
+		return trust == trusted
+	case accepted.list == r.list:
+		return true // trust is decided datagram by datagram
+	}
+	ranges, err := r.list.ranges()
+	return err == nil && ranges.Contains(peerIP(f.peer))
+}
 
 // wrapperNames returns the names of wrappers in order.
 func wrapperNames(wrappers []json.RawMessage) ([]string, error) {

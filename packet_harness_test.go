@@ -255,8 +255,14 @@ func h3Site(t testing.TB, port int, more string) string {
 }
 
 // packets are the global options that put the packet wrapper on all servers, with the
-// listener wrapper beside it.
+// listener wrapper beside it. A packet wrapper that is on and does not say whom it trusts
+// trusts all peers of this machine.
 func packets(listener, packet string) string {
+	if strings.HasPrefix(packet, "on") && !strings.Contains(packet, "trusted_proxies") {
+		options, _ := strings.CutPrefix(packet, "on")
+		options = strings.Trim(options, " {}\n")
+		packet = "on {\ntrusted_proxies static 127.0.0.0/8 ::1\n" + options + "\n}"
+	}
 	options := "auto_https disable_redirects\nservers {\n"
 	if listener != "" {
 		options += "listener_wrappers {\nproxy_protocol_mode " + listener + "\ntls\n}\n"

@@ -1,7 +1,6 @@
 package proxyprotocol
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -13,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gaissmai/bart"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
@@ -26,43 +26,37 @@ type packetConn struct {
 	udp    *net.UDPConn // the same, if it is a UDP socket
 	sender *packetSender
 	addr   netip.AddrPort
+	// key is the key by which Caddy opened the socket, or empty if that is not known.
+	key string
 
 	// rules are those of the running configuration, or nil if it has none: then datagrams
 	// pass as they are.
 	rules atomic.Pointer[rules]
-	// adopted are the configurations that want to have a say, in order.
+	// adopted are the configurations that want to have a say, in order. packetConns.mu guards
+	// it.
 	adopted []adoption
 
-	// reading guards what is below.
+	// reading guards the fields below.
 	reading sync.Mutex
 	buffer  [maxDatagram]byte
-	control [controlSize]byte
+	oob     [oobSize]byte
 	seed    maphash.Seed
 	// before are the rules of the datagram before.
 	before *rules
-	// recent has addresses that came lately, each where its hash says. What is not there
-	// costs an allocation and nothing else. It has those of the rules before alone, as asked.
+	// recent has addresses that came lately, each where its hash says. An address that is not
+	// there costs a few allocations and nothing else. It has addresses of the rules before
+	// only.
 	recent [1 << 11]*quicAddr
-	// asked has what the source of trusted peers said lately, in the same way.
-	asked [1 << 8]answer
-}
-
-// answer is whether a peer may send headers, for a while.
-type answer struct {
-	peer  netip.Addr
-	trust trust
-	until time.Duration
+	routes routes
 }
 
 const (
 	// maxDatagram is more than any UDP datagram has: none is cut off, however large its
 	// header is.
 	maxDatagram = 1 << 16
-	controlSize = 128
+	oobSize     = 128
 	// recentHeader is the size of the largest header that is kept in recent.
 	recentHeader = wire.MinMaxSize
-	// trustedFor is how long the answer of a source of trusted peers holds.
-	trustedFor = time.Second
 )
 
 // newPacketConn wraps a socket. If it may be unwrapped, what lies below Caddy's own
@@ -102,9 +96,12 @@ func (c udpPacketConn) SetWriteBuffer(bytes int) error        { return c.udp.Set
 
 // datagram is one as it came from the socket.
 type datagram struct {
-	bytes, control []byte
-	from           netip.AddrPort
-	via            net.Addr // the same, if the socket is no UDP socket
+	bytes []byte // all of it
+	// header and payload are its parts. A header that is not all there is the whole datagram.
+	header, payload []byte
+	oob             []byte
+	from            netip.AddrPort // the peer as the socket has it
+	via             net.Addr       // the same, if the socket is not a UDP socket
 }
 
 // ReadFrom reads what follows the header of the next datagram that is not dropped.
@@ -114,102 +111,122 @@ func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	for {
 		d, err := c.receive()
 		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				packetConns.forget(c)
+			}
 			return 0, nil, err
 		}
-		if payload, a := c.accept(&d); len(payload) > 0 {
-			return copy(p, payload), a, nil
+		if a := c.accept(&d); a != nil && len(d.payload) > 0 {
+			return copy(p, d.payload), a, nil
 		}
 	}
 }
 
 func (c *packetConn) receive() (d datagram, err error) {
-	var n, controlN int
+	var n, oobN int
 	if c.udp != nil {
-		n, controlN, _, d.from, err = c.udp.ReadMsgUDPAddrPort(c.buffer[:], c.control[:])
+		n, oobN, _, d.from, err = c.udp.ReadMsgUDPAddrPort(c.buffer[:], c.oob[:])
 	} else {
 		n, d.via, err = c.PacketConn.ReadFrom(c.buffer[:])
 	}
 	if err != nil {
 		return datagram{}, err
 	}
-	d.bytes, d.control = c.buffer[:n], c.control[:controlN]
+	d.bytes, d.oob = c.buffer[:n], c.oob[:oobN]
 	return d, nil
 }
 
-// WriteTo sends a reply to the peer through which the client's datagram came.
+// WriteTo sends a reply to the peer through which the client's last datagram came.
 func (c *packetConn) WriteTo(p []byte, addr net.Addr) (n int, err error) {
 	a, ok := addr.(*quicAddr)
-	switch {
-	case !ok:
+	if !ok || a.back == nil {
 		return 0, errNotOurs
-	case a.via != nil:
-		return c.PacketConn.WriteTo(p, a.via)
+	}
+	switch back := a.replyBy(); {
+	case back.via != nil:
+		return c.PacketConn.WriteTo(p, back.via)
 	case c.udp == nil:
 		return 0, errNotOurs
 	default:
-		return c.sender.write(p, a)
+		return c.sender.write(p, back)
 	}
 }
 
 var errNotOurs = errors.New("not an address that a datagram came from")
 
-// accept returns what follows the header of a datagram and the address to give to QUIC, or
-// no address if it dropped the datagram.
-func (c *packetConn) accept(d *datagram) (payload []byte, a *quicAddr) {
+// accept returns the address to give to QUIC with the payload of a datagram, or nil if it
+// dropped the datagram.
+func (c *packetConn) accept(d *datagram) (a *quicAddr) {
 	rules := c.rules.Load()
-	// A panic here ends the process. The source of trusted peers is anyone's code.
+	// A panic here ends the process. The address of a peer may be another module's.
 	defer func() {
 		if r := recover(); r != nil {
-			c.drop(rules, d, &quicAddr{}, reasonIO, fmt.Errorf("panic: %v", r))
-			payload, a = nil, nil
+			a = nil
+			if rules != nil {
+				c.drop(rules, d, &facts{mode: rules.mode}, reasonIO, fmt.Errorf("panic: %v", r))
+			}
 		}
 	}()
-	if d.via != nil {
-		d.from, _ = netip.ParseAddrPort(d.via.String())
-	}
+	d.parse(rules != nil)
 	if rules != c.before {
-		// What is remembered would keep a configuration that is gone.
-		clear(c.recent[:])
-		clear(c.asked[:])
+		clear(c.recent[:]) // or it would keep a configuration that is gone
 		c.before = rules
 	}
-	size := 0
-	if rules != nil {
-		size = headerSize(d.bytes)
-	}
-	payload = d.bytes[size:]
-	slot := c.slot(d.from, d.bytes[:size])
-	a = *slot
-	if a == nil || !a.is(d, size) {
-		a = &quicAddr{rules: rules, from: d.from, via: d.via}
-		if why, err := c.learn(a, d, size); why.refused() {
-			c.drop(rules, d, a, why, err)
-			return nil, nil
+	slot := c.slot(d)
+	if a = *slot; a == nil || !a.is(d) {
+		if a = c.learn(rules, d); a == nil {
+			return nil
 		}
-		if size <= recentHeader && d.via == nil {
+		if len(d.header) <= recentHeader && d.via == nil {
 			*slot = a
 		}
 	}
-	switch {
-	case rules == nil:
-	case hasHeader(payload):
-		c.drop(rules, d, a, reasonDuplicate, nil)
-		return nil, nil
-	default:
+	if a.route != nil {
+		c.follow(a, d.payload)
+	}
+	if rules != nil && len(d.payload) > 0 {
 		rules.stats.count(a.mode, a.header.Version(), a.outcome())
 	}
-	return payload, a
+	return a
 }
 
-// is reports whether a datagram says the same as those before that had this address.
-func (a *quicAddr) is(d *datagram, size int) bool {
-	return a.from == d.from && a.raw == string(d.bytes[:size]) && a.received == string(d.control) &&
-		(a.until == 0 || time.Since(start) < a.until)
+// parse finds the parts of the datagram. If nobody judges it, it has no header.
+func (d *datagram) parse(judged bool) {
+	size := 0
+	if judged {
+		size = headerSize(d.bytes)
+	}
+	d.header, d.payload = d.bytes[:size], d.bytes[size:]
+	switch via := d.via.(type) {
+	case nil:
+	case *net.UDPAddr:
+		d.from = via.AddrPort()
+	default:
+		d.from, _ = netip.ParseAddrPort(d.via.String())
+	}
+}
+
+// is reports whether a datagram says the same as those before that had this address, and is
+// to be accepted as they were.
+func (a *quicAddr) is(d *datagram) bool {
+	if a.from != d.from || a.raw != string(d.header) || a.oob != string(d.oob) || d.wrongPayload() {
+		return false
+	}
+	if a.trustedBy == nil {
+		return true
+	}
+	ranges, _ := a.rules.list.ranges() // nil if there is an error
+	return ranges == a.trustedBy
+}
+
+// wrongPayload reports whether what follows the header is another one, or nothing.
+func (d *datagram) wrongPayload() bool {
+	return len(d.header) > 0 && (len(d.payload) == 0 || hasHeader(d.payload))
 }
 
 // slot is where the address of a datagram is in recent, if it is there.
-func (c *packetConn) slot(from netip.AddrPort, header []byte) **quicAddr {
-	hash := maphash.Comparable(c.seed, from) ^ maphash.Bytes(c.seed, header)
+func (c *packetConn) slot(d *datagram) **quicAddr {
+	hash := maphash.Comparable(c.seed, d.from) ^ maphash.Bytes(c.seed, d.header)
 	return &c.recent[hash%uint64(len(c.recent))]
 }
 
@@ -231,49 +248,99 @@ func headerSize(b []byte) int {
 	}
 }
 
-// learn judges a datagram with a header of this size, and either makes its address complete
-// or says why it must be dropped.
-func (c *packetConn) learn(a *quicAddr, d *datagram, size int) (why outcome, err error) {
-	a.peer = peerOf(d)
-	if a.rules != nil {
-		if why, err = c.judge(a, d.bytes[:size]); why.refused() {
-			return why, err
+// learn judges a datagram and returns a new address for it, or nil if it dropped it. One that
+// is dropped allocates nothing before it is known that it must be logged or remembered.
+func (c *packetConn) learn(rules *rules, d *datagram) *quicAddr {
+	var f facts
+	var trustedBy *bart.Lite
+	if rules != nil {
+		ip := d.from.Addr().Unmap().WithZone("")
+		why, err := c.judge(rules, d, ip, &f, &trustedBy)
+		// Under On anyone could fill the list with forged addresses.
+		if f.mode != On || f.trust == trusted {
+			rules.stats.sawPeer(ip)
+		}
+		if why.refused() {
+			c.drop(rules, d, &f, why, err)
+			return nil
 		}
 	}
-	a.raw, a.received = string(d.bytes[:size]), string(d.control)
-	a.local, a.reply = c.replyWith(d.control)
+	f.peer = peerOf(d)
+	a := &quicAddr{facts: f, rules: rules, trustedBy: trustedBy, from: d.from, raw: string(d.header), oob: string(d.oob)}
+	local, replyOOB := c.replyWith(d.oob)
+	a.local = local
 	switch client := unmapped(a.header.Source()); {
 	case a.marked:
 		a.text = netip.AddrPortFrom(client.Addr(), 0).String()
-		a.rules.log.marked(&a.facts, c, time.Since(start))
+		rules.log.marked(&a.facts, c, time.Since(start))
 	case a.header.HasAddrs():
 		a.text = client.String()
 	default:
 		a.text = strings.Clone(a.peer.String()) // another's type may give out the same string again
 	}
-	return a.outcome(), nil
+	if a.header.HasAddrs() && d.from.IsValid() {
+		c.routes.age(time.Since(start))
+		a.route = c.routes.keep(a.routeKey(), new(route))
+		if last := a.route.back.Load(); last != nil && d.via == nil && last.leadsTo(d.from, replyOOB) {
+			a.back = last
+			return a
+		}
+	}
+	a.back = &wayBack{to: d.from, via: d.via, oob: replyOOB}
+	if a.route != nil {
+		a.route.back.CompareAndSwap(nil, a.back)
+	}
+	return a
 }
 
-// judge finds out the facts of a datagram with this header, or why it must be dropped.
-func (c *packetConn) judge(a *quicAddr, header []byte) (why outcome, err error) {
-	a.rules.stats.sawPeer(peerIP(a.peer))
-	a.mode, a.trust = a.rules.judge(a.peer, c.LocalAddr())
-	if a.trust == unasked {
-		a.trust, a.until = c.ask(a.rules, a.peer)
+// follow makes the replies of a datagram's connection go where the datagram came from.
+func (c *packetConn) follow(a *quicAddr, payload []byte) {
+	moved := a.route
+	if id, ok := connectionOf(payload); ok {
+		if a.connRoute == nil || a.connection != id || a.turn != c.routes.turn {
+			c.routes.keep(a.routeKey(), a.route)
+			a.connection, a.connRoute = id, c.routes.keep(a.connectionKey(id), a.route)
+			a.turn = c.routes.turn
+		}
+		moved = a.connRoute
 	}
+	if moved.back.Load() != a.back {
+		moved.back.Store(a.back)
+	}
+}
+
+// routeKey is the key of the route of the peer's port.
+func (a *quicAddr) routeKey() routeKey {
+	return routeKey{client: unmapped(a.header.Source()), peer: unmapped(a.from)}
+}
+
+// connectionKey is the key of the route of a connection. A marked client shows no port to QUIC,
+// which notices nothing when it gets another one.
+func (a *quicAddr) connectionKey(id connectionID) routeKey {
+	client := unmapped(a.header.Source())
+	if a.marked {
+		client = netip.AddrPortFrom(client.Addr(), 0)
+	}
+	return routeKey{client, netip.AddrPortFrom(a.from.Addr().Unmap(), 0), id}
+}
+
+// judge finds out the facts of a datagram but its peer, or why it must be dropped. What can
+// be told from its bytes alone comes before the source of trusted peers is asked.
+func (c *packetConn) judge(rules *rules, d *datagram, ip netip.Addr, f *facts, trustedBy **bart.Lite) (why outcome, err error) {
+	f.mode, f.trust = rules.judgeIP(ip, c.LocalAddr())
 	switch {
-	case a.mode == On && a.trust != trusted:
+	case f.mode == On && f.trust == untrusted:
 		return reasonUntrusted, nil
-	case len(header) == 0 && a.mode == On:
+	case f.mode == On && len(d.header) == 0:
 		return reasonMissing, nil
-	case len(header) == 0:
+	case len(d.header) == 0:
 		return outcomeDirect, nil
-	case a.mode == Off:
+	case f.mode == Off:
 		return reasonForbidden, nil
-	case a.trust != trusted:
+	case f.trust == untrusted:
 		return reasonUntrusted, nil
 	}
-	r := wire.Decode(header, a.rules.maxHeaderSize)
+	r := wire.Decode(d.header, rules.maxHeaderSize)
 	switch {
 	case r.State == wire.Invalid:
 		return reasonOf(r.Err), r.Err
@@ -281,47 +348,48 @@ func (c *packetConn) judge(a *quicAddr, header []byte) (why outcome, err error) 
 		return reasonMalformed, errDatagramCutOff
 	case r.Header.Command() != wire.Local && !(r.Header.HasAddrs() && r.Header.Transport() == wire.Dgram):
 		return reasonMalformed, errNotDatagrams
+	case len(d.payload) == 0:
+		return reasonMalformed, errNoPayload
+	case hasHeader(d.payload):
+		return reasonDuplicate, nil
 	}
-	a.header = r.Header
+	if f.trust == unasked {
+		ranges, err := rules.list.ranges()
+		if err != nil {
+			return reasonIO, err
+		}
+		if !ranges.Contains(ip) {
+			f.trust = untrusted
+			if ranges.Size() == 0 {
+				err = errAnswerEmpty
+			}
+			return reasonUntrusted, err
+		}
+		f.trust, *trustedBy = trusted, ranges
+	}
+	f.header = r.Header
 	if len(r.TLVs) > 0 {
-		a.tlvs = keepTLVs(r.TLVs)
+		f.tlvs = keepTLVs(r.TLVs)
 	}
-	a.marked = a.mode == Unspecified && a.header.HasAddrs()
-	return a.outcome(), nil
+	f.marked = f.mode == Unspecified && f.header.HasAddrs()
+	return f.outcome(), nil
 }
 
 var (
 	errDatagramCutOff = errors.New("cut off by the end of the datagram")
 	errNotDatagrams   = errors.New("the header is not one of datagrams (DGRAM) over IPv4 or IPv6")
+	errNoPayload      = errors.New("nothing follows the header: a load balancer must put it before each datagram, not into one of its own")
 )
 
-// ask returns whether a peer may send headers, and until when that holds.
-func (c *packetConn) ask(rules *rules, peer net.Addr) (trust, time.Duration) {
-	ip, now := peerIP(peer), time.Since(start)
-	a := &c.asked[maphash.Comparable(c.seed, ip)%uint64(len(c.asked))]
-	if a.peer != ip || now >= a.until {
-		trust, _ := rules.ask(context.Background(), peer)
-		*a = answer{ip, trust, now + trustedFor}
-	}
-	return a.trust, a.until
-}
-
 // drop counts, logs and remembers a datagram that is dropped.
-func (c *packetConn) drop(rules *rules, d *datagram, a *quicAddr, why outcome, err error) {
-	if rules == nil {
-		return
-	}
+func (c *packetConn) drop(rules *rules, d *datagram, f *facts, why outcome, err error) {
 	defer func() { _ = recover() }() // what panicked may do it again
-	if a.peer == nil {
-		a.peer = peerOf(d)
-		a.mode, _ = rules.judge(a.peer, c.LocalAddr())
-	}
 	var version uint8
 	if hasHeader(d.bytes) {
 		version = 2
 	}
-	rules.stats.count(a.mode, version, why)
-	rules.refused(a.peer, c.LocalAddr(), a.mode, why, d.bytes, err)
+	rules.stats.count(f.mode, version, why)
+	rules.refused(peerOf(d), c.LocalAddr(), f.mode, why, d.bytes, err)
 }
 
 // peerOf returns the address of the peer that sent a datagram.
@@ -338,12 +406,12 @@ func unmapped(a netip.AddrPort) netip.AddrPort {
 
 // replyWith makes of the control message of a datagram what it was sent to, and the control
 // message by which a reply comes from there. A socket of one address needs none.
-func (c *packetConn) replyWith(control []byte) (local netip.AddrPort, reply []byte) {
-	if len(control) == 0 {
+func (c *packetConn) replyWith(oob []byte) (local netip.AddrPort, reply []byte) {
+	if len(oob) == 0 {
 		return c.addr, nil
 	}
 	v6, v4 := new(ipv6.ControlMessage), new(ipv4.ControlMessage)
-	_, _ = v6.Parse(control), v4.Parse(control) // what is not there stays empty
+	_, _ = v6.Parse(oob), v4.Parse(oob) // what is not there stays empty
 	to, index := v6.Dst, v6.IfIndex
 	if v4.Dst != nil {
 		to, index = v4.Dst, v4.IfIndex

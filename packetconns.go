@@ -1,20 +1,23 @@
 package proxyprotocol
 
 import (
-	"net/netip"
-	"runtime"
+	"net"
+	"reflect"
 	"slices"
 	"sync"
-	"weak"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// packetConns are the wrapped sockets. Caddy keeps a socket of QUIC and what wraps it across
-// reloads and never says when it closes it, so they are known for as long as QUIC keeps them.
-var packetConns = packetConnPool{conns: make(map[weak.Pointer[packetConn]]struct{})}
+// packetConns are the wrapped sockets that are open. Caddy keeps a socket of QUIC and what
+// wraps it across reloads, and never says when it closes it: a socket is removed when a read
+// says that it is closed, or when Caddy opens another one by the same key.
+var packetConns = packetConnPool{conns: make(map[*packetConn]struct{})}
 
 type packetConnPool struct {
 	mu    sync.Mutex
-	conns map[weak.Pointer[packetConn]]struct{}
+	conns map[*packetConn]struct{}
 }
 
 // adoption is a configuration's claim to a socket.
@@ -27,38 +30,42 @@ type adoption struct {
 func (p *packetConnPool) add(c *packetConn, by *PacketConnWrapper) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	key := weak.Make(c)
-	p.conns[key] = struct{}{}
-	runtime.AddCleanup(c, p.forget, key)
+	for other := range p.conns {
+		if c.key != "" && other.key == c.key {
+			delete(p.conns, other) // Caddy has one socket of a key at a time
+		}
+	}
+	p.conns[c] = struct{}{}
 	c.adopt(by)
 }
 
-func (p *packetConnPool) forget(key weak.Pointer[packetConn]) {
+// forget removes a socket that is closed.
+func (p *packetConnPool) forget(c *packetConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.conns, key)
+	delete(p.conns, c)
 }
 
-// adopt puts the sockets that a configuration took over under its rules.
+// adopt puts the sockets that a configuration took over under its rules: those that Caddy
+// opened by a key of its server. Other sockets may have the same address.
 func (p *packetConnPool) adopt(by *PacketConnWrapper) {
-	p.each(func(c *packetConn) {
-		if by.listensOn(c.addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		if by.keys[c.key] {
 			c.adopt(by)
 		}
-	})
+	}
 }
 
 // release gives up all sockets of a configuration.
 func (p *packetConnPool) release(by *PacketConnWrapper) {
-	p.each(func(c *packetConn) { c.release(by) })
-}
-
-func (p *packetConnPool) each(f func(c *packetConn)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for key := range p.conns {
-		if c := key.Value(); c != nil {
-			f(c)
+	for c := range p.conns {
+		c.release(by)
+		if c.key == "" && len(c.adopted) == 0 {
+			delete(p.conns, c) // no configuration can find it again
 		}
 	}
 }
@@ -84,20 +91,76 @@ func (c *packetConn) release(by *PacketConnWrapper) {
 	c.rules.Store(c.adopted[len(c.adopted)-1].rules)
 }
 
-// listenAddrs are the addresses that a server listens on, for comparison with those of
-// sockets.
-type listenAddrs []listenAddr
+// socketKeys are the keys by which Caddy opens sockets: a network for datagrams, and host
+// and port as they are written in the configuration, like "udp4/0.0.0.0:443". Caddy hands a
+// socket over to the next configuration by its key alone. Sockets with the same key are the
+// same, those with another key are not, even if they have the same address.
+type socketKeys map[string]bool
 
-type listenAddr struct {
-	any      bool // address
-	ips      []netip.Addr
-	min, max uint
+// socketKeysOf returns the keys of the sockets for HTTP/3 of a server.
+func socketKeysOf(server *caddyhttp.Server) (socketKeys, error) {
+	keys := make(socketKeys)
+	for i, listen := range server.Listen {
+		addr, err := caddy.ParseNetworkAddress(listen)
+		if err != nil {
+			return nil, err
+		}
+		protocols := server.Protocols
+		if i < len(server.ListenProtocols) && server.ListenProtocols[i] != nil {
+			protocols = server.ListenProtocols[i]
+		}
+		if addr.IsUnixNetwork() || len(protocols) > 0 && !slices.Contains(protocols, "h3") {
+			continue
+		}
+		network := addr.Network
+		if datagrams, ok := datagramNetworks[network]; ok {
+			network = datagrams
+		}
+		for offset := range addr.PortRangeSize() {
+			keys[network+"/"+addr.JoinHostPort(offset)] = true
+		}
+	}
+	return keys, nil
 }
 
-func (l listenAddrs) contain(addr netip.AddrPort) bool {
-	return slices.ContainsFunc(l, func(a listenAddr) bool {
-		port := uint(addr.Port())
-		return a.min <= port && port <= a.max &&
-			(a.any && addr.Addr().IsUnspecified() || slices.Contains(a.ips, addr.Addr().WithZone("")))
-	})
+// datagramNetworks are the networks of HTTP/3 on addresses of TCP. Others are the same.
+var datagramNetworks = map[string]string{"tcp": "udp", "tcp4": "udp4", "tcp6": "udp6"}
+
+// of returns the key of a socket that Caddy opened for the server of these keys, or an empty
+// one if it cannot be told.
+func (k socketKeys) of(socket net.PacketConn) string {
+	// Caddy does not tell the key, but writes it into an unexported field of the socket, to
+	// count its uses by it.
+	for below := socket; below != nil; {
+		for _, field := range [...]string{"lnKey", "key"} {
+			if key := stringField(below, field); k[key] {
+				return key
+			}
+		}
+		wrapped, ok := below.(interface{ Unwrap() net.PacketConn })
+		if !ok {
+			break
+		}
+		below = wrapped.Unwrap()
+	}
+	if len(k) == 1 {
+		for only := range k {
+			return only
+		}
+	}
+	return ""
+}
+
+// stringField returns the value of a string field, unexported ones too, or an empty string
+// if there is none.
+func stringField(of any, name string) (value string) {
+	defer func() { _ = recover() }() // an embedded pointer on the way may be nil
+	v := reflect.Indirect(reflect.ValueOf(of))
+	if v.Kind() != reflect.Struct {
+		return ""
+	}
+	if field := v.FieldByName(name); field.IsValid() && field.Kind() == reflect.String {
+		return field.String()
+	}
+	return ""
 }

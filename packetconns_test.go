@@ -1,36 +1,45 @@
 package proxyprotocol
 
 import (
+	"maps"
 	"net"
-	"net/netip"
-	"runtime"
+	"slices"
+	"strings"
 	"testing"
-	"weak"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// provisioned is a packet wrapper of a server that listens at these addresses.
-func provisioned(t *testing.T, mode Mode, at ...netip.AddrPort) *PacketConnWrapper {
+// provisioned is a packet wrapper of a server whose sockets have these keys.
+func provisioned(t *testing.T, mode Mode, keys ...string) *PacketConnWrapper {
 	rules, _ := connRules(mode)
-	pw := &PacketConnWrapper{rules: rules, serverName: t.Name()}
-	for _, at := range at {
-		pw.listen = append(pw.listen, listenAddr{ips: []netip.Addr{at.Addr()}, min: uint(at.Port()), max: uint(at.Port())})
+	pw := &PacketConnWrapper{rules: rules, serverName: t.Name(), keys: make(socketKeys), unwrap: true}
+	for _, key := range keys {
+		pw.keys[key] = true
 	}
 	t.Cleanup(func() { assert.NoError(t, pw.Cleanup()) })
 	return pw
 }
 
+// openedBy is a socket as Caddy opens it by a key on Unix systems.
+type openedBy struct {
+	net.PacketConn
+	lnKey string
+}
+
+func (c openedBy) Unwrap() net.PacketConn { return c.PacketConn }
+
 func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
 	udp := listenUDP(t, "127.0.0.1")
-	at := udp.LocalAddr().(*net.UDPAddr).AddrPort()
-	first, second := provisioned(t, On, at), provisioned(t, Off, at)
-	elsewhere := provisioned(t, Unspecified, netip.AddrPortFrom(at.Addr(), at.Port()+1), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), at.Port()))
+	at := udp.LocalAddr().String()
+	first, second := provisioned(t, On, "udp/"+at, "udp/:1"), provisioned(t, Off, "udp/"+at)
+	elsewhere := provisioned(t, Unspecified, "udp4/"+at, "udp/:1", "udp6/"+at, "udp/"+at+"0", at, "")
 	runs := func(pw *PacketConnWrapper) { require.NoError(t, startHandler{pw}.Handle(t.Context(), caddy.Event{})) }
 
-	c := first.WrapPacketConn(udp).(udpPacketConn).packetConn
+	c := first.WrapPacketConn(openedBy{udp, "udp/" + at}).(udpPacketConn).packetConn
 	rules := c.rules.Load()
 	require.NotNil(t, rules, "before the configuration runs")
 	require.Equal(t, On, rules.mode)
@@ -52,24 +61,95 @@ func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
 	require.Nil(t, c.rules.Load(), "nobody wants it")
 }
 
-func TestSocketsAreKnownAsLongAsTheyAreUsed(t *testing.T) {
-	pool := packetConnPool{conns: make(map[weak.Pointer[packetConn]]struct{})}
-	pw := provisioned(t, On)
-	known := func() int {
-		pool.mu.Lock()
-		defer pool.mu.Unlock()
-		return len(pool.conns)
+func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
+	pool := packetConnPool{conns: make(map[*packetConn]struct{})}
+	pw := provisioned(t, On, "udp/:1", "udp/:2")
+	open := func(key string) *packetConn {
+		c := newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn
+		c.key = key
+		pool.add(c, pw)
+		return c
 	}
-	kept := newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn
-	pool.add(kept, pw)
-	pool.add(newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn, pw)
-	eventually(t, func() bool { runtime.GC(); return known() == 1 }, "a socket is kept that nobody uses")
+	known := func() (conns []*packetConn) {
+		pool.each(func(c *packetConn) { conns = append(conns, c) })
+		return conns
+	}
+	first, second := open("udp/:1"), open("udp/:2")
+	require.ElementsMatch(t, []*packetConn{first, second}, known())
+	pool.forget(first)
+	require.Equal(t, []*packetConn{second}, known())
+	pool.release(pw)
+	require.Equal(t, []*packetConn{second}, known(), "the next configuration may want it")
 
-	// One may be gone already, and not yet forgotten.
-	gone := weak.Make(new(packetConn))
-	pool.conns[gone] = struct{}{}
-	eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, "a socket is kept that nobody uses")
-	var seen []*packetConn
-	pool.each(func(c *packetConn) { seen = append(seen, c) })
-	assert.Equal(t, []*packetConn{kept}, seen)
+	third := open("udp/:2")
+	require.Equal(t, []*packetConn{third}, known(), "Caddy opens a key again when the socket is closed")
+	unknown := []*packetConn{open(""), open("")}
+	require.ElementsMatch(t, append(unknown, third), known(), "they may be different ones")
+	pool.release(pw)
+	require.Equal(t, []*packetConn{third}, known())
+}
+
+func TestSocketsAreKnownByTheKeysOfCaddy(t *testing.T) {
+	for _, test := range []struct {
+		listen []string
+		want   string
+	}{
+		{[]string{":443"}, "udp/:443"},
+		{[]string{"0.0.0.0:443"}, "udp/0.0.0.0:443"},
+		{[]string{"tcp4/0.0.0.0:443"}, "udp4/0.0.0.0:443"},
+		{[]string{"tcp6/[::]:443"}, "udp6/[::]:443"},
+		{[]string{"udp/[::]:443"}, "udp/[::]:443"},
+		{[]string{"udp4/127.0.0.1:443"}, "udp4/127.0.0.1:443"},
+		{[]string{"localhost:443"}, "udp/localhost:443"},
+		{[]string{"127.0.0.1:0"}, "udp/127.0.0.1:0"},
+		{[]string{"[fe80::1%lo]:443"}, "udp/[fe80::1%lo]:443"},
+		{[]string{"[::ffff:127.0.0.1]:443"}, "udp/[::ffff:127.0.0.1]:443"},
+		{[]string{"127.0.0.1:440-442", "[::1]:443"}, "udp/127.0.0.1:440 udp/127.0.0.1:441 udp/127.0.0.1:442 udp/[::1]:443"},
+		{[]string{"unix//run/caddy.sock"}, ""},
+		{[]string{"fdgram/3"}, "fdgram/3"},
+		{[]string{"another/host:443"}, "another/host:443"},
+	} {
+		keys, err := socketKeysOf(&caddyhttp.Server{Listen: test.listen, Protocols: []string{"h1", "h3"}})
+		require.NoError(t, err)
+		assert.ElementsMatch(t, strings.Fields(test.want), slices.Collect(maps.Keys(keys)))
+	}
+	keys, err := socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2", ":3"}, Protocols: []string{"h1"}, ListenProtocols: [][]string{{"h1", "h3"}, nil, {"h2"}}})
+	require.NoError(t, err)
+	assert.Equal(t, socketKeys{"udp/:1": true}, keys, "others have no socket for HTTP/3")
+	_, err = socketKeysOf(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}})
+	assert.ErrorContains(t, err, "port")
+}
+
+// opaque hides a socket.
+type opaque struct{ net.PacketConn }
+
+// shared is a socket as Caddy opens it by a key on other systems.
+type sharedSocket struct {
+	net.PacketConn
+	key string
+}
+
+type fakeClose struct{ *sharedSocket }
+
+func TestKeyOfASocketIsFoundOrNotGuessed(t *testing.T) {
+	udp := listenUDP(t, "127.0.0.1")
+	keys := socketKeys{"udp/:1": true, "udp/:2": true}
+	for _, test := range []struct {
+		name   string
+		socket net.PacketConn
+		want   string
+	}{
+		{"Caddy's", openedBy{udp, "udp/:2"}, "udp/:2"},
+		{"Caddy's on Windows", &fakeClose{&sharedSocket{udp, "udp/:2"}}, "udp/:2"},
+		{"below another", countingConn{openedBy{udp, "udp/:1"}}, "udp/:1"},
+		{"below one with a field of its own", openedBy{openedBy{udp, "udp/:1"}, "something"}, "udp/:1"},
+		{"another server's", openedBy{udp, "udp/:3"}, ""},
+		{"hidden", opaque{openedBy{udp, "udp/:1"}}, ""},
+		{"none", udp, ""},
+		{"nil inside", &fakeClose{}, ""},
+	} {
+		assert.Equal(t, test.want, keys.of(test.socket), test.name)
+	}
+	assert.Equal(t, "udp/:1", socketKeys{"udp/:1": true}.of(opaque{udp}), "the only one")
+	assert.Empty(t, socketKeys{}.of(openedBy{udp, "udp/:1"}))
 }

@@ -3,11 +3,11 @@ package proxyprotocol
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -31,11 +31,16 @@ type PacketConnWrapper struct {
 	// header. Default: `unspecified`, which is for tests only.
 	Mode Mode `json:"mode,omitempty"`
 
-	// Which peers may send a header, as for the server's own `trusted_proxies`. Under
-	// `on` the datagrams of any other peer are dropped. Under `unspecified` those with a
-	// header are. Not allowed under `off`. Default: every peer may. A source that returns
-	// no ranges trusts nobody. A source other than `static` is asked once a second for
-	// each peer that sends.
+	// Which peers may send a header, as for the server's own `trusted_proxies`. Required
+	// under `on`, which drops the datagrams of any other peer. Under `unspecified` those
+	// with a header are dropped; default there: every peer may send one. Not allowed under
+	// `off`. A source that returns no ranges trusts nobody; the ranges `0.0.0.0/0` and
+	// `::/0` trust everybody.
+	//
+	// A source other than `static` is asked at most once a second, and for all peers at
+	// once: its request has the RemoteAddr `0.0.0.0:0`. It has 5 seconds to answer. While
+	// it gives no answer, its last one holds, until it is 10 seconds old; then, and before
+	// the first answer, no peer is trusted.
 	//
 	// The source address of a datagram is easily forged: a firewall must see to it that
 	// datagrams with the address of a trusted peer come from there.
@@ -52,7 +57,7 @@ type PacketConnWrapper struct {
 
 	shared     *ListenerWrapper // what both wrappers do alike
 	serverName string
-	listen     listenAddrs
+	keys       socketKeys // of the server's sockets
 	rules      *rules
 	unwrap     bool
 }
@@ -74,8 +79,13 @@ func (PacketConnWrapper) CaddyModule() caddy.ModuleInfo {
 //	}
 func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	lw := new(ListenerWrapper)
+	first := *d
 	if err := lw.unmarshal(d, notOfDatagrams); err != nil {
 		return err
+	}
+	if lw.Mode == On && lw.TrustedProxiesRaw == nil {
+		first.Next()
+		return first.Errf("trusted_proxies: %v", errNobodyTrusted)
 	}
 	pw.Mode, pw.TrustedProxiesRaw, pw.Ranges, pw.MaxHeaderSize = lw.Mode, lw.TrustedProxiesRaw, lw.Ranges, lw.MaxHeaderSize
 	return nil
@@ -89,6 +99,21 @@ var notOfDatagrams = map[string]string{
 	"mismatched_destination": "datagrams have v2 headers, and only v1 lines can have one: remove it",
 	"http3":                  "it belongs to the listener wrapper, and is not needed with this one: remove it",
 }
+
+// errNobodyTrusted has an address that is nobody's, so that its lines are safe as they stand.
+var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because anyone can forge the source address of a datagram; write, with the addresses of your load balancers in place of 192.0.2.10:
+
+	packet_conn_wrappers {
+		proxy_protocol_mode on {
+			trusted_proxies static 192.0.2.10
+		}
+	}
+
+or in JSON, beside "mode": "on":
+
+	"trusted_proxies": {"source": "static", "ranges": ["192.0.2.10"]}
+
+To trust every host that can reach the port, say so: trusted_proxies static 0.0.0.0/0 ::/0`)
 
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the
 // server that the wrapper is configured on.
@@ -107,7 +132,13 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	if pw.Mode == On && rules.anyoneTrusted() {
+		return inField("trusted_proxies", errNobodyTrusted)
+	}
 	rules.log.datagrams = true
+	if rules.source != nil {
+		rules.list = newTrustedList(ctx, &rules.policy, logger)
+	}
 	pw.rules, pw.shared.rules = rules, rules
 	if server != nil {
 		if err := pw.prepareServer(server, logger); err != nil {
@@ -131,7 +162,7 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	pw.unwrap = own == 0
 	installPlaceholders(server)
 	pw.guard(server, logger)
-	pw.listen, err = listenAddrsOf(server)
+	pw.keys, err = socketKeysOf(server)
 	return err
 }
 
@@ -161,6 +192,11 @@ func (pw *PacketConnWrapper) WrapPacketConn(inner net.PacketConn) net.PacketConn
 	if !ok {
 		c = wrapped.(udpPacketConn).packetConn
 	}
+	c.key = pw.keys.of(inner)
+	if c.key == "" && len(pw.keys) > 0 {
+		pw.rules.log.logger.Warn("the UDP socket cannot be known again after a reload, because another module hides it: then restart Caddy, or HTTP/3 is answered 421 under mode 'on'",
+			zap.String("local", addrString(inner.LocalAddr())))
+	}
 	packetConns.add(c, pw)
 	return wrapped
 }
@@ -181,38 +217,4 @@ func (pw *PacketConnWrapper) rulesOf(addr netip.AddrPort) *rules {
 
 func (pw *PacketConnWrapper) describe() (Mode, string, []ModeRanges) {
 	return pw.Mode, pw.shared.trustedSource, pw.Ranges
-}
-
-func (pw *PacketConnWrapper) listensOn(addr netip.AddrPort) bool { return pw.listen.contain(addr) }
-
-// listenAddrsOf returns the addresses of a server. Names are looked up as they are to
-// listen on them.
-func listenAddrsOf(server *caddyhttp.Server) (addrs listenAddrs, err error) {
-	for _, s := range server.Listen {
-		network, err := caddy.ParseNetworkAddress(s)
-		if err != nil {
-			return nil, err
-		}
-		if network.IsUnixNetwork() || network.IsFdNetwork() {
-			continue
-		}
-		addr := listenAddr{min: network.StartPort, max: network.EndPort}
-		host, _, _ := strings.Cut(network.Host, "%")
-		ip, err := netip.ParseAddr(host)
-		switch {
-		case host == "":
-			addr.any = true
-		case err == nil:
-			// Go makes of 0.0.0.0 a socket of both families.
-			addr.any, addr.ips = ip.IsUnspecified(), []netip.Addr{ip.Unmap()}
-		default:
-			// If that fails, listening will as well.
-			ips, _ := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
-			for _, ip := range ips {
-				addr.ips = append(addr.ips, ip.Unmap())
-			}
-		}
-		addrs = append(addrs, addr)
-	}
-	return addrs, nil
 }

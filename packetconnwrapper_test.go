@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -21,7 +20,7 @@ import (
 func TestPacketWrapperCaddyfile(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"proxy_protocol_mode", `{}`},
-		{"proxy_protocol_mode on", `{"mode": "on"}`},
+		{"proxy_protocol_mode on {\ntrusted_proxies static\n}", `{"mode": "on", "trusted_proxies": {"source": "static"}}`},
 		{"proxy_protocol_mode off", `{"mode": "off"}`},
 		{
 			"proxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8\noff ::1\nmax_header_size 1KB\n}",
@@ -47,7 +46,7 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 		{"trust under off", "off {\ntrusted_proxies static 10.0.0.0/8\n}", "trusted_proxies: nobody may send a header under mode 'off'"},
 		{"two modes for a range", "on {\noff 10.0.0.0/8\nunspecified 10.0.0.0/8\n}", "10.0.0.0/8 has mode 'off' already and cannot have 'unspecified' as well"},
 		{"no size", "on {\nmax_header_size 1\n}", "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},
-		{"twice", "on\nproxy_protocol_mode on", "packet conn wrapper 'proxy_protocol_mode' is there twice, and a datagram has one header: keep one"},
+		{"twice", "off\nproxy_protocol_mode off", "packet conn wrapper 'proxy_protocol_mode' is there twice, and a datagram has one header: keep one"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := newCaddy(t).load(packets("", test.packet), h3Site(t, freePort(t), ""))
@@ -73,9 +72,51 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 	}
 }
 
+// UDP proves nothing of its sender, so that nobody is trusted by default.
+func TestPacketWrapperThatIsOnMustSayWhomItTrusts(t *testing.T) {
+	const lines = `
+	packet_conn_wrappers {
+		proxy_protocol_mode on {
+			trusted_proxies static 192.0.2.10
+		}
+	}
+`
+	site := h3Site(t, freePort(t), "")
+	options := func(packet string) string {
+		return "auto_https disable_redirects\nservers {\npacket_conn_wrappers {\nproxy_protocol_mode " + packet + "\n}\n}\n"
+	}
+	for _, packet := range []string{"on", "on {\nmax_header_size 1KB\n}", "on {\noff 127.0.0.1\n}", "on {\non 10.0.0.0/8\n}"} {
+		c := newCaddy(t)
+		err := c.load(options(packet), site)
+		require.Error(t, err)
+		assert.Contains(t, err.Error(), "trusted_proxies: missing: mode 'on'")
+		assert.Contains(t, err.Error(), lines)
+		assert.Contains(t, err.Error(), "0.0.0.0/0 ::/0")
+		text := c.caddyfile(options(packet), site)
+		line := strings.Count(text[:strings.Index(text, "proxy_protocol_mode")], "\n") + 1
+		assert.Contains(t, err.Error(), fmt.Sprintf("Caddyfile:%d", line), "the line of the wrapper")
+	}
+	// The lines can be used as they stand.
+	require.NoError(t, newCaddy(t).load("auto_https disable_redirects\nservers {"+lines+"}\n", site))
+	for _, packet := range []string{"on {\ntrusted_proxies static 0.0.0.0/0 ::/0\n}", "on {\ntrusted_proxies static\n}", "off {\non 127.0.0.2\n}", "unspecified", "unspecified {\non 127.0.0.2\n}"} {
+		assert.NoError(t, newCaddy(t).load(options(packet), site), packet)
+	}
+
+	at := []string{fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	for _, packet := range []string{`"mode": "on"`, `"mode": "on", "ranges": [{"mode": "on", "ranges": ["127.0.0.2"]}]`} {
+		err := newCaddy(t).loadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet}))
+		require.Error(t, err)
+		assert.Contains(t, err.Error(), "trusted_proxies: missing: mode 'on'")
+		_, field, _ := strings.Cut(err.Error(), "beside \"mode\": \"on\":")
+		field, _, _ = strings.Cut(strings.TrimSpace(field), "\n")
+		assert.NoError(t, newCaddy(t).loadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet + ", " + field})))
+	}
+}
+
 func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
 	for _, test := range []struct{ packet, want string }{
-		{"on", "mode 'on' believes any peer that can reach the port"},
+		{"on {\ntrusted_proxies static\n}", "'trusted_proxies' has no ranges: no peer may send a header"},
+		{"on {\ntrusted_proxies static 0.0.0.0/0 ::/0\n}", ""},
 		{"unspecified", "mode 'unspecified' is for tests only"},
 		{"on {\ntrusted_proxies static 10.0.0.0/8\n}", ""},
 		{"off", ""},
@@ -176,7 +217,7 @@ func (a *testApp) Provision(ctx caddy.Context) error {
 
 func (a *testApp) load() {
 	var pw any
-	if pw, a.err = a.ctx.LoadModuleByID("caddy.packetconns.proxy_protocol_mode", json.RawMessage(`{"mode": "on"}`)); a.err != nil {
+	if pw, a.err = a.ctx.LoadModuleByID("caddy.packetconns.proxy_protocol_mode", json.RawMessage(`{"mode": "on", "trusted_proxies": {"source": "static", "ranges": ["127.0.0.0/8"]}}`)); a.err != nil {
 		return
 	}
 	if a.socket, a.err = net.ListenPacket("udp", "127.0.0.1:0"); a.err == nil {
@@ -264,41 +305,6 @@ func TestAltSvcStaysBehindThePacketWrapper(t *testing.T) {
 	assert.Contains(t, body, client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
 }
 
-func TestAddressesOfAServerAreKnownAgain(t *testing.T) {
-	for _, test := range []struct {
-		listen, addr string
-		want         bool
-	}{
-		{":443", "[::]:443", true},
-		{":443", "0.0.0.0:443", true},
-		{":443", "[::]:444", false},
-		{":443", "127.0.0.1:443", false},
-		{"0.0.0.0:443", "0.0.0.0:443", true},
-		{"0.0.0.0:443", "[::]:443", true}, // Go makes of it a socket of both families
-		{"[::]:443", "[::]:443", true},
-		{"127.0.0.1:443", "127.0.0.1:443", true},
-		{"tcp4/127.0.0.1:443", "127.0.0.1:443", true},
-		{"127.0.0.1:443", "127.0.0.2:443", false},
-		{"127.0.0.1:443", "[::]:443", false},
-		{"127.0.0.1:443", "0.0.0.0:443", false},
-		{"127.0.0.1:440-450", "127.0.0.1:443", true},
-		{"127.0.0.1:440-442", "127.0.0.1:443", false},
-		{"[::1]:443", "[::1]:443", true},
-		{"[::ffff:127.0.0.1]:443", "127.0.0.1:443", true},
-		{"localhost:443", "127.0.0.1:443", true},
-		{"localhost:443", "192.0.2.1:443", false},
-		{"[fe80::1%lo]:443", "[fe80::1%lo]:443", true},
-		{"unix//run/caddy.sock", "127.0.0.1:443", false},
-		{"fd/3", "127.0.0.1:3", false},
-	} {
-		addrs, err := listenAddrsOf(&caddyhttp.Server{Listen: []string{"192.0.2.9:1", test.listen}})
-		require.NoError(t, err)
-		assert.Equal(t, test.want, addrs.contain(netip.MustParseAddrPort(test.addr)), "%s and %s", test.listen, test.addr)
-	}
-	_, err := listenAddrsOf(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}})
-	assert.ErrorContains(t, err, "port")
-}
-
 func TestDatagramsAreInMetricsAndStatus(t *testing.T) {
 	port, metrics := freePort(t), freePort(t)
 	startCaddy(t, packets("on", "on"), h3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
@@ -318,7 +324,7 @@ func TestDatagramsAreInMetricsAndStatus(t *testing.T) {
 		}
 		found = true
 		assert.Equal(t, On, l.Mode)
-		assert.Equal(t, "any", l.TrustedProxies)
+		assert.Equal(t, "static", l.TrustedProxies)
 		assert.Equal(t, 2, l.Peers.Count)
 		require.Len(t, l.Refusals, 1)
 		assert.Equal(t, "missing", l.Refusals[0].Reason)

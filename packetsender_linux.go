@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,7 +39,7 @@ const (
 
 // replyBatch has datagrams of one size for one client. The last may be shorter.
 type replyBatch struct {
-	to      *quicAddr
+	to      *wayBack
 	size    int // of each
 	n       int
 	full    bool
@@ -67,11 +66,11 @@ func newPacketSender(udp *net.UDPConn) *packetSender {
 }
 
 // write sends a datagram soon. It waits while too many do.
-func (s *packetSender) write(p []byte, to *quicAddr) (int, error) {
+func (s *packetSender) write(p []byte, to *wayBack) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.single || len(p) > batchSize || len(p) < smallReply && !s.sending {
-		return s.sendNow(p, to.reply, to)
+		return s.sendNow(p, to.oob, to)
 	}
 	batch := s.batchFor(p, to)
 	for batch == nil && len(s.waiting) == batchesWaiting {
@@ -95,7 +94,7 @@ func (s *packetSender) write(p []byte, to *quicAddr) (int, error) {
 
 // batchFor returns the batch that a datagram can join without passing another one to the
 // same client, or nil.
-func (s *packetSender) batchFor(p []byte, to *quicAddr) *replyBatch {
+func (s *packetSender) batchFor(p []byte, to *wayBack) *replyBatch {
 	for _, b := range slices.Backward(s.waiting) {
 		if b.to == to {
 			if b.full || len(p) > b.size || b.n == batchSegments || len(b.bytes)+len(p) > batchSize {
@@ -131,24 +130,24 @@ func (s *packetSender) sendWaiting() {
 // missing: it may be a probe for the path's MTU.
 func (b *replyBatch) send(s *packetSender) error {
 	if b.n == 1 {
-		_, _ = s.sendNow(b.bytes, b.to.reply, b.to)
+		_, _ = s.sendNow(b.bytes, b.to.oob, b.to)
 		return nil
 	}
-	b.control = appendSegmentSize(append(b.control[:0], b.to.reply...), b.size)
+	b.control = appendSegmentSize(append(b.control[:0], b.to.oob...), b.size)
 	_, err := s.sendNow(b.bytes, b.control, b.to)
 	if err == nil {
 		return nil
 	}
 	for rest := b.bytes; len(rest) > 0; {
 		n := min(b.size, len(rest))
-		_, _ = s.sendNow(rest[:n], b.to.reply, b.to)
+		_, _ = s.sendNow(rest[:n], b.to.oob, b.to)
 		rest = rest[n:]
 	}
 	return err
 }
 
-func (s *packetSender) sendNow(p, control []byte, to *quicAddr) (int, error) {
-	n, _, err := s.udp.WriteMsgUDPAddrPort(p, control, to.from)
+func (s *packetSender) sendNow(p, control []byte, to *wayBack) (int, error) {
+	n, _, err := s.udp.WriteMsgUDPAddrPort(p, control, to.to)
 	return n, err
 }
 
@@ -157,9 +156,15 @@ func (s *packetSender) sendNow(p, control []byte, to *quicAddr) (int, error) {
 func appendSegmentSize(control []byte, size int) []byte {
 	start := len(control)
 	control = append(control, make([]byte, unix.CmsgSpace(2))...)
-	header := (*unix.Cmsghdr)(unsafe.Pointer(&control[start]))
-	header.Level, header.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
-	header.SetLen(unix.CmsgLen(2))
-	binary.NativeEndian.PutUint16(control[start+unix.CmsgLen(0):], uint16(size))
+	header := control[start:]
+	// Cmsghdr has the length in the size of a word, the level and the type.
+	if unix.SizeofCmsghdr == 16 {
+		binary.NativeEndian.PutUint64(header, uint64(unix.CmsgLen(2)))
+	} else {
+		binary.NativeEndian.PutUint32(header, uint32(unix.CmsgLen(2)))
+	}
+	binary.NativeEndian.PutUint32(header[unix.SizeofCmsghdr-8:], unix.IPPROTO_UDP)
+	binary.NativeEndian.PutUint32(header[unix.SizeofCmsghdr-4:], unix.UDP_SEGMENT)
+	binary.NativeEndian.PutUint16(header[unix.CmsgLen(0):], uint16(size))
 	return control
 }

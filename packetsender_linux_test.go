@@ -21,8 +21,8 @@ func busySender(udp *net.UDPConn) *packetSender {
 }
 
 // replyTo is the address of a client, and of no other one, whatever it is equal to.
-func replyTo(client *net.UDPConn) *quicAddr {
-	return &quicAddr{from: client.LocalAddr().(*net.UDPAddr).AddrPort()}
+func replyTo(client *net.UDPConn) *wayBack {
+	return &wayBack{to: client.LocalAddr().(*net.UDPAddr).AddrPort()}
 }
 
 // numbered is a datagram of this size, which begins with a number.
@@ -100,8 +100,8 @@ func TestRepliesLeaveOneByOneIfTheKernelRefusesABatch(t *testing.T) {
 			s := busySender(test.listen(t))
 			require.False(t, s.single)
 			first, second, third := test.listen(t), test.listen(t), test.listen(t)
-			to := []*quicAddr{replyTo(first), replyTo(second), replyTo(third)}
-			write := func(n, size int, to *quicAddr) {
+			to := []*wayBack{replyTo(first), replyTo(second), replyTo(third)}
+			write := func(n, size int, to *wayBack) {
 				t.Helper()
 				written, err := s.write(numbered(n, size), to)
 				require.NoError(t, err)
@@ -210,7 +210,7 @@ func TestRepliesOfOneSizeToOneClientLeaveTogether(t *testing.T) {
 func TestClientsHaveBatchesOfTheirOwn(t *testing.T) {
 	first, second := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 	s := busySender(listenUDP(t, "127.0.0.1"))
-	to := []*quicAddr{replyTo(first), replyTo(second)}
+	to := []*wayBack{replyTo(first), replyTo(second)}
 	for n := range 4 {
 		for _, to := range to {
 			_, err := s.write(numbered(n, 1200), to)

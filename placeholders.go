@@ -25,23 +25,28 @@ const placeholderRoot = "http.proxy_protocol"
 // placeholders is a matcher that matches nothing. It makes the placeholders known to a
 // request. As a matcher of the first route it costs every request far less than a handler
 // or a route of its own, is not counted by metrics, and makes no stack deeper.
-type placeholders struct{}
+type placeholders struct {
+	// streams says that the server has no packet wrapper. Then no header of a datagram
+	// counts. Only during a reload a connection may have one, from the configuration before.
+	streams bool
+}
 
 // installPlaceholders puts the placeholders in front of all other matchers of the server.
 func installPlaceholders(server *caddyhttp.Server) {
 	if hasPlaceholders(server) {
 		return
 	}
-	server.Routes = withPlaceholders(server.Routes)
+	pw, _ := packetWrapperOf(server) // another one says what is wrong with it
+	server.Routes = withPlaceholders(server.Routes, placeholders{streams: pw == nil})
 	// Error routes where there were none would change how errors are logged.
 	if server.Errors != nil && len(server.Errors.Routes) > 0 {
-		server.Errors.Routes = withPlaceholders(server.Errors.Routes)
+		server.Errors.Routes = withPlaceholders(server.Errors.Routes, placeholders{})
 	}
 }
 
 // withPlaceholders returns routes of which the first has the matcher in front of its own.
-func withPlaceholders(routes caddyhttp.RouteList) caddyhttp.RouteList {
-	install := caddyhttp.MatcherSets{{placeholders{}}}
+func withPlaceholders(routes caddyhttp.RouteList, matcher placeholders) caddyhttp.RouteList {
+	install := caddyhttp.MatcherSets{{matcher}}
 	if len(routes) == 0 {
 		return caddyhttp.RouteList{{MatcherSets: install}}
 	}
@@ -71,7 +76,10 @@ func hasPlaceholders(server *caddyhttp.Server) bool {
 
 // MatchWithError implements caddyhttp.RequestMatcherWithError. What a placeholder says is
 // found out when it is asked for.
-func (placeholders) MatchWithError(r *http.Request) (bool, error) {
+func (p placeholders) MatchWithError(r *http.Request) (bool, error) {
+	if p.streams && r.ProtoMajor == 3 && hadDatagramHeader(r) {
+		return false, caddyhttp.Error(http.StatusMisdirectedRequest, errOtherRules)
+	}
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		if c := requestConn(r); c != nil {
 			repl.Map(c.placeholders())

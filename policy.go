@@ -27,6 +27,9 @@ type policy struct {
 	source caddyhttp.IPRangeSource
 	// asking holds a value for each request that source has now; not nil if source is not.
 	asking chan struct{}
+	// list has what source answered last. It is for datagrams, which cannot wait for source;
+	// nil if there is no source, and for connections.
+	list *trustedList
 	// server is what source is told of where the connection came in; may be nil.
 	server *caddyhttp.Server
 }
@@ -44,7 +47,11 @@ const (
 // judge returns the mode in force for a peer that connected to local, and whether it
 // may send a header.
 func (p *policy) judge(peer, local net.Addr) (Mode, trust) {
-	addr := peerIP(peer)
+	return p.judgeIP(peerIP(peer), local)
+}
+
+// judgeIP is judge for a peer with this IP address, or with none.
+func (p *policy) judgeIP(addr netip.Addr, local net.Addr) (Mode, trust) {
 	if p.ranges != nil && addr.IsValid() {
 		if mode, ok := p.ranges.Lookup(addr); ok {
 			return mode, trusted
@@ -165,6 +172,8 @@ func peerIP(peer net.Addr) netip.Addr {
 	case nil:
 	case *net.UnixAddr: // a name that the peer chose, perhaps "10.0.0.1:80"
 	case *net.TCPAddr:
+		addr = peer.AddrPort().Addr()
+	case *net.UDPAddr:
 		addr = peer.AddrPort().Addr()
 	default:
 		// Other listeners' connections may have address types of their own.

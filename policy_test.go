@@ -37,6 +37,10 @@ func TestPolicyPeerIP(t *testing.T) {
 		{"IPv4-mapped", connTCPAddr("[::ffff:192.0.2.1]:80"), "192.0.2.1"},
 		{"IPv4-mapped with a zone", connAddr("[::ffff:192.0.2.1%eth0]:80"), "192.0.2.1"},
 		{"UDP", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:80")), "192.0.2.1"},
+		{"UDP, IPv4-mapped with a zone", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[::ffff:192.0.2.1%eth0]:80")), "192.0.2.1"},
+		{"UDP, IPv6 with a zone", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[fe80::1%eth0]:80")), "fe80::1"},
+		{"nil UDP address", (*net.UDPAddr)(nil), ""},
+		{"empty UDP address", &net.UDPAddr{}, ""},
 		{"type of its own", connAddr("192.0.2.1:80"), "192.0.2.1"},
 		{"type of its own, IPv6 with a zone", connAddr("[fe80::1%eth0]:80"), "fe80::1"},
 		{"type of its own, IPv4-mapped", connAddr("[::ffff:192.0.2.1]:80"), "192.0.2.1"},
@@ -60,6 +64,12 @@ func TestPolicyPeerIP(t *testing.T) {
 			}
 			assert.Equal(t, want, peerIP(tt.peer))
 		})
+	}
+}
+
+func TestAddressesOfSocketsAreReadWithoutText(t *testing.T) {
+	for _, peer := range []net.Addr{connTCPAddr("192.0.2.1:80"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:80"))} {
+		assert.Zero(t, testing.AllocsPerRun(10, func() { peerIP(peer) }), "%T", peer)
 	}
 }
 

@@ -4,43 +4,49 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime"
-	"sync"
 	"sync/atomic"
-	"time"
-	"unsafe"
-	"weak"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/gaissmai/bart"
 	"github.com/quic-go/quic-go/http3"
 )
 
-// quicAddr is where a datagram came from, as QUIC gets it: the client to whoever asks for
-// its text, and the peer to whom QUIC hands it back with a reply. What is known of a client
-// travels in it, so that there is no table to be filled or poisoned. It never changes.
+// quicAddr is where a datagram came from, as QUIC gets it: the client to all that ask for
+// its text, and the peer to WriteTo when QUIC hands it back with a reply. What is known of a
+// client travels in it, so that no table of clients decides anything. It does not change, but
+// for what follows the routes of its datagrams.
 //
-// QUIC keeps one per connection, and takes a datagram from an address with another text for
-// a migration, which the client must confirm through the new path.
+// QUIC keeps the one that a connection was accepted from. It takes a datagram from an
+// address with another text for a migration, which the client must confirm through the new
+// path, and keeps the address of that path from then on.
 type quicAddr struct {
 	facts
-	// rules judged the datagram. They are nil if nobody did.
+	// rules judged the datagram. They are nil if it passed as it was.
 	rules *rules
+	// trustedBy has the peer, if the source of trusted peers was asked.
+	trustedBy *bart.Lite
 	// text is the client's address with port, which is 0 if it is marked.
 	text string
-	// until is when the source of trusted peers must be asked again, since start, or 0.
-	until time.Duration
 
 	// What the datagrams looked like that have this address.
-	from     netip.AddrPort // the peer as the socket has it
-	raw      string         // the header
-	received string         // the control message
+	from netip.AddrPort // the peer as the socket has it
+	raw  string         // the header
+	oob  string         // the control message
 
-	// How replies get back.
-	via   net.Addr       // the peer as the socket has it, if it is no UDP socket
-	reply []byte         // the control message
-	local netip.AddrPort // what the peer sent to, if it is known
+	// local is what the peer sent to, if it is known.
+	local netip.AddrPort
+	// back is how a reply gets to where these datagrams came from.
+	back *wayBack
+	// route is that of the peer's port, where connections that begin here have their replies
+	// go; nil if the text is that of the peer itself, which has one way.
+	route *route
 
-	asked   atomic.Uint32 // how often the text was asked for
+	// connRoute is the route of the connection that the last datagram belonged to, found in
+	// this turn of the table. The reading mutex of the packetConn guards these three.
+	connRoute  *route
+	connection connectionID
+	turn       uint32
+
 	mapping atomic.Pointer[caddy.ReplacerFunc]
 }
 
@@ -48,14 +54,7 @@ type quicAddr struct {
 func (a *quicAddr) Network() string { return "udp" }
 
 // String implements net.Addr.
-func (a *quicAddr) String() string {
-	// QUIC asks once for a token that it sends to somebody it then forgets.
-	const forgotten = 1
-	if a.asked.Load() <= forgotten && a.asked.Add(1) == forgotten+1 {
-		spoken.add(a)
-	}
-	return a.text
-}
+func (a *quicAddr) String() string { return a.text }
 
 // RemoteAddr returns the client's address.
 func (a *quicAddr) RemoteAddr() net.Addr { return a }
@@ -71,65 +70,48 @@ func (a *quicAddr) LocalAddr() net.Addr {
 
 func (a *quicAddr) placeholders() caddy.ReplacerFunc { return mappingOf(a, &a.mapping) }
 
-// requestQUICAddr returns the address that a request's connection has now, or nil if the
-// connection did not come through the packet wrapper. What a request sees is one value: the
-// very one that gave it its RemoteAddr.
-func requestQUICAddr(r *http.Request) *quicAddr {
+// replyBy returns how a reply gets to the client now.
+func (a *quicAddr) replyBy() *wayBack {
+	if a.route == nil {
+		return a.back
+	}
+	return a.route.back.Load()
+}
+
+// migratedAddr is a connection whose client has another address than when the connection was
+// accepted. All else that is known of it is what was known then.
+type migratedAddr struct {
+	*quicAddr // from which it was accepted
+	client    net.Addr
+	mapping   atomic.Pointer[caddy.ReplacerFunc]
+}
+
+// RemoteAddr returns the address that the client has now.
+func (m *migratedAddr) RemoteAddr() net.Addr { return m.client }
+
+func (m *migratedAddr) placeholders() caddy.ReplacerFunc { return mappingOf(m, &m.mapping) }
+
+// requestQUICConn returns the connection of a request over HTTP/3, or nil if it did not come
+// through the packet wrapper, or migrated and is marked where it was not, or the other way
+// round: a mark lasts as long as its connection.
+func requestQUICConn(r *http.Request) connection {
 	accepted := acceptedFrom(r)
-	if accepted == nil {
+	if accepted == nil || accepted.rules == nil {
 		return nil
 	}
-	now := accepted
-	if !sameString(r.RemoteAddr, accepted.text) {
-		now = spoken.find(r.RemoteAddr) // the connection has migrated
+	if r.RemoteAddr == accepted.text {
+		return accepted
 	}
-	// A connection is marked or not, as long as it lives.
-	if now == nil || now.rules == nil || now.marked != accepted.marked {
+	now, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || (now.Port() == 0) != accepted.marked {
 		return nil
 	}
-	return now
+	return &migratedAddr{quicAddr: accepted, client: net.UDPAddrFromAddrPort(now)}
 }
 
 // acceptedFrom returns the address from which a request's connection was accepted, or nil
-// if it did not come through the packet wrapper.
+// if that is not one of the packet wrapper.
 func acceptedFrom(r *http.Request) *quicAddr {
-	a, ok := r.Context().Value(http3.RemoteAddrContextKey).(*quicAddr)
-	if !ok || a.rules == nil {
-		return nil
-	}
-	return a
-}
-
-// sameString reports whether two strings are one, not merely equal. Clients may have equal
-// texts: that of marked ones is their IP address.
-func sameString(a, b string) bool {
-	return len(a) == len(b) && unsafe.StringData(a) == unsafe.StringData(b)
-}
-
-// spoken leads from the text that an address gave out back to the address. It does not keep
-// an address, so that it has no more of them than QUIC.
-var spoken spokenAddrs
-
-type spokenAddrs struct {
-	// addrs has a weak.Pointer[quicAddr] for the first byte of each text.
-	addrs sync.Map
-}
-
-func (s *spokenAddrs) add(a *quicAddr) {
-	text := unsafe.StringData(a.text)
-	s.addrs.Store(text, weak.Make(a))
-	runtime.AddCleanup(a, func(text *byte) { s.addrs.Delete(text) }, text)
-}
-
-// find returns the address that gave out a text, or nil.
-func (s *spokenAddrs) find(text string) *quicAddr {
-	found, ok := s.addrs.Load(unsafe.StringData(text))
-	if !ok {
-		return nil
-	}
-	a := found.(weak.Pointer[quicAddr]).Value()
-	if a == nil || !sameString(text, a.text) {
-		return nil
-	}
+	a, _ := r.Context().Value(http3.RemoteAddrContextKey).(*quicAddr)
 	return a
 }

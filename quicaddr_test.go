@@ -4,11 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"testing"
-	"unsafe"
-	"weak"
 
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/assert"
@@ -22,68 +19,58 @@ func requestFrom(accepted *quicAddr, remote string) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), http3.RemoteAddrContextKey, accepted))
 }
 
-// newQUICAddr is an address that gave out its text as often as for a connection.
-func newQUICAddr(text string) *quicAddr {
+func newQUICAddr(text string, marked bool) *quicAddr {
 	rules, _ := connRules(On)
-	a := &quicAddr{text: strings.Clone(text), rules: rules}
-	_, _ = a.String(), a.String()
-	return a
+	return &quicAddr{facts: facts{marked: marked}, text: text, rules: rules}
 }
 
-func TestRequestHasTheAddressThatItsTextIsOf(t *testing.T) {
-	accepted, other, same := newQUICAddr("203.0.113.7:0"), newQUICAddr("198.51.100.9:7"), newQUICAddr("203.0.113.7:0")
-	assert.Same(t, accepted, requestQUICAddr(requestFrom(accepted, accepted.text)))
-	assert.Same(t, other, requestQUICAddr(requestFrom(accepted, other.text)), "it has migrated")
-	assert.Same(t, same, requestQUICAddr(requestFrom(accepted, same.text)), "to one that looks the same")
-	assert.Nil(t, requestQUICAddr(requestFrom(accepted, strings.Clone(accepted.text))), "the text is not that of an address")
-	assert.Nil(t, requestQUICAddr(requestFrom(accepted, accepted.text[:4])), "nor its beginning")
-	assert.Nil(t, requestQUICAddr(requestFrom(accepted, "")))
-
-	other.marked = true
-	assert.Nil(t, requestQUICAddr(requestFrom(accepted, other.text)))
-	other.marked, other.rules = false, nil
-	assert.Nil(t, requestQUICAddr(requestFrom(accepted, other.text)))
-	runtime.KeepAlive([]*quicAddr{accepted, other, same})
-}
-
-// QUIC may hand out what it was given without asking for the text again.
-func TestRequestOfTheAcceptedAddressNeedsNoSearch(t *testing.T) {
-	rules, _ := connRules(On)
-	accepted := &quicAddr{text: strings.Clone("203.0.113.7:1"), rules: rules}
-	assert.Same(t, accepted, requestQUICAddr(requestFrom(accepted, accepted.text)))
-}
-
-// Nobody judged its datagrams.
-func TestConnectionIsNotAcceptedWithoutRules(t *testing.T) {
-	a := newQUICAddr("203.0.113.7:1")
-	r := requestFrom(a, a.text)
-	assert.Same(t, a, acceptedFrom(r))
-	a.rules = nil
-	assert.Nil(t, acceptedFrom(r))
-	assert.Nil(t, requestQUICAddr(r))
-	assert.Nil(t, acceptedFrom(httptest.NewRequest(http.MethodGet, "/", nil)))
-}
-
-// QUIC asks once for the text of somebody to whom it sends a token, and forgets him.
-func TestAddressIsKnownFromTheSecondTimeItIsAskedFor(t *testing.T) {
-	a := &quicAddr{text: strings.Clone("203.0.113.7:1")}
-	for _, want := range []*quicAddr{nil, a, a, a} {
-		assert.Equal(t, a.text, a.String())
-		assert.Same(t, want, spoken.find(a.text))
+func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
+	for _, test := range []struct {
+		name, accepted string
+		marked         bool
+		now            string
+		known          bool
+	}{
+		{"it stays", "203.0.113.7:1", false, "203.0.113.7:1", true},
+		{"it stays marked", "203.0.113.7:0", true, "203.0.113.7:0", true},
+		{"it stays at port 0, which a header said", "203.0.113.7:0", false, "203.0.113.7:0", true},
+		{"another port", "203.0.113.7:1", false, "203.0.113.7:2", true},
+		{"another address", "203.0.113.7:1", false, "[2001:db8::7]:1", true},
+		{"another marked address", "203.0.113.7:0", true, "[2001:db8::7]:0", true},
+		{"it gets marked", "203.0.113.7:1", false, "203.0.113.7:0", false},
+		{"it gets marked elsewhere", "203.0.113.7:1", false, "198.51.100.9:0", false},
+		{"it loses the mark", "203.0.113.7:0", true, "203.0.113.7:1", false},
+		{"port 0, which a header said, and then another's", "203.0.113.7:0", false, "198.51.100.9:0", false},
+		{"not an address", "203.0.113.7:1", false, "203.0.113.7", false},
+		{"empty", "203.0.113.7:1", false, "", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			accepted := newQUICAddr(test.accepted, test.marked)
+			c := requestQUICConn(requestFrom(accepted, strings.Clone(test.now)))
+			if !test.known {
+				assert.Nil(t, c)
+				return
+			}
+			require.NotNil(t, c)
+			assert.Same(t, &accepted.facts, c.known())
+			assert.Equal(t, test.now, c.RemoteAddr().String())
+			port, _ := c.placeholders()("http.proxy_protocol.client_port")
+			assert.Equal(t, portOf(c.RemoteAddr()), port)
+			marked, _ := c.placeholders()("http.proxy_protocol.port_zero")
+			assert.Equal(t, test.marked, marked)
+		})
 	}
 }
 
-func TestAddressIsForgottenWithItsLastUser(t *testing.T) {
-	text := newQUICAddr("203.0.113.7:1").text
-	known := func() bool { _, ok := spoken.addrs.Load(unsafe.StringData(text)); return ok }
-	eventually(t, func() bool { runtime.GC(); return !known() }, "the address is kept")
-	assert.Nil(t, spoken.find(text))
-
-	// Until that is done, it leads nowhere.
-	s := new(spokenAddrs)
-	gone := weak.Make(&quicAddr{text: text})
-	s.addrs.Store(unsafe.StringData(text), gone)
-	eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, "the address is kept")
-	require.Nil(t, s.find(text))
-	runtime.KeepAlive(text)
+// Nobody judged its datagrams.
+func TestConnectionIsNotKnownWithoutRules(t *testing.T) {
+	a := newQUICAddr("203.0.113.7:1", false)
+	r := requestFrom(a, a.text)
+	assert.Same(t, a, acceptedFrom(r))
+	assert.NotNil(t, requestQUICConn(r))
+	a.rules = nil
+	assert.Nil(t, requestConn(r))
+	r = httptest.NewRequest(http.MethodGet, "/", nil)
+	assert.Nil(t, acceptedFrom(r))
+	assert.Nil(t, requestConn(r))
 }

@@ -1,0 +1,221 @@
+package proxyprotocol
+
+// How replies find their way back.
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// requireReply checks that a reply arrives at a peer.
+func requireReply(t *testing.T, c *packetConn, to net.Addr, at *net.UDPConn) {
+	t.Helper()
+	text := fmt.Sprint("to ", at.LocalAddr(), time.Now())
+	_, err := c.WriteTo([]byte(text), to)
+	require.NoError(t, err)
+	require.NoError(t, at.SetReadDeadline(time.Now().Add(patience)))
+	var p [200]byte
+	n, err := at.Read(p[:])
+	require.NoError(t, err)
+	require.Equal(t, text, string(p[:n]))
+}
+
+// ofConnection is what a datagram of an established QUIC connection looks like.
+func ofConnection(id string) string { return "\x40" + id + "packet" }
+
+func TestRepliesFollowTheConnectionWithinItsPeer(t *testing.T) {
+	for _, mode := range []Mode{On, Unspecified} {
+		t.Run(mode.String(), func(t *testing.T) {
+			rules, _ := packetRules(mode)
+			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+			before, after, elsewhere := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
+			header, one := dgram(client4, server4), ofConnection("one\x00")
+			_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0 the first packets have long headers")
+			_, _ = pass(t, before, c, "127.0.0.1", header+one)
+			_, other := pass(t, before, c, "127.0.0.1", dgram(client6, server6)+ofConnection("one\x00"))
+			requireReply(t, c, kept, before)
+
+			_, next := pass(t, after, c, "127.0.0.1", header+one)
+			requireReply(t, c, kept, after)
+			requireReply(t, c, next, after)
+			requireReply(t, c, other, before) // another client
+
+			_, _ = pass(t, elsewhere, c, "127.0.0.1", header+one)
+			requireReply(t, c, kept, after) // another peer says the same
+
+			_, again := pass(t, before, c, "127.0.0.1", header+one)
+			requireReply(t, c, kept, before)
+			requireReply(t, c, again, before)
+		})
+	}
+}
+
+// A header may name several clients alike, as one with port 0 does of those behind a NAT.
+func TestRepliesOfConnectionsWithTheSameHeaderAreNotMixed(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(netip.AddrPortFrom(client4.Addr(), 0), server4)
+	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
+	for range 3 {
+		_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
+		_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("two\x00"))
+		requireReply(t, c, one, first)
+		requireReply(t, c, two, second)
+	}
+	// What is no packet of a connection moves none.
+	for _, payload := range []string{"\xc0initial", "a", "\x40one", ofConnection("six\x00")} {
+		_, _ = pass(t, third, c, "127.0.0.1", header+payload)
+		requireReply(t, c, one, first)
+		requireReply(t, c, two, second)
+	}
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, one, third)
+	requireReply(t, c, two, second)
+}
+
+func TestRepliesFollowAMarkedClientToAnotherPort(t *testing.T) {
+	rules, _ := packetRules(Unspecified)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	rebound := netip.AddrPortFrom(client4.Addr(), client4.Port()+1)
+	_, kept := pass(t, before, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
+	_, next := pass(t, after, c, "127.0.0.1", dgram(rebound, server4)+ofConnection("one\x00"))
+	require.Equal(t, kept.String(), next.String())
+	requireReply(t, c, kept, after)
+}
+
+// An address that another one took the place of in the cache leaves its route to the next.
+func TestRepliesFollowAnAddressThatIsNotRemembered(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(client4, server4)
+	_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0initial")
+	clear(c.recent[:])
+	_, again := pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
+	require.NotSame(t, kept, again)
+	clear(c.recent[:])
+	_, _ = pass(t, after, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, kept, after)
+	requireReply(t, c, again, after)
+}
+
+func TestDroppedDatagramsMoveNoReplies(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	_, kept := pass(t, before, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
+	header, one := dgram(client4, server4), ofConnection("one\x00")
+	flipped := []byte(header)
+	flipped[16] ^= 1
+	for _, bad := range []string{header, header + header, header + header + one, string(flipped) + one, one, v2(client4, server4) + one} {
+		_, err := after.WriteTo([]byte(bad), c.LocalAddr())
+		require.NoError(t, err)
+	}
+	_, _ = pass(t, after, c, "127.0.0.1", local()+one)
+	requireReply(t, c, kept, before)
+}
+
+// The address of a client that is its peer is an address with one way back.
+func TestRepliesToThePeerItselfStay(t *testing.T) {
+	rules, _ := packetRules(Unspecified)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	for _, header := range []string{"", local()} {
+		before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+		_, kept := pass(t, before, c, "127.0.0.1", header+"a")
+		_, _ = pass(t, after, c, "127.0.0.1", header+"a")
+		requireReply(t, c, kept, before)
+	}
+}
+
+func TestRepliesFollowOverAReload(t *testing.T) {
+	before, _ := packetRules(On)
+	after, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
+	first, second := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	_, kept := pass(t, first, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
+	c.rules.Store(after)
+	_, _ = pass(t, second, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
+	requireReply(t, c, kept, second)
+}
+
+// A socket of all addresses is sent to at another one.
+func TestRepliesComeFromWhereTheLastDatagramWasSentTo(t *testing.T) {
+	rules, _ := packetRules(On)
+	c, peer := wrappedSocket(t, "udp4", "0.0.0.0:0", rules), listenUDP(t, "127.0.0.2")
+	_, kept := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, _ = pass(t, peer, c, "127.0.0.7", dgram(client4, server4)+"a")
+	_, err := c.WriteTo([]byte("x"), kept)
+	require.NoError(t, err)
+	require.NoError(t, peer.SetReadDeadline(time.Now().Add(patience)))
+	_, from, err := peer.ReadFromUDPAddrPort(make([]byte, 1))
+	require.NoError(t, err)
+	assert.Equal(t, "127.0.0.7", from.Addr().Unmap().String())
+}
+
+func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
+	key := func(i int) routeKey {
+		return routeKey{client4, netip.MustParseAddrPort("127.0.0.2:0"), connectionID{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}}
+	}
+	used := routeKey{client: client4, peer: netip.MustParseAddrPort("127.0.0.2:1")}
+	r := new(routes)
+	kept, lost := r.keep(used, new(route)), r.keep(key(-1), new(route))
+	require.Same(t, lost, r.keep(key(-1), new(route)))
+	for i := range 5 * routesKept {
+		_ = r.keep(key(i), new(route))
+		require.Same(t, kept, r.keep(used, new(route)))
+		require.LessOrEqual(t, len(r.young), routesKept)
+		require.LessOrEqual(t, len(r.old), routesKept)
+	}
+	assert.NotSame(t, lost, r.keep(key(-1), new(route)))
+
+	for i := range time.Duration(3) {
+		r.age((i + 1) * routeKept)
+		r.age((i+2)*routeKept - 1) // not yet
+		require.Same(t, kept, r.keep(used, new(route)))
+	}
+	assert.Len(t, r.young, 1, "those that are not in use are forgotten with time")
+	assert.Len(t, r.old, 1)
+}
+
+// requestsAfterRestart returns how long a live connection waits for its next answer when the
+// load balancer in between forgets all and goes on from other ports.
+func requestsAfterRestart(t *testing.T, r *relay, client *h3Client) time.Duration {
+	t.Helper()
+	client.get("/")
+	conn := client.conn()
+	r.forget()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, _, err := client.try(ctx, http.MethodGet, "/", nil)
+	require.NoError(t, err)
+	took := time.Since(began)
+	requireSame(t, client, conn)
+	return took
+}
+
+func TestRestartOfTheLoadBalancerCostsWhatItCostsUnwrapped(t *testing.T) {
+	wrapped, plain := freePort(t), freePort(t)
+	at := func(port int) []string { return []string{fmt.Sprintf("127.0.0.1:%d", port)} }
+	require.NoError(t, newCaddy(t).loadJSON(h3Apps(t, "",
+		h3Server{name: "wrapped", listen: at(wrapped), packet: onPackets("127.0.0.2")},
+		h3Server{name: "plain", listen: at(plain)},
+	)))
+	behind, beside := startRelay(t, "127.0.0.2", tcp4(wrapped), dgram(client4, server4)), startRelay(t, "127.0.0.2", tcp4(plain), "")
+	for range 3 {
+		took, unwrapped := requestsAfterRestart(t, behind, newH3Client(t, behind.address())), requestsAfterRestart(t, beside, newH3Client(t, beside.address()))
+		t.Logf("wrapped %s, unwrapped %s", took, unwrapped)
+		assert.Less(t, took, unwrapped+time.Second)
+	}
+}

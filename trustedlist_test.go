@@ -1,0 +1,378 @@
+package proxyprotocol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// listOf is a list whose source answers like this, and what it logs. Its context ends with the
+// bubble of the test.
+func listOf(t *testing.T, answer func(r *http.Request) []netip.Prefix) (*trustedList, *observer.ObservedLogs) {
+	time.Sleep(time.Until(start)) // a bubble's time begins in the past
+	core, logs := observer.New(zap.DebugLevel)
+	return newTrustedList(t.Context(), &policy{mode: On, source: connSource(answer)}, zap.New(core)), logs
+}
+
+var (
+	peer2, peer3  = netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
+	range2        = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}
+	range3, empty = []netip.Prefix{netip.MustParsePrefix("::ffff:127.0.0.3/128")}, []netip.Prefix{}
+)
+
+// requireTrusted checks whom a list trusts: nobody, as it has no answer, if want is nil.
+func requireTrusted(t *testing.T, l *trustedList, want ...netip.Addr) {
+	t.Helper()
+	ranges, err := l.ranges()
+	if want == nil {
+		require.Error(t, err)
+		return
+	}
+	require.NoError(t, err)
+	for _, peer := range []netip.Addr{peer2, peer3} {
+		trusted := false
+		for _, w := range want {
+			trusted = trusted || w == peer
+		}
+		require.Equal(t, trusted, ranges.Contains(peer), peer)
+	}
+}
+
+func TestSourceIsAskedOnceASecondForAllPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		answer := range2
+		l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
+			asked.Add(1)
+			assert.Equal(t, "0.0.0.0:0", r.RemoteAddr)
+			return answer
+		})
+		synctest.Wait()
+		require.Zero(t, asked.Load(), "before it is needed")
+		first, err := l.ranges()
+		require.NoError(t, err)
+		for range 1000 {
+			again, err := l.ranges()
+			require.NoError(t, err)
+			require.Same(t, first, again)
+		}
+		require.EqualValues(t, 1, asked.Load())
+		time.Sleep(trustedFor)
+		again, err := l.ranges()
+		require.NoError(t, err)
+		require.Same(t, first, again, "the source says the same")
+		require.EqualValues(t, 2, asked.Load())
+
+		answer = range3
+		requireTrusted(t, l, peer2)
+		time.Sleep(trustedFor)
+		requireTrusted(t, l, peer3)
+		answer = empty
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 3, asked.Load(), "nobody needs it")
+		requireTrusted(t, l, []netip.Addr{}...)
+		ranges, err := l.ranges()
+		require.NoError(t, err, "it trusts nobody, and says so")
+		require.Zero(t, ranges.Size())
+	})
+}
+
+func TestSourceThatIsSlowHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes = 500 * time.Millisecond
+		l, _ := listOf(t, func(*http.Request) []netip.Prefix { time.Sleep(takes); return range2 })
+		waits := func() time.Duration {
+			began := time.Now()
+			_, _ = l.ranges()
+			return time.Since(began)
+		}
+		require.Equal(t, promptly, waits(), "it might answer at once")
+		require.Zero(t, waits(), "others do not wait")
+		requireTrusted(t, l)
+		time.Sleep(takes)
+		requireTrusted(t, l, peer2)
+		for range 5 {
+			time.Sleep(trustedFor)
+			require.Zero(t, waits(), "it is known to be slow, and its last answer holds")
+			requireTrusted(t, l, peer2)
+			time.Sleep(takes)
+		}
+	})
+}
+
+func TestSourceThatFailsIsTrustedForAWhile(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fails func(ctx context.Context)
+		err   string
+	}{
+		{"it panics", func(context.Context) { panic("of a test") }, "panic: of a test"},
+		{"it exits", func(context.Context) { runtime.Goexit() }, errNotAnswered.Error()},
+		{"it hangs until its context ends", func(ctx context.Context) { <-ctx.Done() }, errAnswerLate.Error()},
+		{"it hangs longer", func(context.Context) { time.Sleep(time.Minute) }, errNotAnswered.Error()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var failing atomic.Bool
+				var asked atomic.Int32
+				l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
+					asked.Add(1)
+					if failing.Load() {
+						test.fails(r.Context())
+					}
+					return range2
+				})
+				requireTrusted(t, l, peer2)
+				failing.Store(true)
+				began := time.Now()
+				for time.Since(began) < trustedAtMost-trustedFor {
+					requireTrusted(t, l, peer2)
+					time.Sleep(trustedFor / 2)
+				}
+				require.LessOrEqual(t, asked.Load(), int32(trustedAtMost/trustedFor)+1)
+				time.Sleep(2 * trustedFor)
+				requireTrusted(t, l)
+				_, err := l.ranges()
+				assert.Contains(t, []string{test.err, errNotAnswered.Error()}, err.Error())
+
+				failing.Store(false)
+				time.Sleep(2 * time.Minute)
+				_, _ = l.ranges()
+				synctest.Wait()
+				requireTrusted(t, l, peer2)
+			})
+		})
+	}
+}
+
+// A source whose context has ended may answer anything.
+func TestLateAnswerDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, logs := listOf(t, func(r *http.Request) []netip.Prefix { <-r.Context().Done(); return range2 })
+		requireTrusted(t, l)
+		time.Sleep(answerWithin)
+		synctest.Wait()
+		assert.NotZero(t, logs.Len())
+		requireTrusted(t, l)
+		_, err := l.ranges()
+		assert.True(t, errors.Is(err, errAnswerLate) || errors.Is(err, errNotAnswered))
+	})
+}
+
+func TestSourceIsNotAskedWhenTheConfigurationEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(start))
+		ctx, cancel := context.WithCancel(t.Context())
+		var asked atomic.Int32
+		l := newTrustedList(ctx, &policy{mode: On, source: connSource(func(r *http.Request) []netip.Prefix {
+			asked.Add(1)
+			<-r.Context().Done()
+			return range2
+		})}, zap.NewNop())
+		requireTrusted(t, l)
+		cancel()
+		synctest.Wait() // the question ends with it
+		time.Sleep(time.Minute)
+		requireTrusted(t, l)
+		assert.EqualValues(t, 1, asked.Load())
+	})
+}
+
+// What costs an attacker nothing must not cost a question.
+func TestSourceIsNotAskedForWhatTheBytesDecide(t *testing.T) {
+	var asked atomic.Int32
+	for _, test := range []struct {
+		mode     Mode
+		datagram string
+		reason   string
+	}{
+		{On, quicLike, "missing"},
+		{On, "", "missing"},
+		{On, v2(client4, server4) + "x", "malformed"},
+		{On, dgram(client4, server4)[:20], "malformed"},
+		{On, dgram(client4, server4), "malformed"},
+		{On, local() + local(), "duplicate"},
+		{Unspecified, unixDatagram + "x", "malformed"},
+		{Unspecified, local(), "malformed"},
+	} {
+		rules, logs := packetRules(test.mode, connTrusting(&asked, "127.0.0.2/32"))
+		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.3")
+		_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
+		require.NoError(t, err)
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+		_, _, err = c.ReadFrom(make([]byte, 10))
+		require.Error(t, err)
+		assert.Equal(t, []string{test.reason}, connReasons(logs), test.datagram)
+	}
+	assert.Zero(t, asked.Load())
+}
+
+func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
+	var asked atomic.Int32
+	var answer atomic.Pointer[[]netip.Prefix]
+	answer.Store(&range2)
+	rules, logs := packetRules(On)
+	rules.source = connSource(func(*http.Request) []netip.Prefix {
+		asked.Add(1)
+		if a := answer.Load(); a != nil {
+			return *a
+		}
+		panic("of a test")
+	})
+	rules.list = newTrustedList(t.Context(), &rules.policy, zap.NewNop())
+	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
+	// The answer is old, or too old.
+	age := func(by time.Duration) {
+		last := *rules.list.last.Load()
+		last.asked -= by
+		rules.list.last.Store(&last)
+		rules.list.mu.Lock()
+		defer rules.list.mu.Unlock()
+		rules.list.next = 0
+		rules.list.slow = false
+	}
+	send := func() {
+		t.Helper()
+		_, err := other.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+		require.NoError(t, err)
+	}
+	_, first := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	for range 20 {
+		send()
+		_, again := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+		require.Same(t, first, again)
+	}
+	require.EqualValues(t, 1, asked.Load(), "for all peers and datagrams")
+	require.Equal(t, "untrusted", connReasons(logs)[19])
+	peers, _ := rules.stats.seenPeers()
+	require.Equal(t, []netip.Addr{peer2}, peers, "others may be forged")
+
+	answer.Store(&range3)
+	age(trustedFor)
+	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	require.NoError(t, err)
+	_, changed := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
+	assert.Equal(t, trusted, changed.trust)
+	assert.Equal(t, "untrusted", connReasons(logs)[20])
+
+	answer.Store(&empty)
+	age(trustedFor)
+	send()
+	_, _ = other.WriteTo([]byte("no header"), c.LocalAddr())
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+	_, _, err = c.ReadFrom(make([]byte, 10))
+	require.Error(t, err)
+	dropped := logs.All()
+	assert.Equal(t, errAnswerEmpty.Error(), dropped[len(dropped)-2].ContextMap()["error"])
+	assert.Equal(t, "missing", dropped[len(dropped)-1].ContextMap()["reason"])
+
+	answer.Store(&range3)
+	age(trustedFor)
+	_, changed = pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
+	answer.Store(nil)
+	age(trustedFor)
+	_, still := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"a")
+	assert.Same(t, changed, still)
+	age(trustedAtMost)
+	send()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
+	_, _, err = c.ReadFrom(make([]byte, 10))
+	require.Error(t, err)
+	reasons := connReasons(logs)
+	assert.Equal(t, "io", reasons[len(reasons)-1])
+	assert.Contains(t, fmt.Sprint(logs.All()[len(logs.All())-1].ContextMap()["error"]), "panic: of a test")
+}
+
+func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
+	for _, test := range []struct {
+		mode   Mode
+		trusts string
+		want   int
+	}{
+		{On, "127.0.0.9/32", 0},
+		{On, "127.0.0.2/32", 1},
+		{Unspecified, "127.0.0.9/32", 2},
+	} {
+		rules, _ := packetRules(test.mode)
+		rules.trusted, _ = compileSet([]string{test.trusts})
+		c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+		for _, ip := range []string{"127.0.0.2", "127.0.0.3"} {
+			for _, datagram := range []string{"x", dgram(client4, server4) + "x"} {
+				_, err := listenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
+				require.NoError(t, err)
+			}
+		}
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
+		for {
+			if _, _, err := c.ReadFrom(make([]byte, 10)); err != nil {
+				break
+			}
+		}
+		peers, _ := rules.stats.seenPeers()
+		assert.Len(t, peers, test.want, "%s, %s", test.mode, test.trusts)
+	}
+}
+
+// testHangs is a source of ranges that does not answer.
+type testHangs struct{}
+
+func init() { caddy.RegisterModule(testHangs{}) }
+
+func (testHangs) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.ip_sources.proxy_protocol_test_hangs", New: func() caddy.Module { return new(testHangs) }}
+}
+
+func (*testHangs) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
+	<-r.Context().Done()
+	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} // too late
+}
+
+// Peers that need no answer do not notice.
+func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
+	port := freePort(t)
+	c := startCaddy(t, packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), h3Site(t, port, ""))
+	forged, stop := listenUDP(t, "127.0.0.2"), make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+				_, _ = forged.WriteToUDPAddrPort([]byte(dgram(client4, server4)+quicLike), to)
+			}
+		}
+	}()
+	relay := startRelay(t, "127.0.0.3", tcp4(port), dgram(client4, server4))
+	began := time.Now()
+	for range 10 {
+		response, body := newH3Client(t, relay.address()).get("/")
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Contains(t, body, "mode=on peer=127.0.0.3")
+	}
+	assert.Less(t, time.Since(began), patience/2)
+	close(stop)
+	<-done
+	c.logs.waitFor(t, ofPackets.with(fields{"reason": "io", "error": errNotAnswered.Error()}))
+	outcomes := datagramsOf(t)
+	assert.NotZero(t, outcomes["io"])
+	assert.Zero(t, outcomes["untrusted"])
+}
