@@ -93,7 +93,8 @@ const (
 	refused
 
 	// closed comes on top of the phase in which the connection was closed, if no header had
-	// been ruled out then. Unless that was pending, the connection has been counted.
+	// been ruled out then. On top of watching the connection has been counted. On top of the
+	// phases before, it is counted once nobody judges or reads any more.
 	closed = 1 << 7
 )
 
@@ -168,7 +169,11 @@ func (c *conn) Read(p []byte) (int, error) {
 	case draining:
 		return c.drain(p)
 	default:
-		return c.readBeginning(p)
+		n, err := c.readBeginning(p)
+		if c.phase.Load() == silent|closed {
+			c.endSilence() // Close has come meanwhile, and found it being read
+		}
+		return n, err
 	}
 }
 
@@ -210,7 +215,7 @@ func (c *conn) Close() error {
 		}
 		switch phase {
 		case silent:
-			c.countSilent()
+			c.endSilence()
 		case watching:
 			c.count()
 		default:
@@ -219,6 +224,18 @@ func (c *conn) Close() error {
 		break
 	}
 	return err
+}
+
+// endSilence counts a connection that was closed while silent. If it is being read, that ends
+// now, and Read calls endSilence again, unless the last read was not silent.
+func (c *conn) endSilence() {
+	if !c.reading.TryLock() {
+		return
+	}
+	defer c.reading.Unlock()
+	if c.phase.CompareAndSwap(silent|closed, watching|closed) {
+		c.countSilent()
+	}
 }
 
 var errClosedBefore = errors.New("closed before its header was complete")
@@ -371,13 +388,14 @@ func (c *conn) leave(next uint32) {
 		_ = c.Conn.SetReadDeadline(start.Add(x.readDeadline))
 	}
 	if from := c.phase.Load(); from >= closed || !c.advance(from, next) {
-		// Close left it to whoever judges to count the connection.
-		c.phase.Store(next | closed)
+		// Close left it to the goroutine that judges to count the connection.
 		if next == silent {
+			c.phase.Store(watching | closed)
 			c.countSilent()
-		} else {
-			c.count()
+			return
 		}
+		c.phase.Store(next | closed)
+		c.count()
 	}
 }
 

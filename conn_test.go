@@ -2334,3 +2334,43 @@ func TestConnThatPanicsForItsLocalAddrIsRefused(t *testing.T) {
 	assert.NotPanics(t, func() { c.RemoteAddr() })
 	assert.Equal(t, []string{"io"}, connReasons(logs))
 }
+
+// connAfterRead closes the connection after a read has its bytes and before it returns.
+type connAfterRead struct {
+	*connScript
+	after func()
+}
+
+func (h *connAfterRead) Read(p []byte) (int, error) {
+	n, err := h.connScript.Read(p)
+	h.after()
+	return n, err
+}
+
+// A header that was read when Close came is logged once, under the reason that was counted.
+func TestConnClosedWhileItsHeaderIsWatchedIsLoggedOnce(t *testing.T) {
+	rules, logs := connRules(Off, func(r *rules) { r.stats = newStats() })
+	hook := &connAfterRead{connScript: connSays(connV1)}
+	c := connOf(hook, rules)
+	hook.after = func() { c.Close() }
+	connRead(c, 100)
+	reasons := connReasons(logs)
+	assert.Len(t, reasons, 1)
+	for o := range outcomes {
+		if rules.stats.total(o) > 0 {
+			assert.Equal(t, []string{o.String()}, reasons, "what is counted")
+		}
+	}
+}
+
+// What came before Close and is handed on is no silent connection.
+func TestConnClosedWhileItsRequestIsReadWasNotSilent(t *testing.T) {
+	rules, _ := connRules(Off, func(r *rules) { r.stats = newStats() })
+	hook := &connAfterRead{connScript: connSays(connGET)}
+	c := connOf(hook, rules)
+	hook.after = func() { c.Close() }
+	assert.Equal(t, connGET, connRead(c, 100).data)
+	require.NoError(t, c.Close())
+	assert.Zero(t, rules.stats.total(reasonSilent))
+	assert.EqualValues(t, 1, rules.stats.total(outcomeDirect))
+}

@@ -302,7 +302,7 @@ func (c *conn) watch(p []byte) (n int, err error) {
 		default:
 			c.keep(got)
 			if len(got) > 0 {
-				c.phase.CompareAndSwap(silent, watching)
+				c.breakSilence(watching)
 			}
 			if n == 0 || err != nil {
 				return 0, err
@@ -350,10 +350,23 @@ func (c *conn) handOn(p, watched []byte) int {
 	if n < len(watched) {
 		next = draining
 	}
-	if !c.advance(silent, next) && !c.advance(watching, next) {
+	if !c.breakSilence(next) && !c.advance(watching, next) {
 		c.phase.Store(next) // it is closed, and counted
 	}
 	return n
+}
+
+// breakSilence moves on from silent, because a byte has come. If the connection is closed, it is
+// counted: Close left that to the goroutine that reads.
+func (c *conn) breakSilence(next uint32) bool {
+	if c.advance(silent, next) {
+		return true
+	}
+	if !c.phase.CompareAndSwap(silent|closed, next|closed) {
+		return false
+	}
+	c.count()
+	return true
 }
 
 // reasonToWatch is why a header is refused that comes while watching.
@@ -373,12 +386,12 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 	before := c.phase.Swap(refused)
 	closeSafely(c.Conn)
 	got := c.received()
-	// One that was closed later than pending has been counted.
-	if before <= watching || before&^closed <= timed {
+	// A connection that was closed while watching has been counted, as something else.
+	if before <= watching || before&^closed <= silent {
 		_, version := wire.Signature(got)
 		c.rules.stats.count(c.mode, version, why)
+		c.rules.refused(c.peer, localOf(c.Conn), c.mode, why, got, err)
 	}
-	c.rules.refused(c.peer, localOf(c.Conn), c.mode, why, got, err)
 	c.release()
 	return refused
 }

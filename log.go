@@ -21,9 +21,10 @@ const (
 	linesWaiting = 256
 )
 
-// connLog logs what happens to connections. Lines that a peer can cause are written by a
+// connLog logs what happens to connections. Warnings that a peer can cause are written by a
 // goroutine of their own: the log's writer is another module's code, which may block or
-// panic, and refusals happen in the accept loop and in deferred functions that recover.
+// panic, and refusals happen in the accept loop and in deferred functions that recover. The
+// line of an accepted header, at level DEBUG, is written by the connection's own goroutine.
 type connLog struct {
 	logger    *zap.Logger
 	datagrams bool // datagrams are refused, not connections
@@ -137,10 +138,16 @@ func (l *connLog) enqueue(line func()) bool {
 
 // write writes the lines that wait, and ends when there are none.
 func (l *connLog) write() {
+	ended := false
+	defer func() {
+		if !ended { // the log's writer has ended this goroutine
+			go l.write()
+		}
+	}()
 	for {
 		l.mu.Lock()
 		if len(l.waiting) == 0 {
-			l.writing = false
+			l.writing, ended = false, true
 			l.mu.Unlock()
 			return
 		}
@@ -177,13 +184,15 @@ func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now
 	peer, local, claimed := f.peer, socket.LocalAddr(), f.header.Source()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.enqueue(func() {
+	if !l.enqueue(func() {
 		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
 			zap.String("peer", addrString(peer)),
 			zap.String("local", addrString(local)),
 			zap.Stringer("claimed", claimed),
 		)
-	})
+	}) {
+		l.nextMarked.Store(next) // too many wait: the next marked connection is logged
+	}
 }
 
 func (l *connLog) debugAccepted(c *conn) {

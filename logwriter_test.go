@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -151,4 +152,53 @@ func TestRefusalOfAConnectionWithoutAddressesIsLogged(t *testing.T) {
 	}
 	log.wait()
 	assert.Equal(t, 3, logs.Len())
+}
+
+// A burst of refusals that fills the queue must not cost the warning of a marked address.
+func TestMarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
+	core, logs := observer.New(zapcore.DebugLevel)
+	released := make(chan struct{})
+	log := newConnLog(zap.New(blockingCore{core, released}))
+	log.debug = false // or the line of the accepted header blocks as well
+	for why := reasonMissing; why <= reasonMalformed; why++ {
+		for range refusalsLogged {
+			log.refused(connPeer, connLocal, Unspecified, why, nil)
+		}
+	}
+	rules, _ := connRules(Unspecified, func(r *rules) { r.log = log })
+	connOf(connSays(connV1), rules).RemoteAddr()
+	close(released)
+	log.wait()
+	assert.Zero(t, logs.FilterMessageSnippet("is not trustworthy").Len())
+	for range 2 {
+		connOf(connSays(connV1), rules).RemoteAddr() // the queue is empty again
+	}
+	log.wait()
+	assert.Equal(t, 1, logs.FilterMessageSnippet("is not trustworthy").Len())
+}
+
+type goexitCore struct {
+	blockingCore
+	once *sync.Once
+}
+
+func (c goexitCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return ce.AddCore(e, c)
+}
+func (c goexitCore) Write(e zapcore.Entry, f []zapcore.Field) error {
+	c.once.Do(runtime.Goexit)
+	return c.Core.Write(e, f)
+}
+
+// A writer that ends its goroutine must not end the log.
+func TestLogWriterThatEndsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		log := newConnLog(zap.New(goexitCore{blockingCore{core, nil}, new(sync.Once)}))
+		log.refused(connPeer, connLocal, On, reasonMissing, nil)
+		synctest.Wait()
+		log.refused(connPeer, connLocal, On, reasonMissing, nil)
+		synctest.Wait()
+		assert.Equal(t, 1, logs.Len())
+	})
 }
