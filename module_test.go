@@ -374,19 +374,28 @@ func lateDecisions() []tableRow {
 		r.name, r.say = name, say
 		return r
 	}
+	silentRow := func(name, late string) tableRow {
+		r := lateRow(name, lateHeader("", late))
+		r.on = refuse(reasonSilent)
+		return r
+	}
 	lateRequest := func(name string, early int) tableRow {
+		on := refuse(reasonTimeout)
+		if early == 0 {
+			on = refuse(reasonSilent)
+		}
 		return tableRow{
 			name: name, say: func(s *speaker) { s.early = early; s.outlastIf(early == 0) },
-			on: refuse(reasonTimeout), off: asPeer, unspecified: asPeer,
+			on: on, off: asPeer, unspecified: asPeer,
 		}
 	}
 	return []tableRow{
 		lateRequest("nothing, then a request", 0),
 		lateRequest("the beginning of a signature, then of a request", 3).with("PROPFIND").only(http1),
 		lateRequest("the beginning of a signature, then of a request", 2).only(h2c),
-		lateRow("nothing, then v1", lateHeader("", headerV1)),
-		lateRow("nothing, then v2", lateHeader("", headerV2)),
-		lateRow("nothing, then LOCAL", lateHeader("", headerLocal)),
+		silentRow("nothing, then v1", headerV1),
+		silentRow("nothing, then v2", headerV2),
+		silentRow("nothing, then LOCAL", headerLocal),
 		lateRow("the beginning of a v1 signature, then the rest", lateHeader(headerV1[:4], headerV1[4:])),
 		lateRow("the beginning of a v2 signature, then the rest", lateHeader(headerV2[:11], headerV2[11:])),
 		lateRow("the beginning of a v2 signature, then the rest byte by byte", func(s *speaker) {
@@ -641,7 +650,11 @@ func (c tableCell) checkRefused(t *testing.T, s *speaker, logs logCapture) {
 	assert.Equal(t, c.endpoint.address, entry.str("local"))
 	assert.Equal(t, c.mode.String(), entry.str("mode"))
 	assert.Equal(t, c.verdict.reason.String(), entry.str("reason"))
-	assert.Equal(t, "warn", entry.str("level"))
+	level := "warn"
+	if c.verdict.reason == reasonSilent {
+		level = "debug"
+	}
+	assert.Equal(t, level, entry.str("level"))
 }
 
 // What is no header must come to the HTTP server as it was sent.

@@ -298,15 +298,32 @@ func (c *packetConn) follow(a *quicAddr, payload []byte) {
 	moved := a.route
 	if id, ok := connectionOf(payload); ok {
 		if a.connRoute == nil || a.connection != id || a.turn != c.routes.turn {
-			c.routes.keep(a.routeKey(), a.route)
-			a.connection, a.connRoute = id, c.routes.keep(a.connectionKey(id), a.route)
+			a.connection, a.connRoute = id, c.connectionRoute(a, id)
 			a.turn = c.routes.turn
 		}
 		moved = a.connRoute
+	} else if !moved.began {
+		moved.began = true
+		c.routes.put(a.connectionKey(noConnection), moved)
 	}
 	if moved.back.Load() != a.back {
 		moved.back.Store(a.back)
 	}
+}
+
+// connectionRoute returns the route of a connection. That of an ID that is new, because the
+// client may change it at any time, is the route of the connection that began at this port of
+// the peer; or, where none did, that of the one that came here before, or of the client's last.
+func (c *packetConn) connectionRoute(a *quicAddr, id connectionID) *route {
+	c.routes.keep(a.routeKey(), a.route)
+	last := c.routes.keep(a.connectionKey(noConnection), a.route)
+	switch {
+	case a.route.began:
+		last = a.route
+	case a.connRoute != nil:
+		last = a.connRoute
+	}
+	return c.routes.keep(a.connectionKey(id), last)
 }
 
 // routeKey is the key of the route of the peer's port.
@@ -314,8 +331,9 @@ func (a *quicAddr) routeKey() routeKey {
 	return routeKey{client: unmapped(a.header.Source()), peer: unmapped(a.from)}
 }
 
-// connectionKey is the key of the route of a connection. A marked client shows no port to QUIC,
-// which notices nothing when it gets another one.
+// connectionKey is the key of the route of a connection, or of the client's last with
+// noConnection. A marked client shows no port to QUIC, which notices nothing when it gets
+// another one.
 func (a *quicAddr) connectionKey(id connectionID) routeKey {
 	client := unmapped(a.header.Source())
 	if a.marked {

@@ -72,15 +72,36 @@ func TestRepliesOfConnectionsWithTheSameHeaderAreNotMixed(t *testing.T) {
 		requireReply(t, c, one, first)
 		requireReply(t, c, two, second)
 	}
-	// What is no packet of a connection moves none.
-	for _, payload := range []string{"\xc0initial", "a", "\x40one", ofConnection("six\x00")} {
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, one, third)
+	requireReply(t, c, two, second)
+	// The client changes the ID of its connection, which nothing on the wire says.
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("neo\x00"))
+	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("neo\x00"))
+	requireReply(t, c, one, first)
+	requireReply(t, c, two, second)
+	// A connection that begins moves no other, and none moves to where one began.
+	for _, payload := range []string{"\xc0initial", "a", "\x40abc", ofConnection("six\x00")} {
+		_, six := pass(t, listenUDP(t, "127.0.0.2"), c, "127.0.0.1", header+"\xc0initial")
+		require.NotNil(t, six)
 		_, _ = pass(t, third, c, "127.0.0.1", header+payload)
 		requireReply(t, c, one, first)
 		requireReply(t, c, two, second)
 	}
-	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
-	requireReply(t, c, one, third)
-	requireReply(t, c, two, second)
+}
+
+// A client changes the ID of its connection when it likes: quic-go's does after the handshake.
+func TestRepliesFollowAConnectionThatChangesItsIDWhileItMoves(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(client4, server4)
+	_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
+	for i := range 3 {
+		_, _ = pass(t, after, c, "127.0.0.1", header+ofConnection(fmt.Sprintf("new%d", i)))
+		requireReply(t, c, kept, after)
+	}
 }
 
 func TestRepliesFollowAMarkedClientToAnotherPort(t *testing.T) {

@@ -12,11 +12,11 @@ import (
 // the text stays the same when the load balancer restarts, or forgets a client, and sends
 // its datagrams through another port. Routes make replies follow.
 //
-// A route belongs to a port of a peer and moves with a connection: it goes where the last
-// datagram with the connection's ID came from. It never leads to another IP address than the
-// one that it began with. A forged datagram with the address of a trusted peer and the ID of a
-// connection turns its replies to another port of that peer, until the client's next datagram,
-// and never to another host.
+// A route belongs to a port of a peer where a connection began, and moves with it: it goes where
+// the last datagram with the connection's ID came from. It never leads to another IP address than
+// the one that it began with. A forged datagram with the address of a trusted peer and that of a
+// client turns replies to another port of that peer, until the client's next datagram, and never
+// to another host.
 
 // wayBack is how a reply gets to a peer. It does not change.
 type wayBack struct {
@@ -34,6 +34,9 @@ func (w *wayBack) leadsTo(to netip.AddrPort, oob []byte) bool {
 type route struct {
 	// back is the way that the last datagram came. QUIC reads it while it writes.
 	back atomic.Pointer[wayBack]
+	// began says that a connection began at the port of the peer. The reading mutex of the
+	// packetConn guards it.
+	began bool
 }
 
 // routeKey is what a route is found by.
@@ -49,6 +52,9 @@ type routeKey struct {
 // connectionID is the beginning of the ID by which a client calls its connection. QUIC gives
 // it out, in four bytes by default, as Caddy leaves it.
 type connectionID [4]byte
+
+// noConnection is not the ID of a connection, but for one in 2^32.
+var noConnection connectionID
 
 // connectionOf returns the ID of a datagram's connection, if it begins with a packet that has a
 // short header, as all have once a connection is established.
@@ -101,9 +107,14 @@ func (r *routes) keep(key routeKey, otherwise *route) *route {
 	if found = r.old[key]; found == nil {
 		found = otherwise
 	}
+	r.put(key, found)
+	return found
+}
+
+// put puts a route under a key, in place of the one that is there.
+func (r *routes) put(key routeKey, put *route) {
 	if r.young == nil || len(r.young) >= routesKept {
 		r.next()
 	}
-	r.young[key] = found
-	return found
+	r.young[key] = put
 }
