@@ -104,7 +104,8 @@ func TestLinesThatWaitForTheLogAreBounded(t *testing.T) {
 		const each = int(reasonIO-reasonMissing+1) * refusalsLogged
 		refuse()
 		synctest.Wait()
-		assert.Equal(t, linesWaiting-1, len(log.waiting), "and one is being written")
+		assert.LessOrEqual(t, len(log.waiting), linesWaiting, "and one is being written")
+		assert.GreaterOrEqual(t, len(log.waiting), linesWaiting-1)
 		time.Sleep(time.Hour) // of the bubble: the log blocks on
 		refuse()
 		assert.Equal(t, linesWaiting, len(log.waiting))
