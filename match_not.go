@@ -299,7 +299,11 @@ var celPlaceholder = regexp.MustCompile(`([^\\]|^)\{([a-zA-Z][\w.-]+)\}`)
 // calls of placeholders first.
 func parseCEL(text string) any {
 	text = celPlaceholder.ReplaceAllString(text, "${1}"+caddyhttp.CELPlaceholderFuncName+"("+caddyhttp.CELRequestVarName+", '$2')")
-	parsed, errs := parser.Parse(common.NewTextSource(strings.ReplaceAll(text, `\{`, "{")))
+	p, err := parser.NewParser(parser.Macros(parser.AllMacros...))
+	if err != nil {
+		return nil
+	}
+	parsed, errs := p.Parse(common.NewTextSource(strings.ReplaceAll(text, `\{`, "{")))
 	if len(errs.GetErrors()) > 0 {
 		return nil
 	}
