@@ -2363,6 +2363,23 @@ func TestConnClosedWhileItsHeaderIsWatchedIsLoggedOnce(t *testing.T) {
 	}
 }
 
+// A read that finds nothing because Close came counts what Close left to it.
+func TestConnClosedWhileItsSilenceIsReadIsCountedOnce(t *testing.T) {
+	for _, mode := range []Mode{Off, Unspecified} {
+		rules, logs := connRules(mode, func(r *rules) { r.stats = newStats() })
+		hook := &connAfterRead{connScript: &connScript{events: []connEvent{{err: errConnTimeout}}}, after: func() {}}
+		c := newConn(hook, rules, mode, trusted, time.Since(start)-2*rules.timeout)
+		c.RemoteAddr() // the timeout is over
+		require.Equal(t, silent, c.phase.Load())
+		hook.events = []connEvent{{err: errConnReset}}
+		hook.after = func() { require.NoError(t, c.Close()) }
+		require.Error(t, connRead(c, 100).err)
+		require.NoError(t, c.Close())
+		assert.EqualValues(t, 1, rules.stats.total(reasonSilent), mode)
+		assert.Equal(t, []string{"silent"}, connReasons(logs), mode)
+	}
+}
+
 // What came before Close and is handed on is no silent connection.
 func TestConnClosedWhileItsRequestIsReadWasNotSilent(t *testing.T) {
 	rules, _ := connRules(Off, func(r *rules) { r.stats = newStats() })
