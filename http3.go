@@ -18,7 +18,7 @@ import (
 func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) {
 	m := misdirected{
 		rules:     pw.rules,
-		mandatory: pw.shared.uses(On),
+		mandatory: pw.rules.uses(On),
 		logger:    limited(logger, refusalInterval, 1),
 	}
 	server.Routes = append(caddyhttp.RouteList{{

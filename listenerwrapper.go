@@ -248,22 +248,9 @@ func checkAllow(value, otherwise string) error {
 	return nil
 }
 
-// uses reports whether any peer has this mode.
-func (lw *ListenerWrapper) uses(mode Mode) bool {
-	if lw.Mode == mode {
-		return true
-	}
-	for _, m := range lw.Ranges {
-		if *m.Mode == mode {
-			return true
-		}
-	}
-	return false
-}
-
 // warn logs what an operator should know of the configuration before traffic comes.
 func (lw *ListenerWrapper) warn(logger *zap.Logger) {
-	if lw.uses(Unspecified) {
+	if lw.rules.uses(Unspecified) {
 		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")
 	}
 	if lw.Mode == On && lw.rules.anyoneTrusted() {

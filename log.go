@@ -123,6 +123,13 @@ func (l *connLog) sumUp(level zapcore.Level, why outcome) {
 	limit.omitted = 0
 }
 
+// warn logs a warning, unless too many lines wait.
+func (l *connLog) warn(message string, fields ...zap.Field) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.enqueue(func() { l.logger.Warn(message, fields...) })
+}
+
 // enqueue has a line written soon, unless too many wait. The caller holds mu.
 func (l *connLog) enqueue(line func()) bool {
 	if len(l.waiting) == linesWaiting {

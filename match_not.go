@@ -29,7 +29,7 @@ import (
 // what cannot be read, when it provisions the routes later.
 func (lw *ListenerWrapper) warnOfNegations(server *caddyhttp.Server, logger *zap.Logger) {
 	s := negationScan{
-		unspecified: lw.uses(Unspecified),
+		unspecified: lw.rules.uses(Unspecified),
 		http3:       servesUnwrappedHTTP3(server),
 	}
 	routes := slices.Clone(server.Routes)

@@ -275,7 +275,7 @@ func TestNegatedMatchersThatCannotBeReadAreLeftToCaddy(t *testing.T) {
 		s.raw(json.RawMessage(handler))
 		assert.Empty(t, s.found, handler)
 	}
-	new(ListenerWrapper).warnOfNegations(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"null": nil}}, zap.NewNop())
+	(&ListenerWrapper{rules: new(rules)}).warnOfNegations(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"null": nil}}, zap.NewNop())
 
 	s := new(negationScan)
 	s.raw(json.RawMessage(strings.Repeat(`{"x":[`, 500) + negated + strings.Repeat(`]}`, 500)))

@@ -173,7 +173,7 @@ func (c *packetConn) accept(d *datagram) (a *quicAddr) {
 		c.before = rules
 	}
 	slot := c.slot(d)
-	if a = *slot; a == nil || !a.is(d) {
+	if a = *slot; a == nil || !a.is(d) || a.portIsReused(d) {
 		if a = c.learn(rules, d); a == nil {
 			return nil
 		}
@@ -281,6 +281,10 @@ func (c *packetConn) learn(rules *rules, d *datagram) *quicAddr {
 	if a.header.HasAddrs() && d.from.IsValid() {
 		c.routes.age(time.Since(start))
 		a.route = c.routes.keep(a.routeKey(), new(route))
+		if a.portIsReused(d) {
+			a.route = new(route)
+			c.routes.put(a.routeKey(), a.route)
+		}
 		if last := a.route.back.Load(); last != nil && d.via == nil && last.leadsTo(d.from, replyOOB) {
 			a.back = last
 			return a
@@ -311,6 +315,17 @@ func (c *packetConn) follow(a *quicAddr, payload []byte) {
 	}
 }
 
+// portIsReused reports whether a datagram begins a connection at a port whose route has moved
+// on with another connection.
+func (a *quicAddr) portIsReused(d *datagram) bool {
+	if a.route == nil {
+		return false
+	}
+	_, established := connectionOf(d.payload)
+	back := a.route.back.Load()
+	return !established && back != nil && back.to != d.from
+}
+
 // connectionRoute returns the route of a connection. That of an ID that is new, because the
 // client may change it at any time, is the route of the connection that began at this port of
 // the peer; or, where none did, that of the one that came here before, or of the client's last.
@@ -318,6 +333,8 @@ func (c *packetConn) connectionRoute(a *quicAddr, id connectionID) *route {
 	c.routes.keep(a.routeKey(), a.route)
 	last := c.routes.keep(a.connectionKey(noConnection), a.route)
 	switch {
+	case a.connRoute != nil && a.connection == id: // the table has been flooded
+		last = a.connRoute
 	case a.route.began:
 		last = a.route
 	case a.connRoute != nil:
@@ -439,6 +456,11 @@ func (c *packetConn) replyWith(oob []byte) (local netip.AddrPort, reply []byte) 
 		return c.addr, nil
 	}
 	ip = ip.Unmap()
+	if !ip.IsLinkLocalUnicast() {
+		// A reply must take the route to the peer, not the interface through which a datagram
+		// came that may be forged.
+		index = 0
+	}
 	if ip.Is4() {
 		reply = (&ipv4.ControlMessage{Src: ip.AsSlice(), IfIndex: index}).Marshal()
 	} else {

@@ -85,7 +85,11 @@ func (c *packetConn) adopt(by *PacketConnWrapper) {
 func (c *packetConn) release(by *PacketConnWrapper) {
 	c.adopted = slices.DeleteFunc(c.adopted, func(a adoption) bool { return a.by == by })
 	if len(c.adopted) == 0 {
-		c.rules.Store(nil)
+		// Without a key no other configuration can take over, and perhaps nothing stands behind
+		// the socket that would refuse what passes.
+		if last := c.rules.Load(); c.key != "" || last == nil || !last.uses(On) {
+			c.rules.Store(nil)
+		}
 		return
 	}
 	c.rules.Store(c.adopted[len(c.adopted)-1].rules)
@@ -97,9 +101,13 @@ func (c *packetConn) release(by *PacketConnWrapper) {
 // same, those with another key are not, even if they have the same address.
 type socketKeys map[string]bool
 
-// socketKeysOf returns the keys of the sockets for HTTP/3 of a server.
+// socketKeysOf returns the keys of the sockets for HTTP/3 of a server. Without TLS Caddy opens
+// none, and the sockets with these keys are another server's.
 func socketKeysOf(server *caddyhttp.Server) (socketKeys, error) {
 	keys := make(socketKeys)
+	if len(server.TLSConnPolicies) == 0 {
+		return keys, nil
+	}
 	for i, listen := range server.Listen {
 		addr, err := caddy.ParseNetworkAddress(listen)
 		if err != nil {

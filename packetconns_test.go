@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -90,6 +91,7 @@ func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 }
 
 func TestSocketsAreKnownByTheKeysOfCaddy(t *testing.T) {
+	policies := caddytls.ConnectionPolicies{{}}
 	for _, test := range []struct {
 		listen []string
 		want   string
@@ -109,15 +111,18 @@ func TestSocketsAreKnownByTheKeysOfCaddy(t *testing.T) {
 		{[]string{"fdgram/3"}, "fdgram/3"},
 		{[]string{"another/host:443"}, "another/host:443"},
 	} {
-		keys, err := socketKeysOf(&caddyhttp.Server{Listen: test.listen, Protocols: []string{"h1", "h3"}})
+		keys, err := socketKeysOf(&caddyhttp.Server{Listen: test.listen, Protocols: []string{"h1", "h3"}, TLSConnPolicies: policies})
 		require.NoError(t, err)
 		assert.ElementsMatch(t, strings.Fields(test.want), slices.Collect(maps.Keys(keys)))
 	}
-	keys, err := socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2", ":3"}, Protocols: []string{"h1"}, ListenProtocols: [][]string{{"h1", "h3"}, nil, {"h2"}}})
+	keys, err := socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2", ":3"}, Protocols: []string{"h1"}, ListenProtocols: [][]string{{"h1", "h3"}, nil, {"h2"}}, TLSConnPolicies: policies})
 	require.NoError(t, err)
 	assert.Equal(t, socketKeys{"udp/:1": true}, keys, "others have no socket for HTTP/3")
-	_, err = socketKeysOf(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}})
+	_, err = socketKeysOf(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}, TLSConnPolicies: policies})
 	assert.ErrorContains(t, err, "port")
+	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":443"}, Protocols: []string{"h1", "h3"}})
+	require.NoError(t, err)
+	assert.Empty(t, keys, "a server without TLS has no HTTP/3")
 }
 
 // opaque hides a socket.

@@ -342,3 +342,38 @@ func TestRequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 		})
 	}
 }
+
+// Caddy opens no socket for HTTP/3 without TLS. What has its key is another server's.
+func TestServerWithoutTLSClaimsNoSocket(t *testing.T) {
+	c := newCaddy(t)
+	for i := range 6 {
+		port := freePort(t)
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		require.NoError(t, c.loadJSON(h3Apps(t, "",
+			h3Server{name: "on", listen: []string{"udp/" + address}, packet: onPackets("127.0.0.2"), more: `"protocols": ["h3"]`},
+			h3Server{name: "plain", listen: []string{address}, packet: offPackets, more: `"tls_connection_policies": null`},
+		)))
+		packetConns.each(func(s *packetConn) {
+			if s.key == "udp/"+address {
+				assert.Equal(t, On, s.rules.Load().mode, "start %d: the rules of another server", i)
+			}
+		})
+	}
+}
+
+// A wrapper of an app other than http has no server, and nothing behind it refuses requests.
+func TestSocketThatNoConfigurationCanAdoptStaysClosed(t *testing.T) {
+	rules, _ := packetRules(On)
+	pw := &PacketConnWrapper{Mode: On, rules: rules, unwrap: true, shared: &ListenerWrapper{Mode: On}}
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer socket.Close()
+	wrapped := pw.WrapPacketConn(socket)
+	require.NoError(t, pw.Cleanup()) // a reload: Caddy keeps the socket and its wrapper
+	peer := listenUDP(t, "127.0.0.3")
+	_, err = peer.WriteTo([]byte("no header"), socket.LocalAddr())
+	require.NoError(t, err)
+	require.NoError(t, wrapped.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+	_, from, err := wrapped.ReadFrom(make([]byte, 100))
+	assert.Error(t, err, "a datagram without a header passes, from %v", from)
+}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
 // requireReply checks that a reply arrives at a peer.
@@ -239,4 +241,78 @@ func TestRestartOfTheLoadBalancerCostsWhatItCostsUnwrapped(t *testing.T) {
 		t.Logf("wrapped %s, unwrapped %s", took, unwrapped)
 		assert.Less(t, took, unwrapped+time.Second)
 	}
+}
+
+// quic-go's client changes its connection ID every 5,000 to 15,000 packets.
+func TestRepliesFollowAConnectionThatChangesItsIDBetweenTwoMoves(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(client4, server4)
+	_, kept := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00")) // a restart
+	requireReply(t, c, kept, second)
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("two\x00")) // the same connection
+	requireReply(t, c, kept, second)
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("two\x00")) // a restart
+	requireReply(t, c, kept, third)
+}
+
+// A load balancer that writes port 0 uses a port again that a live connection has left.
+func TestRepliesOfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(netip.AddrPortFrom(client4.Addr(), 0), server4)
+	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00")) // forgotten, and on through another port
+	requireReply(t, c, one, second)
+	_, two := pass(t, first, c, "127.0.0.1", header+"\xc0initial") // another client of the same NAT
+	requireReply(t, c, two, first)
+	requireReply(t, c, one, second)
+	for range 3 {
+		_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("two\x00"))
+		_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
+		requireReply(t, c, two, first)
+		requireReply(t, c, one, second)
+	}
+}
+
+// One client of the load balancer invents connection IDs.
+func TestRepliesSurviveAFloodOfConnectionIDs(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second, third, flood := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header, attacker := dgram(client4, server4), dgram(netip.MustParseAddrPort("203.0.113.99:1"), server4)
+	_, kept := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, kept, second)
+	_, evil := pass(t, flood, c, "127.0.0.1", attacker+"\xc0initial")
+	for i := range 2*routesKept + 10 { // what ReadFrom does with such datagrams
+		c.reading.Lock()
+		c.follow(evil, []byte(ofConnection(string([]byte{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}))))
+		c.reading.Unlock()
+	}
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00")) // it is alive all the time
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, kept, third)
+}
+
+// The interface through which a datagram came is the choice of a sender who forges its source.
+func TestRepliesAreNotBoundToTheInterfaceOfADatagram(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp4", "0.0.0.0:0", rules)
+	_, reply := c.replyWith((&ipv4.ControlMessage{Dst: net.IPv4(10, 1, 0, 1), Src: net.IPv4(10, 1, 0, 1), IfIndex: 5}).Marshal())
+	var m ipv4.ControlMessage
+	require.NoError(t, m.Parse(reply))
+	assert.Zero(t, m.IfIndex)
+
+	// Without it the kernel does not know where a link-local address is.
+	_, reply = c.replyWith((&ipv6.ControlMessage{Src: net.ParseIP("fe80::1"), IfIndex: 5}).Marshal())
+	var m6 ipv6.ControlMessage
+	require.NoError(t, m6.Parse(reply))
+	assert.Equal(t, 5, m6.IfIndex)
 }

@@ -73,6 +73,21 @@ func (p *policy) judgeIP(addr netip.Addr, local net.Addr) (Mode, trust) {
 	}
 }
 
+// uses reports whether any peer has this mode.
+func (p *policy) uses(mode Mode) bool {
+	if p.mode == mode {
+		return true
+	}
+	if p.ranges != nil {
+		for _, other := range p.ranges.All() {
+			if other == mode {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // anyoneTrusted reports whether no trusted peers were configured.
 func (p *policy) anyoneTrusted() bool { return p.trusted == nil && p.source == nil }
 

@@ -27,12 +27,12 @@ func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Se
 		return fmt.Errorf("server %s: %w", server.Name(), err)
 	}
 	installPlaceholders(server)
-	if lw.uses(On) && lw.HTTP3 != allowHTTP3 {
+	if lw.rules.uses(On) && lw.HTTP3 != allowHTTP3 {
 		if err := lw.closeHTTP3(server, logger); err != nil {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}
-	if lw.uses(On) || lw.uses(Unspecified) {
+	if lw.rules.uses(On) || lw.rules.uses(Unspecified) {
 		warnOfRedirects(ctx, logger)
 	}
 	lw.warnOfNegations(server, logger)

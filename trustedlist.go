@@ -27,7 +27,7 @@ import (
 type trustedList struct {
 	ctx    context.Context // ends with the configuration
 	policy *policy         // has the source
-	logger *zap.Logger     // limited
+	log    *connLog        // writes beside the list: it may block or panic
 
 	last atomic.Pointer[trustedAnswer]
 
@@ -71,7 +71,7 @@ var (
 )
 
 func newTrustedList(ctx context.Context, p *policy, logger *zap.Logger) *trustedList {
-	return &trustedList{ctx: ctx, policy: p, logger: limited(logger, refusalInterval, 1)}
+	return &trustedList{ctx: ctx, policy: p, log: newConnLog(limited(logger, refusalInterval, 1))}
 }
 
 // ranges returns the ranges of the trusted peers. It is the same table as long as the source
@@ -139,7 +139,7 @@ func (l *trustedList) ask(now time.Duration, answered chan<- struct{}) {
 	if err = failed; err == nil {
 		l.last.Store(answer)
 	} else if l.ctx.Err() == nil {
-		l.logger.Warn("the source of 'trusted_proxies' fails: its last answer holds for a while, then HTTP/3 trusts no peer", zap.Error(err))
+		l.log.warn("the source of 'trusted_proxies' fails: its last answer holds for a while, then HTTP/3 trusts no peer", zap.Error(err))
 	}
 }
 

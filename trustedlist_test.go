@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 )
 
@@ -375,4 +376,50 @@ func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
 	outcomes := datagramsOf(t)
 	assert.NotZero(t, outcomes["io"])
 	assert.Zero(t, outcomes["untrusted"])
+}
+
+// A log that blocks or panics while the source fails costs the list nothing.
+func TestTrustedListDoesNotWaitForTheLog(t *testing.T) {
+	released := make(chan struct{})
+	for name, write := range map[string]func(){
+		"blocks": func() { <-released },
+		"panics": func() { panic("log writer is broken") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(time.Until(start))
+				core, _ := observer.New(zap.DebugLevel)
+				released = make(chan struct{})
+				defer close(released)
+				var well atomic.Bool
+				l := newTrustedList(t.Context(), &policy{mode: On, source: connSource(func(*http.Request) []netip.Prefix {
+					if !well.Load() {
+						panic("once")
+					}
+					return range2
+				})}, zap.New(failingCore{core, write}))
+				requireTrusted(t, l)
+				well.Store(true)
+				time.Sleep(time.Hour)
+				requireTrusted(t, l, peer2)
+			})
+		})
+	}
+}
+
+// failingCore is a log whose writing is up to a test.
+type failingCore struct {
+	zapcore.Core
+	write func()
+}
+
+func (c failingCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return ce.AddCore(e, c)
+}
+
+func (c failingCore) With([]zapcore.Field) zapcore.Core { return c }
+
+func (c failingCore) Write(zapcore.Entry, []zapcore.Field) error {
+	c.write()
+	return nil
 }
