@@ -111,18 +111,18 @@ func (p *policy) ask(ctx context.Context, peer net.Addr) (trust, error) {
 		}()
 		answer.trust, answer.err = p.askNow(ctx, peer)
 	}()
+	var answer sourceAnswer
 	select {
-	case answer := <-answers:
-		switch {
-		case answer.panicked != nil:
-			panic(answer.panicked)
-		case ctx.Err() != nil:
-			return untrusted, errSourceLate
-		default:
-			return answer.trust, answer.err
-		}
+	case answer = <-answers:
 	case <-ctx.Done():
+	}
+	switch {
+	case answer.panicked != nil:
+		panic(answer.panicked)
+	case ctx.Err() != nil: // also what a source answers because its request has ended
 		return untrusted, errSourceLate
+	default:
+		return answer.trust, answer.err
 	}
 }
 
