@@ -197,9 +197,7 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 }
 
 func (c *conn) mayWrite() error {
-	if err := c.settle(forWrite); err != nil {
-		return err
-	}
+	_ = c.settle(forWrite) // what fails before a header is complete is refused
 	if c.phase.Load() == refused {
 		return refusedError("write", c.peer)
 	}

@@ -1116,6 +1116,13 @@ func TestConnDeadlineThatCannotBeSetIsARefusal(t *testing.T) {
 		assert.Equal(t, []string{want}, connReasons(logs))
 		assert.ErrorIs(t, connRead(c, 100).err, errRefused)
 	}
+	for _, name := range []string{"RemoteAddr", "LocalAddr", "Write", "ReadFrom"} {
+		rules, logs := connRules(On)
+		c := connOf(&connBroken{Conn: connSays(connV1), err: errors.New("broken")}, rules)
+		_ = connCalls[name](c)
+		assert.Equal(t, []string{"silent"}, connReasons(logs), name)
+		assert.Equal(t, connPeer, c.RemoteAddr(), name)
+	}
 }
 
 // Once the peer's address was given out, it must not become another. A timeout that is not
@@ -2047,6 +2054,44 @@ func TestConnClosedWhileItsHeaderIsReadIsCountedOnce(t *testing.T) {
 			for o := range outcomes {
 				assert.EqualValues(t, map[bool]int{true: 1}[o == want.outcome], rules.stats.total(o), "%q: %s", said, o)
 			}
+		}
+	}
+}
+
+func TestConnClosedWhileAReadOfItsHeaderEndsIsCountedOnce(t *testing.T) {
+	for begun, want := range map[string]outcome{"": reasonSilent, "PRO": reasonIO} {
+		for _, timed := range []bool{false, true} {
+			rules, _ := connRules(On)
+			rules.stats = newStats()
+			socket := &connDuring{connScript: &connScript{events: []connEvent{{begun, errConnTimeout}}}}
+			c := connOf(socket, rules)
+			if timed {
+				require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Hour)))
+			}
+			socket.during = func() { assert.NoError(t, c.Close()) }
+			assert.ErrorIs(t, connRead(c, 100).err, os.ErrDeadlineExceeded, "the caller's own")
+			assert.EqualValues(t, 1, rules.stats.total(want), "%q", begun)
+			require.NoError(t, c.Close())
+			assert.EqualValues(t, 1, rules.stats.total(want), "%q", begun)
+		}
+	}
+}
+
+func TestConnWithoutHeaderThatIsClosedWhileItIsReadIsCountedOnce(t *testing.T) {
+	for said, want := range map[string]outcome{"": reasonSilent, "GET": outcomeDirect, connV1: outcomeMarked} {
+		rules, _ := connRules(Unspecified)
+		rules.stats = newStats()
+		socket := &connDuring{connScript: connSays(said)}
+		if said == "" {
+			socket.connScript = &connScript{events: []connEvent{{err: io.EOF}}}
+		}
+		c := connOf(socket, rules)
+		socket.during = func() { socket.events = []connEvent{{err: net.ErrClosed}}; c.phase.Store(pending | closed) } // as Close does
+		c.RemoteAddr()
+		_, _ = io.ReadAll(c)
+		require.NoError(t, c.Close())
+		for o := range outcomes {
+			assert.EqualValues(t, map[bool]int{true: 1}[o == want], rules.stats.total(o), "%q: %s", said, o)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 )
 
 // answerSources sets how the source of sourced answers.
@@ -175,6 +177,32 @@ func TestSourceIsGivenAsMuchTimeAsTheHeaderHas(t *testing.T) {
 		assert.Equal(t, []string{"timeout"}, connReasons(logs))
 		time.Sleep(time.Hour)
 	})
+}
+
+func TestSourceIsLeftWhenTheConnectionIsClosed(t *testing.T) {
+	for _, mode := range []Mode{On, Unspecified} {
+		synctest.Test(t, func(t *testing.T) {
+			asked := make(chan struct{})
+			rules, logs := connRules(mode, func(r *rules) {
+				r.stats = newStats()
+				r.source = connSource(func(r *http.Request) []netip.Prefix {
+					close(asked)
+					<-r.Context().Done()
+					return loopback4
+				})
+			})
+			c := newConn(connSays(connV1), rules, mode, unasked, time.Since(start))
+			began := time.Now()
+			done := connGo(c.RemoteAddr)
+			<-asked
+			require.NoError(t, c.Close())
+			assert.Equal(t, connPeer, <-done)
+			assert.Zero(t, time.Since(began), "at once")
+			want := map[Mode]string{On: "silent", Unspecified: "io"}[mode]
+			require.Equal(t, []string{want}, connReasons(logs))
+			assert.Equal(t, zap.DebugLevel, logs.FilterMessage(refusalMessages[outcome(slices.Index(outcomeNames[:], want))]).All()[0].Level, "this server closed it")
+		})
+	}
 }
 
 // A source that takes its time within the timeout is as good as a quick one.
