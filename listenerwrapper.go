@@ -91,7 +91,6 @@ const (
 	defaultTimeout       = 5 * time.Second
 	advisedTimeout       = 3 * time.Second // specification, section 2
 	defaultMaxHeaderSize = 4096
-	allowHTTP3           = allowed
 
 	// allowed is the value of the options that permit something.
 	allowed = "allow"

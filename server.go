@@ -27,7 +27,7 @@ func (lw *ListenerWrapper) prepareServer(ctx caddy.Context, server *caddyhttp.Se
 		return fmt.Errorf("server %s: %w", server.Name(), err)
 	}
 	installPlaceholders(server)
-	if lw.rules.uses(On) && lw.HTTP3 != allowHTTP3 {
+	if lw.rules.uses(On) && lw.HTTP3 != allowed {
 		if err := lw.closeHTTP3(server, logger); err != nil {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
