@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/cputime"
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -73,9 +74,9 @@ func BenchmarkConn(b *testing.B) {
 		name string
 		wrap func(net.Conn) net.Conn
 	}{
-		{"this on", func(c net.Conn) net.Conn { return newConn(c, onRules, On, trusted, time.Since(start)) }},
+		{"this on", func(c net.Conn) net.Conn { return newConn(c, onRules, On, trusted, monotime.Now()) }},
 		{"this unspecified", func(c net.Conn) net.Conn {
-			return newConn(c, unspecifiedRules, Unspecified, trusted, time.Since(start))
+			return newConn(c, unspecifiedRules, Unspecified, trusted, monotime.Now())
 		}},
 		{"pires", func(c net.Conn) net.Conn { return pires.NewConn(c, use) }},
 		{"mastercactapus", func(c net.Conn) net.Conn { return mastercactapus.NewConn(c, time.Now().Add(defaultTimeout)) }},
@@ -130,7 +131,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 	rules := connQuiet(On)
 	b.Run("bare", forever(func(c net.Conn) net.Conn { return c }))
-	b.Run("this", forever(func(c net.Conn) net.Conn { return newConn(c, rules, On, trusted, time.Since(start)) }))
+	b.Run("this", forever(func(c net.Conn) net.Conn { return newConn(c, rules, On, trusted, monotime.Now()) }))
 	b.Run("pires", forever(func(c net.Conn) net.Conn { return pires.NewConn(c, pires.WithPolicy(pires.USE)) }))
 	b.Run("mastercactapus", forever(func(c net.Conn) net.Conn { return mastercactapus.NewConn(c, time.Time{}) }))
 }

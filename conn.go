@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // conn is a connection whose beginning is judged by a mode. Its header is read in the
@@ -22,7 +24,7 @@ type conn struct {
 	net.Conn // the accepted connection; every method that could pass it by is below
 
 	rules    *rules
-	accepted time.Duration // since start
+	accepted monotime.Time
 
 	// phase is how far the beginning has been judged. The facts and addresses below
 	// are written before it leaves pending, and read after.
@@ -52,7 +54,7 @@ type extras struct {
 
 	// deadlines guards the user's read deadline while pending.
 	deadlines    sync.Mutex
-	readDeadline time.Duration // since start, or none
+	readDeadline monotime.Time // or none
 	awaited      bool          // it ends a wait that goes on
 
 	// stopAsking ends a request to the source of trusted peers.
@@ -66,10 +68,8 @@ func (c *conn) extra() *extras {
 	return c.extras.Load()
 }
 
-const (
-	none    time.Duration = 0       // no deadline
-	endless time.Duration = 1 << 62 // a century is, and leaves room for sums
-)
+// none is no deadline.
+const none monotime.Time = 0
 
 // The phases of a connection. They only ever go forward, but that draining and handing take
 // turns.
@@ -122,10 +122,7 @@ func (a *localAddr) String() string {
 	return addrString(c.Conn.LocalAddr())
 }
 
-// start is what times are counted from: a Duration is smaller than a Time and faster to get.
-var start = time.Now()
-
-func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Duration) *conn {
+func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted monotime.Time) *conn {
 	wrapped := &conn{Conn: c, rules: rules, accepted: accepted}
 	wrapped.mode, wrapped.trust, wrapped.peer = mode, trust, peerAddr(c.RemoteAddr())
 	if mode == Off {
@@ -310,8 +307,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	}
 	x.readDeadline = none
 	if !t.IsZero() {
-		// Not t.Sub(start): the wall clock, by which t may be, can have been set since.
-		x.readDeadline = cmp.Or(time.Since(start)+min(time.Until(t), endless), -1)
+		x.readDeadline = cmp.Or(monotime.Of(t), none-1)
 	}
 	if !x.awaited {
 		return nil // leave hands it to the socket
@@ -322,7 +318,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 // mayRead implements waiter. A deadline is not needed if something is there, unless one has
 // passed: what is there came too late, or the user is to be told.
 func (c *conn) mayRead() error {
-	c.overdue = time.Since(start) >= c.accepted+c.rules.timeout
+	c.overdue = monotime.Now() >= c.accepted.Add(c.rules.timeout)
 	if c.overdue || c.aim == forRead && c.phase.Load() == timed {
 		return c.mayWait()
 	}
@@ -351,7 +347,7 @@ func (c *conn) mayWait() error {
 func (c *conn) applyDeadline(x *extras) error {
 	t := c.deadline()
 	if x.readDeadline != none {
-		if user := start.Add(x.readDeadline); user.Before(t) {
+		if user := x.readDeadline.ToTime(); user.Before(t) {
 			t = user
 		}
 	}
@@ -383,7 +379,7 @@ func (c *conn) leave(next uint32) {
 	x.deadlines.Lock()
 	defer x.deadlines.Unlock()
 	if x.readDeadline != none {
-		_ = c.Conn.SetReadDeadline(start.Add(x.readDeadline))
+		_ = c.Conn.SetReadDeadline(x.readDeadline.ToTime())
 	}
 	if from := c.phase.Load(); from >= closed || !c.advance(from, next) {
 		// Close left it to the goroutine that judges to count the connection.
@@ -398,4 +394,4 @@ func (c *conn) leave(next uint32) {
 }
 
 // deadline is when the first header must be complete.
-func (c *conn) deadline() time.Time { return start.Add(c.accepted + c.rules.timeout) }
+func (c *conn) deadline() time.Time { return c.accepted.Add(c.rules.timeout).ToTime() }

@@ -27,6 +27,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -208,7 +209,7 @@ func (s *connScript) SetDeadline(t time.Time) error    { return s.SetReadDeadlin
 
 // connOf wraps a connection of a peer that is trusted, accepted now.
 func connOf(c net.Conn, rules *rules) *conn {
-	return newConn(c, rules, rules.mode, trusted, time.Since(start))
+	return newConn(c, rules, rules.mode, trusted, monotime.Now())
 }
 
 // connNetworks are the networks of real connections.
@@ -545,7 +546,7 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			rules, _ := connRules(On, func(r *rules) { r.timeout = time.Minute })
 			script := connSays()
-			c := newConn(script, rules, On, trusted, accepted.Sub(start))
+			c := newConn(script, rules, On, trusted, monotime.Of(accepted))
 			require.NoError(t, c.SetReadDeadline(tt.user))
 			c.aim = tt.judged
 			require.NoError(t, c.mayWait())
@@ -2110,7 +2111,7 @@ func TestConnErrorAfterTheTimeoutIsNoTimeout(t *testing.T) {
 	for _, mode := range []Mode{On, Unspecified} {
 		rules, logs := connRules(mode)
 		socket := &connScript{events: []connEvent{{"", errConnReset}}}
-		c := newConn(socket, rules, mode, trusted, time.Since(start)-2*rules.timeout)
+		c := newConn(socket, rules, mode, trusted, monotime.Now().Add(-2*rules.timeout))
 		assert.Equal(t, error(errConnReset), connRead(c, 100).err, mode)
 		assert.Equal(t, []string{"silent"}, connReasons(logs), mode)
 	}
@@ -2256,7 +2257,7 @@ func TestConnHoldsNoBufferWhileItWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			rules, _ := connRules(tt.mode)
-			c := newConn(&connScript{events: tt.events}, rules, tt.mode, trusted, time.Since(start)-2*rules.timeout)
+			c := newConn(&connScript{events: tt.events}, rules, tt.mode, trusted, monotime.Now().Add(-2*rules.timeout))
 			c.RemoteAddr()
 			if tt.mode == Off {
 				connRead(c, 100)
@@ -2273,7 +2274,7 @@ func TestHeaderDurationRunsFromAccept(t *testing.T) {
 	for _, timed := range []bool{true, false} {
 		rules, _ := connRules(On, func(r *rules) { r.timed = timed })
 		rules.stats = newStats()
-		newConn(connSays(connV1), rules, On, trusted, time.Since(start)-time.Minute).RemoteAddr()
+		newConn(connSays(connV1), rules, On, trusted, monotime.Now().Add(-time.Minute)).RemoteAddr()
 		headers := &rules.stats.headers
 		if !timed {
 			assert.Zero(t, headers.sum.Load())
@@ -2299,7 +2300,7 @@ func TestConnHeaderThatIsJudgedAfterTheTimeoutIsRefused(t *testing.T) {
 					require.ErrorIs(t, connRead(c, 1).err, os.ErrDeadlineExceeded)
 					require.NoError(t, c.SetReadDeadline(time.Time{}))
 				}
-				c.accepted -= 2 * rules.timeout
+				c.accepted = c.accepted.Add(-2 * rules.timeout)
 				connSend(client, connV1)
 				assert.Equal(t, c.peer, connSoon(t, c.RemoteAddr))
 				assert.Equal(t, []string{"timeout"}, connReasons(logs))
@@ -2326,7 +2327,7 @@ func TestConnClosedTwiceWhileItIsJudgedIsCountedOnce(t *testing.T) {
 	rules, _ := connRules(Unspecified)
 	rules.stats = newStats()
 	gate := connGate{connSays(connV1), make(chan struct{}), make(chan struct{})}
-	c := newConn(gate, rules, Unspecified, trusted, time.Since(start))
+	c := newConn(gate, rules, Unspecified, trusted, monotime.Now())
 	done := connGo(c.RemoteAddr)
 	<-gate.got
 	require.NoError(t, c.Close())
@@ -2346,7 +2347,7 @@ func TestConnReadDeadlineIsNotLostWhileTheHeaderIsJudged(t *testing.T) {
 	deadline := time.Unix(1, 0)
 	for range 2000 {
 		gate := connGate{connSays(connV1), make(chan struct{}), make(chan struct{})}
-		c := newConn(gate, rules, On, trusted, time.Since(start))
+		c := newConn(gate, rules, On, trusted, monotime.Now())
 		done := connGo(c.RemoteAddr)
 		<-gate.got
 		close(gate.goOn)
@@ -2354,7 +2355,7 @@ func TestConnReadDeadlineIsNotLostWhileTheHeaderIsJudged(t *testing.T) {
 		connWait(t, done)
 		got := gate.Conn.(*connScript).deadline
 		require.False(t, got.IsZero())
-		require.False(t, got.After(start))
+		require.False(t, got.After(monotime.Time(0).ToTime()))
 	}
 }
 
@@ -2375,7 +2376,7 @@ func (c *connBrokenByRead) LocalAddr() net.Addr {
 
 func TestConnThatPanicsForItsLocalAddrIsRefused(t *testing.T) {
 	rules, logs := connRules(Unspecified)
-	c := newConn(&connBrokenByRead{Conn: connSays()}, rules, Unspecified, trusted, time.Since(start))
+	c := newConn(&connBrokenByRead{Conn: connSays()}, rules, Unspecified, trusted, monotime.Now())
 	assert.NotPanics(t, func() { c.RemoteAddr() })
 	assert.Equal(t, []string{"io"}, connReasons(logs))
 }
@@ -2413,7 +2414,7 @@ func TestConnClosedWhileItsSilenceIsReadIsCountedOnce(t *testing.T) {
 	for _, mode := range []Mode{Off, Unspecified} {
 		rules, logs := connRules(mode, func(r *rules) { r.stats = newStats() })
 		hook := &connAfterRead{connScript: &connScript{events: []connEvent{{err: errConnTimeout}}}, after: func() {}}
-		c := newConn(hook, rules, mode, trusted, time.Since(start)-2*rules.timeout)
+		c := newConn(hook, rules, mode, trusted, monotime.Now().Add(-2*rules.timeout))
 		c.RemoteAddr() // the timeout is over
 		require.Equal(t, silent, c.phase.Load())
 		hook.events = []connEvent{{err: errConnReset}}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -225,7 +226,7 @@ func FuzzConn(f *testing.F) {
 			r.version, r.maxHeaderSize, r.mismatchedDestination = tt.version, tt.maxSize, tt.mismatched
 			r.source = connSource(func(*http.Request) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} })
 		})
-		c := newConn(script, rules, tt.mode, trust, accepted.Sub(start))
+		c := newConn(script, rules, tt.mode, trust, monotime.Of(accepted))
 		if writeFirst {
 			c.Write([]byte("x"))
 		}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -257,7 +258,7 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 	c.inbox.start += r.Size
 	rest := c.inbox.data()
 	if c.rules.timed {
-		c.rules.stats.headers.observe(time.Since(start) - c.accepted)
+		c.rules.stats.headers.observe(monotime.Now().Sub(c.accepted))
 	}
 	c.rules.log.accepted(c)
 	switch state, _ := wire.Signature(rest); state {

@@ -10,11 +10,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -368,7 +368,7 @@ func TestJudgeAsksSourceOnceAConnection(t *testing.T) {
 						}
 						script.events = append(script.events, connEvent{data: piece})
 					}
-					c := newConn(script, rules, tt.mode, unasked, time.Since(start))
+					c := newConn(script, rules, tt.mode, unasked, monotime.Now())
 					assert.Zero(t, asked.Load(), "not in the accept loop")
 					require.Equal(t, tt.want, connOutcomeOf(t, c, logs, 100, addrFirst), "%q", pieces)
 					io.WriteString(c, "answer")
@@ -385,7 +385,7 @@ func TestJudgeAsksSourceOnceAConnection(t *testing.T) {
 func TestJudgeAsksSourceOnceHoweverManyWantToKnow(t *testing.T) {
 	var asked atomic.Int32
 	rules, _ := connRules(On, connTrusting(&asked, "192.0.2.0/24"))
-	c := newConn(connSays(connV1+"data"), rules, On, unasked, time.Since(start))
+	c := newConn(connSays(connV1+"data"), rules, On, unasked, monotime.Now())
 	var wg sync.WaitGroup
 	for _, call := range connCalls {
 		for range 4 {
@@ -405,7 +405,7 @@ func TestJudgePanicOfSourceIsARefusal(t *testing.T) {
 					r.source = connSource(func(*http.Request) []netip.Prefix { panic("source is broken") })
 				})
 				script := connSays(connV1)
-				c := newConn(script, rules, mode, unasked, time.Since(start))
+				c := newConn(script, rules, mode, unasked, monotime.Now())
 				require.NotPanics(t, func() { call(c) })
 				assert.Equal(t, []string{"io"}, connReasons(logs))
 				assert.Contains(t, logs.All()[0].ContextMap()["error"], "source is broken")
@@ -429,7 +429,7 @@ func TestJudgeTrustIsDecidedOnce(t *testing.T) {
 		return nil
 	})
 	script := &connScript{events: []connEvent{{connV2[:20], errConnTimeout}, {connV2[20:], nil}}}
-	c := newConn(script, rules, Unspecified, unasked, time.Since(start))
+	c := newConn(script, rules, Unspecified, unasked, monotime.Now())
 	assert.ErrorIs(t, connRead(c, 10).err, errConnTimeout)
 	assert.Equal(t, connResult{"", io.EOF}, connRead(c, 10))
 	assert.Equal(t, "203.0.113.7:0", c.RemoteAddr().String())
@@ -439,7 +439,7 @@ func TestJudgeTrustIsDecidedOnce(t *testing.T) {
 func TestJudgeUntrustedPeerUnderUnspecified(t *testing.T) {
 	run := func(in string) connOutcome {
 		rules, logs := connRules(Unspecified)
-		c := newConn(connSays(in), rules, Unspecified, untrusted, time.Since(start))
+		c := newConn(connSays(in), rules, Unspecified, untrusted, monotime.Now())
 		return connOutcomeOf(t, c, logs, 100, true)
 	}
 	assert.Equal(t, connServed(connGET), run(connGET))

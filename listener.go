@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // rules are what all connections of a listener wrapper have in common. They do not
@@ -84,7 +86,7 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 		l.refuse(accepted, peer, local, mode, reasonUntrusted, nil)
 		return nil
 	default:
-		return newConn(accepted, l.rules, mode, trust, time.Since(start))
+		return newConn(accepted, l.rules, mode, trust, monotime.Now())
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // Log lines that a peer can cause are limited: so many of each message an interval.
@@ -30,7 +32,7 @@ type connLog struct {
 	datagrams bool // datagrams are refused, not connections
 	debug     bool // accepted headers are logged
 
-	// nextMarked is when the next marked connection is logged, since start.
+	// nextMarked is the monotime.Time when the next marked connection is logged.
 	nextMarked atomic.Int64
 
 	mu      sync.Mutex
@@ -175,7 +177,7 @@ func writeLine(line func()) {
 // would enlarge the stack of every connection.
 func (l *connLog) accepted(c *conn) {
 	if c.marked {
-		l.marked(&c.facts, c.Conn, time.Since(start))
+		l.marked(&c.facts, c.Conn, monotime.Now())
 	}
 	if l.debug {
 		l.debugAccepted(c)
@@ -183,9 +185,9 @@ func (l *connLog) accepted(c *conn) {
 }
 
 // marked logs that the address of a client is not trustworthy.
-func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now time.Duration) {
+func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now monotime.Time) {
 	next := l.nextMarked.Load()
-	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
+	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now.Add(markedInterval))) {
 		return
 	}
 	peer, local, claimed := f.peer, socket.LocalAddr(), f.header.Source()

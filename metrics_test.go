@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -198,7 +199,7 @@ func TestConnectionThatSaysNothingIsCountedWhenItEnds(t *testing.T) {
 func TestCountingAndLoggingAllocateNothingOnTheGoodPath(t *testing.T) {
 	rules := connQuiet(On)
 	rules.stats = newStats()
-	c := newConn(connOf(connSays(""), rules).Conn, rules, On, trusted, time.Since(start))
+	c := newConn(connOf(connSays(""), rules).Conn, rules, On, trusted, monotime.Now())
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
 		rules.stats.count(On, 2, outcomeClient)
 		rules.stats.headers.observe(time.Millisecond)
@@ -252,7 +253,7 @@ func BenchmarkRefusal(b *testing.B) {
 	var p [64]byte
 	b.ReportAllocs()
 	for b.Loop() {
-		c := newConn(connSays(countedGET), rules, On, trusted, time.Since(start))
+		c := newConn(connSays(countedGET), rules, On, trusted, monotime.Now())
 		if _, err := c.Read(p[:]); err == nil {
 			b.Fatal("not refused")
 		}

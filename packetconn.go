@@ -10,12 +10,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/gaissmai/bart"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -272,14 +272,14 @@ func (c *packetConn) learn(rules *rules, d *datagram) *quicAddr {
 	switch client := unmapped(a.header.Source()); {
 	case a.marked:
 		a.text = netip.AddrPortFrom(client.Addr(), 0).String()
-		rules.log.marked(&a.facts, c, time.Since(start))
+		rules.log.marked(&a.facts, c, monotime.Now())
 	case a.header.HasAddrs():
 		a.text = client.String()
 	default:
 		a.text = strings.Clone(a.peer.String()) // another's type may give out the same string again
 	}
 	if a.header.HasAddrs() && d.from.IsValid() {
-		c.routes.age(time.Since(start))
+		c.routes.age(monotime.Now())
 		a.route = c.routes.keep(a.routeKey(), new(route))
 		if a.portIsReused(d) {
 			a.route = new(route)

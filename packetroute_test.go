@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // requireReply checks that a reply arrives at a peer.
@@ -203,8 +205,8 @@ func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 	assert.NotSame(t, lost, r.keep(key(-1), new(route)))
 
 	for i := range time.Duration(3) {
-		r.age((i + 1) * routeKept)
-		r.age((i+2)*routeKept - 1) // not yet
+		r.age(monotime.Time((i + 1) * routeKept))
+		r.age(monotime.Time((i+2)*routeKept - 1)) // not yet
 		require.Same(t, kept, r.keep(used, new(route)))
 	}
 	assert.Len(t, r.young, 1, "those that are not in use are forgotten with time")

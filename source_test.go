@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // answerSources sets how the source of sourced answers.
@@ -171,7 +173,7 @@ func TestSourceIsGivenAsMuchTimeAsTheHeaderHas(t *testing.T) {
 				return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 			})
 		})
-		c := newConn(connSays(connV1), rules, On, unasked, time.Since(start))
+		c := newConn(connSays(connV1), rules, On, unasked, monotime.Now())
 		time.Sleep(2 * time.Second)
 		assert.Equal(t, connPeer, c.RemoteAddr())
 		assert.Equal(t, []string{"timeout"}, connReasons(logs))
@@ -191,7 +193,7 @@ func TestSourceIsLeftWhenTheConnectionIsClosed(t *testing.T) {
 					return loopback4
 				})
 			})
-			c := newConn(connSays(connV1), rules, mode, unasked, time.Since(start))
+			c := newConn(connSays(connV1), rules, mode, unasked, monotime.Now())
 			began := time.Now()
 			done := connGo(c.RemoteAddr)
 			<-asked
@@ -215,7 +217,7 @@ func TestSourceThatIsSlowIsWaitedFor(t *testing.T) {
 				return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 			})
 		})
-		c := newConn(connSays(connV1), rules, On, unasked, time.Since(start))
+		c := newConn(connSays(connV1), rules, On, unasked, monotime.Now())
 		assert.Equal(t, connClient, fmt.Sprint(c.RemoteAddr()))
 	})
 }

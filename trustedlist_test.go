@@ -19,12 +19,14 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // listOf is a list whose source answers like this, and what it logs. Its context ends with the
 // bubble of the test.
 func listOf(t *testing.T, answer func(r *http.Request) []netip.Prefix) (*trustedList, *observer.ObservedLogs) {
-	time.Sleep(time.Until(start)) // a bubble's time begins in the past
+	time.Sleep(time.Until(monotime.Time(0).ToTime())) // a bubble's time begins in the past
 	core, logs := observer.New(zap.DebugLevel)
 	return newTrustedList(t.Context(), &policy{mode: On, source: connSource(answer)}, zap.New(core)), logs
 }
@@ -176,7 +178,7 @@ func TestLateAnswerDoesNotCount(t *testing.T) {
 
 func TestSourceIsNotAskedWhenTheConfigurationEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(start))
+		time.Sleep(time.Until(monotime.Time(0).ToTime()))
 		ctx, cancel := context.WithCancel(t.Context())
 		var asked atomic.Int32
 		l := newTrustedList(ctx, &policy{mode: On, source: connSource(func(r *http.Request) []netip.Prefix {
@@ -239,7 +241,7 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 	// The answer is old, or too old.
 	age := func(by time.Duration) {
 		last := *rules.list.last.Load()
-		last.asked -= by
+		last.asked = last.asked.Add(-by)
 		rules.list.last.Store(&last)
 		rules.list.mu.Lock()
 		defer rules.list.mu.Unlock()
@@ -387,7 +389,7 @@ func TestTrustedListDoesNotWaitForTheLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				time.Sleep(time.Until(start))
+				time.Sleep(time.Until(monotime.Time(0).ToTime()))
 				core, _ := observer.New(zap.DebugLevel)
 				released = make(chan struct{})
 				defer close(released)
