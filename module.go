@@ -2,7 +2,7 @@
 // and fail-closed: on, off or unspecified.
 //
 // Bytes flow one way: internal/wire decodes headers, policy.go decides what a peer's
-// connection must begin with, judge.go judges the beginning of a connection by both, and
+// connection must begin with, header.go judges the beginning of a connection by both, and
 // conn.go is the connection that Caddy then sees. For HTTP/3, packetconn.go judges each
 // datagram by the same, quicaddr.go is the address that QUIC then sees, and route.go has the
 // way of its replies; http3.go judges requests once more by the configuration that serves
