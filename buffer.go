@@ -6,91 +6,91 @@ import (
 	"sync"
 )
 
-// inbox has what a connection received and has not handed on: a header and, where they
-// come together, what follows it. A connection has one only while there is something.
-type inbox struct {
-	room       []byte
-	start, end int  // of what is in it; a slice would cost more while garbage is collected
-	shared     bool // it is the pool's
+// buffer has the bytes that a connection received and has not returned to the caller: a
+// header and, where they come together, the bytes behind it. A connection has one only while
+// there are such bytes.
+type buffer struct {
+	buf        []byte
+	start, end int  // of the bytes in buf; a slice would cost more while garbage is collected
+	pooled     bool // it came from the pool
 }
 
-const inboxSize = 4096 // of the pool's
+const bufferSize = 4096 // of the pool's
 
-var inboxes = sync.Pool{New: func() any { return &inbox{room: make([]byte, inboxSize), shared: true} }}
+var buffers = sync.Pool{New: func() any { return &buffer{buf: make([]byte, bufferSize), pooled: true} }}
 
-// data returns what is in the inbox.
-func (in *inbox) data() []byte { return in.room[in.start:in.end] }
+// data returns the bytes in the buffer.
+func (b *buffer) data() []byte { return b.buf[b.start:b.end] }
 
-// received returns what is in the inbox.
-func (c *conn) received() []byte {
-	if c.inbox == nil {
+// buffered returns the bytes in the connection's buffer.
+func (c *conn) buffered() []byte {
+	if c.buffer == nil {
 		return nil
 	}
-	return c.inbox.data()
+	return c.buffer.data()
 }
 
-// receive reads more of the first header into the inbox. While nothing has come it holds
-// none if it can help it; while a header is not complete, one that grows with the bytes
-// that have come.
+// receive reads more of the first header into the buffer. A silent connection holds no buffer
+// where the platform allows that. The buffer of an incomplete header grows with the bytes
+// received, never with the announced length.
 func (c *conn) receive() (err error) {
-	in := c.inbox
-	if in == nil {
-		c.inbox, err = readFirst(c.Conn, c)
+	b := c.buffer
+	if b == nil {
+		c.buffer, err = readFirst(c.Conn, c)
 		return err
 	}
-	if err := c.mayWait(); err != nil {
+	if err := c.beforeWait(); err != nil {
 		return err
 	}
-	if in.shared || in.end == len(in.room) {
-		// What is valid so far and not complete is shorter than maxHeaderSize.
-		grown := &inbox{room: make([]byte, min(2*in.end, c.rules.maxHeaderSize))}
-		grown.end = copy(grown.room, in.data())
-		c.release()
-		c.inbox, in = grown, grown
+	if b.pooled || b.end == len(b.buf) {
+		// A valid and incomplete header is shorter than maxHeaderSize.
+		grown := &buffer{buf: make([]byte, min(2*b.end, c.rules.maxHeaderSize))}
+		grown.end = copy(grown.buf, b.data())
+		c.releaseBuffer()
+		c.buffer, b = grown, grown
 	}
-	free := in.room[in.end:]
+	free := b.buf[b.end:]
 	n, err := c.Conn.Read(free)
-	in.end += len(free[:n]) // where an impossible n panics before it does harm
+	b.end += len(free[:n]) // where an impossible n panics before it does harm
 	return err
 }
 
-// keep keeps b, and nothing else that was received. It copies b, which may lie in what it
-// gives up.
-func (c *conn) keep(b []byte) {
-	var kept *inbox
-	if len(b) > 0 {
-		kept = &inbox{room: bytes.Clone(b), end: len(b)}
+// setBuffered makes a copy of data all that is buffered. data may be part of the old buffer.
+func (c *conn) setBuffered(data []byte) {
+	var kept *buffer
+	if len(data) > 0 {
+		kept = &buffer{buf: bytes.Clone(data), end: len(data)}
 	}
-	c.release()
-	c.inbox = kept
+	c.releaseBuffer()
+	c.buffer = kept
 }
 
-// release gives up what was received, and gives the inbox back if it is the pool's.
-func (c *conn) release() {
-	in := c.inbox
-	c.inbox = nil
-	if in != nil && in.shared {
-		inboxes.Put(in)
+// releaseBuffer gives up the buffer, and returns it to the pool if it came from there.
+func (c *conn) releaseBuffer() {
+	b := c.buffer
+	c.buffer = nil
+	if b != nil && b.pooled {
+		buffers.Put(b)
 	}
 }
 
-// waiter is told before a read.
+// waiter sets deadlines for a first read.
 type waiter interface {
-	mayRead() error // what is there
-	mayWait() error // until something is there
+	beforeRead() error // before a read of data that may be there
+	beforeWait() error // before a read that may block
 }
 
-// readWaiting is readFirst for a connection that does not say when bytes are there.
-func readWaiting(c net.Conn, w waiter) (*inbox, error) {
-	if err := w.mayWait(); err != nil {
+// readBlocking is readFirst for a connection that does not say when data is there.
+func readBlocking(c net.Conn, w waiter) (*buffer, error) {
+	if err := w.beforeWait(); err != nil {
 		return nil, err
 	}
-	in := inboxes.Get().(*inbox)
-	n, err := c.Read(in.room)
+	b := buffers.Get().(*buffer)
+	n, err := c.Read(b.buf)
 	if n == 0 {
-		inboxes.Put(in)
+		buffers.Put(b)
 		return nil, err
 	}
-	in.start, in.end = 0, len(in.room[:n])
-	return in, err
+	b.start, b.end = 0, len(b.buf[:n])
+	return b, err
 }

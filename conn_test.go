@@ -298,12 +298,12 @@ func connSend(c net.Conn, data string) {
 	}
 }
 
-// connUntilJudging waits until somebody waits for the header.
-func connUntilJudging(t testing.TB, c *conn) {
+// connUntilHeaderIsRead waits until a goroutine waits for the header.
+func connUntilHeaderIsRead(t testing.TB, c *conn) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		if c.judging.TryLock() {
-			c.judging.Unlock()
+		if c.headerMu.TryLock() {
+			c.headerMu.Unlock()
 			return false
 		}
 		return true
@@ -313,7 +313,7 @@ func connUntilJudging(t testing.TB, c *conn) {
 // connUntilWatching waits until a read has gone past the header.
 func connUntilWatching(t testing.TB, c *conn) {
 	t.Helper()
-	require.Eventually(t, func() bool { return c.phase.Load() == watching }, connBound, time.Millisecond)
+	require.Eventually(t, func() bool { return c.state.Load() == stateWatching }, connBound, time.Millisecond)
 }
 
 // connCalls are the calls that look for the header.
@@ -331,14 +331,14 @@ func TestConnReadsHeaderAtFirstUse(t *testing.T) {
 			t.Run(network+"/"+name, func(t *testing.T) {
 				rules, _ := connRules(On)
 				client, c := connDial(t, network, rules)
-				assert.True(t, c.isPending(), "before the first use")
+				assert.Equal(t, statePending, c.state.Load(), "before the first use")
 
 				done := connGo(func() error { return call(c) })
-				connUntilJudging(t, c)
+				connUntilHeaderIsRead(t, c)
 				connSend(client, connV1+"data")
 
 				assert.NoError(t, connWait(t, done))
-				assert.False(t, c.isPending())
+				assert.NotEqual(t, statePending, c.state.Load())
 				assert.Equal(t, connClient, c.RemoteAddr().String())
 				assert.Equal(t, connServer, c.LocalAddr().String())
 			})
@@ -383,7 +383,7 @@ func TestConnAddressesDoNotWaitForReadBehindHeader(t *testing.T) {
 			rules, _ := connRules(On)
 			client, c := connDial(t, "tcp4", rules)
 			read := connGo(func() connResult { return connRead(c, 100) })
-			connUntilJudging(t, c)
+			connUntilHeaderIsRead(t, c)
 			called := make(chan struct{})
 			done := connGo(func() error { close(called); return connCalls[name](c) })
 			<-called
@@ -422,7 +422,7 @@ func TestConnTakesHeaderAndDataInOneRead(t *testing.T) {
 				var got string
 				for len(got) < len(tt.rest) {
 					if tt.mode != Off {
-						assert.NotEqual(t, open, c.phase.Load(), "bytes are left")
+						assert.NotEqual(t, stateOpen, c.state.Load(), "bytes are left")
 					}
 					r := connRead(c, size)
 					require.NoError(t, r.err)
@@ -434,8 +434,8 @@ func TestConnTakesHeaderAndDataInOneRead(t *testing.T) {
 				}
 
 				// From here on the socket fills the reader's own buffer.
-				assert.Equal(t, open, c.phase.Load())
-				assert.Nil(t, c.inbox, "it is given back")
+				assert.Equal(t, stateOpen, c.state.Load())
+				assert.Nil(t, c.buffer, "it is given back")
 				script.events = []connEvent{{data: "more"}}
 				p := make([]byte, 10)
 				n, err := c.Read(p)
@@ -465,7 +465,7 @@ func TestConnHandsOnWhatFollowsHeaderOnce(t *testing.T) {
 				got := connSoon(t, func() connResult { return connReadAll(c) })
 				assert.NoError(t, got.err)
 				assert.True(t, got.data == data, "%d bytes", len(got.data))
-				assert.Equal(t, open, c.phase.Load())
+				assert.Equal(t, stateOpen, c.state.Load())
 			})
 		}
 	}
@@ -516,7 +516,7 @@ func TestConnReadDeadlineSurvivesHeader(t *testing.T) {
 		t.Run("set while the header is awaited on "+network, func(t *testing.T) {
 			client, c := connDial(t, network, rulesFor(time.Hour))
 			done := connGo(c.RemoteAddr)
-			connUntilJudging(t, c)
+			connUntilHeaderIsRead(t, c)
 			require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
 			connSend(client, connV1)
 			assert.Equal(t, connClient, connWait(t, done).String())
@@ -532,15 +532,15 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 	tests := []struct {
 		name       string
 		user, want time.Time
-		judged     purpose
+		op         op
 	}{
-		{"a read has none of its own", time.Time{}, timeout, forRead},
-		{"a read has an earlier one", soon, soon, forRead},
-		{"a read has a later one", late, timeout, forRead},
-		{"a read has one beyond all bounds", accepted.AddDate(1000, 0, 0), timeout, forRead},
-		{"an address is asked for and there is none", time.Time{}, timeout, forAddr},
-		{"an address is asked for and there is an earlier one", soon, timeout, forAddr},
-		{"an address is asked for and there is a later one", late, timeout, forAddr},
+		{"a read has none of its own", time.Time{}, timeout, opRead},
+		{"a read has an earlier one", soon, soon, opRead},
+		{"a read has a later one", late, timeout, opRead},
+		{"a read has one beyond all bounds", accepted.AddDate(1000, 0, 0), timeout, opRead},
+		{"an address is asked for and there is none", time.Time{}, timeout, opAddr},
+		{"an address is asked for and there is an earlier one", soon, timeout, opAddr},
+		{"an address is asked for and there is a later one", late, timeout, opAddr},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -548,10 +548,10 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 			script := connSays()
 			c := newConn(script, rules, On, trusted, monotime.Of(accepted))
 			require.NoError(t, c.SetReadDeadline(tt.user))
-			c.aim = tt.judged
-			require.NoError(t, c.mayWait())
+			c.holdDeadline(tt.op)
+			require.NoError(t, c.beforeWait())
 			assert.WithinDuration(t, tt.want, script.deadline, time.Second)
-			c.leave(open)
+			c.restoreDeadline()
 			if century := accepted.AddDate(100, 0, 0); tt.user.After(century) {
 				assert.True(t, script.deadline.After(century), script.deadline)
 			} else {
@@ -591,7 +591,7 @@ func TestConnShorterReadDeadlineIsNotSticky(t *testing.T) {
 							assert.Equal(t, "read", opErr.Op, "net/http keeps silent on these")
 						}
 					}
-					assert.True(t, c.isPending())
+					assert.Equal(t, statePending, c.state.Load())
 
 					require.NoError(t, c.SetReadDeadline(time.Time{}))
 					header := connV1
@@ -618,7 +618,7 @@ func TestConnAddressIgnoresReadDeadline(t *testing.T) {
 				client, c := connDial(t, network, rules)
 				require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
 				done := connGo(func() error { return connCalls[name](c) })
-				connUntilJudging(t, c)
+				connUntilHeaderIsRead(t, c)
 				connSend(client, connV1)
 				assert.NoError(t, connWait(t, done))
 				assert.Equal(t, connClient, c.RemoteAddr().String())
@@ -725,7 +725,7 @@ func TestConnAtTimeout(t *testing.T) {
 						assert.Equal(t, timeout, time.Since(start))
 						assert.Equal(t, "pipe", c.RemoteAddr().String())
 						if tt.refused {
-							assert.Equal(t, refused, c.phase.Load())
+							assert.Equal(t, stateRefused, c.state.Load())
 							reason := "timeout"
 							if sent == "" {
 								reason = "silent"
@@ -733,7 +733,7 @@ func TestConnAtTimeout(t *testing.T) {
 							assert.Equal(t, []string{reason}, connReasons(logs))
 						} else {
 							assert.NoError(t, err)
-							assert.Equal(t, map[bool]uint32{true: silent, false: watching}[sent == ""], c.phase.Load())
+							assert.Equal(t, stateWatching, c.state.Load())
 							assert.Empty(t, connReasons(logs))
 						}
 					})
@@ -752,7 +752,7 @@ func TestConnTimeoutRunsFromAccept(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		c.RemoteAddr()
 		assert.Equal(t, 5*time.Second, time.Since(start))
-		assert.Equal(t, refused, c.phase.Load())
+		assert.Equal(t, stateRefused, c.state.Load())
 	})
 }
 
@@ -864,7 +864,7 @@ func TestConnReadDeadlineRulesTheWatch(t *testing.T) {
 				got := connRead(c, 100)
 				assert.ErrorIs(t, got.err, os.ErrDeadlineExceeded)
 				assert.Equal(t, 30*time.Second, time.Since(start))
-				assert.Equal(t, map[bool]uint32{true: silent, false: watching}[tt.header == ""], c.phase.Load())
+				assert.Equal(t, stateWatching, c.state.Load())
 			})
 		})
 	}
@@ -911,7 +911,7 @@ func TestConnCloseEndsPendingHeaderAtOnce(t *testing.T) {
 					}
 					connSend(client, sent)
 					done := connGo(func() error { return call(c) })
-					connUntilJudging(t, c)
+					connUntilHeaderIsRead(t, c)
 					require.NoError(t, c.Close())
 					err := connWait(t, done)
 					if name != "RemoteAddr" && name != "LocalAddr" {
@@ -991,7 +991,7 @@ func TestConnRefusalIsStickyAndSilent(t *testing.T) {
 						}
 						assert.Equal(t, c.NetConn().RemoteAddr().String(), c.RemoteAddr().String())
 					}
-					assert.Equal(t, refused, c.phase.Load())
+					assert.Equal(t, stateRefused, c.state.Load())
 
 					got := connSoon(t, func() connResult {
 						client.SetReadDeadline(time.Now().Add(connBound))
@@ -1047,7 +1047,7 @@ func TestConnSocketErrorBeforeTheHeaderIsARefusal(t *testing.T) {
 					if name != "RemoteAddr" && name != "LocalAddr" {
 						assert.Error(t, err)
 					}
-					assert.Equal(t, refused, c.phase.Load())
+					assert.Equal(t, stateRefused, c.state.Load())
 					assert.True(t, script.closed)
 					assert.Equal(t, connPeer, c.RemoteAddr())
 					assert.ErrorIs(t, connRead(c, 100).err, errRefused)
@@ -1265,7 +1265,7 @@ func TestConnPanicBelowIsARefusal(t *testing.T) {
 				if name != "RemoteAddr" && name != "LocalAddr" {
 					assert.ErrorIs(t, err, errRefused)
 				}
-				assert.Equal(t, refused, c.phase.Load())
+				assert.Equal(t, stateRefused, c.state.Load())
 				assert.Equal(t, connPeer, c.RemoteAddr())
 				assert.ErrorIs(t, connCalls["Read"](c), errRefused)
 				assert.Len(t, connReasons(logs), 1)
@@ -1292,7 +1292,7 @@ func TestConnThatClaimsToHaveReadTheImpossibleIsRefused(t *testing.T) {
 				n, err := c.Read(room[:100])
 				assert.Zero(t, n)
 				assert.ErrorIs(t, err, errRefused)
-				assert.Equal(t, refused, c.phase.Load())
+				assert.Equal(t, stateRefused, c.state.Load())
 				assert.Equal(t, []string{"io"}, connReasons(logs))
 			})
 		}
@@ -1653,7 +1653,7 @@ func TestConnFactsSurviveTheBuffer(t *testing.T) {
 		used := script.into[:cap(script.into)]
 		if len(pieces) == 1 {
 			connReadAll(c)
-			assert.Len(t, used, inboxSize, "the pool's")
+			assert.Len(t, used, bufferSize, "the pool's")
 		}
 		for i := range used {
 			used[i] = 0xff
@@ -1784,7 +1784,7 @@ func TestConnLeadsToSocket(t *testing.T) {
 			} else {
 				assert.IsType(t, (*net.TCPConn)(nil), c.NetConn())
 			}
-			assert.True(t, c.isPending(), "none of these waits for a header")
+			assert.Equal(t, statePending, c.state.Load(), "none of these waits for a header")
 		})
 	}
 }
@@ -1843,7 +1843,7 @@ func TestConnReadsAtTheSameTimeTakeTurns(t *testing.T) {
 	rules, _ := connRules(On)
 	c := connOf(&connSerial{Conn: connSays(append([]string{connV1 + strings.Join(together, "")}, behind...)...)}, rules)
 	require.Equal(t, connClient, c.RemoteAddr().String())
-	require.Equal(t, draining, c.phase.Load())
+	require.Equal(t, stateBuffered, c.state.Load())
 
 	var mu sync.Mutex
 	var got []string
@@ -1864,7 +1864,7 @@ func TestConnReadsAtTheSameTimeTakeTurns(t *testing.T) {
 	}
 	all.Wait()
 	assert.ElementsMatch(t, sent, got)
-	assert.Equal(t, open, c.phase.Load())
+	assert.Equal(t, stateOpen, c.state.Load())
 }
 
 // Both may see the same phase and want it.
@@ -1904,7 +1904,7 @@ func TestConnReadsAtTheSameInstantTakeTurns(t *testing.T) {
 			got, other = other, got
 		}
 		require.Equal(t, [2]connResult{{"a", nil}, {"b", nil}}, [2]connResult{got, other})
-		require.Equal(t, open, next.phase.Load())
+		require.Equal(t, stateOpen, next.state.Load())
 	}
 	connWait(t, ended)
 }
@@ -2049,7 +2049,7 @@ func TestConnClosedWhileItsHeaderIsReadIsCountedOnce(t *testing.T) {
 			}
 			socket.during = func() { assert.NoError(t, c.Close()) }
 			assert.Equal(t, want.peer, c.RemoteAddr().String())
-			assert.False(t, c.isPending())
+			assert.NotEqual(t, statePending, c.state.Load())
 			_, _ = io.ReadAll(c)
 			require.NoError(t, c.Close())
 			for o := range outcomes {
@@ -2087,7 +2087,7 @@ func TestConnWithoutHeaderThatIsClosedWhileItIsReadIsCountedOnce(t *testing.T) {
 			socket.connScript = &connScript{events: []connEvent{{err: io.EOF}}}
 		}
 		c := connOf(socket, rules)
-		socket.during = func() { socket.events = []connEvent{{err: net.ErrClosed}}; c.phase.Store(pending | closed) } // as Close does
+		socket.during = func() { assert.NoError(t, c.Close()) }
 		c.RemoteAddr()
 		_, _ = io.ReadAll(c)
 		require.NoError(t, c.Close())
@@ -2262,9 +2262,9 @@ func TestConnHoldsNoBufferWhileItWaits(t *testing.T) {
 			if tt.mode == Off {
 				connRead(c, 100)
 			}
-			if c.inbox != nil {
-				assert.False(t, c.inbox.shared)
-				assert.LessOrEqual(t, cap(c.inbox.room), 16, "room for what begins a signature")
+			if c.buffer != nil {
+				assert.False(t, c.buffer.pooled)
+				assert.LessOrEqual(t, cap(c.buffer.buf), 16, "room for what begins a signature")
 			}
 		})
 	}
@@ -2300,7 +2300,7 @@ func TestConnHeaderThatIsJudgedAfterTheTimeoutIsRefused(t *testing.T) {
 					require.ErrorIs(t, connRead(c, 1).err, os.ErrDeadlineExceeded)
 					require.NoError(t, c.SetReadDeadline(time.Time{}))
 				}
-				c.accepted = c.accepted.Add(-2 * rules.timeout)
+				c.acceptedAt = c.acceptedAt.Add(-2 * rules.timeout)
 				connSend(client, connV1)
 				assert.Equal(t, c.peer, connSoon(t, c.RemoteAddr))
 				assert.Equal(t, []string{"timeout"}, connReasons(logs))
@@ -2416,7 +2416,7 @@ func TestConnClosedWhileItsSilenceIsReadIsCountedOnce(t *testing.T) {
 		hook := &connAfterRead{connScript: &connScript{events: []connEvent{{err: errConnTimeout}}}, after: func() {}}
 		c := newConn(hook, rules, mode, trusted, monotime.Now().Add(-2*rules.timeout))
 		c.RemoteAddr() // the timeout is over
-		require.Equal(t, silent, c.phase.Load())
+		require.Equal(t, stateWatching, c.state.Load())
 		hook.events = []connEvent{{err: errConnReset}}
 		hook.after = func() { require.NoError(t, c.Close()) }
 		require.Error(t, connRead(c, 100).err)

@@ -41,7 +41,7 @@ type connection interface {
 // requestConn returns a request's connection, or nil if it did not come through this module.
 func requestConn(r *http.Request) connection {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr); ok {
-		if (*conn)(local).isPending() {
+		if (*conn)(local).state.Load() == statePending {
 			return nil
 		}
 		return (*conn)(local)

@@ -13,7 +13,7 @@ func TestRequestHasNoFactsBeforeItsConnectionIsJudged(t *testing.T) {
 	rules, _ := connRules(Unspecified)
 	c := connOf(connSays("GET"), rules)
 	r := new(http.Request).WithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, (*localAddr)(c)))
-	require.True(t, c.isPending())
+	require.True(t, c.state.Load() == statePending)
 	assert.Nil(t, factsOf(r))
 	c.RemoteAddr()
 	assert.NotNil(t, factsOf(r))

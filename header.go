@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -14,64 +13,45 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// This file judges the beginning of a connection: it holds the decision table that
-// README.md shows.
+// This file reads the first header. It holds the decision table that README.md shows.
 
-// purpose is what the beginning is judged for.
-type purpose uint8
+// op is an operation of the caller that reads the header.
+type op uint8
 
 const (
-	// An address is final once it is given out. If the socket fails before that is known,
-	// the peer's is given out, and a header is too late.
-	forAddr purpose = iota
-	// A read ends at the user's deadline too.
-	forRead
-	forWrite
+	// opAddr: RemoteAddr or LocalAddr, which must return an address even if the socket fails
+	// first. Then it is the peer's, and the connection is refused, because a header could
+	// change it.
+	opAddr op = iota
+	// opRead: Read, which ends at the caller's deadline, too.
+	opRead
+	// opWrite: Write or ReadFrom.
+	opWrite
 )
 
-// settle judges the beginning, if nobody has. It returns an error if the socket failed, or if
-// the user's deadline passed first; then it can be tried again.
-func (c *conn) settle(aim purpose) error {
-	if !c.isPending() {
+// ensureHeader reads the header in statePending. It returns an error if the socket failed, or
+// if the caller's deadline passed first; then it can be called again.
+func (c *conn) ensureHeader(op op) error {
+	if c.state.Load() != statePending {
 		return nil
 	}
-	err := c.judge(aim)
-	if phase := c.phase.Load(); phase == pending|closed || phase == timed|closed {
-		c.giveUp() // Close has come meanwhile, and found it being judged
+	err := c.readHeader(op)
+	if c.closed.Load() {
+		c.countClosed()
 	}
 	return err
 }
 
-// readBeginning reads before it is known that no header can come, and hands on what was
-// received until then.
-func (c *conn) readBeginning(p []byte) (n int, err error) {
-	c.reading.Lock()
-	defer c.reading.Unlock()
-	if err := c.settle(forRead); err != nil {
-		return 0, err
-	}
-	switch c.phase.Load() &^ closed {
-	case silent, watching:
-		return c.watch(p)
-	case draining, handing:
-		return c.drain(p)
-	case refused:
-		return 0, refusedError("read", c.peer)
-	default:
-		return c.Conn.Read(p)
-	}
-}
-
-// judge reads the first header, or finds that there is none, and moves on from pending,
-// unless somebody did so before.
-func (c *conn) judge(aim purpose) (err error) {
-	c.judging.Lock()
-	defer c.judging.Unlock()
-	if !c.isPending() {
+// readHeader reads the first header, or finds that there is none, and leaves statePending,
+// unless another goroutine has.
+func (c *conn) readHeader(op op) (err error) {
+	c.headerMu.Lock()
+	defer c.headerMu.Unlock()
+	if c.state.Load() != statePending {
 		return nil
 	}
-	// net/http asks for the address before it can recover a panic, and a panic there
-	// ends the process. The listener below and the source of ranges are anyone's code.
+	// net/http asks for the address before it can recover a panic, and a panic there ends the
+	// process. The listener below and the source of ranges are code of other modules.
 	defer func() {
 		if r := recover(); r != nil {
 			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
@@ -81,40 +61,33 @@ func (c *conn) judge(aim purpose) (err error) {
 	if c.mode == On && c.refuseUntrusted() {
 		return nil
 	}
-	c.aim = aim
-	next, err := c.readHeader()
-	switch next {
-	case pending:
-		c.unlimit()
+	c.holdDeadline(op)
+	next, err := c.receiveHeader()
+	if next == stateRefused {
 		return err
-	case refused:
-		return err
-	default:
-		c.leave(next)
-		return nil
+	}
+	c.restoreDeadline()
+	if next == stateBuffered {
+		c.countServed()
+	}
+	c.state.Store(next)
+	return err
+}
+
+// countServed counts a connection that is not refused.
+func (c *conn) countServed() {
+	if c.counted.CompareAndSwap(false, true) {
+		c.rules.stats.count(c.mode, c.header.Version(), c.outcome())
 	}
 }
 
-// advance moves on from a phase, and counts the connection once no header can come any
-// more. It fails if that is not the phase: the connection may be closed.
-func (c *conn) advance(from, to uint32) bool {
-	if !c.phase.CompareAndSwap(from, to) {
-		return false
-	}
-	if to == draining || to == open {
-		c.count()
-	}
-	return true
-}
-
-// countSilent counts a connection that was not refused and ended before its first byte.
+// countSilent counts a connection that is not refused and ended before its first byte.
 func (c *conn) countSilent() {
-	c.rules.stats.count(c.mode, 0, reasonSilent)
-	c.rules.refused(c.peer, localOf(c.Conn), c.mode, reasonSilent, nil, nil)
+	if c.counted.CompareAndSwap(false, true) {
+		c.rules.stats.count(c.mode, 0, reasonSilent)
+		c.rules.refused(c.peer, localAddrIgnoringPanic(c.Conn), c.mode, reasonSilent, nil, nil)
+	}
 }
-
-// count counts a connection that is not refused.
-func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outcome()) }
 
 // refuseUntrusted refuses the connection if its peer may not send a header, and reports
 // whether it did. It asks the source if that is not known yet, no longer than a header may
@@ -122,10 +95,10 @@ func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outco
 func (c *conn) refuseUntrusted() bool {
 	var err error
 	if c.trust == unasked {
-		ctx, stop := context.WithDeadline(context.Background(), c.deadline())
+		ctx, stop := context.WithDeadline(context.Background(), c.headerDeadline())
 		defer stop()
-		c.extra().stopAsking.Store(&stop)
-		if c.phase.Load() >= closed {
+		c.stopAsking.Store(&stop)
+		if c.closed.Load() {
 			stop()
 		}
 		c.trust, err = c.rules.ask(ctx, c.peer)
@@ -136,7 +109,7 @@ func (c *conn) refuseUntrusted() bool {
 	switch {
 	case c.trust == trusted:
 		return false
-	case c.phase.Load() >= closed:
+	case c.closed.Load():
 		c.refuseEnded(net.ErrClosed)
 	case errors.Is(err, errSourceLate):
 		c.refuse(reasonTimeout, err)
@@ -146,22 +119,23 @@ func (c *conn) refuseUntrusted() bool {
 	return true
 }
 
-// readHeader reads until it is known which phase comes after pending.
-func (c *conn) readHeader() (next uint32, err error) {
-	before := len(c.received())
+// receiveHeader reads until it is known which state comes after statePending. It returns
+// statePending with an error after which it can be called again.
+func (c *conn) receiveHeader() (next uint32, err error) {
+	before := len(c.buffered())
 	for empty := 0; empty < maxEmptyReads; {
 		err := c.receive()
-		if got := c.received(); len(got) > before {
+		if got := c.buffered(); len(got) > before {
 			before, empty = len(got), 0
 			r := wire.Options{MaxSize: c.rules.maxHeaderSize, MismatchedDestination: c.rules.mismatchedDestination}.Decode(got)
-			if next := c.decide(&r); next != pending {
+			if next := c.onBytes(&r); next != statePending {
 				return next, nil
 			}
 		} else {
 			empty++
 		}
 		if err != nil {
-			return c.interrupted(err)
+			return c.onReadError(err)
 		}
 	}
 	return c.refuse(reasonIO, io.ErrNoProgress), io.ErrNoProgress
@@ -170,36 +144,36 @@ func (c *conn) readHeader() (next uint32, err error) {
 // maxEmptyReads is how often a socket may return neither bytes nor an error in a row.
 const maxEmptyReads = 100
 
-// decide answers the phase that follows from what was received, or pending if more is
-// needed.
-func (c *conn) decide(r *wire.Result) (next uint32) {
+// onBytes returns the state that follows from the bytes received, or statePending if more of
+// them are needed.
+func (c *conn) onBytes(r *wire.Result) (next uint32) {
 	if r.Version != 0 {
 		if allowed := c.rules.version; allowed != 0 && allowed != r.Version {
 			return c.refuse(reasonVersion, fmt.Errorf("version %d, and only %d is allowed", r.Version, allowed))
 		}
 		if c.refuseUntrusted() {
-			return refused
+			return stateRefused
 		}
 	}
 	switch r.State {
 	case wire.Complete:
-		return c.accept(r)
+		return c.acceptHeader(r)
 	case wire.Invalid:
 		return c.refuse(reasonOf(r.Err), r.Err)
 	case wire.Absent:
 		if c.mode == On {
 			return c.refuse(reasonMissing, nil)
 		}
-		return draining
+		return stateBuffered
 	default:
-		return pending
+		return statePending
 	}
 }
 
-// interrupted answers the phase that follows when the socket ends, fails, or has said
-// too little until a deadline.
-func (c *conn) interrupted(err error) (next uint32, _ error) {
-	got := c.received()
+// onReadError returns the state that follows when the socket ends, fails, or has sent too few
+// bytes before a deadline.
+func (c *conn) onReadError(err error) (next uint32, _ error) {
+	got := c.buffered()
 	state, _ := wire.Signature(got)
 	switch {
 	case isEOF(err) && state == wire.Partial:
@@ -209,25 +183,23 @@ func (c *conn) interrupted(err error) (next uint32, _ error) {
 	case isEOF(err) && c.mode == On:
 		return c.refuseEnded(nil), nil
 	case isEOF(err) && len(got) > 0:
-		return draining, nil
+		return stateBuffered, nil
 	case isEOF(err):
-		return silent, nil
-	case isTimeout(err) && !time.Now().Before(c.deadline()):
+		return stateWatching, nil
+	case isTimeout(err) && !time.Now().Before(c.headerDeadline()):
 		switch {
 		case c.mode == On && len(got) == 0 && !c.overdue:
 			return c.refuseEnded(nil), nil
 		case c.mode == On || state == wire.Partial:
 			return c.refuse(reasonTimeout, nil), nil
-		case len(got) == 0:
-			return silent, nil
 		}
 		// The peer's address is final, so a header that is completed later is too late.
-		c.keep(got)
-		return watching, nil
-	case isTimeout(err) && c.aim == forRead:
-		return pending, err // the user's deadline
+		c.setBuffered(got)
+		return stateWatching, nil
+	case isTimeout(err) && c.op == opRead:
+		return statePending, err // the caller's deadline
 	default:
-		// No real socket recovers. An address that is given out now is final, and a header
+		// No real socket recovers. An address that is returned now is final, and a header
 		// must not change it later.
 		return c.refuseEnded(err), err
 	}
@@ -235,7 +207,7 @@ func (c *conn) interrupted(err error) (next uint32, _ error) {
 
 // refuseEnded refuses a connection that ended before its header was complete.
 func (c *conn) refuseEnded(err error) (next uint32) {
-	if len(c.received()) == 0 {
+	if len(c.buffered()) == 0 {
 		return c.refuse(reasonSilent, err)
 	}
 	return c.refuse(reasonIO, err)
@@ -243,8 +215,8 @@ func (c *conn) refuseEnded(err error) (next uint32) {
 
 var errCutOff = errors.New("cut off by the end of the connection")
 
-// accept takes over what the header says and looks at what came with it.
-func (c *conn) accept(r *wire.Result) (next uint32) {
+// acceptHeader keeps the header, and checks the bytes that came with it for a second one.
+func (c *conn) acceptHeader(r *wire.Result) (next uint32) {
 	c.header = r.Header
 	if len(r.TLVs) > 0 {
 		c.tlvs = keepTLVs(r.TLVs)
@@ -255,157 +227,48 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 			c.client.Port = c.header.SourcePort()
 		}
 	}
-	c.inbox.start += r.Size
-	rest := c.inbox.data()
+	c.buffer.start += r.Size
+	rest := c.buffer.data()
 	if c.rules.timed {
-		c.rules.stats.headers.observe(monotime.Now().Sub(c.accepted))
+		c.rules.stats.headers.observe(monotime.Now().Sub(c.acceptedAt))
 	}
 	c.rules.log.accepted(c)
 	switch state, _ := wire.Signature(rest); state {
 	case wire.Partial:
 		return c.refuse(reasonDuplicate, nil)
 	case wire.Absent:
-		return draining
+		return stateBuffered
 	default:
-		c.keep(rest)
-		return watching
+		c.setBuffered(rest)
+		return stateWatching
 	}
 }
 
-// watch reads while a header would be refused. What may be the beginning of a signature
-// is held back; the whole of one is enough to refuse.
-func (c *conn) watch(p []byte) (n int, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
-			n, err = 0, refusedError("read", c.peer)
-		}
-	}()
-	if len(p) == 0 {
-		return 0, nil
-	}
-	for {
-		into, kept := p, c.received()
-		if len(into) <= len(kept) {
-			into = make([]byte, len(kept)+1)
-		}
-		copy(into, kept)
-		free := into[len(kept):len(into):len(into)]
-		n, err := c.Conn.Read(free)
-		got := into[:len(kept)+len(free[:n])] // where an impossible n panics before it does harm
-		switch state, _ := wire.Signature(got); {
-		case state == wire.Partial:
-			c.keep(got)
-			c.refuse(c.reasonToWatch(), nil)
-			return 0, refusedError("read", c.peer)
-		case state == wire.Absent, isEOF(err) && len(got) > 0:
-			return c.handOn(p, got), nil // an error will be back with the next read
-		default:
-			c.keep(got)
-			if len(got) > 0 {
-				c.breakSilence(watching)
-			}
-			if n == 0 || err != nil {
-				return 0, err
-			}
-		}
-	}
-}
-
-// drain hands on what was received. Reads at the same time take turns, each for a copy.
-func (c *conn) drain(p []byte) (int, error) {
-	for {
-		switch phase := c.phase.Load(); phase &^ closed {
-		case draining:
-			if c.phase.CompareAndSwap(phase, handing) {
-				return c.hand(p), nil
-			}
-		case handing:
-			runtime.Gosched()
-		default: // somebody else got all there was
-			return c.Conn.Read(p)
-		}
-	}
-}
-
-// hand hands on what was received. Nobody else changes the phase while it is handing, and no
-// code but ours runs until it is another, for which others wait.
-func (c *conn) hand(p []byte) int {
-	in := c.inbox
-	n := copy(p, in.data())
-	in.start += n
-	if in.start < in.end {
-		c.phase.Store(draining)
-	} else {
-		c.release()
-		c.phase.Store(open)
-	}
-	return n
-}
-
-// handOn hands on what was watched, and keeps what p has no room for.
-func (c *conn) handOn(p, watched []byte) int {
-	n := copy(p, watched)
-	c.keep(watched[n:])
-	next := open
-	if n < len(watched) {
-		next = draining
-	}
-	if !c.breakSilence(next) && !c.advance(watching, next) {
-		c.phase.Store(next) // it is closed, and counted
-	}
-	return n
-}
-
-// breakSilence moves on from silent, because a byte has come. If the connection is closed, it is
-// counted: Close left that to the goroutine that reads.
-func (c *conn) breakSilence(next uint32) bool {
-	if c.advance(silent, next) {
-		return true
-	}
-	if !c.phase.CompareAndSwap(silent|closed, next|closed) {
-		return false
-	}
-	c.count()
-	return true
-}
-
-// reasonToWatch is why a header is refused that comes while watching.
-func (c *conn) reasonToWatch() outcome {
-	switch {
-	case c.mode == Off:
-		return reasonForbidden
-	case c.present():
-		return reasonDuplicate
-	default:
-		return reasonTimeout
-	}
-}
-
-// refuse closes the connection without a word to it. err tells the log more.
-func (c *conn) refuse(why outcome, err error) (next uint32) {
-	before := c.phase.Swap(refused)
-	closeSafely(c.Conn)
-	got := c.received()
-	// A connection that was closed while watching has been counted, as something else.
-	if before <= watching || before&^closed <= silent {
+// refuse closes the connection without writing a byte to it. err is what the log says more.
+// The caller holds headerMu in statePending, and readMu afterwards.
+func (c *conn) refuse(reason outcome, err error) (next uint32) {
+	c.state.Store(stateRefused)
+	closeIgnoringPanic(c.Conn)
+	got := c.buffered()
+	// A connection that was closed while watching has been counted, with another outcome.
+	if c.counted.CompareAndSwap(false, true) {
 		_, version := wire.Signature(got)
-		c.rules.stats.count(c.mode, version, why)
-		c.rules.refused(c.peer, localOf(c.Conn), c.mode, why, got, err)
+		c.rules.stats.count(c.mode, version, reason)
+		c.rules.refused(c.peer, localAddrIgnoringPanic(c.Conn), c.mode, reason, got, err)
 	}
-	c.release()
-	return refused
+	c.releaseBuffer()
+	return stateRefused
 }
 
-// localOf and closeSafely are for connections that may have panicked before, and may panic
-// again.
+// localAddrIgnoringPanic and closeIgnoringPanic are for connections that may have panicked
+// before, and may panic again.
 
-func localOf(c net.Conn) (local net.Addr) {
+func localAddrIgnoringPanic(c net.Conn) (local net.Addr) {
 	defer func() { _ = recover() }()
 	return c.LocalAddr()
 }
 
-func closeSafely(c net.Conn) {
+func closeIgnoringPanic(c net.Conn) {
 	defer func() { _ = recover() }()
 	_ = c.Close()
 }

@@ -57,9 +57,9 @@ func connOutcomeOf(t testing.TB, c *conn, logs *connLogs, size int, addrFirst bo
 	o.remote, o.local = c.RemoteAddr().String(), c.LocalAddr().String()
 	switch reasons := connReasons(logs); len(reasons) {
 	case 0:
-		require.NotEqual(t, refused, c.phase.Load(), "refused without a log line")
+		require.NotEqual(t, stateRefused, c.state.Load(), "refused without a log line")
 	case 1:
-		require.Equal(t, refused, c.phase.Load())
+		require.Equal(t, stateRefused, c.state.Load())
 		o.reason, o.local = reasons[0], connLocal.String() // nobody asks a refused one for it
 	default:
 		require.Fail(t, "refused more than once", "%q", reasons)
@@ -262,13 +262,13 @@ func TestJudgeDribblerCostsWhatItSent(t *testing.T) {
 			var c *conn
 			dribble := &connDribble{connScript: connSays(), data: header + "GET", look: func(sent int) {
 				if sent == 0 {
-					assert.Nil(t, c.inbox)
+					assert.Nil(t, c.buffer)
 					return
 				}
-				require.Len(t, c.received(), sent)
-				require.LessOrEqual(t, cap(c.received()), max(2*sent, 2))
-				require.LessOrEqual(t, cap(c.received()), maxSize)
-				require.False(t, c.inbox.shared, "the shared room is not held while waiting")
+				require.Len(t, c.buffered(), sent)
+				require.LessOrEqual(t, cap(c.buffered()), max(2*sent, 2))
+				require.LessOrEqual(t, cap(c.buffered()), maxSize)
+				require.False(t, c.buffer.pooled, "the shared room is not held while waiting")
 			}}
 			c = connOf(dribble, rules)
 			assert.Equal(t, connClient, c.RemoteAddr().String())

@@ -91,7 +91,7 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 }
 
 func (l *listener) refuse(accepted net.Conn, peer, local net.Addr, mode Mode, why outcome, err error) {
-	closeSafely(accepted)
+	closeIgnoringPanic(accepted)
 	l.rules.stats.count(mode, 0, why)
 	l.rules.refused(peer, local, mode, why, nil, err)
 }

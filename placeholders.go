@@ -91,7 +91,7 @@ func (p placeholders) MatchWithError(r *http.Request) (bool, error) {
 }
 
 // placeholders returns what all requests of the connection share.
-func (c *conn) placeholders() caddy.ReplacerFunc { return mappingOf(c, &c.extra().mapping) }
+func (c *conn) placeholders() caddy.ReplacerFunc { return mappingOf(c, &c.mapping) }
 
 // mappingOf returns the placeholders of a connection, and keeps them.
 func mappingOf(c connection, kept *atomic.Pointer[caddy.ReplacerFunc]) caddy.ReplacerFunc {
