@@ -548,7 +548,7 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 			script := connSays()
 			c := newConn(script, rules, On, trusted, monotime.Of(accepted))
 			require.NoError(t, c.SetReadDeadline(tt.user))
-			c.holdDeadline(tt.op)
+			require.NoError(t, c.holdDeadline(tt.op))
 			require.NoError(t, c.beforeWait())
 			assert.WithinDuration(t, tt.want, script.deadline, time.Second)
 			c.restoreDeadline()

@@ -62,28 +62,27 @@ func (c *conn) opDeadline() time.Time {
 	return t
 }
 
-// holdDeadline begins an operation that reads the header. Until restoreDeadline the caller's
-// deadline does not go to the socket.
-func (c *conn) holdDeadline(op op) {
+// holdDeadline begins an operation that reads the header. Until restoreDeadline only that of a
+// Read lets the caller's deadline go to the socket.
+func (c *conn) holdDeadline(op op) error {
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()
-	c.op, c.readingHeader, c.deadlineSet = op, true, false
+	c.op, c.readingHeader = op, true
+	c.deadlineSet = op != opRead && c.readDeadline != noDeadline
+	if c.deadlineSet {
+		return c.Conn.SetReadDeadline(c.opDeadline())
+	}
+	return nil
 }
 
 // beforeRead implements waiter. Data that is already there needs no deadline, unless the
-// timeout has passed, and the read has to fail; or the socket has a deadline of the caller's
-// that is not this operation's.
+// timeout has passed: then the read has to fail.
 func (c *conn) beforeRead() error {
 	c.overdue = monotime.Now() >= c.acceptedAt.Add(c.rules.timeout)
-	if !c.overdue {
-		c.deadlineMu.Lock()
-		foreign := c.op != opRead && c.readDeadline != noDeadline
-		c.deadlineMu.Unlock()
-		if !foreign {
-			return nil
-		}
+	if c.overdue {
+		return c.beforeWait()
 	}
-	return c.beforeWait()
+	return nil
 }
 
 // beforeWait implements waiter. It sets the deadline of the operation.

@@ -61,7 +61,10 @@ func (c *conn) readHeader(op op) (err error) {
 	if c.mode == On && c.refuseUntrusted() {
 		return nil
 	}
-	c.holdDeadline(op)
+	if err := c.holdDeadline(op); err != nil {
+		c.refuseEnded(err)
+		return err
+	}
 	next, err := c.receiveHeader()
 	if next == stateRefused {
 		return err
