@@ -2,7 +2,6 @@ package proxyprotocol
 
 import (
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 
@@ -36,25 +35,6 @@ type connection interface {
 	placeholders() caddy.ReplacerFunc
 	RemoteAddr() net.Addr
 	LocalAddr() net.Addr
-}
-
-// requestConn returns a request's connection, or nil if it did not come through this module.
-func requestConn(r *http.Request) connection {
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr); ok {
-		if (*conn)(local).isPending() {
-			return nil
-		}
-		return (*conn)(local)
-	}
-	return requestQUICConn(r)
-}
-
-// factsOf returns the facts of a request's connection, or nil if there are none.
-func factsOf(r *http.Request) *facts {
-	if c := requestConn(r); c != nil {
-		return c.known()
-	}
-	return nil
 }
 
 func (f *facts) known() *facts { return f }

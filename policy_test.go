@@ -172,6 +172,22 @@ func connSet(t testing.TB, ranges ...string) *bart.Lite {
 	return table
 }
 
+// The peer of a Unix socket has no IP address.
+func TestRangesDoNotContainAnInvalidAddress(t *testing.T) {
+	all := []string{"0.0.0.0/0", "::/0", "0.0.0.0", "::", "::ffff:0:0/96"}
+	modes := make(map[string]Mode)
+	for _, s := range all {
+		modes[s] = On
+	}
+	for _, ranges := range [][]string{nil, all} {
+		assert.False(t, connSet(t, ranges...).Contains(netip.Addr{}))
+	}
+	for _, table := range []*bart.Table[Mode]{new(bart.Table[Mode]), connTable(t, modes)} {
+		_, ok := table.Lookup(netip.Addr{})
+		assert.False(t, ok)
+	}
+}
+
 func TestPolicyJudge(t *testing.T) {
 	ranges := connTable(t, map[string]Mode{
 		"10.0.0.0/8": On, "10.1.0.0/16": Off, "10.1.2.0/24": Unspecified, "10.1.2.3": On,
