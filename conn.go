@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
@@ -49,8 +47,8 @@ type conn struct {
 
 // extras are what a connection has no room for before somebody needs it.
 type extras struct {
-	// mapping has the placeholders of the connection's requests, once there is one.
-	mapping atomic.Pointer[caddy.ReplacerFunc]
+	// cache has the lookup of the connection's requests, once there is one.
+	cache lookupCache
 
 	// deadlines guards the user's read deadline while pending.
 	deadlines    sync.Mutex

@@ -114,7 +114,9 @@ func (c *conn) countSilent() {
 }
 
 // count counts a connection that is not refused.
-func (c *conn) count() { c.rules.stats.count(c.mode, c.header.Version(), c.outcome()) }
+func (c *conn) count() {
+	c.rules.stats.count(c.mode, c.header.Version(), acceptedAs(&c.header, c.Marked()))
+}
 
 // refuseUntrusted refuses the connection if its peer may not send a header, and reports
 // whether it did. It asks the source if that is not known yet, no longer than a header may
@@ -245,13 +247,10 @@ var errCutOff = errors.New("cut off by the end of the connection")
 
 // accept takes over what the header says and looks at what came with it.
 func (c *conn) accept(r *wire.Result) (next uint32) {
-	c.header = r.Header
-	if len(r.TLVs) > 0 {
-		c.tlvs = keepTLVs(r.TLVs)
-	}
+	c.setHeader(r.Header, r.TLVs)
 	if ip := c.header.SourceIP(); ip != nil {
 		c.client.IP = ip
-		if c.marked = c.mode == Unspecified; !c.marked {
+		if !c.Marked() {
 			c.client.Port = c.header.SourcePort()
 		}
 	}
@@ -260,7 +259,7 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 	if c.rules.timed {
 		c.rules.stats.headers.observe(monotime.Now().Sub(c.accepted))
 	}
-	c.rules.log.accepted(c)
+	c.rules.log.accepted(c.peer, c.Conn, c.mode, &c.header, c.Marked())
 	switch state, _ := wire.Signature(rest); state {
 	case wire.Partial:
 		return c.refuse(reasonDuplicate, nil)

@@ -314,7 +314,7 @@ func TestJudgeMarkIsThePolicysAlone(t *testing.T) {
 			rules, _ := connRules(tt.mode)
 			c := connOf(connSays(tt.in), rules)
 			connReadAll(c)
-			assert.Equal(t, tt.marked, c.marked)
+			assert.Equal(t, tt.marked, c.Marked())
 		})
 	}
 }

@@ -81,7 +81,7 @@ func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 	c := connOf(connSays(connV1), rules)
 	c.RemoteAddr()
 	for _, at := range []time.Duration{0, time.Second, markedInterval - 1, markedInterval, markedInterval + 1, 2*markedInterval + 1} {
-		log.marked(&c.facts, c.Conn, monotime.Time(at))
+		log.marked(c.peer, c.Conn, &c.header, monotime.Time(at))
 	}
 	log.wait()
 	require.Equal(t, 3, logs.Len(), "at 0, after one interval, after another")

@@ -117,7 +117,7 @@ func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 	if err := checkHandshake(r); err != nil {
 		return false, err
 	}
-	if f := factsOf(r); f == nil || !f.vouched() {
+	if f := factsOf(r); f == nil || !vouched(f) {
 		return false, nil
 	}
 	text, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
@@ -190,8 +190,8 @@ func textsOf(value any) []string {
 
 // vouched reports whether the client's address can be relied on: it is the peer's own, or
 // a header named it under mode On and no earlier hop marked it.
-func (f *facts) vouched() bool {
-	return !f.marked && (!f.present() || f.header.HasAddrs() && f.header.Source().Port() != 0)
+func vouched(f *facts) bool {
+	return !f.Marked() && (!f.present() || f.header.HasAddrs() && f.header.Source().Port() != 0)
 }
 
 // Interface guards

@@ -333,7 +333,7 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	}
 	if m.states[isPresent] && !f.present() ||
 		m.states[isAbsent] && f.present() ||
-		m.states[isPortZero] && !f.marked ||
+		m.states[isPortZero] && !f.Marked() ||
 		m.states[isLocal] && commandOf(f.header) != "LOCAL" ||
 		m.versions != nil && !slices.Contains(m.versions, f.header.Version()) ||
 		m.peers != nil && !m.peers.Contains(peerIP(f.peer)) {

@@ -11,10 +11,6 @@
 package proxyprotocol
 
 import (
-	"io"
-	"net"
-	"syscall"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -45,8 +41,4 @@ var (
 	_ caddy.PacketConnWrapper = (*PacketConnWrapper)(nil)
 	_ caddy.CleanerUpper      = (*PacketConnWrapper)(nil)
 	_ caddyfile.Unmarshaler   = (*PacketConnWrapper)(nil)
-
-	_ net.Conn      = (*conn)(nil)
-	_ io.ReaderFrom = (*conn)(nil)
-	_ syscall.Conn  = (*conn)(nil)
 )

@@ -185,7 +185,7 @@ func (c *packetConn) accept(d *datagram) (a *quicAddr) {
 		c.follow(a, d.payload)
 	}
 	if rules != nil && len(d.payload) > 0 {
-		rules.stats.count(a.mode, a.header.Version(), a.outcome())
+		rules.stats.count(a.mode, a.header.Version(), acceptedAs(&a.header, a.Marked()))
 	}
 	return a
 }
@@ -270,9 +270,9 @@ func (c *packetConn) learn(rules *rules, d *datagram) *quicAddr {
 	local, replyOOB := c.replyWith(d.oob)
 	a.local = local
 	switch client := unmapped(a.header.Source()); {
-	case a.marked:
+	case a.Marked():
 		a.text = netip.AddrPortFrom(client.Addr(), 0).String()
-		rules.log.marked(&a.facts, c, monotime.Now())
+		rules.log.marked(a.peer, c, &a.header, monotime.Now())
 	case a.header.HasAddrs():
 		a.text = client.String()
 	default:
@@ -353,7 +353,7 @@ func (a *quicAddr) routeKey() routeKey {
 // another one.
 func (a *quicAddr) connectionKey(id connectionID) routeKey {
 	client := unmapped(a.header.Source())
-	if a.marked {
+	if a.Marked() {
 		client = netip.AddrPortFrom(client.Addr(), 0)
 	}
 	return routeKey{client, netip.AddrPortFrom(a.from.Addr().Unmap(), 0), id}
@@ -402,12 +402,8 @@ func (c *packetConn) judge(rules *rules, d *datagram, ip netip.Addr, f *facts, t
 		}
 		f.trust, *trustedBy = trusted, ranges
 	}
-	f.header = r.Header
-	if len(r.TLVs) > 0 {
-		f.tlvs = keepTLVs(r.TLVs)
-	}
-	f.marked = f.mode == Unspecified && f.header.HasAddrs()
-	return f.outcome(), nil
+	f.setHeader(r.Header, r.TLVs)
+	return acceptedAs(&f.header, f.Marked()), nil
 }
 
 var (

@@ -795,7 +795,7 @@ func FuzzDatagram(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, payload[:min(len(payload), len(p))], p[:n])
 		require.Equal(t, client, addr.String())
-		require.Equal(t, strings.HasSuffix(client, ":0") && mode == Unspecified, addr.(*quicAddr).marked)
+		require.Equal(t, strings.HasSuffix(client, ":0") && mode == Unspecified, addr.(*quicAddr).Marked())
 	})
 }
 
