@@ -140,6 +140,17 @@ func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	return &listener{Listener: l, rules: &rules}
 }
 
+// listenAddress is the address of a listener as Caddy writes it.
+func listenAddress(addr net.Addr) string {
+	if addr == nil {
+		return ""
+	}
+	if caddy.IsUnixNetwork(addr.Network()) {
+		return addr.Network() + "/" + addr.String()
+	}
+	return addr.String()
+}
+
 // Cleanup gives up what outlives configurations, unless the next one uses it.
 func (lw *ListenerWrapper) Cleanup() error {
 	listeners.release(lw)
