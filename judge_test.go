@@ -319,10 +319,13 @@ func TestJudgeMarkIsThePolicysAlone(t *testing.T) {
 	}
 }
 
-// connSource is a source of ranges.
-type connSource func(*http.Request) []netip.Prefix
+// ipSource is a module that is a source of ranges.
+type ipSource func(*http.Request) []netip.Prefix
 
-func (s connSource) GetIPRanges(r *http.Request) []netip.Prefix { return s(r) }
+func (s ipSource) GetIPRanges(r *http.Request) []netip.Prefix { return s(r) }
+
+// connSource is a source of ranges.
+func connSource(answer ipSource) source { return askSource(answer, nil) }
 
 // connTrusting are rules whose source trusts these ranges; asked counts.
 func connTrusting(asked *atomic.Int32, ranges ...string) func(*rules) {

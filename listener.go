@@ -14,6 +14,8 @@ import (
 // change once they are built.
 type rules struct {
 	policy
+	// list has the trusted peers for datagrams, which cannot wait for the policy's source.
+	list *trustedList
 	// timeout runs from accept to the end of the first header.
 	timeout time.Duration
 	// maxHeaderSize is the size of the largest header, in bytes.

@@ -852,7 +852,7 @@ func TestConfigurationsThatAreGoneAreForgotten(t *testing.T) {
 		client.http.Close()
 		packetConns.each(func(c *packetConn) {
 			if c.addr == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)) {
-				runtime.AddCleanup(c.adopted[len(c.adopted)-1].rules.server, func(i int) { gone <- i }, i)
+				runtime.AddCleanup(c.adopted[len(c.adopted)-1].rules, func(i int) { gone <- i }, i)
 			}
 		})
 		require.NoError(t, c.load(options(i+1), h3Site(t, port, "")))

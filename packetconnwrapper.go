@@ -137,7 +137,7 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 	}
 	rules.log.datagrams = true
 	if rules.source != nil {
-		rules.list = newTrustedList(ctx, &rules.policy, logger)
+		rules.list = newTrustedList(ctx, rules.source, logger)
 	}
 	pw.rules, pw.shared.rules = rules, rules
 	if server != nil {

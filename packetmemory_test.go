@@ -24,7 +24,7 @@ func packetRules(mode Mode, options ...func(*rules)) (*rules, *connLogs) {
 	rules, logs := connRules(mode, options...)
 	rules.stats = newStats()
 	if rules.source != nil {
-		rules.list = newTrustedList(context.Background(), &rules.policy, zap.NewNop())
+		rules.list = newTrustedList(context.Background(), rules.source, zap.NewNop())
 	}
 	return rules, logs
 }
