@@ -77,8 +77,7 @@ func connRules(mode Mode, options ...func(*rules)) (*rules, *connLogs) {
 		policy:        policy{mode: mode, asking: make(chan struct{}, 1)},
 		timeout:       time.Hour,
 		maxHeaderSize: defaultMaxHeaderSize,
-		log:           newConnLog(logger),
-		stats:         connStats,
+		recorder:      recorder{newConnLog(logger, false), connStats},
 	}
 	for _, option := range options {
 		option(r)

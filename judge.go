@@ -110,12 +110,12 @@ func (c *conn) advance(from, to uint32) bool {
 // countSilent counts a connection that was not refused and ended before its first byte.
 func (c *conn) countSilent() {
 	c.rules.stats.count(c.mode, 0, reasonSilent)
-	c.rules.refused(c.peer, localOf(c.Conn), c.mode, reasonSilent, nil, nil)
+	c.rules.refuse(c.peer, localOf(c.Conn), c.mode, reasonSilent, nil, nil)
 }
 
 // count counts a connection that is not refused.
 func (c *conn) count() {
-	c.rules.stats.count(c.mode, c.header.Version(), acceptedAs(&c.header, c.Marked()))
+	c.rules.count(c.mode, c.header.Version(), acceptedAs(&c.header, c.Marked()))
 }
 
 // refuseUntrusted refuses the connection if its peer may not send a header, and reports
@@ -259,7 +259,7 @@ func (c *conn) accept(r *wire.Result) (next uint32) {
 	if c.rules.timed {
 		c.rules.stats.headers.observe(monotime.Now().Sub(c.accepted))
 	}
-	c.rules.log.accepted(c.peer, c.Conn, c.mode, &c.header, c.Marked())
+	c.rules.accepted(c.peer, c.Conn, c.mode, &c.header, c.Marked())
 	switch state, _ := wire.Signature(rest); state {
 	case wire.Partial:
 		return c.refuse(reasonDuplicate, nil)
@@ -390,7 +390,7 @@ func (c *conn) refuse(why outcome, err error) (next uint32) {
 	if before <= watching || before&^closed <= silent {
 		_, version := wire.Signature(got)
 		c.rules.stats.count(c.mode, version, why)
-		c.rules.refused(c.peer, localOf(c.Conn), c.mode, why, got, err)
+		c.rules.refuse(c.peer, localOf(c.Conn), c.mode, why, got, err)
 	}
 	c.release()
 	return refused

@@ -327,18 +327,21 @@ func (s ipSource) GetIPRanges(r *http.Request) []netip.Prefix { return s(r) }
 // connSource is a source of ranges.
 func connSource(answer ipSource) source { return askSource(answer, nil) }
 
+// connTrusted is a source that trusts these ranges; asked counts.
+func connTrusted(asked *atomic.Int32, ranges ...string) source {
+	return connSource(func(*http.Request) []netip.Prefix {
+		asked.Add(1)
+		var prefixes []netip.Prefix
+		for _, s := range ranges {
+			prefixes = append(prefixes, netip.MustParsePrefix(s))
+		}
+		return prefixes
+	})
+}
+
 // connTrusting are rules whose source trusts these ranges; asked counts.
 func connTrusting(asked *atomic.Int32, ranges ...string) func(*rules) {
-	return func(r *rules) {
-		r.source = connSource(func(*http.Request) []netip.Prefix {
-			asked.Add(1)
-			var prefixes []netip.Prefix
-			for _, s := range ranges {
-				prefixes = append(prefixes, netip.MustParsePrefix(s))
-			}
-			return prefixes
-		})
-	}
+	return func(r *rules) { r.source = connTrusted(asked, ranges...) }
 }
 
 func TestJudgeAsksSourceOnceAConnection(t *testing.T) {

@@ -151,8 +151,8 @@ func (lw *ListenerWrapper) describe() (Mode, string, []ModeRanges) {
 func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*rules, error) {
 	rules := &rules{
 		timeout:       defaultTimeout,
-		maxHeaderSize: defaultMaxHeaderSize,
-		log:           newConnLog(logger),
+		maxHeaderSize: headerLimit(lw.MaxHeaderSize),
+		recorder:      recorder{log: newConnLog(logger, false)},
 		timed:         wantsMetrics(ctx),
 	}
 	ranges, err := compileRanges(lw.Ranges)
@@ -161,9 +161,6 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 	}
 	if lw.Timeout != nil {
 		rules.timeout = time.Duration(*lw.Timeout)
-	}
-	if lw.MaxHeaderSize != nil {
-		rules.maxHeaderSize = *lw.MaxHeaderSize
 	}
 	rules.version = versions[lw.Version]
 	rules.mismatchedDestination = lw.MismatchedDestination == allowed

@@ -50,8 +50,9 @@ type lineLimit struct {
 	omitted uint64    // lines not logged since the last summary
 }
 
-func newConnLog(logger *zap.Logger) *connLog {
-	return &connLog{logger: logger, debug: logger.Core().Enabled(zapcore.DebugLevel)}
+// newConnLog returns a log of connections or of datagrams.
+func newConnLog(logger *zap.Logger, datagrams bool) *connLog {
+	return &connLog{logger: logger, datagrams: datagrams, debug: logger.Core().Enabled(zapcore.DebugLevel)}
 }
 
 // limited returns a logger that writes so many of each message an interval.

@@ -139,6 +139,14 @@ func checkMaxHeaderSize(size int) error {
 	return nil
 }
 
+// headerLimit is the size of the largest header to accept, as the option has it.
+func headerLimit(option *int) int {
+	if option == nil {
+		return defaultMaxHeaderSize
+	}
+	return *option
+}
+
 func checkVersion(version string) error {
 	if _, ok := versions[version]; !ok {
 		return fmt.Errorf("unknown version '%s': use v1 or v2, or leave it out to accept both", version)

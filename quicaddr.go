@@ -17,8 +17,8 @@ import (
 // path, and keeps the address of that path from then on.
 type quicAddr struct {
 	facts
-	// rules judged the datagram. They are nil if it passed as it was.
-	rules *rules
+	// config judged the datagram. It is nil if the datagram passed as it was.
+	config *packetConfig
 	// trustedBy has the peer, if the source of trusted peers was asked.
 	trustedBy *bart.Lite
 	// text is the client's address with port, which is 0 if it is marked.
@@ -89,12 +89,16 @@ func (m *migratedAddr) RemoteAddr() net.Addr { return m.client }
 // lookups implements connection.
 func (m *migratedAddr) lookups() *lookupCache { return &m.cache }
 
+// judged reports whether the datagrams of this address were judged, and did not pass as they
+// were.
+func (a *quicAddr) judged() bool { return a.config != nil }
+
 // connOf returns the connection that was accepted from this address, of a request whose client
 // has the address remote now. It returns nil if the datagram passed as it was, or if the client
 // migrated and is marked where it was not, or the other way round: a mark lasts as long as its
 // connection.
 func (a *quicAddr) connOf(remote string) connection {
-	if a.rules == nil {
+	if !a.judged() {
 		return nil
 	}
 	if remote == a.text {

@@ -22,8 +22,8 @@ func requestFrom(accepted *quicAddr, remote string) *http.Request {
 }
 
 func newQUICAddr(t *testing.T, text string, marked bool) *quicAddr {
-	rules, _ := connRules(On)
-	a := &quicAddr{text: text, rules: rules}
+	rules, _ := packetRules(On)
+	a := &quicAddr{text: text, config: rules}
 	if marked {
 		a.setHeader(wire.Decode([]byte(connV2), wire.MaxSize).Header, nil) // under mode Unspecified
 		require.True(t, a.Marked())
@@ -75,7 +75,7 @@ func TestConnectionIsNotKnownWithoutRules(t *testing.T) {
 	r := requestFrom(a, a.text)
 	assert.Same(t, a, acceptedFrom(r))
 	assert.NotNil(t, requestQUICConn(r))
-	a.rules = nil
+	a.config = nil
 	assert.Nil(t, requestConn(r))
 	r = httptest.NewRequest(http.MethodGet, "/", nil)
 	assert.Nil(t, acceptedFrom(r))

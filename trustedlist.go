@@ -73,7 +73,7 @@ var (
 )
 
 func newTrustedList(ctx context.Context, source source, logger *zap.Logger) *trustedList {
-	return &trustedList{ctx: ctx, source: source, log: newConnLog(limited(logger, refusalInterval, 1))}
+	return &trustedList{ctx: ctx, source: source, log: newConnLog(limited(logger, refusalInterval, 1), true)}
 }
 
 // ranges returns the ranges of the trusted peers. It is the same table as long as the source

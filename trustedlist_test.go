@@ -212,7 +212,7 @@ func TestSourceIsNotAskedForWhatTheBytesDecide(t *testing.T) {
 		{Unspecified, unixDatagram + "x", "malformed"},
 		{Unspecified, local(), "malformed"},
 	} {
-		rules, logs := packetRules(test.mode, connTrusting(&asked, "127.0.0.2/32"))
+		rules, logs := packetRules(test.mode, packetTrusting(&asked, "127.0.0.2/32"))
 		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.3")
 		_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
 		require.NoError(t, err)
