@@ -47,7 +47,7 @@ func (p *policy) judge(peer, local net.Addr) (Mode, trust) {
 
 // judgeIP is judge for a peer with this IP address, or with none.
 func (p *policy) judgeIP(addr netip.Addr, local net.Addr) (Mode, trust) {
-	if p.ranges != nil && addr.IsValid() {
+	if p.ranges != nil { // which do not contain an invalid address
 		if mode, ok := p.ranges.Lookup(addr); ok {
 			return mode, trusted
 		}
