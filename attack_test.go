@@ -163,7 +163,7 @@ func closeAll(conns []net.Conn) {
 
 // count is how many connections of the server had an outcome.
 func (a *attacked) count(o outcome) (n int) {
-	listeners.each(func(key listenerKey, stats *stats, _ wrapper) {
+	listeners.each(func(key listenerKey, stats *stats, _ any) {
 		if key.address == a.server.address {
 			n = int(stats.total(o))
 		}
@@ -437,7 +437,7 @@ func TestTLSGarbage(t *testing.T) {
 	}
 	servesTLS()
 	refused := 0
-	listeners.each(func(key listenerKey, stats *stats, _ wrapper) {
+	listeners.each(func(key listenerKey, stats *stats, _ any) {
 		if key.address == tcp4(port).address {
 			refused += int(stats.total(reasonMissing))
 		}
@@ -642,7 +642,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 
 	eventually(t, func() bool {
 		users := 0
-		listeners.each(func(listenerKey, *stats, wrapper) { users++ })
+		listeners.each(func(listenerKey, *stats, any) { users++ })
 		return users == 1
 	}, "listeners of old configs are left")
 	b.logs.forget()

@@ -47,7 +47,7 @@ func (c *connMemory) SetWriteDeadline(time.Time) error { return nil }
 func connQuiet(mode Mode) *rules {
 	rules, _ := connRules(mode)
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	rules.log = newConnLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)))
+	rules.log = newConnLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)), false)
 	rules.timeout = defaultTimeout
 	return rules
 }

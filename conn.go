@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
@@ -61,8 +59,8 @@ type conn struct {
 	// deadlineMu.
 	readDeadline monotime.Time
 
-	// mapping has the placeholders of the connection's requests, once there is one.
-	mapping atomic.Pointer[caddy.ReplacerFunc]
+	// cache has the lookup of the connection's requests, once there is one.
+	cache lookupCache
 	// stopAsking ends a request to the source of trusted peers; nil if there was none.
 	stopAsking atomic.Pointer[context.CancelFunc]
 }
@@ -116,6 +114,20 @@ func (a *localAddr) String() string {
 	}
 	return addrString(c.Conn.LocalAddr())
 }
+
+// fromLocalAddr returns the connection whose LocalAddr returned addr, which may be anything,
+// and whether there is one. The connection is nil while its beginning has yet to be judged:
+// nothing is known of it then.
+func fromLocalAddr(addr any) (c connection, ok bool) {
+	local, ok := addr.(*localAddr)
+	if !ok || (*conn)(local).state.Load() == statePending {
+		return nil, ok
+	}
+	return (*conn)(local), true
+}
+
+// lookups implements connection.
+func (c *conn) lookups() *lookupCache { return &c.cache }
 
 func newConn(c net.Conn, rules *rules, mode Mode, trust trust, acceptedAt monotime.Time) *conn {
 	wrapped := &conn{Conn: c, rules: rules, acceptedAt: acceptedAt}
@@ -259,3 +271,11 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	// Hide PollFD, by which os.File would splice past Read and Write.
 	return struct{ syscall.RawConn }{raw}, nil
 }
+
+// Interface guards
+var (
+	_ connection    = (*conn)(nil)
+	_ net.Conn      = (*conn)(nil)
+	_ io.ReaderFrom = (*conn)(nil)
+	_ syscall.Conn  = (*conn)(nil)
+)

@@ -77,8 +77,7 @@ func connRules(mode Mode, options ...func(*rules)) (*rules, *connLogs) {
 		policy:        policy{mode: mode, asking: make(chan struct{}, 1)},
 		timeout:       time.Hour,
 		maxHeaderSize: defaultMaxHeaderSize,
-		log:           newConnLog(logger),
-		stats:         connStats,
+		recorder:      recorder{newConnLog(logger, false), connStats},
 	}
 	for _, option := range options {
 		option(r)
@@ -1614,7 +1613,7 @@ func TestConnAddressesOfHeader(t *testing.T) {
 			for range 2 {
 				assert.Equal(t, tt.remote, c.RemoteAddr().String())
 				assert.Equal(t, tt.local, c.LocalAddr().String())
-				assert.Equal(t, tt.marked, c.marked)
+				assert.Equal(t, tt.marked, c.Marked())
 				require.IsType(t, (*net.TCPAddr)(nil), c.RemoteAddr())
 				assert.Equal(t, "tcp", c.RemoteAddr().Network())
 				assert.Equal(t, "tcp", c.LocalAddr().Network())

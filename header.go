@@ -80,15 +80,15 @@ func (c *conn) readHeader(op op) (err error) {
 // countServed counts a connection that is not refused.
 func (c *conn) countServed() {
 	if c.counted.CompareAndSwap(false, true) {
-		c.rules.stats.count(c.mode, c.header.Version(), c.outcome())
+		c.rules.count(c.mode, c.header.Version(), acceptedAs(&c.header, c.Marked()))
 	}
 }
 
 // countSilent counts a connection that is not refused and ended before its first byte.
 func (c *conn) countSilent() {
 	if c.counted.CompareAndSwap(false, true) {
-		c.rules.stats.count(c.mode, 0, reasonSilent)
-		c.rules.refused(c.peer, localAddrIgnoringPanic(c.Conn), c.mode, reasonSilent, nil, nil)
+		c.rules.count(c.mode, 0, reasonSilent)
+		c.rules.refuse(c.peer, localAddrIgnoringPanic(c.Conn), c.mode, reasonSilent, nil, nil)
 	}
 }
 
@@ -220,22 +220,19 @@ var errCutOff = errors.New("cut off by the end of the connection")
 
 // acceptHeader keeps the header, and checks the bytes that came with it for a second one.
 func (c *conn) acceptHeader(r *wire.Result) (next uint32) {
-	c.header = r.Header
-	if len(r.TLVs) > 0 {
-		c.tlvs = keepTLVs(r.TLVs)
-	}
+	c.setHeader(r.Header, r.TLVs)
 	if ip := c.header.SourceIP(); ip != nil {
 		c.client.IP = ip
-		if c.marked = c.mode == Unspecified; !c.marked {
+		if !c.Marked() {
 			c.client.Port = c.header.SourcePort()
 		}
 	}
 	c.buffer.start += r.Size
 	rest := c.buffer.data()
 	if c.rules.timed {
-		c.rules.stats.headers.observe(monotime.Now().Sub(c.acceptedAt))
+		c.rules.observeHeader(monotime.Now().Sub(c.acceptedAt))
 	}
-	c.rules.log.accepted(c)
+	c.rules.accepted(c.peer, c.Conn, c.mode, &c.header, c.Marked())
 	switch state, _ := wire.Signature(rest); state {
 	case wire.Partial:
 		return c.refuse(reasonDuplicate, nil)
@@ -256,8 +253,8 @@ func (c *conn) refuse(reason outcome, err error) (next uint32) {
 	// A connection that was closed while watching has been counted, with another outcome.
 	if c.counted.CompareAndSwap(false, true) {
 		_, version := wire.Signature(got)
-		c.rules.stats.count(c.mode, version, reason)
-		c.rules.refused(c.peer, localAddrIgnoringPanic(c.Conn), c.mode, reason, got, err)
+		c.rules.count(c.mode, version, reason)
+		c.rules.refuse(c.peer, localAddrIgnoringPanic(c.Conn), c.mode, reason, got, err)
 	}
 	c.releaseBuffer()
 	return stateRefused

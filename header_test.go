@@ -314,28 +314,34 @@ func TestJudgeMarkIsThePolicysAlone(t *testing.T) {
 			rules, _ := connRules(tt.mode)
 			c := connOf(connSays(tt.in), rules)
 			connReadAll(c)
-			assert.Equal(t, tt.marked, c.marked)
+			assert.Equal(t, tt.marked, c.Marked())
 		})
 	}
 }
 
-// connSource is a source of ranges.
-type connSource func(*http.Request) []netip.Prefix
+// ipSource is a module that is a source of ranges.
+type ipSource func(*http.Request) []netip.Prefix
 
-func (s connSource) GetIPRanges(r *http.Request) []netip.Prefix { return s(r) }
+func (s ipSource) GetIPRanges(r *http.Request) []netip.Prefix { return s(r) }
+
+// connSource is a source of ranges.
+func connSource(answer ipSource) source { return askSource(answer, nil) }
+
+// connTrusted is a source that trusts these ranges; asked counts.
+func connTrusted(asked *atomic.Int32, ranges ...string) source {
+	return connSource(func(*http.Request) []netip.Prefix {
+		asked.Add(1)
+		var prefixes []netip.Prefix
+		for _, s := range ranges {
+			prefixes = append(prefixes, netip.MustParsePrefix(s))
+		}
+		return prefixes
+	})
+}
 
 // connTrusting are rules whose source trusts these ranges; asked counts.
 func connTrusting(asked *atomic.Int32, ranges ...string) func(*rules) {
-	return func(r *rules) {
-		r.source = connSource(func(*http.Request) []netip.Prefix {
-			asked.Add(1)
-			var prefixes []netip.Prefix
-			for _, s := range ranges {
-				prefixes = append(prefixes, netip.MustParsePrefix(s))
-			}
-			return prefixes
-		})
-	}
+	return func(r *rules) { r.source = connTrusted(asked, ranges...) }
 }
 
 func TestJudgeAsksSourceOnceAConnection(t *testing.T) {

@@ -17,8 +17,8 @@ import (
 // guard puts a route in front of all others that refuses misdirected requests.
 func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) {
 	m := misdirected{
-		rules:     pw.rules,
-		mandatory: pw.rules.uses(On),
+		config:    pw.config,
+		mandatory: pw.config.uses(On),
 		logger:    limited(logger, refusalInterval, 1),
 	}
 	server.Routes = append(caddyhttp.RouteList{{
@@ -30,8 +30,8 @@ func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger)
 // misdirected matches requests over HTTP/3 that must not be served. It answers them with the
 // error 421, upon which a client may try again over a new connection.
 type misdirected struct {
-	rules     *rules // of the configuration that serves the request
-	mandatory bool   // some of them are On
+	config    *packetConfig // of the configuration that serves the request
+	mandatory bool          // some of them are On
 	logger    *zap.Logger
 }
 
@@ -58,14 +58,14 @@ func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 // rules and does not fit these.
 func (m misdirected) check(r *http.Request) error {
 	switch accepted := acceptedFrom(r); {
-	case accepted == nil || accepted.rules == nil:
+	case accepted == nil || !accepted.judged():
 		if m.mandatory {
 			return errUnwrapped
 		}
 		return nil
 	case requestQUICConn(r) == nil:
 		return errMigrated
-	case !m.rules.fit(&accepted.facts, accepted.rules):
+	case !m.config.fits(accepted):
 		return errOtherRules
 	default:
 		return nil
@@ -82,25 +82,6 @@ var (
 func hadDatagramHeader(r *http.Request) bool {
 	accepted := acceptedFrom(r)
 	return accepted != nil && accepted.present()
-}
-
-// fit reports whether a connection with these facts, which other rules accepted, may be
-// served under these rules: during a reload, the configuration before still judges datagrams
-// of connections that the new one serves.
-func (r *rules) fit(f *facts, accepted *rules) bool {
-	mode, trust := r.judge(f.peer, nil)
-	switch {
-	case !f.present():
-		return mode != On
-	case f.mode != mode:
-		return false // the mode says who vouches for the header
-	case trust != unasked:
-		return trust == trusted
-	case accepted.list == r.list:
-		return true // trust is decided datagram by datagram
-	}
-	ranges, err := r.list.ranges()
-	return err == nil && ranges.Contains(peerIP(f.peer))
 }
 
 // wrapperNames returns the names of wrappers in order.

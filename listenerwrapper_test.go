@@ -653,3 +653,9 @@ func TestMarkedConnectionIsWarnedOfWithWhatItClaims(t *testing.T) {
 	assert.Equal(t, ip4.address, warned[0].str("local"))
 	assert.Equal(t, client4.String(), warned[0].str("claimed"))
 }
+
+func TestListenAddressIsWrittenAsCaddyWritesIt(t *testing.T) {
+	assert.Empty(t, listenAddress(nil))
+	assert.Equal(t, "127.0.0.1:80", listenAddress(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}))
+	assert.Equal(t, "unix//run/socket", listenAddress(&net.UnixAddr{Name: "/run/socket", Net: "unix"}))
+}

@@ -20,7 +20,7 @@ import (
 func TestRefusalsBeyondTheLimitAreSummedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
-		log := newConnLog(zap.New(core))
+		log := newConnLog(zap.New(core), false)
 		const missing, forbidden = 3 * refusalsLogged, refusalsLogged + 7
 		for range missing {
 			log.refused(connPeer, connLocal, On, reasonMissing, nil)
@@ -55,7 +55,7 @@ func TestRefusalSaysWhoWhereAndWhy(t *testing.T) {
 	for why := reasonMissing; why < outcomes; why++ {
 		t.Run(why.String(), func(t *testing.T) {
 			core, logs := observer.New(zapcore.DebugLevel)
-			log := newConnLog(zap.New(core))
+			log := newConnLog(zap.New(core), false)
 			log.refused(connPeer, connLocal, On, why, fmt.Errorf("what is wrong"))
 			log.wait()
 			require.Equal(t, 1, logs.Len())
@@ -76,12 +76,12 @@ func TestRefusalSaysWhoWhereAndWhy(t *testing.T) {
 
 func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 	core, logs := observer.New(zapcore.WarnLevel)
-	log := newConnLog(zap.New(core))
+	log := newConnLog(zap.New(core), false)
 	rules, _ := connRules(Unspecified)
 	c := connOf(connSays(connV1), rules)
 	c.RemoteAddr()
 	for _, at := range []time.Duration{0, time.Second, markedInterval - 1, markedInterval, markedInterval + 1, 2*markedInterval + 1} {
-		log.marked(&c.facts, c.Conn, monotime.Time(at))
+		log.marked(c.peer, c.Conn, &c.header, monotime.Time(at))
 	}
 	log.wait()
 	require.Equal(t, 3, logs.Len(), "at 0, after one interval, after another")
@@ -110,7 +110,7 @@ func TestRefusalsThatAreRemembered(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			rules, _ := connRules(On)
 			rules.stats = newStats()
-			rules.refused(connPeer, connLocal, On, tt.why, nil, tt.err)
+			rules.refuse(connPeer, connLocal, On, tt.why, nil, tt.err)
 			assert.Len(t, rules.stats.lastRefusals(), tt.want)
 		})
 	}

@@ -93,7 +93,7 @@ func TestLinesThatWaitForTheLogAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
 		released := make(chan struct{})
-		log := newConnLog(zap.New(blockingCore{core, released}))
+		log := newConnLog(zap.New(blockingCore{core, released}), false)
 		refuse := func() {
 			for why := reasonMissing; why <= reasonIO; why++ {
 				for range refusalsLogged {
@@ -129,7 +129,7 @@ func TestLineHasTheTimeOfTheRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
 		released := make(chan struct{})
-		log := newConnLog(zap.New(blockingCore{core, released}))
+		log := newConnLog(zap.New(blockingCore{core, released}), false)
 		began := time.Now()
 		for range 2 {
 			log.refused(connPeer, connLocal, On, reasonMissing, nil)
@@ -147,7 +147,7 @@ func TestLineHasTheTimeOfTheRefusal(t *testing.T) {
 
 func TestRefusalOfAConnectionWithoutAddressesIsLogged(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
-	log := newConnLog(zap.New(core))
+	log := newConnLog(zap.New(core), false)
 	for _, addr := range []net.Addr{nil, connBadAddr{}, (*net.TCPAddr)(nil)} {
 		log.refused(addr, addr, On, reasonMissing, nil)
 	}
@@ -159,7 +159,7 @@ func TestRefusalOfAConnectionWithoutAddressesIsLogged(t *testing.T) {
 func TestMarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	released := make(chan struct{})
-	log := newConnLog(zap.New(blockingCore{core, released}))
+	log := newConnLog(zap.New(blockingCore{core, released}), false)
 	log.debug = false // or the line of the accepted header blocks as well
 	for why := reasonMissing; why <= reasonMalformed; why++ {
 		for range refusalsLogged {
@@ -195,7 +195,7 @@ func (c goexitCore) Write(e zapcore.Entry, f []zapcore.Field) error {
 func TestLogWriterThatEndsItsGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
-		log := newConnLog(zap.New(goexitCore{blockingCore{core, nil}, new(sync.Once)}))
+		log := newConnLog(zap.New(goexitCore{blockingCore{core, nil}, new(sync.Once)}), false)
 		log.refused(connPeer, connLocal, On, reasonMissing, nil)
 		synctest.Wait()
 		log.refused(connPeer, connLocal, On, reasonMissing, nil)

@@ -15,7 +15,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
@@ -215,6 +217,14 @@ func (v *variableMatch) MatchWithError(r *http.Request) (bool, error) {
 	return m.MatchWithError(r)
 }
 
+// logUnusable logs that an argument of a matcher has a placeholder whose value the matcher
+// cannot use. The level is DEBUG, because a client may choose the value.
+func logUnusable(logger *zap.Logger, matcher, arg string, err error) {
+	if entry := logger.Check(zapcore.DebugLevel, matcher+" cannot use the value of a placeholder"); entry != nil {
+		entry.Write(zap.String(matcher, escape.Text(arg)), zap.String("error", escape.Text(err.Error())))
+	}
+}
+
 // matcher returns the matcher with the values that placeholders have now.
 func (v *variableMatch) matcher(repl *caddy.Replacer) (*MatchProxyProtocol, error) {
 	m := new(MatchProxyProtocol)
@@ -323,10 +333,10 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	}
 	if m.states[isPresent] && !f.present() ||
 		m.states[isAbsent] && f.present() ||
-		m.states[isPortZero] && !f.marked ||
+		m.states[isPortZero] && !f.Marked() ||
 		m.states[isLocal] && commandOf(f.header) != "LOCAL" ||
 		m.versions != nil && !slices.Contains(m.versions, f.header.Version()) ||
-		m.peers != nil && !contains(m.peers, peerIP(f.peer)) {
+		m.peers != nil && !m.peers.Contains(peerIP(f.peer)) {
 		return false, nil
 	}
 	for name, values := range m.tlvs {

@@ -204,7 +204,7 @@ func TestCountingAndLoggingAllocateNothingOnTheGoodPath(t *testing.T) {
 		rules.stats.count(On, 2, outcomeClient)
 		rules.stats.headers.observe(time.Millisecond)
 		rules.stats.sawPeer(client4.Addr())
-		rules.log.accepted(c)
+		rules.log.accepted(c.peer, c.Conn, c.mode, &c.header, c.Marked())
 	}))
 }
 

@@ -97,6 +97,21 @@ var dropMessages = [outcomes]string{
 	reasonIO:        "dropped datagram that could not be judged",
 }
 
+// acceptedAs is the outcome of what was accepted with this header, or with none, if it is the
+// zero Header.
+func acceptedAs(h *wire.Header, marked bool) outcome {
+	switch {
+	case marked:
+		return outcomeMarked
+	case h.HasAddrs():
+		return outcomeClient
+	case h.Version() != 0:
+		return outcomeLocal
+	default:
+		return outcomeDirect
+	}
+}
+
 // refused reports whether the outcome is a reason for a refusal.
 func (o outcome) refused() bool { return o >= reasonMissing }
 

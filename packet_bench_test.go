@@ -140,10 +140,10 @@ func BenchmarkDatagram(b *testing.B) {
 		{"malformed", On, v2(client4, server4) + quicLike},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			c := newPacketConn(listenUDP(b, "127.0.0.1"), true).(udpPacketConn)
-			rules := connQuiet(bench.mode)
+			c := newPacketConn(listenUDP(b, "127.0.0.1"), true).forQUIC().(udpPacketConn)
+			rules := packetQuiet(bench.mode)
 			rules.stats = newStats()
-			c.rules.Store(rules)
+			c.config.Store(rules)
 			d := datagram{bytes: []byte(bench.bytes), from: netip.MustParseAddrPort("192.0.2.1:7")}
 			b.ReportAllocs()
 			for b.Loop() {
@@ -152,10 +152,10 @@ func BenchmarkDatagram(b *testing.B) {
 		})
 	}
 	b.Run("invented", func(b *testing.B) {
-		c := newPacketConn(listenUDP(b, "127.0.0.1"), true).(udpPacketConn)
-		rules := connQuiet(On)
+		c := newPacketConn(listenUDP(b, "127.0.0.1"), true).forQUIC().(udpPacketConn)
+		rules := packetQuiet(On)
 		rules.stats = newStats()
-		c.rules.Store(rules)
+		c.config.Store(rules)
 		d := datagram{bytes: []byte(encode(wire.NewProxy(2, wire.Dgram, client4, server4)) + quicLike), from: netip.MustParseAddrPort("192.0.2.1:7")}
 		b.ReportAllocs()
 		for n := uint32(0); b.Loop(); n++ {

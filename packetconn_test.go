@@ -610,10 +610,10 @@ func TestDatagramsAllocateNothingOnTheGoodPath(t *testing.T) {
 		{Off, quicLike},
 	} {
 		udp := listenUDP(t, "127.0.0.1")
-		c := newPacketConn(udp, true).(udpPacketConn)
-		rules := connQuiet(test.mode)
+		c := newPacketConn(udp, true).forQUIC().(udpPacketConn)
+		rules := packetQuiet(test.mode)
 		rules.stats = newStats()
-		c.rules.Store(rules)
+		c.config.Store(rules)
 		sender := listenUDP(t, "127.0.0.1")
 		var p [2000]byte
 		answers := make([]byte, 2000)
@@ -649,16 +649,16 @@ func TestDroppedDatagramsAllocateForTheirRecordOnly(t *testing.T) {
 		{"duplicate", local() + local(), Unspecified, "127.0.0.1/32"},
 		{"forbidden", local() + quicLike, Off, "127.0.0.1/32"},
 	} {
-		rules := connQuiet(test.mode)
+		rules := packetQuiet(test.mode)
 		rules.stats = newStats()
 		rules.trusted, _ = compileSet([]string{test.trusts})
-		c := newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn
-		c.rules.Store(rules)
+		c := newPacketConn(listenUDP(t, "127.0.0.1"), true)
+		c.config.Store(rules)
 		d := datagram{bytes: []byte(test.datagram), from: netip.MustParseAddrPort("127.0.0.1:7")}
 		for range refusalsLogged {
 			assert.Nil(t, c.accept(&d)) // what is logged costs more
 		}
-		record := testing.AllocsPerRun(100, func() { rules.refused(peerOf(&d), c.LocalAddr(), test.mode, reasonMissing, d.bytes, nil) })
+		record := testing.AllocsPerRun(100, func() { rules.refuse(peerOf(&d), c.LocalAddr(), test.mode, reasonMissing, d.bytes, nil) })
 		assert.LessOrEqual(t, testing.AllocsPerRun(100, func() { c.accept(&d) }), record+1, test.name)
 	}
 }
@@ -674,9 +674,9 @@ func listenUDP(t testing.TB, host string) *net.UDPConn {
 // Replies of many to many keep their order and their bounds, whatever leaves together.
 func TestRepliesArriveWholeAndInOrder(t *testing.T) {
 	udp := listenUDP(t, "127.0.0.1")
-	c := newPacketConn(udp, true).(udpPacketConn)
-	c.rules.Store(connQuiet(On))
-	c.rules.Load().stats = newStats()
+	c := newPacketConn(udp, true).forQUIC().(udpPacketConn)
+	c.config.Store(packetQuiet(On))
+	c.config.Load().stats = newStats()
 	var wait sync.WaitGroup
 	for i := range 4 {
 		client := listenUDP(t, "127.0.0.1")
@@ -714,9 +714,9 @@ func TestRepliesArriveWholeAndInOrder(t *testing.T) {
 // QUIC learns of the end of the socket, and only of that.
 func TestOnlyTheSocketsOwnErrorsSurface(t *testing.T) {
 	udp := listenUDP(t, "127.0.0.1")
-	c := newPacketConn(udp, true)
-	c.(udpPacketConn).rules.Store(connQuiet(On))
-	c.(udpPacketConn).rules.Load().stats = newStats()
+	c := newPacketConn(udp, true).forQUIC()
+	c.(udpPacketConn).config.Store(packetQuiet(On))
+	c.(udpPacketConn).config.Load().stats = newStats()
 	sender := listenUDP(t, "127.0.0.1")
 	for _, bad := range []string{"", "x", quicLike, wire.SignatureV2, dgram(client4, server4)} {
 		_, err := sender.WriteTo([]byte(bad), udp.LocalAddr())
@@ -775,15 +775,15 @@ func FuzzDatagram(f *testing.F) {
 	f.Fuzz(func(t *testing.T, says []byte, m uint8, trusting bool) {
 		says = says[:min(len(says), maxDatagram)]
 		mode := Mode(m % uint8(len(modeNames)))
-		rules := connQuiet(mode)
+		rules := packetQuiet(mode)
 		rules.stats = newStats()
 		rules.trusted, _ = compileSet([]string{"192.0.2.0/24"})
 		peer := "198.51.100.1:7"
 		if trusting {
 			peer = "192.0.2.1:7"
 		}
-		c := newPacketConn(&packetMemory{says: string(says), from: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer))}, false).(*packetConn)
-		c.rules.Store(rules)
+		c := newPacketConn(&packetMemory{says: string(says), from: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer))}, false)
+		c.config.Store(rules)
 		var p [2000]byte
 		n, addr, err := c.ReadFrom(p[:])
 
@@ -795,7 +795,7 @@ func FuzzDatagram(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, payload[:min(len(payload), len(p))], p[:n])
 		require.Equal(t, client, addr.String())
-		require.Equal(t, strings.HasSuffix(client, ":0") && mode == Unspecified, addr.(*quicAddr).marked)
+		require.Equal(t, strings.HasSuffix(client, ":0") && mode == Unspecified, addr.(*quicAddr).Marked())
 	})
 }
 
@@ -852,7 +852,7 @@ func TestConfigurationsThatAreGoneAreForgotten(t *testing.T) {
 		client.http.Close()
 		packetConns.each(func(c *packetConn) {
 			if c.addr == netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)) {
-				runtime.AddCleanup(c.adopted[len(c.adopted)-1].rules.server, func(i int) { gone <- i }, i)
+				runtime.AddCleanup(c.adopted[len(c.adopted)-1].config, func(i int) { gone <- i }, i)
 			}
 		})
 		require.NoError(t, c.load(options(i+1), h3Site(t, port, "")))

@@ -16,8 +16,8 @@ import (
 
 // provisioned is a packet wrapper of a server whose sockets have these keys.
 func provisioned(t *testing.T, mode Mode, keys ...string) *PacketConnWrapper {
-	rules, _ := connRules(mode)
-	pw := &PacketConnWrapper{rules: rules, serverName: t.Name(), keys: make(socketKeys), unwrap: true}
+	rules, _ := packetRules(mode)
+	pw := &PacketConnWrapper{config: rules, serverName: t.Name(), keys: make(socketKeys), unwrap: true}
 	for _, key := range keys {
 		pw.keys[key] = true
 	}
@@ -41,34 +41,34 @@ func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
 	runs := func(pw *PacketConnWrapper) { require.NoError(t, startHandler{pw}.Handle(t.Context(), caddy.Event{})) }
 
 	c := first.WrapPacketConn(openedBy{udp, "udp/" + at}).(udpPacketConn).packetConn
-	rules := c.rules.Load()
+	rules := c.config.Load()
 	require.NotNil(t, rules, "before the configuration runs")
 	require.Equal(t, On, rules.mode)
 	runs(first)
-	require.Same(t, rules, c.rules.Load(), "they are the same when it does")
+	require.Same(t, rules, c.config.Load(), "they are the same when it does")
 	runs(elsewhere)
-	require.Same(t, rules, c.rules.Load())
+	require.Same(t, rules, c.config.Load())
 
 	runs(second)
-	require.Equal(t, Off, c.rules.Load().mode)
+	require.Equal(t, Off, c.config.Load().mode)
 	require.NoError(t, second.Cleanup())
-	require.Same(t, rules, c.rules.Load(), "the reload failed")
+	require.Same(t, rules, c.config.Load(), "the reload failed")
 	runs(second)
 	require.NoError(t, first.Cleanup())
-	require.Equal(t, Off, c.rules.Load().mode)
+	require.Equal(t, Off, c.config.Load().mode)
 	runs(second)
 	require.Len(t, c.adopted, 1)
 	require.NoError(t, second.Cleanup())
-	require.Nil(t, c.rules.Load(), "nobody wants it")
+	require.Nil(t, c.config.Load(), "nobody wants it")
 }
 
 func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 	pool := packetConnPool{conns: make(map[*packetConn]struct{})}
 	pw := provisioned(t, On, "udp/:1", "udp/:2")
 	open := func(key string) *packetConn {
-		c := newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn
+		c := newPacketConn(listenUDP(t, "127.0.0.1"), true)
 		c.key = key
-		pool.add(c, pw)
+		pool.add(c, socketsOf{pw})
 		return c
 	}
 	known := func() (conns []*packetConn) {
@@ -79,14 +79,14 @@ func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 	require.ElementsMatch(t, []*packetConn{first, second}, known())
 	pool.forget(first)
 	require.Equal(t, []*packetConn{second}, known())
-	pool.release(pw)
+	pool.release(socketsOf{pw})
 	require.Equal(t, []*packetConn{second}, known(), "the next configuration may want it")
 
 	third := open("udp/:2")
 	require.Equal(t, []*packetConn{third}, known(), "Caddy opens a key again when the socket is closed")
 	unknown := []*packetConn{open(""), open("")}
 	require.ElementsMatch(t, append(unknown, third), known(), "they may be different ones")
-	pool.release(pw)
+	pool.release(socketsOf{pw})
 	require.Equal(t, []*packetConn{third}, known())
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
@@ -55,11 +56,12 @@ type PacketConnWrapper struct {
 	// with what it stands before.
 	MaxHeaderSize *int `json:"max_header_size,omitempty"`
 
-	shared     *ListenerWrapper // what both wrappers do alike
-	serverName string
-	keys       socketKeys // of the server's sockets
-	rules      *rules
-	unwrap     bool
+	serverName    string
+	trustedSource string     // the module of trusted_proxies, if there is one
+	keys          socketKeys // of the server's sockets
+	config        *packetConfig
+	logger        *zap.Logger
+	unwrap        bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -127,26 +129,44 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx); err != nil {
 		return err
 	}
-	pw.shared = &ListenerWrapper{Mode: pw.Mode, TrustedProxiesRaw: pw.TrustedProxiesRaw, Ranges: pw.Ranges, MaxHeaderSize: pw.MaxHeaderSize}
-	rules, err := pw.shared.compile(ctx, server, logger)
+	config, err := pw.compile(ctx, server, logger)
 	if err != nil {
 		return err
 	}
-	if pw.Mode == On && rules.anyoneTrusted() {
-		return inField("trusted_proxies", errNobodyTrusted)
-	}
-	rules.log.datagrams = true
-	if rules.source != nil {
-		rules.list = newTrustedList(ctx, &rules.policy, logger)
-	}
-	pw.rules, pw.shared.rules = rules, rules
+	pw.config, pw.logger = config, logger
 	if server != nil {
 		if err := pw.prepareServer(server, logger); err != nil {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}
-	pw.shared.warn(logger)
+	warnOfPolicy(&pw.config.policy, logger)
 	return pw.onStart(ctx)
+}
+
+// compile validates the configuration and makes a config of it.
+func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*packetConfig, error) {
+	config := &packetConfig{
+		maxHeaderSize: headerLimit(pw.MaxHeaderSize),
+		recorder:      recorder{log: newConnLog(logger, true)},
+	}
+	ranges, err := compileRanges(pw.Ranges)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMaxHeaderSize(config.maxHeaderSize); err != nil {
+		return nil, inField("max_header_size", err)
+	}
+	config.policy, pw.trustedSource, err = compilePolicy(ctx, pw, server, pw.Mode, ranges, pw.TrustedProxiesRaw)
+	if err != nil {
+		return nil, err
+	}
+	if pw.Mode == On && config.anyoneTrusted() {
+		return nil, inField("trusted_proxies", errNobodyTrusted)
+	}
+	if config.source != nil {
+		config.list = newTrustedList(ctx, config.source, logger)
+	}
+	return config, nil
 }
 
 func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap.Logger) error {
@@ -181,40 +201,118 @@ type startHandler struct{ pw *PacketConnWrapper }
 
 // Handle implements caddyevents.Handler.
 func (h startHandler) Handle(context.Context, caddy.Event) error {
-	packetConns.adopt(h.pw)
+	packetConns.adopt(socketsOf{h.pw})
 	return nil
 }
 
 // WrapPacketConn wraps a socket that is new.
 func (pw *PacketConnWrapper) WrapPacketConn(inner net.PacketConn) net.PacketConn {
-	wrapped := newPacketConn(inner, pw.unwrap)
-	c, ok := wrapped.(*packetConn)
-	if !ok {
-		c = wrapped.(udpPacketConn).packetConn
-	}
-	c.key = pw.keys.of(inner)
-	if c.key == "" && len(pw.keys) > 0 {
-		pw.rules.log.logger.Warn("the UDP socket cannot be known again after a reload, because another module hides it: then restart Caddy, or HTTP/3 is answered 421 under mode 'on'",
+	key := pw.keys.of(inner)
+	if key == "" && len(pw.keys) > 0 {
+		pw.logger.Warn("the UDP socket cannot be known again after a reload, because another module hides it: then restart Caddy, or HTTP/3 is answered 421 under mode 'on'",
 			zap.String("local", addrString(inner.LocalAddr())))
 	}
-	packetConns.add(c, pw)
-	return wrapped
+	return packetConns.wrap(inner, key, pw.unwrap, socketsOf{pw})
 }
 
 // Cleanup gives up what outlives configurations, unless the next one uses it.
 func (pw *PacketConnWrapper) Cleanup() error {
-	packetConns.release(pw)
+	packetConns.release(socketsOf{pw})
 	listeners.release(pw)
 	return nil
 }
 
-// rulesOf returns the rules for a socket.
-func (pw *PacketConnWrapper) rulesOf(addr netip.AddrPort) *rules {
-	rules := *pw.rules
-	rules.stats = listeners.acquire(listenerKey{pw.serverName, packetAddress + addr.String()}, pw)
-	return &rules
+// socketsOf is the packetOwner of a packet wrapper, whose own methods are those of its module.
+type socketsOf struct{ pw *PacketConnWrapper }
+
+// owns implements packetOwner.
+func (s socketsOf) owns(key string) bool { return s.pw.keys[key] }
+
+// configOf implements packetOwner.
+func (s socketsOf) configOf(addr netip.AddrPort) *packetConfig {
+	config := *s.pw.config
+	config.stats = listeners.acquire(listenerKey{s.pw.serverName, packetAddress + addr.String()}, s.pw)
+	return &config
 }
 
 func (pw *PacketConnWrapper) describe() (Mode, string, []ModeRanges) {
-	return pw.Mode, pw.shared.trustedSource, pw.Ranges
+	return pw.Mode, pw.trustedSource, pw.Ranges
+}
+
+// socketKeys are the keys by which Caddy opens sockets: a network for datagrams, and host
+// and port as they are written in the configuration, like "udp4/0.0.0.0:443". Caddy hands a
+// socket over to the next configuration by its key alone. Sockets with the same key are the
+// same, those with another key are not, even if they have the same address.
+type socketKeys map[string]bool
+
+// socketKeysOf returns the keys of the sockets for HTTP/3 of a server. Without TLS Caddy opens
+// none, and the sockets with these keys are another server's.
+func socketKeysOf(server *caddyhttp.Server) (socketKeys, error) {
+	keys := make(socketKeys)
+	if len(server.TLSConnPolicies) == 0 {
+		return keys, nil
+	}
+	for i, listen := range server.Listen {
+		addr, err := caddy.ParseNetworkAddress(listen)
+		if err != nil {
+			return nil, err
+		}
+		protocols := server.Protocols
+		if i < len(server.ListenProtocols) && server.ListenProtocols[i] != nil {
+			protocols = server.ListenProtocols[i]
+		}
+		if addr.IsUnixNetwork() || len(protocols) > 0 && !slices.Contains(protocols, "h3") {
+			continue
+		}
+		network := addr.Network
+		if datagrams, ok := datagramNetworks[network]; ok {
+			network = datagrams
+		}
+		for offset := range addr.PortRangeSize() {
+			keys[network+"/"+addr.JoinHostPort(offset)] = true
+		}
+	}
+	return keys, nil
+}
+
+// datagramNetworks are the networks of HTTP/3 on addresses of TCP. Others are the same.
+var datagramNetworks = map[string]string{"tcp": "udp", "tcp4": "udp4", "tcp6": "udp6"}
+
+// of returns the key of a socket that Caddy opened for the server of these keys, or an empty
+// one if it cannot be told.
+func (k socketKeys) of(socket net.PacketConn) string {
+	// Caddy does not tell the key, but writes it into an unexported field of the socket, to
+	// count its uses by it.
+	for below := socket; below != nil; {
+		for _, field := range [...]string{"lnKey", "key"} {
+			if key := stringField(below, field); k[key] {
+				return key
+			}
+		}
+		wrapped, ok := below.(interface{ Unwrap() net.PacketConn })
+		if !ok {
+			break
+		}
+		below = wrapped.Unwrap()
+	}
+	if len(k) == 1 {
+		for only := range k {
+			return only
+		}
+	}
+	return ""
+}
+
+// stringField returns the value of a string field, unexported ones too, or an empty string
+// if there is none.
+func stringField(of any, name string) (value string) {
+	defer func() { _ = recover() }() // an embedded pointer on the way may be nil
+	v := reflect.Indirect(reflect.ValueOf(of))
+	if v.Kind() != reflect.Struct {
+		return ""
+	}
+	if field := v.FieldByName(name); field.IsValid() && field.Kind() == reflect.String {
+		return field.String()
+	}
+	return ""
 }

@@ -170,7 +170,7 @@ func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
 // What cannot be read must not pass for something that closes the way.
 func TestConfigurationThatCannotBeReadIsRefused(t *testing.T) {
 	mode, logger := On, zap.NewNop()
-	pw := &PacketConnWrapper{rules: &rules{policy: policy{mode: On}}, shared: &ListenerWrapper{Mode: On}}
+	pw := &PacketConnWrapper{config: &packetConfig{policy: policy{mode: On}}}
 	for _, s := range []string{`{"wrapper": 1}`, `{"wrapper": "proxy_protocol_mode", "mode": "maybe"}`} {
 		raw := []json.RawMessage{json.RawMessage(s)}
 		_, err := packetWrapperOf(&caddyhttp.Server{PacketConnWrappersRaw: raw})

@@ -4,6 +4,7 @@ package proxyprotocol
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"runtime"
@@ -15,28 +16,50 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// packetRules are rules with stats of their own.
-func packetRules(mode Mode, options ...func(*rules)) (*rules, *connLogs) {
-	rules, logs := connRules(mode, options...)
-	rules.stats = newStats()
-	if rules.source != nil {
-		rules.list = newTrustedList(context.Background(), &rules.policy, zap.NewNop())
+// packetRules are rules of datagrams that log everything, with stats of their own.
+func packetRules(mode Mode, options ...func(*packetConfig)) (*packetConfig, *connLogs) {
+	core, logs := observer.New(zap.DebugLevel)
+	config := &packetConfig{
+		policy:        policy{mode: mode},
+		maxHeaderSize: defaultMaxHeaderSize,
+		recorder:      recorder{newConnLog(zap.New(core), true), newStats()},
 	}
-	return rules, logs
+	for _, option := range options {
+		option(config)
+	}
+	if config.source != nil {
+		config.list = newTrustedList(context.Background(), config.source, zap.NewNop())
+	}
+	return config, &connLogs{logs, config.log}
+}
+
+// packetQuiet are rules as in production, where a header is nothing to log.
+func packetQuiet(mode Mode) *packetConfig {
+	config, _ := packetRules(mode)
+	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
+	config.log = newConnLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)), true)
+	return config
+}
+
+// packetTrusting are rules whose source trusts these ranges; asked counts.
+func packetTrusting(asked *atomic.Int32, ranges ...string) func(*packetConfig) {
+	return func(c *packetConfig) { c.source = connTrusted(asked, ranges...) }
 }
 
 // wrappedSocket is a wrapped socket at an address of this machine, under rules.
-func wrappedSocket(t *testing.T, network, address string, rules *rules) *packetConn {
+func wrappedSocket(t *testing.T, network, address string, rules *packetConfig) *packetConn {
 	t.Helper()
 	socket, err := net.ListenPacket(network, address)
 	require.NoError(t, err)
 	t.Cleanup(func() { socket.Close() })
-	c := newPacketConn(socket, true).(udpPacketConn).packetConn
-	c.rules.Store(rules)
+	c := newPacketConn(socket, true)
+	c.config.Store(rules)
 	return c
 }
 
@@ -120,7 +143,7 @@ func TestAddressOfAnotherIsNotTaken(t *testing.T) {
 
 func TestNothingIsRememberedOfRulesThatAreGone(t *testing.T) {
 	var asked atomic.Int32
-	before, _ := packetRules(On, connTrusting(&asked, "127.0.0.0/8"))
+	before, _ := packetRules(On, packetTrusting(&asked, "127.0.0.0/8"))
 	after, _ := packetRules(On)
 	kept := weak.Make(before)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
@@ -129,20 +152,20 @@ func TestNothingIsRememberedOfRulesThatAreGone(t *testing.T) {
 	}
 	require.EqualValues(t, 1, asked.Load())
 	before = nil
-	c.rules.Store(after)
+	c.config.Store(after)
 	_, addr := pass(t, listenUDP(t, "127.0.0.5"), c, "127.0.0.1", dgram(client4, server4)+"a")
-	assert.Same(t, after, addr.rules)
+	assert.Same(t, after, addr.config)
 	eventually(t, func() bool { runtime.GC(); return kept.Value() == nil }, "the rules are kept")
 	runtime.KeepAlive(c)
 }
 
 func TestTrustEndsWithTheRules(t *testing.T) {
 	var asked atomic.Int32
-	before, _ := packetRules(On, connTrusting(&asked, "127.0.0.0/8"))
-	after, logs := packetRules(On, connTrusting(&asked, "127.0.0.3/32"))
+	before, _ := packetRules(On, packetTrusting(&asked, "127.0.0.0/8"))
+	after, logs := packetRules(On, packetTrusting(&asked, "127.0.0.3/32"))
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", before), listenUDP(t, "127.0.0.2")
 	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
-	c.rules.Store(after)
+	c.config.Store(after)
 	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
 	payload, _ := pass(t, listenUDP(t, "127.0.0.3"), c, "127.0.0.1", dgram(client4, server4)+"good")
@@ -157,7 +180,7 @@ func TestDatagramsPassAsTheyAreWithoutRules(t *testing.T) {
 		payload, addr := pass(t, peer, c, "127.0.0.1", datagram)
 		assert.Equal(t, datagram, payload)
 		assert.Equal(t, peer.LocalAddr().String(), addr.String())
-		assert.Nil(t, addr.rules)
+		assert.Nil(t, addr.config)
 	}
 }
 
@@ -207,9 +230,9 @@ func TestPeersOfOtherSocketsAreNotMixedUp(t *testing.T) {
 		socket.says = append(socket.says, "x")
 	}
 	from := socket.from
-	c := newPacketConn(socket, true).(*packetConn)
+	c := newPacketConn(socket, true)
 	rules, _ := packetRules(Unspecified)
-	c.rules.Store(rules)
+	c.config.Store(rules)
 	var p [10]byte
 	for _, want := range want {
 		n, addr, err := c.ReadFrom(p[:])
@@ -231,7 +254,7 @@ func TestPanicOfAnotherSocketsAddressDropsOneDatagram(t *testing.T) {
 	on, _ := packetRules(On)
 	off, _ := packetRules(Off)
 	for _, test := range []struct {
-		rules *rules
+		rules *packetConfig
 		good  string
 	}{
 		{on, local() + "good"},
@@ -239,8 +262,8 @@ func TestPanicOfAnotherSocketsAddressDropsOneDatagram(t *testing.T) {
 		{nil, "good"},
 	} {
 		socket := &otherSocket{from: []net.Addr{&otherAddr{}, &otherAddr{"192.0.2.1:7"}}, says: []string{"bad", test.good}}
-		c := newPacketConn(socket, true).(*packetConn)
-		c.rules.Store(test.rules)
+		c := newPacketConn(socket, true)
+		c.config.Store(test.rules)
 		var p [10]byte
 		n, addr, err := c.ReadFrom(p[:])
 		require.NoError(t, err)

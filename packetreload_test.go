@@ -355,7 +355,7 @@ func TestServerWithoutTLSClaimsNoSocket(t *testing.T) {
 		)))
 		packetConns.each(func(s *packetConn) {
 			if s.key == "udp/"+address {
-				assert.Equal(t, On, s.rules.Load().mode, "start %d: the rules of another server", i)
+				assert.Equal(t, On, s.config.Load().mode, "start %d: the rules of another server", i)
 			}
 		})
 	}
@@ -364,7 +364,7 @@ func TestServerWithoutTLSClaimsNoSocket(t *testing.T) {
 // A wrapper of an app other than http has no server, and nothing behind it refuses requests.
 func TestSocketThatNoConfigurationCanAdoptStaysClosed(t *testing.T) {
 	rules, _ := packetRules(On)
-	pw := &PacketConnWrapper{Mode: On, rules: rules, unwrap: true, shared: &ListenerWrapper{Mode: On}}
+	pw := &PacketConnWrapper{Mode: On, config: rules, unwrap: true}
 	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer socket.Close()

@@ -169,7 +169,7 @@ func TestRepliesFollowOverAReload(t *testing.T) {
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
 	first, second := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
 	_, kept := pass(t, first, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
-	c.rules.Store(after)
+	c.config.Store(after)
 	_, _ = pass(t, second, c, "127.0.0.1", dgram(client4, server4)+ofConnection("one\x00"))
 	requireReply(t, c, kept, second)
 }

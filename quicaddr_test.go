@@ -10,6 +10,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // requestFrom is a request of a connection that was accepted from an address.
@@ -19,9 +21,14 @@ func requestFrom(accepted *quicAddr, remote string) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), http3.RemoteAddrContextKey, accepted))
 }
 
-func newQUICAddr(text string, marked bool) *quicAddr {
-	rules, _ := connRules(On)
-	return &quicAddr{facts: facts{marked: marked}, text: text, rules: rules}
+func newQUICAddr(t *testing.T, text string, marked bool) *quicAddr {
+	rules, _ := packetRules(On)
+	a := &quicAddr{text: text, config: rules}
+	if marked {
+		a.setHeader(wire.Decode([]byte(connV2), wire.MaxSize).Header, nil) // under mode Unspecified
+		require.True(t, a.Marked())
+	}
+	return a
 }
 
 func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
@@ -45,7 +52,7 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 		{"empty", "203.0.113.7:1", false, "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			accepted := newQUICAddr(test.accepted, test.marked)
+			accepted := newQUICAddr(t, test.accepted, test.marked)
 			c := requestQUICConn(requestFrom(accepted, strings.Clone(test.now)))
 			if !test.known {
 				assert.Nil(t, c)
@@ -54,9 +61,9 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 			require.NotNil(t, c)
 			assert.Same(t, &accepted.facts, c.known())
 			assert.Equal(t, test.now, c.RemoteAddr().String())
-			port, _ := c.placeholders()("http.proxy_protocol.client_port")
+			port, _ := placeholdersOf(c)("http.proxy_protocol.client_port")
 			assert.Equal(t, portOf(c.RemoteAddr()), port)
-			marked, _ := c.placeholders()("http.proxy_protocol.port_zero")
+			marked, _ := placeholdersOf(c)("http.proxy_protocol.port_zero")
 			assert.Equal(t, test.marked, marked)
 		})
 	}
@@ -64,11 +71,11 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 
 // Nobody judged its datagrams.
 func TestConnectionIsNotKnownWithoutRules(t *testing.T) {
-	a := newQUICAddr("203.0.113.7:1", false)
+	a := newQUICAddr(t, "203.0.113.7:1", false)
 	r := requestFrom(a, a.text)
 	assert.Same(t, a, acceptedFrom(r))
 	assert.NotNil(t, requestQUICConn(r))
-	a.rules = nil
+	a.config = nil
 	assert.Nil(t, requestConn(r))
 	r = httptest.NewRequest(http.MethodGet, "/", nil)
 	assert.Nil(t, acceptedFrom(r))

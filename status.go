@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -73,15 +72,21 @@ func (adminStatus) serve(w http.ResponseWriter, r *http.Request) error {
 	return json.NewEncoder(w).Encode(currentStatus())
 }
 
+// described is a module that uses listeners: a ListenerWrapper or a PacketConnWrapper.
+type described interface {
+	// describe returns what the status shows of the module's configuration.
+	describe() (mode Mode, trustedSource string, ranges []ModeRanges)
+}
+
 func currentStatus() status {
 	s := status{Listeners: []listenerStatus{}}
-	listeners.each(func(key listenerKey, stats *stats, user wrapper) {
-		s.Listeners = append(s.Listeners, statusOf(key, stats, user))
+	listeners.each(func(key listenerKey, stats *stats, user any) {
+		s.Listeners = append(s.Listeners, statusOf(key, stats, user.(described)))
 	})
 	return s
 }
 
-func statusOf(key listenerKey, stats *stats, user wrapper) listenerStatus {
+func statusOf(key listenerKey, stats *stats, user described) listenerStatus {
 	mode, trustedSource, ranges := user.describe()
 	everyone := "any"
 	if mode == Off {
@@ -131,17 +136,9 @@ func hints(s *listenerStatus) []string {
 	return hints
 }
 
-// seenPeers returns the peers remembered, in order, and whether there were more.
-func (s *stats) seenPeers() (peers []netip.Addr, more bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	peers = make([]netip.Addr, 0, len(s.peers))
-	for peer := range s.peers {
-		peers = append(peers, peer)
-	}
-	slices.SortFunc(peers, netip.Addr.Compare)
-	return peers, s.peersMore
-}
-
 // Interface guards
-var _ caddy.AdminRouter = (*adminStatus)(nil)
+var (
+	_ caddy.AdminRouter = (*adminStatus)(nil)
+	_ described         = (*ListenerWrapper)(nil)
+	_ described         = (*PacketConnWrapper)(nil)
+)

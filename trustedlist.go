@@ -28,8 +28,8 @@ import (
 // and before the first answer, no peer is trusted.
 type trustedList struct {
 	ctx    context.Context // ends with the configuration
-	policy *policy         // has the source
-	log    *connLog        // writes beside the list: it may block or panic
+	source source
+	log    *connLog // writes beside the list: it may block or panic
 
 	last atomic.Pointer[trustedAnswer]
 
@@ -72,8 +72,8 @@ var (
 	errAnswerEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
 )
 
-func newTrustedList(ctx context.Context, p *policy, logger *zap.Logger) *trustedList {
-	return &trustedList{ctx: ctx, policy: p, log: newConnLog(limited(logger, refusalInterval, 1))}
+func newTrustedList(ctx context.Context, source source, logger *zap.Logger) *trustedList {
+	return &trustedList{ctx: ctx, source: source, log: newConnLog(limited(logger, refusalInterval, 1), true)}
 }
 
 // ranges returns the ranges of the trusted peers. It is the same table as long as the source
@@ -157,7 +157,7 @@ func (l *trustedList) question(ctx context.Context, now monotime.Time) (answer *
 	}()
 	// One answer serves all peers, so that none of them may influence it.
 	nobody := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
-	prefixes := l.policy.source.GetIPRanges(l.policy.sourceRequest(ctx, nobody))
+	prefixes := l.source(ctx, nobody)
 	if last := l.last.Load(); last != nil && slices.Equal(last.prefixes, prefixes) {
 		return &trustedAnswer{last.prefixes, last.table, now}, nil
 	}

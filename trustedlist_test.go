@@ -28,7 +28,7 @@ import (
 func listOf(t *testing.T, answer func(r *http.Request) []netip.Prefix) (*trustedList, *observer.ObservedLogs) {
 	time.Sleep(time.Until(monotime.Time(0).ToTime())) // a bubble's time begins in the past
 	core, logs := observer.New(zap.DebugLevel)
-	return newTrustedList(t.Context(), &policy{mode: On, source: connSource(answer)}, zap.New(core)), logs
+	return newTrustedList(t.Context(), connSource(answer), zap.New(core)), logs
 }
 
 var (
@@ -181,11 +181,11 @@ func TestSourceIsNotAskedWhenTheConfigurationEnds(t *testing.T) {
 		time.Sleep(time.Until(monotime.Time(0).ToTime()))
 		ctx, cancel := context.WithCancel(t.Context())
 		var asked atomic.Int32
-		l := newTrustedList(ctx, &policy{mode: On, source: connSource(func(r *http.Request) []netip.Prefix {
+		l := newTrustedList(ctx, connSource(func(r *http.Request) []netip.Prefix {
 			asked.Add(1)
 			<-r.Context().Done()
 			return range2
-		})}, zap.NewNop())
+		}), zap.NewNop())
 		requireTrusted(t, l)
 		cancel()
 		synctest.Wait() // the question ends with it
@@ -212,7 +212,7 @@ func TestSourceIsNotAskedForWhatTheBytesDecide(t *testing.T) {
 		{Unspecified, unixDatagram + "x", "malformed"},
 		{Unspecified, local(), "malformed"},
 	} {
-		rules, logs := packetRules(test.mode, connTrusting(&asked, "127.0.0.2/32"))
+		rules, logs := packetRules(test.mode, packetTrusting(&asked, "127.0.0.2/32"))
 		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.3")
 		_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
 		require.NoError(t, err)
@@ -236,7 +236,7 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 		}
 		panic("of a test")
 	})
-	rules.list = newTrustedList(t.Context(), &rules.policy, zap.NewNop())
+	rules.list = newTrustedList(t.Context(), rules.source, zap.NewNop())
 	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
 	// The answer is old, or too old.
 	age := func(by time.Duration) {
@@ -394,12 +394,12 @@ func TestTrustedListDoesNotWaitForTheLog(t *testing.T) {
 				released = make(chan struct{})
 				defer close(released)
 				var well atomic.Bool
-				l := newTrustedList(t.Context(), &policy{mode: On, source: connSource(func(*http.Request) []netip.Prefix {
+				l := newTrustedList(t.Context(), connSource(func(*http.Request) []netip.Prefix {
 					if !well.Load() {
 						panic("once")
 					}
 					return range2
-				})}, zap.New(failingCore{core, write}))
+				}), zap.New(failingCore{core, write}))
 				requireTrusted(t, l)
 				well.Store(true)
 				time.Sleep(time.Hour)
