@@ -47,7 +47,7 @@ func textsOf(value any) []string {
 	return []string{caddy.ToString(value)}
 }
 
-var errNoValue = errors.New("no value")
+var errNoValue = errors.New("the placeholder has no value")
 
 // logUnusable logs that an argument of a matcher has a placeholder whose value the matcher
 // cannot use. The level is DEBUG, because a client may choose the value.
