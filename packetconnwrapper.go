@@ -102,7 +102,7 @@ var notOfDatagrams = map[string]string{
 }
 
 // errNobodyTrusted has an address that is nobody's, so that its lines are safe as they stand.
-var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because anyone can forge the source address of a datagram; write, with the addresses of your load balancers in place of 192.0.2.10:
+var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because the source address of a datagram can be forged; write, with the addresses of your load balancers in place of 192.0.2.10:
 
 	packet_conn_wrappers {
 		proxy_protocol_mode on {
