@@ -1622,7 +1622,7 @@ func TestConnAddressesOfHeader(t *testing.T) {
 			remote := c.RemoteAddr().(*net.TCPAddr)
 			assert.False(t, remote.AddrPort().Addr().Is4In6() && len(remote.IP) == net.IPv6len)
 			rules.log.wait()
-			assert.Len(t, logs.FilterMessageSnippet("not trustworthy").All(), map[bool]int{true: 1}[tt.marked])
+			assert.Len(t, logs.FilterMessageSnippet("a client address is unverified").All(), map[bool]int{true: 1}[tt.marked])
 		})
 	}
 }

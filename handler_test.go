@@ -24,7 +24,7 @@ const (
 	reasonNoHeader = "the connection did not begin with a PROXY protocol header"
 	reasonNotOn    = "the connection's PROXY protocol header was not accepted under mode 'on'"
 	reasonHeader   = "the connection began with a PROXY protocol header"
-	reasonNoFacts  = "nothing is known of a PROXY protocol header of this connection"
+	reasonNoFacts  = "cannot tell whether this connection began with a PROXY protocol header"
 )
 
 func TestDirectiveLooksAtWhatTheListenerAccepted(t *testing.T) {
@@ -210,7 +210,7 @@ func TestDirectiveAnswers403InErrorRoutes(t *testing.T) {
 					assert.Empty(t, response.Header.Get("Secret"), path)
 					assert.EqualValues(t, http.StatusForbidden, log.waitFor(t, ofAccess)["status"], path)
 					assert.Empty(t, log.find(fields{"msg": "error handling handler error"}), path)
-					refusals := log.find(fields{"level": "debug", "logger": "http.handlers.proxy_protocol", "msg": "refused in an error route"})
+					refusals := log.find(fields{"level": "debug", "logger": "http.handlers.proxy_protocol", "msg": "refused a request in an error route"})
 					if assert.Len(t, refusals, 1, path) {
 						assert.Equal(t, reasonNotOn, refusals[0].str("error"), path)
 					}
@@ -346,14 +346,14 @@ func TestAServerKnowsNothingOfRequestsFromElsewhere(t *testing.T) {
 
 func TestDirectiveErrorsInACaddyfile(t *testing.T) {
 	tests := []struct{ name, text, want string }{
-		{"no mode", "proxy_protocol", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
-		{"no mode behind a matcher", "proxy_protocol /admin*", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
+		{"no mode", "proxy_protocol", "proxy_protocol needs a mode: use on, off or unspecified, at Caddyfile:2"},
+		{"no mode behind a matcher", "proxy_protocol /admin*", "proxy_protocol needs a mode: use on, off or unspecified, at Caddyfile:2"},
 		{"unknown mode", "proxy_protocol auto", "unknown mode 'auto': use on, off or unspecified, at Caddyfile:2"},
 		{"mode of another case", "proxy_protocol ON", "unknown mode 'ON': use on, off or unspecified, at Caddyfile:2"},
 		{"empty mode", `proxy_protocol ""`, "unknown mode '': use on, off or unspecified, at Caddyfile:2"},
 		{"two modes", "proxy_protocol on off", "unexpected argument 'off': proxy_protocol takes one mode, at Caddyfile:2"},
-		{"block", "proxy_protocol on {\ntrusted_proxies static 10.0.0.0/8\n}", "blocks are not supported: options of the listener stand in the listener wrapper 'proxy_protocol_mode', at Caddyfile:3"},
-		{"block without a mode", "proxy_protocol {\non\n}", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
+		{"block", "proxy_protocol on {\ntrusted_proxies static 10.0.0.0/8\n}", "blocks are not supported: write the listener's options in the listener wrapper 'proxy_protocol_mode', at Caddyfile:3"},
+		{"block without a mode", "proxy_protocol {\non\n}", "proxy_protocol needs a mode: use on, off or unspecified, at Caddyfile:2"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -372,8 +372,8 @@ func TestDirectiveErrorsInJSON(t *testing.T) {
 	const at = "loading new config: loading http app module: provision http: server web: setting up route handlers: route 0: loading handler modules: position 0: loading module 'proxy_protocol': "
 	c := newCaddy(t)
 	tests := []struct{ name, fields, want string }{
-		{"no mode", "", "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: on, off or unspecified"},
-		{"null mode", `,"mode":null`, "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: on, off or unspecified"},
+		{"no mode", "", "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: use on, off or unspecified"},
+		{"null mode", `,"mode":null`, "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: use on, off or unspecified"},
 		{"empty mode", `,"mode":""`, "decoding module config: http.handlers.proxy_protocol: mode: unknown mode '': use on, off or unspecified"},
 		{"unknown mode", `,"mode":"On"`, "decoding module config: http.handlers.proxy_protocol: mode: unknown mode 'On': use on, off or unspecified"},
 		{"unknown field", `,"mode":"on","trusted_proxies":{}`, `decoding module config: http.handlers.proxy_protocol: json: unknown field "trusted_proxies"`},
@@ -394,7 +394,7 @@ func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
 			tls
 		}
 	}`
-	const exactly = "\n\nIf they are there as 'servers <address>': the address must be exactly one that the server listens at, as :"
+	const exactly = "\n\nIf you wrote 'servers <address>', the address must be exactly one that the server listens on: :"
 	c := newCaddy(t)
 	const handler = "loading module 'proxy_protocol': provision http.handlers.proxy_protocol: server "
 	tests := []struct{ name, options, site, want string }{

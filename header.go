@@ -152,7 +152,7 @@ const maxEmptyReads = 100
 func (c *conn) onBytes(r *wire.Result) (next uint32) {
 	if r.Version != 0 {
 		if allowed := c.rules.version; allowed != 0 && allowed != r.Version {
-			return c.refuse(reasonVersion, fmt.Errorf("version %d, and only %d is allowed", r.Version, allowed))
+			return c.refuse(reasonVersion, fmt.Errorf("the header has version %d, but only version %d is allowed", r.Version, allowed))
 		}
 		if c.refuseUntrusted() {
 			return stateRefused

@@ -48,7 +48,7 @@ func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	}
 	if err == errUnwrapped {
 		w.Header().Set("Alt-Svc", "clear") // or it would be HTTP/3 again
-		m.logger.Warn("refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy")
+		m.logger.Warn("refused HTTP/3: its UDP listener was opened before 'proxy_protocol_mode' was added to 'packet_conn_wrappers', and Caddy keeps the listener across reloads; restart Caddy")
 	}
 	return caddyhttp.Error(http.StatusMisdirectedRequest, err)
 }
@@ -74,8 +74,8 @@ func (m misdirected) check(r *http.Request) error {
 
 var (
 	errUnwrapped  = errors.New("the QUIC connection did not come through the 'proxy_protocol_mode' packet conn wrapper: restart Caddy")
-	errMigrated   = errors.New("the QUIC connection has migrated, and is marked where it was not, or the other way round")
-	errOtherRules = errors.New("the QUIC connection was accepted under another configuration, and does not fit this one's 'proxy_protocol_mode'")
+	errMigrated   = errors.New("the QUIC connection has migrated, and its client address is now marked when it was not before, or the reverse")
+	errOtherRules = errors.New("the QUIC connection was accepted under another configuration, and this configuration's 'proxy_protocol_mode' does not allow it")
 )
 
 // hadDatagramHeader reports whether a request's connection was accepted with a header.
@@ -117,9 +117,9 @@ func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
 func (lw *ListenerWrapper) wayAround(pw *PacketConnWrapper) (string, error) {
 	switch {
 	case pw == nil:
-		return "UDP carries no header on this wrapper's watch", nil
+		return "this wrapper cannot check UDP", nil
 	case pw.Mode != On:
-		return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has the mode '%s'", wrapperName, pw.Mode), nil
+		return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s'", wrapperName, pw.Mode), nil
 	}
 	tcp := lw.rules.ranges
 	if tcp == nil {
@@ -131,12 +131,12 @@ func (lw *ListenerWrapper) wayAround(pw *PacketConnWrapper) (string, error) {
 	}
 	for prefix, mode := range udp.All() {
 		if same, ok := tcp.Get(prefix); mode != On && (!ok || same != mode) {
-			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has the mode '%s' for %s, and the listener wrapper has not", wrapperName, mode, prefix), nil
+			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s' for %s, but the listener wrapper does not", wrapperName, mode, prefix), nil
 		}
 	}
 	for prefix, mode := range tcp.All() {
 		if other, ok := udp.LookupPrefix(prefix); mode == On && ok && other != On {
-			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has the mode '%s' for %s, and the listener wrapper has 'on'", wrapperName, other, prefix), nil
+			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s' for %s, but the listener wrapper has mode 'on'", wrapperName, other, prefix), nil
 		}
 	}
 	return "", nil

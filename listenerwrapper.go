@@ -15,7 +15,7 @@ import (
 // connections, so that access logs, matchers and TLS policies see the client instead of
 // the load balancer. Its mode says whether a header is mandatory (`on`), forbidden (`off`)
 // or parsed if present, with the connection marked by source port 0 (`unspecified`, for
-// tests only). What does not fit the mode is refused: the connection is closed without a
+// tests only). A connection that does not fit the mode is refused: it is closed without a
 // byte written to it, and a line is logged.
 //
 // It must come before the `tls` listener wrapper, because the header comes before the TLS
@@ -30,10 +30,10 @@ type ListenerWrapper struct {
 	// Which peers may send a header, as for the server's own `trusted_proxies`. Under
 	// `on` a connection from any other peer is refused before a byte is read. Under
 	// `unspecified` a header from any other peer is refused. Not allowed under `off`.
-	// Default: every peer may. A source that returns no ranges trusts nobody.
+	// Default: every peer may. If a source returns no ranges, no peer is trusted.
 	//
-	// The peers of a Unix socket are trusted, because the file's permissions decide who
-	// can connect, but not those of an abstract Unix socket.
+	// Peers on a Unix socket are trusted, because the file's permissions decide who can
+	// connect. Peers on an abstract Unix socket are not.
 	TrustedProxiesRaw json.RawMessage `json:"trusted_proxies,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
 
 	// Peers with a mode of their own, to which neither `mode` nor `trusted_proxies`
@@ -45,27 +45,27 @@ type ListenerWrapper struct {
 	// retransmit.
 	Timeout *caddy.Duration `json:"timeout,omitempty"`
 
-	// The size of the largest header to accept, in bytes, its signature and TLVs included.
-	// Default: 4096. At least 536, the size every receiver must take (section 2), and at
-	// most 65551, the largest there is (section 2.2).
+	// The size of the largest header to accept, in bytes, including its signature and TLVs.
+	// Default: 4096. Allowed: 536 (required by section 2 of the specification) to 65551
+	// (the largest possible, section 2.2).
 	MaxHeaderSize *int `json:"max_header_size,omitempty"`
 
 	// The only header version to accept, `v1` or `v2`. A header of the other one is refused
 	// in every mode. Default: both are accepted.
 	Version string `json:"version,omitempty"`
 
-	// Set to `allow` to keep HTTP/3 on a server whose mode, or that of any range, is `on`.
-	// By default it is disabled there, because the headers of this wrapper exist on TCP
-	// only: HTTP/3 would be a way around it.
+	// Set to `allow` to keep HTTP/3 on a server whose mode, or the mode of any range, is
+	// `on`. By default HTTP/3 is disabled there: this wrapper checks TCP only, so HTTP/3
+	// would bypass it. It stays enabled if the packet wrapper demands a header as well.
 	HTTP3 string `json:"http3,omitempty"`
 
 	// Set to `allow` to accept version 1 headers whose destination is an IP address of the
 	// other family than the client's, or `unix:` and a path. nginx writes these if it took
 	// the client's address from the header of another load balancer (`set_real_ip_from`)
 	// that reached it over the other family, or over a Unix socket. The destination is then
-	// not known: the connection's local address, by which TLS policies choose, is the
-	// socket's. By default these headers are refused as malformed, as the specification
-	// demands. Version 2 headers are not affected.
+	// unknown: the connection's local address, which TLS policies match, is the socket's.
+	// By default these headers are refused as malformed, as the specification demands.
+	// Version 2 headers are not affected.
 	MismatchedDestination string `json:"mismatched_destination,omitempty"`
 
 	serverName    string
@@ -181,7 +181,7 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 func (lw *ListenerWrapper) warn(logger *zap.Logger) {
 	warnOfPolicy(&lw.rules.policy, logger)
 	if lw.rules.timeout < advisedTimeout {
-		logger.Warn("timeout is shorter than the PROXY protocol specification advises, to cover a TCP retransmit",
+		logger.Warn("'timeout' is shorter than the PROXY protocol specification advises; the advised time is long enough for a TCP retransmit",
 			zap.Duration("timeout", lw.rules.timeout), zap.Duration("advised", advisedTimeout))
 	}
 }

@@ -547,11 +547,11 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 		},
 		{
 			"a malformed range", `"ranges": [{"mode": "off", "ranges": ["::1", "10.0.0.0/33"]}]`,
-			provisioning + "ranges[0].ranges[1]: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
+			provisioning + "ranges[0].ranges[1]: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
 		},
 		{
 			"an empty range", `"ranges": [{"mode": "off", "ranges": [""]}]`,
-			provisioning + "ranges[0].ranges[0]: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
+			provisioning + "ranges[0].ranges[0]: '' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
 		},
 		{
 			"a range with a zone", `"ranges": [{"mode": "off", "ranges": ["fe80::1%eth0"]}]`,
@@ -559,11 +559,11 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 		},
 		{
 			"a range under two modes", `"ranges": [{"mode": "off", "ranges": ["10.0.0.0/8"]}, {"mode": "on", "ranges": ["::1", "10.9.9.9/8"]}]`,
-			provisioning + "ranges[1].ranges[1]: 10.0.0.0/8 has mode 'off' already and cannot have 'on' as well",
+			provisioning + "ranges[1].ranges[1]: 10.0.0.0/8 already has mode 'off' and cannot also have mode 'on': remove one",
 		},
 		{
 			"trusted_proxies under off", `"mode": "off", "trusted_proxies": {"source": "static", "ranges": ["10.0.0.0/8"]}`,
-			provisioning + "trusted_proxies: nobody may send a header under mode 'off': remove it, or set the mode to 'on'",
+			provisioning + "trusted_proxies: not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on'",
 		},
 		{
 			"trusted_proxies with a malformed range", `"mode": "on", "trusted_proxies": {"source": "static", "ranges": ["10.0.0"]}`,
@@ -581,19 +581,19 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 			"trusted_proxies without source", `"mode": "on", "trusted_proxies": {}`,
 			provisioning + "loading trusted proxies modules: module name not specified with key 'source' in map[]",
 		},
-		{"a timeout of zero", `"timeout": 0`, provisioning + "timeout: 0s is not positive: use a duration like 5s"},
-		{"a negative timeout", `"timeout": "-1s"`, provisioning + "timeout: -1s is not positive: use a duration like 5s"},
+		{"a timeout of zero", `"timeout": 0`, provisioning + "timeout: 0s is not positive: use a value such as 5s"},
+		{"a negative timeout", `"timeout": "-1s"`, provisioning + "timeout: -1s is not positive: use a value such as 5s"},
 		{"a timeout that is none", `"timeout": "soon"`, decoding + `time: invalid duration "soon"`},
 		{"a size of zero", `"max_header_size": 0`, provisioning + "max_header_size: 0 bytes is out of bounds: use 536 to 65551"},
 		{"a size that is too small", `"max_header_size": 535`, provisioning + "max_header_size: 535 bytes is out of bounds: use 536 to 65551"},
 		{"a size that is too large", `"max_header_size": 65552`, provisioning + "max_header_size: 65552 bytes is out of bounds: use 536 to 65551"},
 		{"an unknown version", `"version": "2"`, provisioning + "version: unknown version '2': use v1 or v2, or leave it out to accept both"},
 		{"http3 with another word", `"http3": "on"`, provisioning + "http3: unknown value 'on': use allow, or leave it out to disable HTTP/3 where a header is mandatory"},
-		{"mismatched_destination with another word", `"mismatched_destination": "on"`, provisioning + "mismatched_destination: unknown value 'on': use allow, or leave it out to refuse version 1 headers whose destination is not of their family"},
+		{"mismatched_destination with another word", `"mismatched_destination": "on"`, provisioning + "mismatched_destination: unknown value 'on': use allow, or leave it out to refuse version 1 headers whose destination does not match their address family"},
 		{"mismatched_destination that is no text", `"mismatched_destination": true`, decoding + "json: cannot unmarshal bool into Go struct field ListenerWrapper.mismatched_destination of type string"},
 		{
 			"two faults", `"timeout": -1, "version": "v3"`,
-			provisioning + "timeout: -1ns is not positive: use a duration like 5s\nversion: unknown version 'v3': use v1 or v2, or leave it out to accept both",
+			provisioning + "timeout: -1ns is not positive: use a value such as 5s\nversion: unknown version 'v3': use v1 or v2, or leave it out to accept both",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -611,9 +611,9 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 func TestConfigIsWarnedOf(t *testing.T) {
 	const (
 		ofUnspecified = "mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'"
-		ofAnyone      = "mode 'on' believes any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8"
+		ofAnyone      = "mode 'on' without 'trusted_proxies' accepts headers from any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8"
 		ofNobody      = "'trusted_proxies' has no ranges: no peer may send a header"
-		ofTimeout     = "timeout is shorter than the PROXY protocol specification advises, to cover a TCP retransmit"
+		ofTimeout     = "'timeout' is shorter than the PROXY protocol specification advises; the advised time is long enough for a TCP retransmit"
 	)
 	for _, test := range []struct {
 		wrapper string
@@ -647,7 +647,7 @@ func TestMarkedConnectionIsWarnedOfWithWhatItClaims(t *testing.T) {
 		assert.Equal(t, asMarked, outcomeOf(t, c, ip4, headerV2))
 		assert.Equal(t, "peer", outcomeOf(t, c, ip4, headerLocal))
 	}
-	warned := c.logs.find(ofModule.with(fields{"msg": "a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0"}))
+	warned := c.logs.find(ofModule.with(fields{"msg": "a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0"}))
 	require.Len(t, warned, 1)
 	assert.Equal(t, "warn", warned[0].str("level"))
 	assert.Equal(t, ip4.address, warned[0].str("local"))

@@ -120,7 +120,7 @@ func (l *connLog) sumUp(level zapcore.Level, why outcome) {
 	limit := &l.limits[why]
 	n := limit.omitted
 	if !l.enqueue(func() {
-		l.logger.Log(level, "more of the same was left out of the log", zap.String("message", l.message(why)), zap.Uint64("count", n))
+		l.logger.Log(level, "further lines with this message were not logged", zap.String("message", l.message(why)), zap.Uint64("count", n))
 	}) {
 		time.AfterFunc(refusalInterval, func() { l.sumUp(level, why) })
 		return
@@ -201,7 +201,7 @@ func (l *connLog) marked(peer net.Addr, socket localAddresser, h *wire.Header, n
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.enqueue(func() {
-		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
+		l.logger.Warn("a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0",
 			zap.String("peer", addrString(peer)),
 			zap.String("local", addrString(local)),
 			zap.Stringer("claimed", claimed),

@@ -34,7 +34,7 @@ func TestRefusalsBeyondTheLimitAreSummedUp(t *testing.T) {
 		time.Sleep(refusalInterval + time.Second) // in no time: the bubble's clock
 		synctest.Wait()
 		left := make(map[any]any)
-		for _, entry := range logs.FilterMessage("more of the same was left out of the log").All() {
+		for _, entry := range logs.FilterMessage("further lines with this message were not logged").All() {
 			assert.Equal(t, zapcore.WarnLevel, entry.Level)
 			left[entry.ContextMap()["message"]] = entry.ContextMap()["count"]
 		}

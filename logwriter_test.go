@@ -116,7 +116,7 @@ func TestLinesThatWaitForTheLogAreBounded(t *testing.T) {
 		synctest.Wait()
 		assert.Empty(t, log.waiting)
 		left := 0
-		for _, entry := range logs.FilterMessage("more of the same was left out of the log").All() {
+		for _, entry := range logs.FilterMessage("further lines with this message were not logged").All() {
 			left += int(entry.ContextMap()["count"].(uint64))
 		}
 		written := logs.FilterMessageSnippet("PROXY protocol").Len() + logs.FilterMessageSnippet("untrusted").Len()
@@ -170,12 +170,12 @@ func TestMarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
 	connOf(connSays(connV1), rules).RemoteAddr()
 	close(released)
 	log.wait()
-	assert.Zero(t, logs.FilterMessageSnippet("is not trustworthy").Len())
+	assert.Zero(t, logs.FilterMessageSnippet("a client address is unverified").Len())
 	for range 2 {
 		connOf(connSays(connV1), rules).RemoteAddr() // the queue is empty again
 	}
 	log.wait()
-	assert.Equal(t, 1, logs.FilterMessageSnippet("is not trustworthy").Len())
+	assert.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())
 }
 
 type goexitCore struct {

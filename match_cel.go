@@ -50,7 +50,7 @@ func (a celArg) value(repl *caddy.Replacer) (string, error) {
 	return text.String(), nil
 }
 
-var errNoValue = errors.New("no value")
+var errNoValue = errors.New("the placeholder has no value")
 
 // celArgs are the arguments of a CEL function.
 type celArgs []celArg

@@ -16,7 +16,7 @@ import (
 // negationWarnings are the matchers of each warning of negated ones.
 func negationWarnings(log logCapture) (warnings [][]string) {
 	for _, entry := range log.find(ofModule.with(fields{"level": "warn"})) {
-		if !strings.HasPrefix(entry.str("msg"), "a negated matcher also matches requests that it cannot judge") {
+		if !strings.HasPrefix(entry.str("msg"), "a negated matcher also matches requests that the matcher cannot check") {
 			continue
 		}
 		var matchers []string

@@ -19,15 +19,15 @@ import (
 
 // MatchPinnedIP matches requests whose client IP, as the `client_ip` matcher has it, is one
 // of these and can be relied on: the connection is not marked, and its PROXY protocol
-// header, if it began with one, named an IP address and a source port other than 0, which
-// is an earlier hop's mark.
+// header, if it began with one, named an IP address and a source port other than 0. (Port 0
+// is the mark of an earlier hop.)
 //
-// Nothing matches a request whose connection did not come through the
+// This matcher never matches a request whose connection did not come through the
 // `proxy_protocol_mode` listener wrapper.
 type MatchPinnedIP struct {
 	// The IP addresses or CIDR ranges to match; at least one. Placeholders are evaluated
-	// for every request and may hold several, separated by commas or spaces. One that
-	// holds nothing, or anything that is no IP address or CIDR range, matches nothing.
+	// for every request and may hold several, separated by commas or spaces. A placeholder
+	// that is empty, or holds anything but IP addresses and CIDR ranges, matches nothing.
 	Ranges []string `json:"ranges,omitempty"`
 
 	fixed   *bart.Lite

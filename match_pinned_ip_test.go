@@ -73,16 +73,16 @@ var pinValues = []struct {
 	{"several with spaces", "10.0.0.0/8 203.0.113.7", true, ""},
 	{"several with both", " , 10.0.0.0/8 , , 203.0.113.7 , ", true, ""},
 	{"several others", "10.0.0.0/8, 198.51.100.1", false, ""},
-	{"nothing", "", false, "no value"},
-	{"only separators", " , ,", false, "no value"},
-	{"garbage", "garbage", false, "'garbage' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"garbage behind the address", "203.0.113.7, garbage", false, "'garbage' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"a range that does not parse", "203.0.113.7/33", false, "'203.0.113.7/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"a port", "203.0.113.7:51234", false, "'203.0.113.7:51234' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	{"nothing", "", false, "the placeholder has no value"},
+	{"only separators", " , ,", false, "the placeholder has no value"},
+	{"garbage", "garbage", false, "'garbage' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"garbage behind the address", "203.0.113.7, garbage", false, "'garbage' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"a range that does not parse", "203.0.113.7/33", false, "'203.0.113.7/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"a port", "203.0.113.7:51234", false, "'203.0.113.7:51234' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 	{"a zone", "fe80::1%eth0", false, "'fe80::1%eth0' has a zone: use an IP address or CIDR range without one"},
-	{"a word of the Caddyfile", "private_ranges", false, "'private_ranges' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"another placeholder", "{http.request.remote.host}", false, "'{http.request.remote.host}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"another placeholder, escaped", `\{http.request.remote.host\}`, false, `'\\{http.request.remote.host\\}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1`},
+	{"a word of the Caddyfile", "private_ranges", false, "'private_ranges' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"another placeholder", "{http.request.remote.host}", false, "'{http.request.remote.host}' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"another placeholder, escaped", `\{http.request.remote.host\}`, false, `'\\{http.request.remote.host\\}' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1`},
 }
 
 func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {
@@ -213,7 +213,7 @@ func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
 }
 
 func TestPinnedIPMatcherErrorsInACaddyfile(t *testing.T) {
-	const like = " is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"
+	const like = " is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"
 	tests := []struct{ name, text, want string }{
 		{"nothing", "pinned_ip", "pinned_ip needs at least one IP address, CIDR range or placeholder, at Caddyfile:2"},
 		{"nothing the second time", "{\npinned_ip 203.0.113.7\npinned_ip\n}", "pinned_ip needs at least one IP address, CIDR range or placeholder, at Caddyfile:4"},
@@ -238,7 +238,7 @@ func TestPinnedIPMatcherErrorsInJSON(t *testing.T) {
 	tests := []struct{ name, json, want string }{
 		{"nothing", `{}`, "pinned_ip needs at least one IP address, CIDR range or placeholder"},
 		{"empty list", `{"ranges":[]}`, "pinned_ip needs at least one IP address, CIDR range or placeholder"},
-		{"range", `{"ranges":["nonsense"]}`, "pinned_ip: 'nonsense' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+		{"range", `{"ranges":["nonsense"]}`, "pinned_ip: 'nonsense' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -218,7 +218,7 @@ func TestProxyProtocolMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
 	assert.JSONEq(t, `{"is":["present","port_zero"],"peer":["10.0.0.0/8"],"tlv":{"alpn":["h2","http/1.1"]}}`, string(b))
 
 	_, err = adapt("http:// {\n@m {\nproxy_protocol present\nproxy_protocol absent\n}\nrespond @m ok\n}")
-	assert.EqualError(t, err, "'absent' cannot be true together with anything that a header says, at Caddyfile:4")
+	assert.EqualError(t, err, "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:4")
 }
 
 func TestProxyProtocolMatcherErrorsInACaddyfile(t *testing.T) {
@@ -237,17 +237,17 @@ func TestProxyProtocolMatcherErrorsInACaddyfile(t *testing.T) {
 		{"tlv without a name", "{\nversion v2\ntlv\n}", "tlv needs an argument, at Caddyfile:4"},
 		{"unknown version", "{\nversion 2\n}", "version: unknown version '2': use v1 or v2, at Caddyfile:3"},
 		{"empty version", "{\nversion \"\"\n}", "version: unknown version '': use v1 or v2, at Caddyfile:3"},
-		{"range that does not parse", "{\npeer 10.0.0.0/33\n}", "peer: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:3"},
-		{"host name", "{\npeer 10.0.0.1 lb.test\n}", "peer: 'lb.test' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:3"},
+		{"range that does not parse", "{\npeer 10.0.0.0/33\n}", "peer: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1, at Caddyfile:3"},
+		{"host name", "{\npeer 10.0.0.1 lb.test\n}", "peer: 'lb.test' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1, at Caddyfile:3"},
 		{"zone", "{\npeer fe80::1%eth0\n}", "peer: 'fe80::1%eth0' has a zone: use an IP address or CIDR range without one, at Caddyfile:3"},
 		{"unknown TLV", "{\ntlv sni a.test\n}", "tlv: unknown TLV name 'sni': use " + tlvNames + ", at Caddyfile:3"},
 		{"TLV number out of range", "{\ntlv 0x100\n}", "tlv: unknown TLV name '0x100': use " + tlvNames + ", at Caddyfile:3"},
-		{"value that is not hexadecimal", "{\ntlv 0xea vpce\n}", "tlv: value 'vpce' of 0xea is not hexadecimal, at Caddyfile:3"},
-		{"absent and present", "absent present", "'absent' cannot be true together with anything that a header says, at Caddyfile:2"},
-		{"absent and a version", "absent {\nversion v1\n}", "'absent' cannot be true together with anything that a header says, at Caddyfile:3"},
-		{"absent and port_zero", "port_zero absent", "'absent' cannot be true together with anything that a header says, at Caddyfile:2"},
-		{"local and port_zero", "local port_zero", "'local' cannot be true together with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs, at Caddyfile:2"},
-		{"local and a TLV", "local {\npeer 10.0.0.0/8\ntlv alpn h2\n}", "'local' cannot be true together with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs, at Caddyfile:4"},
+		{"value that is not hexadecimal", "{\ntlv 0xea vpce\n}", "tlv: value 'vpce' of 0xea is not hexadecimal: use pairs of digits such as 0aff, at Caddyfile:3"},
+		{"absent and present", "absent present", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:2"},
+		{"absent and a version", "absent {\nversion v1\n}", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:3"},
+		{"absent and port_zero", "port_zero absent", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:2"},
+		{"local and port_zero", "local port_zero", "'local' cannot be combined with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs, at Caddyfile:2"},
+		{"local and a TLV", "local {\npeer 10.0.0.0/8\ntlv alpn h2\n}", "'local' cannot be combined with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs, at Caddyfile:4"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -263,9 +263,9 @@ func TestProxyProtocolMatcherErrorsInJSON(t *testing.T) {
 		{"empty lists", `{"is":[],"version":[],"peer":[],"tlv":{}}`, "the proxy_protocol matcher needs at least one of present, absent, port_zero, local, version, peer, tlv"},
 		{"unknown word", `{"is":["trusted"]}`, "unknown word 'trusted': use present, absent, port_zero, local"},
 		{"unknown version", `{"version":["v3"]}`, "version: unknown version 'v3': use v1 or v2"},
-		{"range", `{"peer":["private_ranges"]}`, "peer: 'private_ranges' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-		{"TLV value", `{"tlv":{"0xea":["0"]}}`, "tlv: value '0' of 0xea is not hexadecimal"},
-		{"contradiction", `{"is":["absent"],"tlv":{"alpn":null}}`, "'absent' cannot be true together with anything that a header says"},
+		{"range", `{"peer":["private_ranges"]}`, "peer: 'private_ranges' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+		{"TLV value", `{"tlv":{"0xea":["0"]}}`, "tlv: value '0' of 0xea is not hexadecimal: use pairs of digits such as 0aff"},
+		{"contradiction", `{"is":["absent"],"tlv":{"alpn":null}}`, "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -284,18 +284,18 @@ func TestMatcherErrorsNameTheRouteInCEL(t *testing.T) {
 		{"proxy_protocol('presnt')", "unknown word 'presnt': use present, absent, port_zero, local"},
 		{"proxy_protocol('version:v3')", "version: unknown version 'v3': use v1 or v2"},
 		{"proxy_protocol('peers:10.0.0.0/8')", "unknown word 'peers:10.0.0.0/8': use present, absent, port_zero, local"},
-		{"proxy_protocol('peer:')", "peer: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+		{"proxy_protocol('peer:')", "peer: '' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 		{"proxy_protocol('tlv:')", "tlv: unknown TLV name ''"},
 		{"proxy_protocol('tlv:sni=a.test')", "tlv: unknown TLV name 'sni'"},
-		{"proxy_protocol('absent', 'present')", "'absent' cannot be true together with anything that a header says"},
+		{"proxy_protocol('absent', 'present')", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header"},
 		{"proxy_protocol()", "matcher requires at least one argument"},
 		{"proxy_protocol(1)", "matcher arguments must be string constants"},
-		{"pinned_ip('10.0.0.0/33')", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-		{"pinned_ip('')", "pinned_ip: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+		{"pinned_ip('10.0.0.0/33')", "pinned_ip: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+		{"pinned_ip('')", "pinned_ip: '' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 		{"pinned_ip()", "at least one"},
 		{"pinned_ip(1)", "matcher arguments must be string constants"},
 		{"pinned_ip({client_ip} == '203.0.113.7')", "matcher arguments must be string constants"},
-		{"pinned_ip('10.0.0.0/33', {client_ip})", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+		{"pinned_ip('10.0.0.0/33', {client_ip})", "pinned_ip: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 	}
 	c := newCaddy(t)
 	for _, tt := range tests {
@@ -425,7 +425,7 @@ func TestProxyProtocolMatcherInWrongJSONIsRefused(t *testing.T) {
 		{`{"version":["v3"]}`, "version: unknown version 'v3'"},
 		{`{"peer":["10.0.0.0/33"]}`, "peer: "},
 		{`{"tlv":{"athority":[]}}`, "tlv: "},
-		{`{"is":["absent","present"]}`, "'absent' cannot be true together with"},
+		{`{"is":["absent","present"]}`, "'absent' cannot be combined with"},
 	} {
 		err := c.loadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"proxy_protocol":%s}]}]}}}}`, freePort(t), tt.json))
 		assert.ErrorContains(t, err, tt.want, tt.json)

@@ -14,11 +14,11 @@ type metrics struct{}
 
 var (
 	connectionsDesc = prometheus.NewDesc("caddy_proxy_protocol_connections_total",
-		"Counter of connections whose beginning was judged, by the mode in force for the peer, the version of the PROXY protocol header (none, v1, v2) and what became of them (client, marked, local, direct, or the reason of a refusal).",
+		"Counter of connections, by the mode in force for the peer, the version of the PROXY protocol header (none, v1, v2) and the outcome (client, marked, local, direct, or the reason of a refusal).",
 		[]string{"server", "mode", "version", "outcome"}, nil)
 
 	datagramsDesc = prometheus.NewDesc("caddy_proxy_protocol_datagrams_total",
-		"Counter of datagrams that arrived for HTTP/3, by the mode in force for the peer, the version of the PROXY protocol header (none, v2) and what became of them (client, marked, local, direct, or the reason why they were dropped).",
+		"Counter of datagrams that arrived for HTTP/3, by the mode in force for the peer, the version of the PROXY protocol header (none, v2) and the outcome (client, marked, local, direct, or the reason why the datagram was dropped).",
 		[]string{"server", "mode", "version", "outcome"}, nil)
 
 	headerSecondsDesc = prometheus.NewDesc("caddy_proxy_protocol_header_duration_seconds",

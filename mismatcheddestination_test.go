@@ -59,8 +59,8 @@ func TestMismatchedDestinationIsRefusedWithTheCauseAndTheOption(t *testing.T) {
 					requireRefused(t, conn)
 					entry := logs.waitForRefusal(t, nil)
 					assert.Equal(t, "malformed", entry.str("reason"))
-					assert.Contains(t, entry.str("error"), "byte 23: destination is not of the announced family, as nginx writes it")
-					assert.Contains(t, entry.str("error"), "add to 'proxy_protocol_mode': mismatched_destination allow")
+					assert.Contains(t, entry.str("error"), "byte 23: destination is not of the announced family; nginx writes this")
+					assert.Contains(t, entry.str("error"), "add 'mismatched_destination allow' to 'proxy_protocol_mode'")
 				})
 			}
 		}

@@ -26,9 +26,9 @@ type ModeRanges struct {
 	// The mode of these peers: `on`, `off` or `unspecified`; required.
 	Mode *Mode `json:"mode"`
 
-	// The IP addresses or CIDR ranges of these peers; at least one. A range must not stand
-	// under two modes. Zones are not allowed. An IPv4-mapped IPv6 range counts as IPv4; no
-	// other IPv6 range, `::/0` neither, covers IPv4.
+	// The IP addresses or CIDR ranges of these peers; at least one. A range cannot have two
+	// modes. Zones are not allowed. An IPv4-mapped IPv6 range counts as IPv4. Other IPv6
+	// ranges, including `::/0`, do not cover IPv4.
 	Ranges []string `json:"ranges"`
 }
 
@@ -116,7 +116,7 @@ func askSource(module caddyhttp.IPRangeSource, server *caddyhttp.Server) source 
 
 // The checks below serve the Caddyfile, which names a line, and JSON, which names a field.
 
-var errTrustUnderOff = errors.New("nobody may send a header under mode 'off': remove it, or set the mode to 'on'")
+var errTrustUnderOff = errors.New("not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on'")
 
 func inField(field string, err error) error {
 	if err == nil {
@@ -127,7 +127,7 @@ func inField(field string, err error) error {
 
 func checkTimeout(d time.Duration) error {
 	if d <= 0 {
-		return fmt.Errorf("%s is not positive: use a duration like 5s", d)
+		return fmt.Errorf("%s is not positive: use a value such as 5s", d)
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func checkHTTP3(value string) error {
 }
 
 func checkMismatchedDestination(value string) error {
-	return checkAllow(value, "leave it out to refuse version 1 headers whose destination is not of their family")
+	return checkAllow(value, "leave it out to refuse version 1 headers whose destination does not match their address family")
 }
 
 // checkAllow checks the value of an option that permits something.
@@ -176,7 +176,7 @@ func warnOfPolicy(p *policy, logger *zap.Logger) {
 		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")
 	}
 	if p.mode == On && p.anyoneTrusted() {
-		logger.Warn("mode 'on' believes any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8")
+		logger.Warn("mode 'on' without 'trusted_proxies' accepts headers from any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8")
 	}
 	if p.trusted != nil && p.trusted.Size() == 0 {
 		logger.Warn("'trusted_proxies' has no ranges: no peer may send a header")

@@ -94,7 +94,7 @@ var dropMessages = [outcomes]string{
 	reasonChecksum:  "dropped datagram with wrong PROXY protocol checksum",
 	reasonTooLarge:  "dropped datagram with too large PROXY protocol header",
 	reasonDuplicate: "dropped datagram with second PROXY protocol header",
-	reasonIO:        "dropped datagram that could not be judged",
+	reasonIO:        "dropped datagram that could not be checked",
 }
 
 // acceptedAs is the outcome of what was accepted with this header, or with none, if it is the

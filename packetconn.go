@@ -190,7 +190,7 @@ func (c *packetConn) WriteTo(p []byte, addr net.Addr) (n int, err error) {
 	}
 }
 
-var errNotOurs = errors.New("not an address that a datagram came from")
+var errNotOurs = errors.New("no datagram came from this address")
 
 // accept returns the address to give to QUIC with the payload of a datagram, or nil if it
 // dropped the datagram.
@@ -446,8 +446,8 @@ func (c *packetConn) judge(config *packetConfig, d *datagram, ip netip.Addr, f *
 
 var (
 	errDatagramCutOff = errors.New("cut off by the end of the datagram")
-	errNotDatagrams   = errors.New("the header is not one of datagrams (DGRAM) over IPv4 or IPv6")
-	errNoPayload      = errors.New("nothing follows the header: a load balancer must put it before each datagram, not into one of its own")
+	errNotDatagrams   = errors.New("the header's transport is not DGRAM over IPv4 or IPv6")
+	errNoPayload      = errors.New("nothing follows the header: the load balancer must put it in front of each datagram's data, not into a datagram of its own")
 )
 
 // drop counts, logs and remembers a datagram that is dropped.

@@ -352,7 +352,7 @@ func TestLogSaysThatAClientOfDatagramsIsMarked(t *testing.T) {
 	require.Empty(t, logs.All())
 	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"x")
 	rules.log.wait()
-	require.Equal(t, 1, logs.FilterMessageSnippet("not trustworthy").Len())
+	require.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())
 	assert.Equal(t, client4.String(), logs.All()[0].ContextMap()["claimed"])
 }
 

@@ -23,8 +23,9 @@ import (
 // with the client marked by source port 0 (`unspecified`, for tests only). A datagram that
 // does not fit the mode is dropped and counted, and a line is logged.
 //
-// It is for HTTP/3 what the `proxy_protocol_mode` listener wrapper is for TCP. Beside one
-// whose mode is `on` it must be `on` as well, or HTTP/3 is disabled.
+// It does for HTTP/3 what the `proxy_protocol_mode` listener wrapper does for TCP. If the
+// mode of that wrapper on the same server is `on`, the mode of this one must be `on` as
+// well, or HTTP/3 is disabled.
 //
 // The protocol is specified in doc/proxy-protocol.txt of HAProxy.
 type PacketConnWrapper struct {
@@ -33,27 +34,27 @@ type PacketConnWrapper struct {
 	Mode Mode `json:"mode,omitempty"`
 
 	// Which peers may send a header, as for the server's own `trusted_proxies`. Required
-	// under `on`, which drops the datagrams of any other peer. Under `unspecified` those
-	// with a header are dropped; default there: every peer may send one. Not allowed under
-	// `off`. A source that returns no ranges trusts nobody; the ranges `0.0.0.0/0` and
-	// `::/0` trust everybody.
+	// under `on`: datagrams from any other peer are dropped. Optional under `unspecified`:
+	// datagrams from any other peer are dropped if they have a header; by default, every
+	// peer may send one. Not allowed under `off`. If a source returns no ranges, no peer is
+	// trusted; the ranges `0.0.0.0/0` and `::/0` trust every peer.
 	//
 	// A source other than `static` is asked at most once a second, and for all peers at
 	// once: its request has the RemoteAddr `0.0.0.0:0`. It has 5 seconds to answer. While
-	// it gives no answer, its last one holds, until it is 10 seconds old; then, and before
-	// the first answer, no peer is trusted.
+	// it does not answer, its last answer stays in use until it is 10 seconds old. After
+	// that, and before the first answer, no peer is trusted.
 	//
-	// The source address of a datagram is easily forged: a firewall must see to it that
-	// datagrams with the address of a trusted peer come from there.
+	// The source address of a datagram is easily forged. A firewall must drop datagrams
+	// that have the address of a trusted peer but come from elsewhere.
 	TrustedProxiesRaw json.RawMessage `json:"trusted_proxies,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
 
 	// Peers with a mode of their own, to which neither `mode` nor `trusted_proxies`
 	// applies. The most specific range that contains a peer wins.
 	Ranges []ModeRanges `json:"ranges,omitempty"`
 
-	// The size of the largest header to accept, in bytes, its signature and TLVs included.
-	// Default: 4096. At least 536 and at most 65551. A header must fit into one datagram
-	// with what it stands before.
+	// The size of the largest header to accept, in bytes, including its signature and TLVs.
+	// Default: 4096. Allowed: 536 to 65551. A header and the data behind it must fit into
+	// one datagram.
 	MaxHeaderSize *int `json:"max_header_size,omitempty"`
 
 	serverName    string
@@ -96,14 +97,14 @@ func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // notOfDatagrams has the options of the listener wrapper that the packet wrapper has not,
 // and why.
 var notOfDatagrams = map[string]string{
-	"timeout":                "a datagram has its header or has none, there is nothing to wait for: remove it",
-	"version":                "datagrams have v2 headers, there are no others: remove it",
-	"mismatched_destination": "datagrams have v2 headers, and only v1 lines can have one: remove it",
-	"http3":                  "it belongs to the listener wrapper, and is not needed with this one: remove it",
+	"timeout":                "not supported for datagrams, because a header arrives whole or not at all: remove it",
+	"version":                "not supported for datagrams, because they have v2 headers only: remove it",
+	"mismatched_destination": "not supported for datagrams, because only v1 headers can have a mismatched destination: remove it",
+	"http3":                  "an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it",
 }
 
 // errNobodyTrusted has an address that is nobody's, so that its lines are safe as they stand.
-var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because anyone can forge the source address of a datagram; write, with the addresses of your load balancers in place of 192.0.2.10:
+var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because the source address of a datagram can be forged; write, with the addresses of your load balancers in place of 192.0.2.10:
 
 	packet_conn_wrappers {
 		proxy_protocol_mode on {
@@ -115,7 +116,7 @@ or in JSON, beside "mode": "on":
 
 	"trusted_proxies": {"source": "static", "ranges": ["192.0.2.10"]}
 
-To trust every host that can reach the port, say so: trusted_proxies static 0.0.0.0/0 ::/0`)
+To trust every host that can reach the port, write: trusted_proxies static 0.0.0.0/0 ::/0`)
 
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the
 // server that the wrapper is configured on.
@@ -176,7 +177,7 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	}
 	own := slices.Index(names, wrapperName)
 	if slices.Contains(names[own+1:], wrapperName) {
-		return fmt.Errorf("packet conn wrapper '%s' is there twice, and a datagram has one header: keep one", wrapperName)
+		return fmt.Errorf("duplicate packet conn wrapper '%s': a datagram has only one header: remove one wrapper", wrapperName)
 	}
 	// What another wrapper does must not be passed by.
 	pw.unwrap = own == 0
@@ -209,7 +210,7 @@ func (h startHandler) Handle(context.Context, caddy.Event) error {
 func (pw *PacketConnWrapper) WrapPacketConn(inner net.PacketConn) net.PacketConn {
 	key := pw.keys.of(inner)
 	if key == "" && len(pw.keys) > 0 {
-		pw.logger.Warn("the UDP socket cannot be known again after a reload, because another module hides it: then restart Caddy, or HTTP/3 is answered 421 under mode 'on'",
+		pw.logger.Warn("another module hides the UDP socket, so this wrapper cannot recognize it after a reload; restart Caddy instead of reloading it, or HTTP/3 requests are answered with 421 under mode 'on'",
 			zap.String("local", addrString(inner.LocalAddr())))
 	}
 	return packetConns.wrap(inner, key, pw.unwrap, socketsOf{pw})

@@ -39,15 +39,15 @@ func TestPacketWrapperCaddyfile(t *testing.T) {
 func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 	for _, test := range []struct{ name, packet, want string }{
 		{"another mode", "maybe", "unknown mode 'maybe': use on, off or unspecified"},
-		{"timeout", "on {\ntimeout 5s\n}", "timeout: a datagram has its header or has none, there is nothing to wait for: remove it"},
-		{"version", "on {\nversion v2\n}", "version: datagrams have v2 headers, there are no others: remove it"},
-		{"http3", "on {\nhttp3 allow\n}", "http3: it belongs to the listener wrapper, and is not needed with this one: remove it"},
-		{"mismatched_destination", "on {\nmismatched_destination allow\n}", "mismatched_destination: datagrams have v2 headers, and only v1 lines can have one: remove it"},
+		{"timeout", "on {\ntimeout 5s\n}", "timeout: not supported for datagrams, because a header arrives whole or not at all: remove it"},
+		{"version", "on {\nversion v2\n}", "version: not supported for datagrams, because they have v2 headers only: remove it"},
+		{"http3", "on {\nhttp3 allow\n}", "http3: an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it"},
+		{"mismatched_destination", "on {\nmismatched_destination allow\n}", "mismatched_destination: not supported for datagrams, because only v1 headers can have a mismatched destination: remove it"},
 		{"another option", "on {\ntrust\n}", "unrecognized option 'trust': use trusted_proxies, max_header_size, or a mode (on, off or unspecified) with ranges"},
-		{"trust under off", "off {\ntrusted_proxies static 10.0.0.0/8\n}", "trusted_proxies: nobody may send a header under mode 'off'"},
-		{"two modes for a range", "on {\noff 10.0.0.0/8\nunspecified 10.0.0.0/8\n}", "10.0.0.0/8 has mode 'off' already and cannot have 'unspecified' as well"},
+		{"trust under off", "off {\ntrusted_proxies static 10.0.0.0/8\n}", "trusted_proxies: not allowed under mode 'off', which refuses every header"},
+		{"two modes for a range", "on {\noff 10.0.0.0/8\nunspecified 10.0.0.0/8\n}", "10.0.0.0/8 already has mode 'off' and cannot also have mode 'unspecified': remove one"},
 		{"no size", "on {\nmax_header_size 1\n}", "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},
-		{"twice", "off\nproxy_protocol_mode off", "packet conn wrapper 'proxy_protocol_mode' is there twice, and a datagram has one header: keep one"},
+		{"twice", "off\nproxy_protocol_mode off", "duplicate packet conn wrapper 'proxy_protocol_mode': a datagram has only one header: remove one wrapper"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := newCaddy(t).load(packets("", test.packet), h3Site(t, freePort(t), ""))
@@ -58,7 +58,7 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 	for _, test := range []struct{ name, fields, want string }{
 		{"timeout", `"timeout": "5s"`, `unknown field "timeout"`},
 		{"mismatched_destination", `"mismatched_destination": "allow"`, `unknown field "mismatched_destination"`},
-		{"trust under off", `"mode": "off", "trusted_proxies": {"source": "static"}`, "trusted_proxies: nobody may send a header under mode 'off'"},
+		{"trust under off", `"mode": "off", "trusted_proxies": {"source": "static"}`, "trusted_proxies: not allowed under mode 'off', which refuses every header"},
 		{"no size", `"max_header_size": 1`, "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},
 		{"a range without mode", `"ranges": [{"ranges": ["::1"]}]`, "ranges[0].mode: missing"},
 	} {
@@ -138,7 +138,7 @@ func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
 // HTTP/3 stays where the listener wrapper mandates a header if the packet wrapper does so
 // as well, for the same peers.
 func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
-	const as = "'proxy_protocol_mode' in 'packet_conn_wrappers' has the mode "
+	const as = "'proxy_protocol_mode' in 'packet_conn_wrappers' has mode "
 	for _, test := range []struct{ listener, packet, way string }{
 		{"on", "on", ""},
 		{"off {\non 10.0.0.0/8\n}", "on", ""},
@@ -149,11 +149,11 @@ func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
 		{"on", "off", as + "'off'"},
 		{"on", "unspecified", as + "'unspecified'"},
 		{"on", "off {\non 0.0.0.0/0\n}", as + "'off'"},
-		{"on", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, and the listener wrapper has not"},
-		{"on", "on {\nunspecified 10.0.0.0/8\n}", as + "'unspecified' for 10.0.0.0/8, and the listener wrapper has not"},
-		{"on {\noff 127.0.0.1\n}", "on {\noff 127.0.0.0/8\n}", as + "'off' for 127.0.0.0/8, and the listener wrapper has not"},
-		{"on {\nunspecified 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, and the listener wrapper has not"},
-		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\n}", as + "'off' for 10.1.0.0/16, and the listener wrapper has 'on'"},
+		{"on", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, but the listener wrapper does not"},
+		{"on", "on {\nunspecified 10.0.0.0/8\n}", as + "'unspecified' for 10.0.0.0/8, but the listener wrapper does not"},
+		{"on {\noff 127.0.0.1\n}", "on {\noff 127.0.0.0/8\n}", as + "'off' for 127.0.0.0/8, but the listener wrapper does not"},
+		{"on {\nunspecified 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, but the listener wrapper does not"},
+		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\n}", as + "'off' for 10.1.0.0/16, but the listener wrapper has mode 'on'"},
 		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", ""},
 		{"off {\non 10.0.0.0/8\noff 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", ""},
 	} {
@@ -161,7 +161,7 @@ func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
 			port := freePort(t)
 			c := startCaddy(t, packets(test.listener, test.packet), h3Site(t, port, ""))
 			assert.Equal(t, test.way == "", listensOnUDP(t, port))
-			disabled := c.logs.find(ofModule.with(fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "UDP carries no header on this wrapper's watch", test.way, 1)}))
+			disabled := c.logs.find(ofModule.with(fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "this wrapper cannot check UDP", test.way, 1)}))
 			assert.Equal(t, test.way != "", len(disabled) == 1)
 		})
 	}

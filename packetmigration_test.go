@@ -264,7 +264,7 @@ func TestListenerOlderThanTheWrapperIsRefused(t *testing.T) {
 		response, body := h3Eventually(t, tcp4(port).address, http.StatusMisdirectedRequest, "")
 		assert.Equal(t, []string{"clear"}, response.Header.Values("Alt-Svc"))
 		assert.Empty(t, body)
-		entry := logs.waitFor(t, fields{"level": "warn", "server_name": "srv0", "msg": "refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy"})
+		entry := logs.waitFor(t, fields{"level": "warn", "server_name": "srv0", "msg": "refused HTTP/3: its UDP listener was opened before 'proxy_protocol_mode' was added to 'packet_conn_wrappers', and Caddy keeps the listener across reloads; restart Caddy"})
 		assert.NotEmpty(t, entry)
 		logs.waitFor(t, fields{"logger": "http.log.access", "status": float64(http.StatusMisdirectedRequest)})
 	}

@@ -16,7 +16,7 @@ func parseRange(s string) (netip.Prefix, error) {
 	}
 	prefix, err := parsePrefix(s)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("'%s' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1", s)
+		return netip.Prefix{}, fmt.Errorf("'%s' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1", s)
 	}
 	return normalize(prefix), nil
 }
@@ -57,7 +57,7 @@ func compileSet(ranges []string) (*bart.Lite, error) {
 // insertRange refuses a range that has another mode already.
 func insertRange(table *bart.Table[Mode], prefix netip.Prefix, mode Mode) error {
 	if other, ok := table.Get(prefix); ok && other != mode {
-		return fmt.Errorf("%s has mode '%s' already and cannot have '%s' as well", prefix, other, mode)
+		return fmt.Errorf("%s already has mode '%s' and cannot also have mode '%s': remove one", prefix, other, mode)
 	}
 	table.Insert(prefix, mode)
 	return nil

@@ -21,16 +21,16 @@ import (
 )
 
 const (
-	ofHTTP3     = "HTTP/3 is disabled, because UDP carries no header on this wrapper's watch and would be a way around mode 'on'; to keep it all the same, add to 'proxy_protocol_mode': http3 allow"
-	ofRedirects = "Caddy's automatic HTTP->HTTPS redirects have no 'proxy_protocol_mode' and answer 400 to a header; if your load balancer sends headers there, add the site 'http:// { log }' and, if the wrapper is not in global 'servers' options without an address, a block 'servers :80 { listener_wrappers { ... } }'"
+	ofHTTP3     = "HTTP/3 is disabled: this wrapper cannot check UDP, so HTTP/3 would bypass mode 'on'; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'"
+	ofRedirects = "Caddy's automatic HTTP->HTTPS redirects do not read PROXY protocol headers and answer them with 400; if your load balancer sends headers there, add the site 'http:// { log }'; if 'proxy_protocol_mode' is in 'servers' options with an address, also add a block 'servers :80 { listener_wrappers { ... } }'"
 )
 
 func TestServerOnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
 	const inOrder = "write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\ttls\n\t}"
-	const noProtocol = "no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow"
+	const noProtocol = "no protocol is left, because HTTP/3 is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to every host that can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow"
 	const (
-		twice   = "listener wrapper 'proxy_protocol_mode' is there twice, and a connection has one header: keep one and " + inOrder
-		builtin = "listener wrapper 'proxy_protocol_mode' does not go with Caddy's own 'proxy_protocol', because a connection has one header: remove 'proxy_protocol' and " + inOrder
+		twice   = "duplicate listener wrapper 'proxy_protocol_mode': a connection has only one header: keep one wrapper and " + inOrder
+		builtin = "listener wrapper 'proxy_protocol_mode' cannot be combined with Caddy's own 'proxy_protocol', because a connection has only one header: remove 'proxy_protocol' and " + inOrder
 		late    = "listener wrapper 'proxy_protocol_mode' must come before 'tls', because the header comes before the TLS handshake: " + inOrder
 	)
 	for _, test := range []struct {
@@ -56,7 +56,7 @@ func TestServerOnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
 		{name: "before http_redirect", options: wrappers("proxy_protocol_mode on\nhttp_redirect\ntls")},
 		{
 			name: "behind http_redirect", options: wrappers("http_redirect\nproxy_protocol_mode on\ntls"), position: 1,
-			want: "listener wrapper 'proxy_protocol_mode' must come before 'http_redirect', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\thttp_redirect\n\t\ttls\n\t}",
+			want: "listener wrapper 'proxy_protocol_mode' must come before 'http_redirect', which would otherwise answer before the header is checked; write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\thttp_redirect\n\t\ttls\n\t}",
 		},
 		{name: "h3 alone", options: withProtocols("h3", "proxy_protocol_mode on\ntls"), want: noProtocol},
 		{name: "h3 alone for the mode of a range", options: withProtocols("h3", "proxy_protocol_mode off {\non 127.0.0.1\n}\ntls"), want: noProtocol},
@@ -328,7 +328,7 @@ func TestProtocolsOfAListenerThatHasNoneAreTheServers(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
 			err := disableHTTP3(server, "a reason", zap.New(core))
 			if !tt.ok {
-				assert.ErrorContains(t, err, "no protocol is left without HTTP/3")
+				assert.ErrorContains(t, err, "no protocol is left, because HTTP/3 is disabled")
 				return
 			}
 			require.NoError(t, err)

@@ -122,16 +122,16 @@ func hints(s *listenerStatus) []string {
 	accepted := n["client"] + n["marked"]
 	onePrivatePeer := !s.Peers.More && s.Peers.Count == 1 && s.Peers.Addresses[0].IsPrivate()
 	if n["local"] > 0 && accepted == 0 {
-		hints = append(hints, "only headers without a client have arrived, as health checks send them: does the load balancer forward anything?")
+		hints = append(hints, "only headers without a client address have arrived, as health checks send them: check that the load balancer forwards connections")
 	}
 	if n["forbidden"] > 0 {
 		hints = append(hints, "headers arrive under mode 'off': if a load balancer sends them, set mode 'on' with its address in 'trusted_proxies'")
 	}
 	if onePrivatePeer && accepted == 0 && n["direct"]+n["missing"] > 0 {
-		hints = append(hints, "every connection comes from one private address without a header: if it is a load balancer, make it send the PROXY protocol, or all clients look alike")
+		hints = append(hints, "every connection comes from one private address without a header: if it is a load balancer, make it send PROXY protocol headers, or all clients have its address")
 	}
 	if n["untrusted"] > 0 && accepted == 0 {
-		hints = append(hints, "only untrusted peers have connected: is the load balancer's address in 'trusted_proxies'?")
+		hints = append(hints, "only untrusted peers have connected: check that the load balancer's address is in 'trusted_proxies'")
 	}
 	return hints
 }

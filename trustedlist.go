@@ -143,7 +143,7 @@ func (l *trustedList) ask(now monotime.Time, answered chan<- struct{}) {
 	if err = failed; err == nil {
 		l.last.Store(answer)
 	} else if l.ctx.Err() == nil {
-		l.log.warn("the source of 'trusted_proxies' fails: its last answer holds for a while, then HTTP/3 trusts no peer", zap.Error(err))
+		l.log.warn("the source of 'trusted_proxies' failed: its last answer stays in use for up to 10 seconds, then HTTP/3 trusts no peer", zap.Error(err))
 	}
 }
 

@@ -59,7 +59,7 @@ func TestOptionsOfAnotherAddressAreNoticed(t *testing.T) {
 				requireRefused(t, conn)
 			} else {
 				require.ErrorContains(t, err, "server srv0 has no listener wrapper 'proxy_protocol_mode'")
-				assert.Regexp(t, fmt.Sprintf(` one that the server listens at, as \S*:%d$`, port), err.Error())
+				assert.Regexp(t, fmt.Sprintf(` one that the server listens on: \S*:%d$`, port), err.Error())
 			}
 
 			for _, matcher := range []string{"proxy_protocol present", "pinned_ip 127.0.0.1", "expression proxy_protocol('present')", "expression pinned_ip('127.0.0.1')"} {
