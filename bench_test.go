@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/cputime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 

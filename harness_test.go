@@ -40,7 +40,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/freeport"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/freeport"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 

@@ -17,7 +17,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/cputime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 

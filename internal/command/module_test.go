@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/portzero/caddy-proxy-protocol"
-	"github.com/portzero/caddy-proxy-protocol/internal/freeport"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/freeport"
 )
 
 // object is a part of a config.
