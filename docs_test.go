@@ -56,6 +56,7 @@ import (
 	"github.com/stretchr/testify/assert/yaml"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
@@ -203,7 +204,7 @@ func newDocsShell(t *testing.T) *docsShell {
 	// In the same order, because Caddy numbers its servers by address.
 	given, free, replace := []string{"2019", "8080", "8081", "8082", "8443"}, []int(nil), []string(nil)
 	for range given {
-		free = append(free, freePort(t))
+		free = append(free, caddytest.FreePort(t))
 	}
 	slices.Sort(free)
 	for i, port := range given {
@@ -251,11 +252,11 @@ func (s *docsShell) start(t *testing.T, text string) {
 // startConfig is start with what a Caddyfile adapts to.
 func (s *docsShell) startConfig(t *testing.T, config map[string]any) {
 	t.Helper()
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	s.log = filepath.Join(t.TempDir(), "caddy.log")
 	maps.Copy(config, map[string]any{
 		"admin":   map[string]any{"listen": fmt.Sprintf("localhost:%d", s.admin), "config": map[string]any{"persist": false}},
-		"storage": map[string]any{"module": "file_system", "root": c.dir},
+		"storage": map[string]any{"module": "file_system", "root": c.Dir},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{
 			"writer":  map[string]any{"output": "file", "filename": s.log},
 			"encoder": map[string]any{"format": "json"},
@@ -269,15 +270,15 @@ func (s *docsShell) startConfig(t *testing.T, config map[string]any) {
 // awaitCertificate waits until TLS handshakes succeed, as they do a moment after the start.
 func (s *docsShell) awaitCertificate(t *testing.T) {
 	t.Helper()
-	eventually(t, func() bool {
+	caddytest.Eventually(t, func() bool {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.secure))
 		if err != nil {
 			return false
 		}
 		defer c.Close()
-		_, _ = io.WriteString(c, local())
+		_, _ = io.WriteString(c, caddytest.HeaderLocal())
 		secure := tls.Client(c, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
-		return secure.SetDeadline(time.Now().Add(patience)) == nil && secure.Handshake() == nil
+		return secure.SetDeadline(time.Now().Add(caddytest.Patience)) == nil && secure.Handshake() == nil
 	}, "no certificate")
 }
 
@@ -309,8 +310,8 @@ func (s *docsShell) execute(t *testing.T, block *docsBlock, step docsStep) {
 	t.Helper()
 	want := docsPattern(step.output)
 	looks := strings.Contains(step.command, strconv.Itoa(s.admin)) || strings.Contains(step.command, "proxy-protocol status")
-	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	for deadline := time.Now().Add(caddytest.Patience); ; time.Sleep(100 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*caddytest.Patience)
 		command := exec.CommandContext(ctx, "bash", "-c", step.command)
 		command.Dir, command.Env = s.dir, s.env
 		output, _ := command.CombinedOutput() // what it prints decides
@@ -329,7 +330,7 @@ func (s *docsShell) execute(t *testing.T, block *docsBlock, step docsStep) {
 func (s *docsShell) requireLogged(t *testing.T, block *docsBlock, line string) {
 	t.Helper()
 	want := docsPattern(line)
-	for deadline := time.Now().Add(patience); ; time.Sleep(tick) {
+	for deadline := time.Now().Add(caddytest.Patience); ; time.Sleep(caddytest.Tick) {
 		log, err := os.ReadFile(s.log)
 		require.NoError(t, err)
 		if slices.ContainsFunc(strings.SplitAfter(docsNormal(string(log)), "\n"), want.MatchString) {

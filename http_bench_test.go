@@ -11,23 +11,25 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // benchServers runs the same site on a server with the wrapper and on one without.
 func benchServers(t testing.TB, site string) map[string]*caddyhttp.Server {
-	wrapped, bare := freePort(t), freePort(t)
-	startCaddy(t, serverOptions(wrapped, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d, http://:%d {\n%s\n}", wrapped, bare, site))
-	return map[string]*caddyhttp.Server{"wrapped": runningServer(t, wrapped), "unwrapped": runningServer(t, bare)}
+	wrapped, bare := caddytest.FreePort(t), caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.ServerOptions(wrapped, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d, http://:%d {\n%s\n}", wrapped, bare, site))
+	return map[string]*caddyhttp.Server{"wrapped": caddytest.Server(t, wrapped), "unwrapped": caddytest.Server(t, bare)}
 }
 
 // benchRequest is one that came through a listener with the wrapper, or without.
 func benchRequest(t testing.TB, wrapped bool) *http.Request {
 	r, err := http.NewRequest(http.MethodGet, "http://localhost/", nil)
 	require.NoError(t, err)
-	r.RemoteAddr = client4.String()
-	var local net.Addr = net.TCPAddrFromAddrPort(server4)
+	r.RemoteAddr = caddytest.Client4.String()
+	var local net.Addr = net.TCPAddrFromAddrPort(caddytest.Server4)
 	if wrapped {
-		local = newTestConn(On, v2With(textTLV(0x02, "a.test"), textTLV(0xea, "\x01vpce-1"))).LocalAddr()
+		local = newTestConn(On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"))).LocalAddr()
 	}
 	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
 }
@@ -99,9 +101,9 @@ func BenchmarkWhatTheWrapperCosts(b *testing.B) {
 }
 
 func BenchmarkDirective(b *testing.B) {
-	port := freePort(b)
-	startCaddy(b, serverOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nproxy_protocol on\nrespond 204\n}", port))
-	server, r := runningServer(b, port), benchRequest(b, true)
+	port := caddytest.FreePort(b)
+	caddytest.Start(b, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nproxy_protocol on\nrespond 204\n}", port))
+	server, r := caddytest.Server(b, port), benchRequest(b, true)
 	w := &discardResponse{make(http.Header)}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // A client may choose the value of a placeholder. One that makes no sense must not be its way
@@ -108,25 +110,25 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 		fmt.Fprintf(&site, "@not%d expression %s\nheader @not%[1]d +Not %[1]d\n", i, quoted("!"+e.cel))
 	}
 	site.WriteString("respond ok\n")
-	port := freePort(t)
-	c := startCaddy(t, serverOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n%s\n}\n", port, site.String()))
-	s := newSession(t, http1, tcp4(port), v2With(textTLV(0x02, "a.test"), textTLV(0xea, "\x01vp")))
-	defer s.close()
+	port := caddytest.FreePort(t)
+	c := caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n%s\n}\n", port, site.String()))
+	s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vp")))
+	defer s.Close()
 
 	for i, e := range expressions {
-		ask := func(t *testing.T, value string) (matched bool, lines []fields) {
-			log := c.logs.tail()
-			response, body := s.get("/", "X", value, "Authority", "a.test")
+		ask := func(t *testing.T, value string) (matched bool, lines []caddytest.Fields) {
+			log := c.Logs.Tail()
+			response, body := s.Get("/", "X", value, "Authority", "a.test")
 			require.Equal(t, http.StatusOK, response.StatusCode)
 			require.Equal(t, "ok", body)
 			number := strconv.Itoa(i)
 			matched = slices.Contains(response.Header["Matched"], number)
 			assert.Equal(t, !matched, slices.Contains(response.Header["Not"], number), "in front of it, ! turns it around")
 			for _, level := range []string{"warn", "error"} {
-				assert.Empty(t, log.find(fields{"level": level}))
+				assert.Empty(t, log.Find(caddytest.Fields{"level": level}))
 			}
 			args := strings.NewReplacer("proxy_protocol(", "", ")", "", "'", "", " + ", "").Replace(e.cel)
-			return matched, log.find(fields{"level": "debug", "msg": "proxy_protocol cannot use the value of a placeholder", "proxy_protocol": args})
+			return matched, log.Find(caddytest.Fields{"level": "debug", "msg": "proxy_protocol cannot use the value of a placeholder", "proxy_protocol": args})
 		}
 		t.Run(e.cel, func(t *testing.T) {
 			for _, value := range e.match {
@@ -143,7 +145,7 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 				matched, lines := ask(t, value)
 				assert.False(t, matched, value)
 				if assert.NotEmpty(t, lines, value) {
-					assert.Contains(t, lines[0].str("error"), reason, value)
+					assert.Contains(t, lines[0].Str("error"), reason, value)
 				}
 			}
 		})
@@ -170,9 +172,9 @@ func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
 		{`proxy_protocol('\{query.x}')`, "unknown word '{http.request.uri.query.x}'"},
 		{`proxy_protocol('peer:\{query.x}')`, "peer: '{http.request.uri.query.x}' is no IP address"},
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for _, tt := range tests {
-		err := c.load(serverOptions(1, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", freePort(t), quoted(tt.cel)))
+		err := c.Load(caddytest.ServerOptions(1, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", caddytest.FreePort(t), quoted(tt.cel)))
 		assert.ErrorContains(t, err, tt.want, tt.cel)
 	}
 }
@@ -210,7 +212,7 @@ func TestCELArgument(t *testing.T) {
 func TestCELMatcherWithPlaceholdersNeedsARequestOfCaddys(t *testing.T) {
 	m, err := matchProxyProtocolOf(celArgs{{"", "word", ""}}, zap.NewNop())
 	require.NoError(t, err)
-	r := requestOn(newTestConn(On, v1(client4, server4)))
+	r := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	assert.False(t, matches(t, m, r), "no value")
 	repl.Set("word", "present")

@@ -11,16 +11,18 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // negationWarnings are the matchers of each warning of negated ones.
-func negationWarnings(log logCapture) (warnings [][]string) {
-	for _, entry := range log.find(ofModule.with(fields{"level": "warn"})) {
-		if !strings.HasPrefix(entry.str("msg"), "a negated matcher also matches requests that it cannot judge") {
+func negationWarnings(log caddytest.Logs) (warnings [][]string) {
+	for _, entry := range log.Find(caddytest.OfModule.With(caddytest.Fields{"level": "warn"})) {
+		if !strings.HasPrefix(entry.Str("msg"), "a negated matcher also matches requests that it cannot judge") {
 			continue
 		}
 		var matchers []string
-		for _, m := range entry.get("matchers").([]any) {
+		for _, m := range entry.Get("matchers").([]any) {
 			matchers = append(matchers, m.(string))
 		}
 		warnings = append(warnings, matchers)
@@ -142,7 +144,7 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 				on, more   []string
 			}{"in a handle: " + e.expression, "handle {\n@m expression " + quoted(e.expression) + "\nrespond @m ok\n}", e.on, e.more})
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, mode := range []string{"on", "on {\nunspecified 127.0.0.1\n}", "unspecified"} {
@@ -150,9 +152,9 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 				if mode != "on" && len(tt.more) > 0 {
 					want = tt.more
 				}
-				log := c.logs.tail()
-				port := freePort(t)
-				require.NoError(t, c.load(serverOptions(port, "proxy_protocol_mode "+mode), fmt.Sprintf("http://:%d {\n%s\n}\n", port, tt.site)))
+				log := c.Logs.Tail()
+				port := caddytest.FreePort(t)
+				require.NoError(t, c.Load(caddytest.ServerOptions(port, "proxy_protocol_mode "+mode), fmt.Sprintf("http://:%d {\n%s\n}\n", port, tt.site)))
 				warnings := negationWarnings(log)
 				if len(want) == 0 {
 					assert.Empty(t, warnings, mode)
@@ -174,19 +176,19 @@ func TestNegatedMatchersAreWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
 		name, options string
 		want          [][]string
 	}{
-		{"on", packets("on", ""), nil},
-		{"on, allowed", packets("on {\nhttp3 allow\n}", ""), warning},
-		{"off", packets("off", ""), warning},
-		{"unspecified", packets("unspecified", ""), warning},
-		{"wrapped", packets("off", "off"), nil},
-		{"another protocol", strings.Replace(packets("off", ""), "servers {", "servers {\nprotocols h1 h2", 1), nil},
+		{"on", caddytest.Packets("on", ""), nil},
+		{"on, allowed", caddytest.Packets("on {\nhttp3 allow\n}", ""), warning},
+		{"off", caddytest.Packets("off", ""), warning},
+		{"unspecified", caddytest.Packets("unspecified", ""), warning},
+		{"wrapped", caddytest.Packets("off", "off"), nil},
+		{"another protocol", strings.Replace(caddytest.Packets("off", ""), "servers {", "servers {\nprotocols h1 h2", 1), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			port := freePort(t)
-			c := startCaddy(t, tt.options, h3Site(t, port, site))
-			assert.Equal(t, tt.want, negationWarnings(c.logs))
+			port := caddytest.FreePort(t)
+			c := caddytest.Start(t, tt.options, caddytest.HTTP3Site(t, port, site))
+			assert.Equal(t, tt.want, negationWarnings(c.Logs))
 			if tt.want != nil {
-				_, body := newH3Client(t, tcp4(port).address).get("/")
+				_, body := caddytest.NewHTTP3Client(t, caddytest.TCP4(port).Address).Get("/")
 				assert.Equal(t, "negated", body, "what the warning is about")
 			}
 		})
@@ -217,8 +219,8 @@ func TestNegatedMatchersAreWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
 
 // A marked connection, of which the warning speaks, matches.
 func TestNegatedMatchersMatchWhatTheyCannotJudge(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, serverOptions(port, "proxy_protocol_mode unspecified"), fmt.Sprintf(`http://:%d {
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode unspecified"), fmt.Sprintf(`http://:%d {
 		@present not proxy_protocol present
 		header @present +Matched present
 		@pinned not pinned_ip 203.0.113.7
@@ -229,7 +231,7 @@ func TestNegatedMatchersMatchWhatTheyCannotJudge(t *testing.T) {
 		header @absent +Matched absent
 		respond ok
 	}`, port))
-	response, _ := get(t, http1, tcp4(port), v2(client4, server4), "/")
+	response, _ := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), "/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	assert.ElementsMatch(t, []string{"present", "pinned", "cel"}, response.Header["Matched"])
 }
@@ -253,8 +255,8 @@ func TestNegatedMatchersInJSON(t *testing.T) {
 		{"no matchers", `"routes":[{"match":[],"handle":[{"handler":"subroute","routes":[{"match":[{}],"handle":[{"handler":"proxy_protocol","mode":"unspecified"}]}]}]}]`, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := startCaddyJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],%s}}}}`, freePort(t), tt.server))
-			assert.Equal(t, tt.want, negationWarnings(c.logs))
+			c := caddytest.StartJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],%s}}}}`, caddytest.FreePort(t), tt.server))
+			assert.Equal(t, tt.want, negationWarnings(c.Logs))
 		})
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // matchTest is one matcher in the forms it has, and the connections it matches.
@@ -41,13 +43,13 @@ func runMatchTests(t *testing.T, matcher string, connections []beginning, tests 
 	for _, c := range connections {
 		modes[c.mode] = true
 	}
-	f := startFarm(t, slices.Sorted(maps.Keys(modes)), "", site.String())
+	f := caddytest.StartFarm(t, slices.Sorted(maps.Keys(modes)), "", site.String())
 
 	for _, c := range connections {
 		// The transports differ in how a request finds its connection, not in matchers.
-		for _, tr := range []transport{http1, https2} {
+		for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.HTTPS2} {
 			t.Run(c.name+"/"+string(tr), func(t *testing.T) {
-				response, _ := get(t, tr, f.at(c.mode, tr), c.preamble, "/")
+				response, _ := caddytest.Get(t, tr, f.At(c.mode, tr), c.preamble, "/")
 				require.Equal(t, http.StatusOK, response.StatusCode)
 				for i, tt := range tests {
 					want := slices.Contains(tt.match, c.name)
@@ -72,7 +74,7 @@ func quoted(s string) string { return "`" + s + "`" }
 // adaptedMatcher is the JSON that a matcher in a Caddyfile adapts to.
 func adaptedMatcher(t *testing.T, matcher, text string) string {
 	t.Helper()
-	config, err := adapt("http:// {\n@m " + matcher + " " + text + "\nrespond @m ok\n}")
+	config, err := caddytest.Adapt("http:// {\n@m " + matcher + " " + text + "\nrespond @m ok\n}")
 	require.NoError(t, err)
 	var parsed struct {
 		Apps struct {
@@ -102,38 +104,38 @@ func names(of []beginning) []string {
 
 // The connections of the tests of matchers.
 var (
-	matchTLVs = v2With(textTLV(0x02, "a.test"), textTLV(0x01, "h2"), textTLV(0x05, "a\r\n\xff"), textTLV(0xea, "\x01vpce-1"), textTLV(0xf1, "\x00\xff"), sslTLV(sslUsed, 0, textTLV(0x21, "TLSv1.3")))
+	matchTLVs = caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0x01, "h2"), caddytest.TextTLV(0x05, "a\r\n\xff"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xf1, "\x00\xff"), caddytest.SSLTLV(caddytest.SSLUsed, 0, caddytest.TextTLV(0x21, "TLSv1.3")))
 
 	withoutHeader = []beginning{
 		{"no header under off", "off", ""},
 		{"no header under unspecified", "unspecified", ""},
 	}
 	withClient = []beginning{
-		{"v1", "on", v1(client4, server4)},
-		{"v2", "on", v2(client4, server4)},
+		{"v1", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)},
+		{"v2", "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)},
 		{"TLVs", "on", matchTLVs},
 		{"an earlier hop's port 0", "on", "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n"},
 	}
 	withLocal = []beginning{
-		{"LOCAL", "on", local()},
-		{"LOCAL under unspecified", "unspecified", local()},
+		{"LOCAL", "on", caddytest.HeaderLocal()},
+		{"LOCAL under unspecified", "unspecified", caddytest.HeaderLocal()},
 	}
 	withUnknown = []beginning{
-		{"UNKNOWN v1", "on", unknown(1)},
-		{"UNKNOWN v2", "on", unknown(2)},
+		{"UNKNOWN v1", "on", caddytest.HeaderUnknown(1)},
+		{"UNKNOWN v2", "on", caddytest.HeaderUnknown(2)},
 	}
 	// Nobody vouched for these headers, and there is no address to mark.
 	withClaim = []beginning{
-		{"UNKNOWN v1 under unspecified", "unspecified", unknown(1)},
+		{"UNKNOWN v1 under unspecified", "unspecified", caddytest.HeaderUnknown(1)},
 	}
 	withMark = []beginning{
-		{"marked v1", "unspecified", v1(client4, server4)},
-		{"marked v2", "unspecified", v2(client4, server4)},
+		{"marked v1", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)},
+		{"marked v2", "unspecified", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)},
 		{"marked TLVs", "unspecified", matchTLVs},
 		{"marked with port 0", "unspecified", "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n"},
 	}
 	wrappedConnections = slices.Concat(withoutHeader, withClient, withLocal, withUnknown, withClaim, withMark)
-	allConnections     = append(slices.Clone(wrappedConnections), beginning{"unwrapped", unwrapped, ""})
+	allConnections     = append(slices.Clone(wrappedConnections), beginning{"unwrapped", caddytest.Unwrapped, ""})
 )
 
 func TestProxyProtocolMatcher(t *testing.T) {
@@ -192,7 +194,7 @@ func TestProxyProtocolMatcher(t *testing.T) {
 }
 
 func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
-	c := newTestConn(On, v2With(textTLV(0x02, "a\r\n\xff"), textTLV(0xf1, "=a:b=")))
+	c := newTestConn(On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a\r\n\xff"), caddytest.TextTLV(0xf1, "=a:b=")))
 	tests := []struct {
 		tlv  map[string][]string
 		want bool
@@ -217,7 +219,7 @@ func TestProxyProtocolMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"is":["present","port_zero"],"peer":["10.0.0.0/8"],"tlv":{"alpn":["h2","http/1.1"]}}`, string(b))
 
-	_, err = adapt("http:// {\n@m {\nproxy_protocol present\nproxy_protocol absent\n}\nrespond @m ok\n}")
+	_, err = caddytest.Adapt("http:// {\n@m {\nproxy_protocol present\nproxy_protocol absent\n}\nrespond @m ok\n}")
 	assert.EqualError(t, err, "'absent' cannot be true together with anything that a header says, at Caddyfile:4")
 }
 
@@ -251,7 +253,7 @@ func TestProxyProtocolMatcherErrorsInACaddyfile(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := adapt("http:// {\n@m proxy_protocol " + tt.text + "\nrespond @m ok\n}")
+			_, err := caddytest.Adapt("http:// {\n@m proxy_protocol " + tt.text + "\nrespond @m ok\n}")
 			assert.EqualError(t, err, tt.want)
 		})
 	}
@@ -297,9 +299,9 @@ func TestMatcherErrorsNameTheRouteInCEL(t *testing.T) {
 		{"pinned_ip({client_ip} == '203.0.113.7')", "matcher arguments must be string constants"},
 		{"pinned_ip('10.0.0.0/33', {client_ip})", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for _, tt := range tests {
-		err := c.load("", fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", freePort(t), quoted(tt.expression)))
+		err := c.Load("", fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", caddytest.FreePort(t), quoted(tt.expression)))
 		assert.ErrorContains(t, err, tt.want, tt.expression)
 		assert.ErrorContains(t, err, "server srv0: setting up route matchers: route 0: loading matcher modules: module name 'expression': ", tt.expression)
 	}
@@ -346,12 +348,12 @@ func TestMatchersInExpressions(t *testing.T) {
 		fmt.Fprintf(&site, "@%d expression %s\nheader @%[1]d +Matched %[1]d\n", i, quoted(tt.expression))
 	}
 	site.WriteString("respond ok\n")
-	f := startFarm(t, []string{"on", "off", "unspecified", unwrapped}, "", site.String())
+	f := caddytest.StartFarm(t, []string{"on", "off", "unspecified", caddytest.Unwrapped}, "", site.String())
 	for _, c := range allConnections {
 		t.Run(c.name, func(t *testing.T) {
-			s := newSession(t, http1, f.at(c.mode, http1), c.preamble)
-			defer s.close()
-			response, _ := s.get("/", "Pin", "203.0.113.7", "Net", "203.0.113", "Several", "10.0.0.0/8, 203.0.113.7", "Alpn", "h2", "Word", "present")
+			s := caddytest.NewSession(t, caddytest.HTTP1, f.At(c.mode, caddytest.HTTP1), c.preamble)
+			defer s.Close()
+			response, _ := s.Get("/", "Pin", "203.0.113.7", "Net", "203.0.113", "Several", "10.0.0.0/8, 203.0.113.7", "Alpn", "h2", "Word", "present")
 			require.Equal(t, http.StatusOK, response.StatusCode)
 			for i, tt := range tests {
 				assert.Equal(t, slices.Contains(tt.match, c.name), slices.Contains(response.Header["Matched"], strconv.Itoa(i)), tt.expression)
@@ -368,7 +370,7 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 	require.NoError(t, pinnedIP.compile())
 	for _, m := range []caddyhttp.RequestMatcherWithError{proxyProtocol, pinnedIP} {
 		t.Run(fmt.Sprintf("%T", m), func(t *testing.T) {
-			early := requestOn(newTestConn(On, v1(client4, server4)))
+			early := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 			early.TLS = tlsState(false)
 			match, err := m.MatchWithError(early)
 			assert.False(t, match)
@@ -377,7 +379,7 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 			assert.Equal(t, http.StatusTooEarly, handlerErr.StatusCode)
 			assert.EqualError(t, handlerErr.Err, "TLS handshake not complete, remote IP cannot be verified")
 
-			complete := requestOn(newTestConn(On, v1(client4, server4)))
+			complete := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 			complete.TLS = tlsState(true)
 			match, err = m.MatchWithError(complete)
 			assert.NoError(t, err)
@@ -418,7 +420,7 @@ func TestPlaceholderIsAListIfItStandsAlone(t *testing.T) {
 
 // JSON goes past the Caddyfile's checks.
 func TestProxyProtocolMatcherInWrongJSONIsRefused(t *testing.T) {
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for _, tt := range []struct{ json, want string }{
 		{`{}`, "the proxy_protocol matcher needs at least one of present"},
 		{`{"is":["presnt"]}`, "unknown word 'presnt'"},
@@ -427,7 +429,7 @@ func TestProxyProtocolMatcherInWrongJSONIsRefused(t *testing.T) {
 		{`{"tlv":{"athority":[]}}`, "tlv: "},
 		{`{"is":["absent","present"]}`, "'absent' cannot be true together with"},
 	} {
-		err := c.loadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"proxy_protocol":%s}]}]}}}}`, freePort(t), tt.json))
+		err := c.LoadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"proxy_protocol":%s}]}]}}}}`, caddytest.FreePort(t), tt.json))
 		assert.ErrorContains(t, err, tt.want, tt.json)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -26,27 +27,27 @@ type headerRow struct {
 // headerRows are all kinds of beginnings that the listener can accept.
 func headerRows() []headerRow {
 	tlvs := "\xea\x00\x07\x01vpce-1"
-	ipv4 := strings.TrimPrefix(v2(client4, server4), wire.SignatureV2)[4:]
+	ipv4 := strings.TrimPrefix(caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), wire.SignatureV2)[4:]
 	paths := strings.Repeat("/run/web.sock\x00\x00\x00", 216/16+1)[:216]
 	return []headerRow{
 		{name: "no header"},
-		{name: "v1", preamble: v1(client4, server4), version: 1, addrs: true, port: true},
+		{name: "v1", preamble: caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), version: 1, addrs: true, port: true},
 		{name: "v1 with port 0", preamble: "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n", version: 1, addrs: true},
-		{name: "v1 UNKNOWN", preamble: unknown(1), version: 1},
+		{name: "v1 UNKNOWN", preamble: caddytest.HeaderUnknown(1), version: 1},
 		{name: "v1 UNKNOWN with addresses", preamble: "PROXY UNKNOWN 203.0.113.7 192.0.2.1 51234 443\r\n", version: 1},
-		{name: "v2", preamble: v2(client4, server4), version: 2, addrs: true, port: true},
-		{name: "v2 with TLVs", preamble: connBlock(1, 0x11, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
-		{name: "v2 IPv4-mapped", preamble: v2(mappedOf(client4), mappedOf(server4)), version: 2, addrs: true, port: true},
-		{name: "v2 of datagrams", preamble: connBlock(1, 0x12, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
-		{name: "v2 LOCAL", preamble: local(), version: 2, local: true},
-		{name: "v2 LOCAL with addresses and TLVs", preamble: connBlock(0, 0x11, ipv4+tlvs), version: 2, local: true},
-		{name: "v2 LOCAL of AF_UNIX", preamble: connBlock(0, 0x31, paths+tlvs), version: 2, local: true},
-		{name: "v2 unspecified", preamble: connBlock(1, 0x00, tlvs), version: 2},
-		{name: "v2 unspecified transport", preamble: connBlock(1, 0x10, ipv4+tlvs), version: 2},
-		{name: "v2 unspecified family", preamble: connBlock(1, 0x01, ipv4+tlvs), version: 2},
-		{name: "v2 AF_UNIX", preamble: connBlock(1, 0x31, paths), version: 2},
-		{name: "v2 AF_UNIX with TLVs", preamble: connBlock(1, 0x31, paths+tlvs), version: 2, tlv: true},
-		{name: "v2 AF_UNIX of datagrams with TLVs", preamble: connBlock(1, 0x32, paths+tlvs), version: 2, tlv: true},
+		{name: "v2", preamble: caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), version: 2, addrs: true, port: true},
+		{name: "v2 with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x11, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
+		{name: "v2 IPv4-mapped", preamble: caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), version: 2, addrs: true, port: true},
+		{name: "v2 of datagrams", preamble: caddytest.HeaderRaw(proxy, 0x12, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
+		{name: "v2 LOCAL", preamble: caddytest.HeaderLocal(), version: 2, local: true},
+		{name: "v2 LOCAL with addresses and TLVs", preamble: caddytest.HeaderRaw(0x20, 0x11, ipv4+tlvs), version: 2, local: true},
+		{name: "v2 LOCAL of AF_UNIX", preamble: caddytest.HeaderRaw(0x20, 0x31, paths+tlvs), version: 2, local: true},
+		{name: "v2 unspecified", preamble: caddytest.HeaderRaw(proxy, 0x00, tlvs), version: 2},
+		{name: "v2 unspecified transport", preamble: caddytest.HeaderRaw(proxy, 0x10, ipv4+tlvs), version: 2},
+		{name: "v2 unspecified family", preamble: caddytest.HeaderRaw(proxy, 0x01, ipv4+tlvs), version: 2},
+		{name: "v2 AF_UNIX", preamble: caddytest.HeaderRaw(proxy, 0x31, paths), version: 2},
+		{name: "v2 AF_UNIX with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x31, paths+tlvs), version: 2, tlv: true},
+		{name: "v2 AF_UNIX of datagrams with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x32, paths+tlvs), version: 2, tlv: true},
 	}
 }
 
@@ -140,18 +141,18 @@ func TestMatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 	for _, m := range modes {
 		wrappers = append(wrappers, m.wrapper)
 	}
-	f := startFarm(t, wrappers, "", believedSite(matchers))
+	f := caddytest.StartFarm(t, wrappers, "", believedSite(matchers))
 	for _, m := range modes {
 		for _, row := range headerRows() {
 			if row.version == 0 && !m.without || row.version != 0 && m.mode == Off {
 				continue // refused by the listener
 			}
-			for _, tr := range []transport{http1, https2} {
+			for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.HTTPS2} {
 				t.Run(strings.ReplaceAll(m.wrapper, "\n", " ")+"/"+row.name+"/"+string(tr), func(t *testing.T) {
-					s := newSession(t, tr, f.at(m.wrapper, tr), row.preamble)
-					defer s.close()
+					s := caddytest.NewSession(t, tr, f.At(m.wrapper, tr), row.preamble)
+					defer s.Close()
 					requireBelieved(t, matchers, m.mode, row, func(path string) *http.Response {
-						response, _ := s.get(path)
+						response, _ := s.Get(path)
 						return response
 					})
 				})
@@ -164,9 +165,9 @@ func TestHTTP3MatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 	matchers := believedMatchers()
 	rows := []headerRow{
 		{name: "no header"},
-		{name: "header", preamble: dgram(client4, server4), version: 2, addrs: true, port: true},
-		{name: "TLVs", preamble: dgram(client4, server4, textTLV(0xea, "\x01vpce-1")), version: 2, addrs: true, port: true, tlv: true},
-		{name: "LOCAL", preamble: local(), version: 2, local: true},
+		{name: "header", preamble: caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), version: 2, addrs: true, port: true},
+		{name: "TLVs", preamble: caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, caddytest.TextTLV(0xea, "\x01vpce-1")), version: 2, addrs: true, port: true, tlv: true},
+		{name: "LOCAL", preamble: caddytest.HeaderLocal(), version: 2, local: true},
 	}
 	for _, m := range []struct {
 		packet string
@@ -177,16 +178,16 @@ func TestHTTP3MatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 		{"unspecified", Unspecified},
 		{"on {\ntrusted_proxies static 127.0.0.1\nunspecified 127.0.0.1\n}", Unspecified},
 	} {
-		port := freePort(t)
-		startCaddy(t, packets("", m.packet), h3Site(t, port, believedSite(matchers)))
+		port := caddytest.FreePort(t)
+		caddytest.Start(t, caddytest.Packets("", m.packet), caddytest.HTTP3Site(t, port, believedSite(matchers)))
 		for _, row := range rows {
 			if row.version == 0 && m.mode == On || row.version != 0 && m.mode == Off {
 				continue // dropped by the packet wrapper
 			}
 			t.Run(strings.ReplaceAll(m.packet, "\n", " ")+"/"+row.name, func(t *testing.T) {
-				client := newH3Client(t, startRelay(t, "127.0.0.1", tcp4(port), row.preamble).address())
+				client := caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.1", caddytest.TCP4(port), row.preamble).Address())
 				requireBelieved(t, matchers, m.mode, row, func(path string) *http.Response {
-					response, _ := client.get(path)
+					response, _ := client.Get(path)
 					return response
 				})
 			})
@@ -197,15 +198,15 @@ func TestHTTP3MatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 // Without facts, no matcher matches and only the directive that checks nothing serves.
 func TestMatchersAndDirectiveBelieveNothingOfUnknownConnections(t *testing.T) {
 	matchers := believedMatchers()
-	port := freePort(t)
-	startCaddy(t, packets("on {\nhttp3 allow\n}", ""), h3Site(t, port, believedSite(matchers)))
-	client := newH3Client(t, tcp4(port).address)
-	response, _ := client.get("/")
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Packets("on {\nhttp3 allow\n}", ""), caddytest.HTTP3Site(t, port, believedSite(matchers)))
+	client := caddytest.NewHTTP3Client(t, caddytest.TCP4(port).Address)
+	response, _ := client.Get("/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Empty(t, response.Header["Matched"])
 	assert.Empty(t, response.Header["Cel"])
 	for path, status := range map[string]int{"/on": 403, "/off": 403, "/unspecified": 200} {
-		response, _ := client.get(path)
+		response, _ := client.Get(path)
 		assert.Equal(t, status, response.StatusCode, path)
 	}
 }

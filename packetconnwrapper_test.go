@@ -16,6 +16,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 func TestPacketWrapperCaddyfile(t *testing.T) {
@@ -50,7 +52,7 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 		{"twice", "off\nproxy_protocol_mode off", "packet conn wrapper 'proxy_protocol_mode' is there twice, and a datagram has one header: keep one"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := newCaddy(t).load(packets("", test.packet), h3Site(t, freePort(t), ""))
+			err := caddytest.New(t).Load(caddytest.Packets("", test.packet), caddytest.HTTP3Site(t, caddytest.FreePort(t), ""))
 			require.Error(t, err)
 			assert.Contains(t, err.Error(), test.want)
 		})
@@ -63,10 +65,10 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 		{"a range without mode", `"ranges": [{"ranges": ["::1"]}]`, "ranges[0].mode: missing"},
 	} {
 		t.Run("JSON, "+test.name, func(t *testing.T) {
-			err := newCaddy(t).loadJSON(fmt.Sprintf(`{"http": {"servers": {"srv0": {
+			err := caddytest.New(t).LoadJSON(fmt.Sprintf(`{"http": {"servers": {"srv0": {
 				"listen": ["127.0.0.1:%d"],
 				"packet_conn_wrappers": [{"wrapper": "proxy_protocol_mode", %s}]
-			}}}}`, freePort(t), test.fields))
+			}}}}`, caddytest.FreePort(t), test.fields))
 			require.Error(t, err)
 			assert.Contains(t, err.Error(), test.want)
 		})
@@ -82,35 +84,35 @@ func TestPacketWrapperThatIsOnMustSayWhomItTrusts(t *testing.T) {
 		}
 	}
 `
-	site := h3Site(t, freePort(t), "")
+	site := caddytest.HTTP3Site(t, caddytest.FreePort(t), "")
 	options := func(packet string) string {
 		return "auto_https disable_redirects\nservers {\npacket_conn_wrappers {\nproxy_protocol_mode " + packet + "\n}\n}\n"
 	}
 	for _, packet := range []string{"on", "on {\nmax_header_size 1KB\n}", "on {\noff 127.0.0.1\n}", "on {\non 10.0.0.0/8\n}"} {
-		c := newCaddy(t)
-		err := c.load(options(packet), site)
+		c := caddytest.New(t)
+		err := c.Load(options(packet), site)
 		require.Error(t, err)
 		assert.Contains(t, err.Error(), "trusted_proxies: missing: mode 'on'")
 		assert.Contains(t, err.Error(), lines)
 		assert.Contains(t, err.Error(), "0.0.0.0/0 ::/0")
-		text := c.caddyfile(options(packet), site)
+		text := c.Caddyfile(options(packet), site)
 		line := strings.Count(text[:strings.Index(text, "proxy_protocol_mode")], "\n") + 1
 		assert.Contains(t, err.Error(), fmt.Sprintf("Caddyfile:%d", line), "the line of the wrapper")
 	}
 	// The lines can be used as they stand.
-	require.NoError(t, newCaddy(t).load("auto_https disable_redirects\nservers {"+lines+"}\n", site))
+	require.NoError(t, caddytest.New(t).Load("auto_https disable_redirects\nservers {"+lines+"}\n", site))
 	for _, packet := range []string{"on {\ntrusted_proxies static 0.0.0.0/0 ::/0\n}", "on {\ntrusted_proxies static\n}", "off {\non 127.0.0.2\n}", "unspecified", "unspecified {\non 127.0.0.2\n}"} {
-		assert.NoError(t, newCaddy(t).load(options(packet), site), packet)
+		assert.NoError(t, caddytest.New(t).Load(options(packet), site), packet)
 	}
 
-	at := []string{fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	at := []string{fmt.Sprintf("127.0.0.1:%d", caddytest.FreePort(t))}
 	for _, packet := range []string{`"mode": "on"`, `"mode": "on", "ranges": [{"mode": "on", "ranges": ["127.0.0.2"]}]`} {
-		err := newCaddy(t).loadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet}))
+		err := caddytest.New(t).LoadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet}))
 		require.Error(t, err)
 		assert.Contains(t, err.Error(), "trusted_proxies: missing: mode 'on'")
 		_, field, _ := strings.Cut(err.Error(), "beside \"mode\": \"on\":")
 		field, _, _ = strings.Cut(strings.TrimSpace(field), "\n")
-		assert.NoError(t, newCaddy(t).loadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet + ", " + field})))
+		assert.NoError(t, caddytest.New(t).LoadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet + ", " + field})))
 	}
 }
 
@@ -122,10 +124,10 @@ func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
 		{"on {\ntrusted_proxies static 10.0.0.0/8\n}", ""},
 		{"off", ""},
 	} {
-		c := startCaddy(t, packets("", test.packet), h3Site(t, freePort(t), ""))
+		c := caddytest.Start(t, caddytest.Packets("", test.packet), caddytest.HTTP3Site(t, caddytest.FreePort(t), ""))
 		var warned []string
-		for _, entry := range c.logs.find(ofPackets.with(fields{"level": "warn", "server_name": "srv0"})) {
-			warned = append(warned, entry.str("msg"))
+		for _, entry := range c.Logs.Find(caddytest.OfPackets.With(caddytest.Fields{"level": "warn", "server_name": "srv0"})) {
+			warned = append(warned, entry.Str("msg"))
 		}
 		if test.want == "" {
 			assert.Empty(t, warned)
@@ -158,10 +160,10 @@ func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
 		{"off {\non 10.0.0.0/8\noff 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", ""},
 	} {
 		t.Run(test.listener+" and "+test.packet, func(t *testing.T) {
-			port := freePort(t)
-			c := startCaddy(t, packets(test.listener, test.packet), h3Site(t, port, ""))
-			assert.Equal(t, test.way == "", listensOnUDP(t, port))
-			disabled := c.logs.find(ofModule.with(fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "UDP carries no header on this wrapper's watch", test.way, 1)}))
+			port := caddytest.FreePort(t)
+			c := caddytest.Start(t, caddytest.Packets(test.listener, test.packet), caddytest.HTTP3Site(t, port, ""))
+			assert.Equal(t, test.way == "", caddytest.ListensOnUDP(t, port))
+			disabled := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "UDP carries no header on this wrapper's watch", test.way, 1)}))
 			assert.Equal(t, test.way != "", len(disabled) == 1)
 		})
 	}
@@ -249,18 +251,18 @@ func (a *testApp) Stop() error {
 
 func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
 	load := func(t *testing.T, options string) *testApp {
-		require.NoError(t, newCaddy(t).loadJSON(`{"proxy_protocol_test_app": {`+options+`}}`))
+		require.NoError(t, caddytest.New(t).LoadJSON(`{"proxy_protocol_test_app": {`+options+`}}`))
 		return <-testAppRuns
 	}
 	t.Run("works", func(t *testing.T) {
 		app := load(t, "")
 		require.NoError(t, app.err)
-		c, peer := app.socket.(udpPacketConn).packetConn, listenUDP(t, "127.0.0.1")
+		c, peer := app.socket.(udpPacketConn).packetConn, caddytest.ListenUDP(t, "127.0.0.1")
 		_, err := peer.WriteTo([]byte("no header"), c.LocalAddr())
 		require.NoError(t, err)
-		payload, addr := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"x")
+		payload, addr := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"x")
 		assert.Equal(t, "x", payload)
-		assert.Equal(t, client4.String(), addr.String())
+		assert.Equal(t, caddytest.Client4.String(), addr.String())
 		assert.Equal(t, On, addr.mode)
 	})
 	t.Run("too late to learn when the configuration runs", func(t *testing.T) {
@@ -274,7 +276,7 @@ func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
 // Caddy loads apps in any order.
 func TestPacketWrapperNeedsTheEvents(t *testing.T) {
 	for range 10 {
-		require.ErrorContains(t, newCaddy(t).loadJSON(`{"proxy_protocol_test_app": {}, "events": {"nothing": true}}`), `unknown field "nothing"`)
+		require.ErrorContains(t, caddytest.New(t).LoadJSON(`{"proxy_protocol_test_app": {}, "events": {"nothing": true}}`), `unknown field "nothing"`)
 		select {
 		case app := <-testAppRuns:
 			require.ErrorContains(t, app.err, "loading events app module")
@@ -285,37 +287,37 @@ func TestPacketWrapperNeedsTheEvents(t *testing.T) {
 
 // The header of a datagram is nothing to TCP.
 func TestOnlyHTTP3NeedsThePacketWrapper(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, packets("", "on"), h3Site(t, port, ""))
-	for _, tr := range []transport{https1, https2} {
-		response, _ := get(t, tr, tcp4(port), "", "/")
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, ""))
+	for _, tr := range []caddytest.Transport{caddytest.HTTPS1, caddytest.HTTPS2} {
+		response, _ := caddytest.Get(t, tr, caddytest.TCP4(port), "", "/")
 		assert.Equal(t, http.StatusOK, response.StatusCode)
 	}
 }
 
 func TestAltSvcStaysBehindThePacketWrapper(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, packets("on", "on"), h3Site(t, port, ""))
-	response, _ := get(t, https2, tcp4(port), headerV2, "/")
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, ""))
+	response, _ := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(port), headerV2, "/")
 	assert.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Contains(t, response.Header.Get("Alt-Svc"), fmt.Sprintf(`h3=":%d"`, port))
 	// TCP and UDP have the facts of their own headers.
-	_, body := get(t, https2, tcp4(port), v2(client6, server6), "/")
-	assert.Contains(t, body, client6.String()+" marked=false present=true mode=on peer=127.0.0.1")
-	_, body = newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address()).get("/")
-	assert.Contains(t, body, client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
+	_, body := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), "/")
+	assert.Contains(t, body, caddytest.Client6.String()+" marked=false present=true mode=on peer=127.0.0.1")
+	_, body = caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()).Get("/")
+	assert.Contains(t, body, caddytest.Client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
 }
 
 func TestDatagramsAreInMetricsAndStatus(t *testing.T) {
-	port, metrics := freePort(t), freePort(t)
-	startCaddy(t, packets("on", "on"), h3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
-	newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address()).get("/")
-	sender := listenUDP(t, "127.0.0.3")
-	_, err := sender.WriteTo([]byte(quicLike), startRelay(t, "127.0.0.3", tcp4(port), "").front.LocalAddr())
+	port, metrics := caddytest.FreePort(t), caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
+	caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()).Get("/")
+	sender := caddytest.ListenUDP(t, "127.0.0.3")
+	_, err := sender.WriteTo([]byte(quicLike), caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), "").Front.LocalAddr())
 	require.NoError(t, err)
-	eventually(t, func() bool { return datagramsOf(t)["missing"] == 1 }, "not counted")
+	caddytest.Eventually(t, func() bool { return caddytest.Datagrams(t)["missing"] == 1 }, "not counted")
 
-	_, text := get(t, http1, endpoint{"tcp", fmt.Sprintf("127.0.0.9:%d", metrics)}, headerV1, "/")
+	_, text := caddytest.Get(t, caddytest.HTTP1, caddytest.Endpoint{Network: "tcp", Address: fmt.Sprintf("127.0.0.9:%d", metrics)}, headerV1, "/")
 	assert.Regexp(t, `(?m)^caddy_proxy_protocol_datagrams_total\{mode="on",outcome="client",server="srv\d",version="v2"\} \d+$`, text)
 	assert.Regexp(t, `(?m)^caddy_proxy_protocol_datagrams_total\{mode="on",outcome="missing",server="srv\d",version="none"\} 1$`, text)
 	var found bool

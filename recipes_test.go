@@ -20,6 +20,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // recipe is a Caddyfile of a page in docs/recipes, and what its sender does.
@@ -358,7 +360,7 @@ func TestRecipeOfCaddySends(t *testing.T) {
 		{"version 2, client of the connection", "v2", "", strings.Replace(caddyV2, "\xcb\x00\x71\x07", "\x7f\x00\x00\x01", 1)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			upstream, err := net.Listen("tcp", tcp4(0).address)
+			upstream, err := net.Listen("tcp", caddytest.TCP4(0).Address)
 			require.NoError(t, err)
 			t.Cleanup(func() { upstream.Close() })
 			received := make(chan string, 1)
@@ -368,7 +370,7 @@ func TestRecipeOfCaddySends(t *testing.T) {
 					return
 				}
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(patience))
+				_ = c.SetDeadline(time.Now().Add(caddytest.Patience))
 				header := make([]byte, len(test.want))
 				_, _ = io.ReadFull(c, header)
 				received <- string(header)
@@ -379,18 +381,18 @@ func TestRecipeOfCaddySends(t *testing.T) {
 
 			k := startKitchen(t, "{\n\tservers {\n\t\ttrusted_proxies static 127.0.0.1\n\t}\n}\n\n"+frontTo(t, upstream.Addr(), test.version))
 			k.awaitCertificate(t, "127.0.0.1", "")
-			c := startTLS(t, k.dial(t, "127.0.0.1", 443), recipeTLS())
+			c := caddytest.StartTLS(t, k.dial(t, "127.0.0.1", 443), recipeTLS())
 			request := "GET / HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n"
 			if test.forwarded != "" {
 				request += "X-Forwarded-For: " + test.forwarded + "\r\n"
 			}
-			send(t, c, request+"\r\n")
-			response, _ := readResponse(t, c)
+			caddytest.Send(t, c, request+"\r\n")
+			response, _ := caddytest.ReadResponse(t, c)
 			assert.Equal(t, http.StatusNoContent, response.StatusCode)
 			select {
 			case header := <-received:
 				assert.Equal(t, test.want, header)
-			case <-time.After(patience):
+			case <-time.After(caddytest.Patience):
 				assert.Fail(t, "no connection to the upstream")
 			}
 		})
@@ -400,7 +402,7 @@ func TestRecipeOfCaddySends(t *testing.T) {
 // TestRecipeOfCaddyChecksNothing checks what the page says of its active health checks.
 func TestRecipeOfCaddyChecksNothing(t *testing.T) {
 	needLoopbacks(t)
-	upstream, err := net.Listen("tcp", tcp4(0).address)
+	upstream, err := net.Listen("tcp", caddytest.TCP4(0).Address)
 	require.NoError(t, err)
 	t.Cleanup(func() { upstream.Close() })
 	text := frontTo(t, upstream.Addr(), "v2")
@@ -499,7 +501,7 @@ type kitchen struct {
 func startKitchen(t *testing.T, text string) *kitchen {
 	t.Helper()
 	k := &kitchen{senders: sendersIn(t, text), ports: make(map[string]int)}
-	k.admin = freePort(t)
+	k.admin = caddytest.FreePort(t)
 	if !strings.HasPrefix(text, "{\n") {
 		text = "{\n}\n\n" + text
 	}
@@ -511,7 +513,7 @@ func startKitchen(t *testing.T, text string) *kitchen {
 		for i := range listen {
 			_, port, err := net.SplitHostPort(listen[i].(string))
 			require.NoError(t, err)
-			listen[i] = tcp4(k.port(t, port)).address
+			listen[i] = caddytest.TCP4(k.port(t, port)).Address
 		}
 	}
 	app["http_port"], app["https_port"] = k.port(t, "80"), k.port(t, "443")
@@ -523,7 +525,7 @@ func startKitchen(t *testing.T, text string) *kitchen {
 func (k *kitchen) port(t *testing.T, port string) int {
 	t.Helper()
 	if k.ports[port] == 0 {
-		k.ports[port] = freePort(t)
+		k.ports[port] = caddytest.FreePort(t)
 	}
 	return k.ports[port]
 }
@@ -531,11 +533,11 @@ func (k *kitchen) port(t *testing.T, port string) int {
 // dial connects from an address of this machine.
 func (k *kitchen) dial(t *testing.T, from string, port int) net.Conn {
 	t.Helper()
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: patience}
-	c, err := dialer.Dial("tcp", tcp4(k.ports[strconv.Itoa(port)]).address)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: caddytest.Patience}
+	c, err := dialer.Dial("tcp", caddytest.TCP4(k.ports[strconv.Itoa(port)]).Address)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetDeadline(time.Now().Add(caddytest.Patience)))
 	return c
 }
 
@@ -549,10 +551,10 @@ func (k *kitchen) awaitCertificate(t *testing.T, from, header string) {
 	if k.secure {
 		return
 	}
-	eventually(t, func() bool {
+	caddytest.Eventually(t, func() bool {
 		c := k.dial(t, from, 443)
 		defer c.Close()
-		send(t, c, header)
+		caddytest.Send(t, c, header)
 		return tls.Client(c, recipeTLS()).Handshake() == nil
 	}, "no certificate")
 	k.secure = true
@@ -575,7 +577,7 @@ func (k *kitchen) receive(t *testing.T, v visit) {
 	if v.refused != "" {
 		c := k.dial(t, from, v.port)
 		_, _ = io.WriteString(c, v.header+request) // it may be closed already
-		requireRefused(t, c)
+		caddytest.RequireRefused(t, c)
 		k.requireRefusal(t, c.LocalAddr(), v.refused)
 		return
 	}
@@ -583,12 +585,12 @@ func (k *kitchen) receive(t *testing.T, v visit) {
 		k.awaitCertificate(t, from, v.header)
 	}
 	c := k.dial(t, from, v.port)
-	send(t, c, v.header)
+	caddytest.Send(t, c, v.header)
 	if v.port == 443 {
-		c = startTLS(t, c, recipeTLS())
+		c = caddytest.StartTLS(t, c, recipeTLS())
 	}
-	send(t, c, request)
-	response, body := readResponse(t, c)
+	caddytest.Send(t, c, request)
+	response, body := caddytest.ReadResponse(t, c)
 	if v.status == 0 {
 		v.status = http.StatusOK
 		assert.Equal(t, v.body, body)
@@ -605,7 +607,7 @@ func (k *kitchen) requireRefusal(t *testing.T, peer net.Addr, reason string) {
 // requireLine waits for a log line.
 func (k *kitchen) requireLine(t *testing.T, line *regexp.Regexp) {
 	t.Helper()
-	eventually(t, func() bool {
+	caddytest.Eventually(t, func() bool {
 		log, err := os.ReadFile(k.log)
 		require.NoError(t, err)
 		return line.Match(log)

@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // answerSources sets how the source of sourced answers.
@@ -46,23 +48,23 @@ func TestSourceThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
 					hang(r, over)
 					return loopback4 // too late
 				})
-				port := freePort(t)
-				c := startCaddy(t, wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), plainSite(port))
+				port := caddytest.FreePort(t)
+				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), caddytest.PlainSite(port))
 				began := time.Now()
 				var conns []net.Conn
 				for range 20 {
-					conn := dial(t, tcp4(port))
-					send(t, conn, v1(client4, server4)+request("/"))
+					conn := caddytest.Dial(t, caddytest.TCP4(port))
+					caddytest.Send(t, conn, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
 					conns = append(conns, conn)
 				}
 				for _, conn := range conns {
-					requireRefused(t, conn)
+					caddytest.RequireRefused(t, conn)
 				}
-				assert.Less(t, time.Since(began), patience/4)
-				eventually(t, func() bool { return len(c.logs.refusals(nil)) == len(conns) }, "not all are logged")
-				for _, entry := range c.logs.refusals(nil) {
-					assert.Equal(t, "timeout", entry.str("reason"))
-					assert.Equal(t, errSourceLate.Error(), entry.str("error"))
+				assert.Less(t, time.Since(began), caddytest.Patience/4)
+				caddytest.Eventually(t, func() bool { return len(c.Logs.Refusals(nil)) == len(conns) }, "not all are logged")
+				for _, entry := range c.Logs.Refusals(nil) {
+					assert.Equal(t, "timeout", entry.Str("reason"))
+					assert.Equal(t, errSourceLate.Error(), entry.Str("error"))
 				}
 			})
 		}
@@ -75,29 +77,29 @@ func TestSourceThatHangsKeepsNoGoroutinesOfAServerThatStopped(t *testing.T) {
 		<-r.Context().Done()
 		return nil
 	})
-	port := freePort(t)
+	port := caddytest.FreePort(t)
 	goroutines := runtime.NumGoroutine()
-	c := newCaddy(t)
-	c.grace = patience // net/http ends connections that have not sent a request within 5 seconds
-	require.NoError(t, c.load(wrappers("proxy_protocol_mode on {\n"+strings.Replace(sourced, "300ms", "10m", 1)+"}"), plainSite(port)))
+	c := caddytest.New(t)
+	c.Grace = caddytest.Patience // net/http ends connections that have not sent a request within 5 seconds
+	require.NoError(t, c.Load(caddytest.Wrappers("proxy_protocol_mode on {\n"+strings.Replace(sourced, "300ms", "10m", 1)+"}"), caddytest.PlainSite(port)))
 	before := runtime.NumGoroutine()
 	var conns []net.Conn
 	for range 20 {
-		conns = append(conns, dial(t, tcp4(port)))
+		conns = append(conns, caddytest.Dial(t, caddytest.TCP4(port)))
 	}
-	eventually(t, func() bool { return runtime.NumGoroutine() >= before+2*len(conns) }, "the source is not asked")
-	c.stop()
+	caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() >= before+2*len(conns) }, "the source is not asked")
+	c.Stop()
 	for _, conn := range conns {
-		requireRefused(t, conn)
+		caddytest.RequireRefused(t, conn)
 	}
-	eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+len(conns)/2 }, "goroutines are left")
-	for _, entry := range c.logs.refusals(nil) {
-		assert.Equal(t, []string{"silent", "debug"}, []string{entry.str("reason"), entry.str("level")})
+	caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+len(conns)/2 }, "goroutines are left")
+	for _, entry := range c.Logs.Refusals(nil) {
+		assert.Equal(t, []string{"silent", "debug"}, []string{entry.Str("reason"), entry.Str("level")})
 	}
 }
 
 func TestSourceThatReturnsNothingIsToldApart(t *testing.T) {
-	port := freePort(t)
+	port := caddytest.FreePort(t)
 	for name, tt := range map[string]struct {
 		answer []netip.Prefix
 		want   any
@@ -106,15 +108,15 @@ func TestSourceThatReturnsNothingIsToldApart(t *testing.T) {
 		"others":       {[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, nil},
 		"nothing real": {[]netip.Prefix{{}}, nil},
 	} {
-		for mode, text := range map[string]string{"on": "", "unspecified": v1(client4, server4)} {
+		for mode, text := range map[string]string{"on": "", "unspecified": caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
 				answerSources(func(*http.Request) []netip.Prefix { return tt.answer })
-				c := startCaddy(t, wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), plainSite(port))
-				conn := dial(t, tcp4(port))
-				send(t, conn, text)
-				requireRefused(t, conn)
-				entry := c.logs.waitForRefusal(t, fields{"reason": "untrusted"})
-				assert.Equal(t, tt.want, entry.get("error"))
+				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), caddytest.PlainSite(port))
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
+				caddytest.Send(t, conn, text)
+				caddytest.RequireRefused(t, conn)
+				entry := c.Logs.WaitForRefusal(t, caddytest.Fields{"reason": "untrusted"})
+				assert.Equal(t, tt.want, entry.Get("error"))
 			})
 		}
 	}

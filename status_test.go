@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // admin asks the admin API.
@@ -32,10 +34,10 @@ func admin(t testing.TB, method, url, origin string) (int, string) {
 }
 
 func TestStatusAtTheAdminAPI(t *testing.T) {
-	c := newCaddy(t)
-	port, adminPort := freePort(t), freePort(t)
-	config, err := adapt(c.caddyfile(
-		serverOptions(port, "proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\noff 127.0.0.3\n}\ntls", "name web"),
+	c := caddytest.New(t)
+	port, adminPort := caddytest.FreePort(t), caddytest.FreePort(t)
+	config, err := caddytest.Adapt(c.Caddyfile(
+		caddytest.ServerOptions(port, "proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\noff 127.0.0.3\n}\ntls", "name web"),
 		fmt.Sprintf("http://:%d {\nrespond ok\n}\n", port)))
 	require.NoError(t, err)
 	var whole map[string]any
@@ -47,16 +49,16 @@ func TestStatusAtTheAdminAPI(t *testing.T) {
 	url := fmt.Sprintf("http://127.0.0.1:%d/proxy_protocol/status", adminPort)
 	origin := fmt.Sprintf("http://127.0.0.1:%d", adminPort)
 
-	accepted := dialFrom(t, "", port)
-	send(t, accepted, v1(client4, server4)+countedGET)
-	readResponse(t, accepted)
-	refused := dialFrom(t, "", port)
-	send(t, refused, "GET /?secret=of-a-request HTTP/1.1\r\n\r\n")
-	requireRefused(t, refused)
-	c.logs.waitForRefusal(t, fields{"reason": "missing"})
-	untrusted := dialFrom(t, "127.0.0.2", port)
-	requireRefused(t, untrusted)
-	c.logs.waitForRefusal(t, fields{"reason": "untrusted"})
+	accepted := caddytest.DialFrom(t, "", port)
+	caddytest.Send(t, accepted, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
+	caddytest.ReadResponse(t, accepted)
+	refused := caddytest.DialFrom(t, "", port)
+	caddytest.Send(t, refused, "GET /?secret=of-a-request HTTP/1.1\r\n\r\n")
+	caddytest.RequireRefused(t, refused)
+	c.Logs.WaitForRefusal(t, caddytest.Fields{"reason": "missing"})
+	untrusted := caddytest.DialFrom(t, "127.0.0.2", port)
+	caddytest.RequireRefused(t, untrusted)
+	c.Logs.WaitForRefusal(t, caddytest.Fields{"reason": "untrusted"})
 
 	code, body := admin(t, http.MethodGet, url, origin)
 	require.Equal(t, http.StatusOK, code, body)
@@ -90,7 +92,7 @@ func TestStatusAtTheAdminAPI(t *testing.T) {
 	// A reload keeps the counts; what is gone from the config is gone from the status.
 	require.NoError(t, caddy.Load(config, true))
 	assert.Equal(t, uint64(1), currentStatus().Listeners[0].Outcomes["client"])
-	require.NoError(t, c.load("", ""))
+	require.NoError(t, c.Load("", ""))
 	assert.Empty(t, currentStatus().Listeners)
 }
 

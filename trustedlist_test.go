@@ -19,6 +19,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // listOf is a list whose source answers like this, and what it logs. Its context ends with the
@@ -203,15 +205,15 @@ func TestSourceIsNotAskedForWhatTheBytesDecide(t *testing.T) {
 	}{
 		{On, quicLike, "missing"},
 		{On, "", "missing"},
-		{On, v2(client4, server4) + "x", "malformed"},
-		{On, dgram(client4, server4)[:20], "malformed"},
-		{On, dgram(client4, server4), "malformed"},
-		{On, local() + local(), "duplicate"},
+		{On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + "x", "malformed"},
+		{On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)[:20], "malformed"},
+		{On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "malformed"},
+		{On, caddytest.HeaderLocal() + caddytest.HeaderLocal(), "duplicate"},
 		{Unspecified, unixDatagram + "x", "malformed"},
-		{Unspecified, local(), "malformed"},
+		{Unspecified, caddytest.HeaderLocal(), "malformed"},
 	} {
 		rules, logs := packetRules(test.mode, connTrusting(&asked, "127.0.0.2/32"))
-		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.3")
+		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.3")
 		_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
 		require.NoError(t, err)
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
@@ -235,7 +237,7 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 		panic("of a test")
 	})
 	rules.list = newTrustedList(t.Context(), &rules.policy, zap.NewNop())
-	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
+	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.3")
 	// The answer is old, or too old.
 	age := func(by time.Duration) {
 		last := *rules.list.last.Load()
@@ -248,13 +250,13 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 	}
 	send := func() {
 		t.Helper()
-		_, err := other.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+		_, err := other.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, first := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, first := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	for range 20 {
 		send()
-		_, again := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+		_, again := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 		require.Same(t, first, again)
 	}
 	require.EqualValues(t, 1, asked.Load(), "for all peers and datagrams")
@@ -264,9 +266,9 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	_, err := peer.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
-	_, changed := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
+	_, changed := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	assert.Equal(t, trusted, changed.trust)
 	assert.Equal(t, "untrusted", connReasons(logs)[20])
 
@@ -283,10 +285,10 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, changed = pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
+	_, changed = pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	answer.Store(nil)
 	age(trustedFor)
-	_, still := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, still := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	assert.Same(t, changed, still)
 	age(trustedAtMost)
 	send()
@@ -312,8 +314,8 @@ func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
 		rules.trusted, _ = compileSet([]string{test.trusts})
 		c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 		for _, ip := range []string{"127.0.0.2", "127.0.0.3"} {
-			for _, datagram := range []string{"x", dgram(client4, server4) + "x"} {
-				_, err := listenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
+			for _, datagram := range []string{"x", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x"} {
+				_, err := caddytest.ListenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
 				require.NoError(t, err)
 			}
 		}
@@ -346,9 +348,9 @@ func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
 
 // Peers that need no answer do not notice.
 func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
-	port := freePort(t)
-	c := startCaddy(t, packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), h3Site(t, port, ""))
-	forged, stop := listenUDP(t, "127.0.0.2"), make(chan struct{})
+	port := caddytest.FreePort(t)
+	c := caddytest.Start(t, caddytest.Packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), caddytest.HTTP3Site(t, port, ""))
+	forged, stop := caddytest.ListenUDP(t, "127.0.0.2"), make(chan struct{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -358,22 +360,22 @@ func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(100 * time.Microsecond):
-				_, _ = forged.WriteToUDPAddrPort([]byte(dgram(client4, server4)+quicLike), to)
+				_, _ = forged.WriteToUDPAddrPort([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+quicLike), to)
 			}
 		}
 	}()
-	relay := startRelay(t, "127.0.0.3", tcp4(port), dgram(client4, server4))
+	relay := caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
 	began := time.Now()
 	for range 10 {
-		response, body := newH3Client(t, relay.address()).get("/")
+		response, body := caddytest.NewHTTP3Client(t, relay.Address()).Get("/")
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.Contains(t, body, "mode=on peer=127.0.0.3")
 	}
-	assert.Less(t, time.Since(began), patience/2)
+	assert.Less(t, time.Since(began), caddytest.Patience/2)
 	close(stop)
 	<-done
-	c.logs.waitFor(t, ofPackets.with(fields{"reason": "io", "error": errNotAnswered.Error()}))
-	outcomes := datagramsOf(t)
+	c.Logs.WaitFor(t, caddytest.OfPackets.With(caddytest.Fields{"reason": "io", "error": errNotAnswered.Error()}))
+	outcomes := caddytest.Datagrams(t)
 	assert.NotZero(t, outcomes["io"])
 	assert.Zero(t, outcomes["untrusted"])
 }
