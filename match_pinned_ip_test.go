@@ -14,7 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
@@ -284,12 +283,6 @@ func TestPinnedIPTakesAClientIPThatIsMapped(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, want, match, client)
 	}
-}
-
-func TestPinnedIPWithBadPlaceholderNeedsNoLog(t *testing.T) {
-	m := &MatchPinnedIP{logger: zap.NewNop()}
-	assert.False(t, m.pins(netip.MustParseAddr("192.0.2.1"), "{x}", []string{"nonsense"}))
-	assert.False(t, m.pins(netip.MustParseAddr("192.0.2.1"), "{x}", nil))
 }
 
 func TestTextInCELIsConstant(t *testing.T) {

@@ -400,24 +400,6 @@ func TestProxyProtocolMatcherSurvivesJSON(t *testing.T) {
 	assert.Equal(t, m, again)
 }
 
-func TestPlaceholderIsAListIfItStandsAlone(t *testing.T) {
-	repl := caddy.NewReplacer()
-	repl.Set("list", []string{"a", "b"})
-	repl.Set("one", "1")
-	for text, want := range map[string][]string{
-		"{list}":     {"a", "b"},
-		"{one}":      {"1"},
-		"{one}{one}": {"11"},
-		"x{one}":     {"x1"},
-		"{one}x":     {"1x"},
-		"{one":       {"{one"},
-		"one}":       {"one}"},
-		"plain":      {"plain"},
-	} {
-		assert.Equal(t, want, placeholderValues(repl, text), text)
-	}
-}
-
 // JSON goes past the Caddyfile's checks.
 func TestProxyProtocolMatcherInWrongJSONIsRefused(t *testing.T) {
 	c := caddytest.New(t)

@@ -193,18 +193,6 @@ func TestConnectionThatSaysNothingIsCountedWhenItEnds(t *testing.T) {
 	}
 }
 
-func TestCountingAndLoggingAllocateNothingOnTheGoodPath(t *testing.T) {
-	rules := connQuiet(On)
-	rules.stats = newStats()
-	c := newConn(connOf(connSays(""), rules).Conn, rules, On, trusted, time.Since(start))
-	assert.Zero(t, testing.AllocsPerRun(100, func() {
-		rules.stats.count(On, 2, outcomeClient)
-		rules.stats.headers.observe(time.Millisecond)
-		rules.stats.sawPeer(caddytest.Client4.Addr())
-		rules.log.accepted(c)
-	}))
-}
-
 // A flood of refused connections fills neither the log nor the status, and does not keep a
 // good client from its answers.
 func TestFloodOfRefusalsIsBounded(t *testing.T) {
@@ -244,30 +232,7 @@ func TestFloodOfRefusalsIsBounded(t *testing.T) {
 	}
 }
 
-func BenchmarkRefusal(b *testing.B) {
-	rules := connQuiet(On)
-	rules.stats = newStats()
-	var p [64]byte
-	b.ReportAllocs()
-	for b.Loop() {
-		c := newConn(connSays(caddytest.Request("/")), rules, On, trusted, time.Since(start))
-		if _, err := c.Read(p[:]); err == nil {
-			b.Fatal("not refused")
-		}
-	}
-}
-
 func mustHeader(h wire.Header, err error) wire.Header {
 	caddytest.Must(err)
 	return h
-}
-
-func TestDurationsFallIntoTheirBuckets(t *testing.T) {
-	for i, bound := range durationBounds {
-		var d durations
-		d.observe(bound)
-		d.observe(bound + 1)
-		assert.EqualValues(t, 1, d.counts[i].Load(), "bounds are inclusive: %s", bound)
-		assert.EqualValues(t, 1, d.counts[i+1].Load(), bound)
-	}
 }

@@ -10,12 +10,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
@@ -166,23 +163,6 @@ func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
 			disabled := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "UDP carries no header on this wrapper's watch", test.way, 1)}))
 			assert.Equal(t, test.way != "", len(disabled) == 1)
 		})
-	}
-}
-
-// What cannot be read must not pass for something that closes the way.
-func TestConfigurationThatCannotBeReadIsRefused(t *testing.T) {
-	mode, logger := On, zap.NewNop()
-	pw := &PacketConnWrapper{rules: &rules{policy: policy{mode: On}}, shared: &ListenerWrapper{Mode: On}}
-	for _, s := range []string{`{"wrapper": 1}`, `{"wrapper": "proxy_protocol_mode", "mode": "maybe"}`} {
-		raw := []json.RawMessage{json.RawMessage(s)}
-		_, err := packetWrapperOf(&caddyhttp.Server{PacketConnWrappersRaw: raw})
-		assert.Error(t, err)
-	}
-	assert.Error(t, pw.prepareServer(&caddyhttp.Server{PacketConnWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper": 1}`)}}, logger))
-	assert.Error(t, pw.prepareServer(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}, TLSConnPolicies: caddytls.ConnectionPolicies{{}}}, logger))
-	for _, ranges := range [][]ModeRanges{{{Mode: &mode, Ranges: []string{"nowhere"}}}, {{Ranges: []string{"::1"}}}} {
-		_, err := (&ListenerWrapper{Mode: On, rules: new(rules)}).wayAround(&PacketConnWrapper{Mode: On, Ranges: ranges})
-		assert.Error(t, err)
 	}
 }
 

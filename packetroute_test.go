@@ -3,10 +3,8 @@ package proxyprotocol
 // How replies find their way back.
 
 import (
-	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"testing"
 	"time"
@@ -211,38 +209,6 @@ func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 	}
 	assert.Len(t, r.young, 1, "those that are not in use are forgotten with time")
 	assert.Len(t, r.old, 1)
-}
-
-// requestsAfterRestart returns how long a live connection waits for its next answer when the
-// load balancer in between forgets all and goes on from other ports.
-func requestsAfterRestart(t *testing.T, r *caddytest.Relay, client *caddytest.HTTP3Client) time.Duration {
-	t.Helper()
-	client.Get("/")
-	conn := client.Conn()
-	r.Forget()
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), caddytest.Patience)
-	defer cancel()
-	_, _, err := client.Try(ctx, http.MethodGet, "/", nil)
-	require.NoError(t, err)
-	took := time.Since(began)
-	requireSame(t, client, conn)
-	return took
-}
-
-func TestRestartOfTheLoadBalancerCostsWhatItCostsUnwrapped(t *testing.T) {
-	wrapped, plain := caddytest.FreePort(t), caddytest.FreePort(t)
-	at := func(port int) []string { return []string{fmt.Sprintf("127.0.0.1:%d", port)} }
-	require.NoError(t, caddytest.New(t).LoadJSON(h3Apps(t, "",
-		h3Server{name: "wrapped", listen: at(wrapped), packet: onPackets("127.0.0.2")},
-		h3Server{name: "plain", listen: at(plain)},
-	)))
-	behind, beside := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(wrapped), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(plain), "")
-	for range 3 {
-		took, unwrapped := requestsAfterRestart(t, behind, caddytest.NewHTTP3Client(t, behind.Address())), requestsAfterRestart(t, beside, caddytest.NewHTTP3Client(t, beside.Address()))
-		t.Logf("wrapped %s, unwrapped %s", took, unwrapped)
-		assert.Less(t, took, unwrapped+time.Second)
-	}
 }
 
 // quic-go's client changes its connection ID every 5,000 to 15,000 packets.

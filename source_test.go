@@ -1,22 +1,18 @@
 package proxyprotocol
 
 import (
-	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime"
-	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
@@ -122,102 +118,52 @@ func TestSourceThatReturnsNothingIsToldApart(t *testing.T) {
 	}
 }
 
-// What a source keeps is bounded, and peers that wait for their turn wait no longer than
-// their deadline.
-func TestSourceIsAskedBySoManyAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const most = 3
-		var asking, peak atomic.Int32
-		over := make(chan struct{})
-		p := policy{asking: make(chan struct{}, most), source: connSource(func(*http.Request) []netip.Prefix {
-			if n := asking.Add(1); n > peak.Load() {
-				peak.Store(n)
+// testHangs is a source of ranges that does not answer.
+type testHangs struct{}
+
+func init() { caddy.RegisterModule(testHangs{}) }
+
+func (testHangs) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.ip_sources.proxy_protocol_test_hangs", New: func() caddy.Module { return new(testHangs) }}
+}
+
+func (*testHangs) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
+	<-r.Context().Done()
+	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} // too late
+}
+
+// Peers that need no answer do not notice.
+func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.Start(t, caddytest.Packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), caddytest.HTTP3Site(t, port, ""))
+	forged, stop := caddytest.ListenUDP(t, "127.0.0.2"), make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+				_, _ = forged.WriteToUDPAddrPort([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+quicLike), to)
 			}
-			defer asking.Add(-1)
-			<-over
-			return loopback4
-		})}
-		ask := func(within time.Duration) error {
-			ctx, cancel := context.WithTimeout(t.Context(), within)
-			defer cancel()
-			_, err := p.ask(ctx, connTCPAddr("127.0.0.1:1"))
-			return err
 		}
-		errs := make(chan error)
-		for range 4 * most {
-			go func() { errs <- ask(time.Second) }()
-		}
-		began := time.Now()
-		for range 4 * most {
-			assert.ErrorIs(t, <-errs, errSourceLate)
-		}
-		assert.Equal(t, time.Second, time.Since(began))
-		assert.EqualValues(t, most, peak.Load())
-		assert.EqualValues(t, most, asking.Load(), "these never end")
-
-		close(over)
-		synctest.Wait()
-		assert.Zero(t, asking.Load())
-		assert.NoError(t, ask(time.Second), "and it is asked again")
-	})
-}
-
-func TestSourceIsGivenAsMuchTimeAsTheHeaderHas(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rules, logs := connRules(On, func(r *rules) {
-			r.timeout = 5 * time.Second
-			r.source = connSource(func(r *http.Request) []netip.Prefix {
-				deadline, _ := r.Context().Deadline()
-				assert.Equal(t, 3*time.Second, time.Until(deadline), "two seconds after accept")
-				time.Sleep(4 * time.Second)
-				return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
-			})
-		})
-		c := newConn(connSays(connV1), rules, On, unasked, time.Since(start))
-		time.Sleep(2 * time.Second)
-		assert.Equal(t, connPeer, c.RemoteAddr())
-		assert.Equal(t, []string{"timeout"}, connReasons(logs))
-		time.Sleep(time.Hour)
-	})
-}
-
-func TestSourceIsLeftWhenTheConnectionIsClosed(t *testing.T) {
-	for _, mode := range []Mode{On, Unspecified} {
-		synctest.Test(t, func(t *testing.T) {
-			asked := make(chan struct{})
-			rules, logs := connRules(mode, func(r *rules) {
-				r.stats = newStats()
-				r.source = connSource(func(r *http.Request) []netip.Prefix {
-					close(asked)
-					<-r.Context().Done()
-					return loopback4
-				})
-			})
-			c := newConn(connSays(connV1), rules, mode, unasked, time.Since(start))
-			began := time.Now()
-			done := connGo(c.RemoteAddr)
-			<-asked
-			require.NoError(t, c.Close())
-			assert.Equal(t, connPeer, <-done)
-			assert.Zero(t, time.Since(began), "at once")
-			want := map[Mode]string{On: "silent", Unspecified: "io"}[mode]
-			require.Equal(t, []string{want}, connReasons(logs))
-			assert.Equal(t, zap.DebugLevel, logs.FilterMessage(refusalMessages[outcome(slices.Index(outcomeNames[:], want))]).All()[0].Level, "this server closed it")
-		})
+	}()
+	relay := caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	began := time.Now()
+	for range 10 {
+		response, body := caddytest.NewHTTP3Client(t, relay.Address()).Get("/")
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Contains(t, body, "mode=on peer=127.0.0.3")
 	}
-}
-
-// A source that takes its time within the timeout is as good as a quick one.
-func TestSourceThatIsSlowIsWaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rules, _ := connRules(On, func(r *rules) {
-			r.timeout = 5 * time.Second
-			r.source = connSource(func(r *http.Request) []netip.Prefix {
-				time.Sleep(4 * time.Second)
-				return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-			})
-		})
-		c := newConn(connSays(connV1), rules, On, unasked, time.Since(start))
-		assert.Equal(t, connClient, fmt.Sprint(c.RemoteAddr()))
-	})
+	assert.Less(t, time.Since(began), caddytest.Patience/2)
+	close(stop)
+	<-done
+	c.Logs.WaitFor(t, caddytest.OfPackets.With(caddytest.Fields{"reason": "io", "error": errNotAnswered.Error()}))
+	outcomes := caddytest.Datagrams(t)
+	assert.NotZero(t, outcomes["io"])
+	assert.Zero(t, outcomes["untrusted"])
 }

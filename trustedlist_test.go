@@ -12,8 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -328,56 +326,6 @@ func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
 		peers, _ := rules.stats.seenPeers()
 		assert.Len(t, peers, test.want, "%s, %s", test.mode, test.trusts)
 	}
-}
-
-// testHangs is a source of ranges that does not answer.
-type testHangs struct{}
-
-func init() { caddy.RegisterModule(testHangs{}) }
-
-func (testHangs) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.ip_sources.proxy_protocol_test_hangs", New: func() caddy.Module { return new(testHangs) }}
-}
-
-func (*testHangs) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
-
-func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
-	<-r.Context().Done()
-	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} // too late
-}
-
-// Peers that need no answer do not notice.
-func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
-	port := caddytest.FreePort(t)
-	c := caddytest.Start(t, caddytest.Packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), caddytest.HTTP3Site(t, port, ""))
-	forged, stop := caddytest.ListenUDP(t, "127.0.0.2"), make(chan struct{})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(100 * time.Microsecond):
-				_, _ = forged.WriteToUDPAddrPort([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+quicLike), to)
-			}
-		}
-	}()
-	relay := caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
-	began := time.Now()
-	for range 10 {
-		response, body := caddytest.NewHTTP3Client(t, relay.Address()).Get("/")
-		require.Equal(t, http.StatusOK, response.StatusCode)
-		require.Contains(t, body, "mode=on peer=127.0.0.3")
-	}
-	assert.Less(t, time.Since(began), caddytest.Patience/2)
-	close(stop)
-	<-done
-	c.Logs.WaitFor(t, caddytest.OfPackets.With(caddytest.Fields{"reason": "io", "error": errNotAnswered.Error()}))
-	outcomes := caddytest.Datagrams(t)
-	assert.NotZero(t, outcomes["io"])
-	assert.Zero(t, outcomes["untrusted"])
 }
 
 // A log that blocks or panics while the source fails costs the list nothing.
