@@ -1,6 +1,6 @@
 //go:build linux
 
-package proxyprotocol
+package proxyprotocol_test
 
 // Attacks on a running Caddy. Each has a witness: a connection that was there before, which
 // must be served all the time, and afterwards memory must be back to what it was. They run
@@ -32,6 +32,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -163,14 +164,7 @@ func closeAll(conns []net.Conn) {
 }
 
 // count is how many connections of the server had an outcome.
-func (a *attacked) count(o outcome) (n int) {
-	listeners.each(func(key listenerKey, stats *stats, _ wrapper) {
-		if key.address == a.server.Address {
-			n = int(stats.total(o))
-		}
-	})
-	return n
-}
+func (a *attacked) count(outcome string) int { return int(caddytest.Outcomes(a.t, a.server)[outcome]) }
 
 // over asserts that the attack has left nothing behind, and harmed nobody.
 func (a *attacked) over() {
@@ -231,7 +225,7 @@ func TestManySlowConnections(t *testing.T) {
 		{"silent", on(""), "", "", pending},
 		{"silent behind a header", on(""), headerV2, "", served},
 		{"v1 byte by byte", on(""), "", headerV1[:dribbled], pending},
-		{"v2 byte by byte", on(""), "", announcing(defaultMaxHeaderSize)[:28] + strings.Repeat("\x04", dribbled-28), pending},
+		{"v2 byte by byte", on(""), "", announcing(proxyprotocol.DefaultMaxHeaderSize)[:28] + strings.Repeat("\x04", dribbled-28), pending},
 		{"the largest v2 announced, and no more", on("max_header_size 65551B"), announcing(wire.MaxSize), "", pending},
 		{"the largest v2 announced, byte by byte", on("max_header_size 65551B"), announcing(wire.MaxSize), strings.Repeat("\x04", dribbled), pending},
 	} {
@@ -273,7 +267,7 @@ func TestManyHugeHeaders(t *testing.T) {
 		refused              bool
 	}{
 		{"too large", "proxy_protocol_mode on", announcing(wire.MaxSize)[:16], true},
-		{"one byte too large", "proxy_protocol_mode on", announcing(defaultMaxHeaderSize + 1)[:16], true},
+		{"one byte too large", "proxy_protocol_mode on", announcing(proxyprotocol.DefaultMaxHeaderSize + 1)[:16], true},
 		{"allowed", "proxy_protocol_mode on {\ntimeout 10m\nmax_header_size 65551B\n}", announcing(wire.MaxSize), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -284,7 +278,7 @@ func TestManyHugeHeaders(t *testing.T) {
 			if test.refused {
 				requireAllRefused(t, conns)
 				conns = nil
-				caddytest.Eventually(t, func() bool { return a.count(reasonTooLarge) == dribblers }, "not all are refused")
+				caddytest.Eventually(t, func() bool { return a.count("too_large") == dribblers }, "not all are refused")
 				a.over()
 				return
 			}
@@ -306,13 +300,12 @@ func TestManyHugeHeaders(t *testing.T) {
 // and no metrics.
 func TestFloodOfRefusalsFromManyPeers(t *testing.T) {
 	for _, test := range []struct {
-		name, wrapper, says string
-		reason              outcome
+		name, wrapper, says, reason string
 	}{
-		{"untrusted", "proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}", "", reasonUntrusted},
-		{"missing", "proxy_protocol_mode on", caddytest.Request("/"), reasonMissing},
-		{"malformed", "proxy_protocol_mode on", "PROXY TCP4 \r\n", reasonMalformed},
-		{"duplicate", "proxy_protocol_mode on", headerV1 + headerV2, reasonDuplicate},
+		{"untrusted", "proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}", "", "untrusted"},
+		{"missing", "proxy_protocol_mode on", caddytest.Request("/"), "missing"},
+		{"malformed", "proxy_protocol_mode on", "PROXY TCP4 \r\n", "malformed"},
+		{"duplicate", "proxy_protocol_mode on", headerV1 + headerV2, "duplicate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := attack(t, test.wrapper, attackers)
@@ -327,13 +320,13 @@ func TestFloodOfRefusalsFromManyPeers(t *testing.T) {
 			caddytest.Eventually(t, func() bool { return a.count(test.reason) == attackers }, "not all are counted")
 			a.serves()
 
-			intervals := int(time.Since(began)/refusalInterval) + 2
+			intervals := int(time.Since(began)/proxyprotocol.RefusalInterval) + 2
 			logged := a.Logs.Refusals(nil)
 			assert.NotEmpty(t, logged)
-			assert.LessOrEqual(t, len(logged), intervals*refusalsLogged)
-			for _, listener := range currentStatus().Listeners {
-				assert.Len(t, listener.Refusals, refusalsKept)
-				assert.Len(t, listener.Peers.Addresses, peersKept)
+			assert.LessOrEqual(t, len(logged), intervals*proxyprotocol.RefusalsLogged)
+			for _, listener := range caddytest.CurrentStatus(t).Listeners {
+				assert.Len(t, listener.Refusals, proxyprotocol.RefusalsKept)
+				assert.Len(t, listener.Peers.Addresses, proxyprotocol.PeersKept)
 				assert.True(t, listener.Peers.More)
 			}
 			// One for the reason; the labels do not know peers.
@@ -347,7 +340,7 @@ func TestFloodOfRefusalsFromManyPeers(t *testing.T) {
 func metricsOf(t *testing.T) (n int) {
 	series := make(chan prometheus.Metric)
 	go func() {
-		metrics{}.Collect(series)
+		proxyprotocol.Metrics.Collect(series)
 		close(series)
 	}()
 	for range series {
@@ -377,7 +370,7 @@ func TestTwoHeadersCutAtEveryByte(t *testing.T) {
 			a.serves()
 		}
 	}
-	caddytest.Eventually(t, func() bool { return a.count(reasonDuplicate) == opened }, "not all are refused")
+	caddytest.Eventually(t, func() bool { return a.count("duplicate") == opened }, "not all are refused")
 	a.over()
 }
 
@@ -430,20 +423,14 @@ func TestTLSGarbage(t *testing.T) {
 		if !withHeader {
 			require.Empty(t, answer, "%q", garbage)
 		}
-		require.False(t, err != nil && isTimeout(err), "still open")
+		require.False(t, err != nil && caddytest.IsTimeout(err), "still open")
 		conn.Close()
 		if i%100 == 0 {
 			servesTLS()
 		}
 	}
 	servesTLS()
-	refused := 0
-	listeners.each(func(key listenerKey, stats *stats, _ wrapper) {
-		if key.address == caddytest.TCP4(port).Address {
-			refused += int(stats.total(reasonMissing))
-		}
-	})
-	assert.Equal(t, garbled/2, refused)
+	assert.EqualValues(t, garbled/2, caddytest.Outcomes(t, caddytest.TCP4(port))["missing"])
 	a.over()
 }
 
@@ -542,7 +529,7 @@ func (c *traffic) try(t *testing.T, e caddytest.Endpoint, header string) bool {
 	_, _ = io.WriteString(conn, header+caddytest.Request("/"))
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		assert.False(t, isTimeout(err), "no answer, and no end")
+		assert.False(t, caddytest.IsTimeout(err), "no answer, and no end")
 		c.lost.Add(1)
 		return true
 	}
@@ -641,11 +628,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	assert.False(t, lost.moreWithWrapper(), "more requests are lost with the wrapper: %+v", lost)
 	assert.Empty(t, b.Logs.Refusals(caddytest.Fields{"level": "warn"}))
 
-	caddytest.Eventually(t, func() bool {
-		users := 0
-		listeners.each(func(listenerKey, *stats, wrapper) { users++ })
-		return users == 1
-	}, "listeners of old configs are left")
+	caddytest.Eventually(t, func() bool { return len(caddytest.CurrentStatus(t).Listeners) == 1 }, "listeners of old configs are left")
 	b.Logs.Forget()
 	before.requireBack(t)
 }
@@ -663,7 +646,8 @@ func TestStopUnderLoad(t *testing.T) {
 			var wrapped, unwrapped traffic
 			end := b.under(&wrapped, &unwrapped)
 			caddytest.Eventually(t, func() bool { return unwrapped.sent.Load() > 100 }, "no load")
-			stopped := connGo(caddy.Stop)
+			stopped := make(chan error, 1)
+			go func() { stopped <- caddy.Stop() }()
 			for _, e := range []caddytest.Endpoint{b.wrapped, b.unwrapped} {
 				caddytest.Eventually(t, func() bool {
 					conn, err := net.Dial("tcp", e.Address)
@@ -675,7 +659,12 @@ func TestStopUnderLoad(t *testing.T) {
 			}
 			end()
 			finish()
-			require.NoError(t, connWait(t, stopped))
+			select {
+			case err := <-stopped:
+				require.NoError(t, err)
+			case <-time.After(caddytest.Patience):
+				require.Fail(t, "Caddy does not stop")
+			}
 			lost.add(wrapped.lost.Load(), unwrapped.lost.Load())
 			assert.Empty(t, b.Logs.Refusals(caddytest.Fields{"level": "warn"}))
 			b.Logs.Forget()

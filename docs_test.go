@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 // The documentation is tested as it is written: README.md, and all Markdown in docs.
 // What the first line of a code block says decides how:
@@ -56,6 +56,7 @@ import (
 	"github.com/stretchr/testify/assert/yaml"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
@@ -399,21 +400,21 @@ func TestDocsNameEverything(t *testing.T) {
 	}
 
 	reference := page("reference.md")
-	for name := range getters {
-		has("reference.md", reference, "| `{"+placeholderRoot+name+"}` |")
+	for _, name := range proxyprotocol.PlaceholderNames {
+		has("reference.md", reference, "| `{"+proxyprotocol.PlaceholderRoot+name+"}` |")
 	}
 	for _, name := range slices.Concat(tlv.Names(), tlv.CertificateNames()) {
 		has("reference.md", reference, "| `"+name+"` |")
 	}
-	for _, name := range slices.Concat(matchWords, matchOptions, modeNames[:]) {
+	for _, name := range slices.Concat(proxyprotocol.MatchWords, proxyprotocol.MatchOptions, proxyprotocol.ModeNames) {
 		has("reference.md", reference, "- **"+name+"**")
 	}
 
 	operations := page("operations.md")
-	for o := range outcomes {
-		has("operations.md", operations, "| `"+o.String()+"` | ")
-		if message := refusalMessages[o]; message != "" {
-			has("operations.md", operations, "| `"+o.String()+"` | `"+message+"` |")
+	for i, outcome := range proxyprotocol.OutcomeNames {
+		has("operations.md", operations, "| `"+outcome+"` | ")
+		if message := proxyprotocol.RefusalMessages[i]; message != "" {
+			has("operations.md", operations, "| `"+outcome+"` | `"+message+"` |")
 		}
 	}
 
@@ -436,14 +437,9 @@ func TestDocsNameEverything(t *testing.T) {
 // TestDocsMetrics checks that the metrics in the documentation, its alerts and its
 // dashboard are those that there are, with labels and values that they can have.
 func TestDocsMetrics(t *testing.T) {
-	user := new(ListenerWrapper)
-	stats := listeners.acquire(listenerKey{"documentation", "127.0.0.1:0"}, user)
-	stats.count(On, 2, outcomeClient)
-	stats.headers.observe(time.Millisecond)
-	listeners.acquire(listenerKey{"documentation", "udp/127.0.0.1:0"}, user).count(On, 2, outcomeClient)
-	defer listeners.release(user)
+	defer proxyprotocol.CountOfEach()()
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(metrics{})
+	registry.MustRegister(proxyprotocol.Metrics)
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	labels := make(map[string][]string) // by metric
@@ -452,7 +448,7 @@ func TestDocsMetrics(t *testing.T) {
 			labels[family.GetName()] = append(labels[family.GetName()], label.GetName())
 		}
 	}
-	values := map[string][]string{"mode": modeNames[:], "version": versionNames[:], "outcome": outcomeNames[:]}
+	values := map[string][]string{"mode": proxyprotocol.ModeNames, "version": proxyprotocol.VersionNames, "outcome": proxyprotocol.OutcomeNames}
 
 	use := regexp.MustCompile(`(caddy_proxy_protocol_\w+)(?:\{([^}]*)\})?`)
 	match := regexp.MustCompile(`(\w+) *(?:=~|!~|!=|=) *"([^"]*)"`)
@@ -557,7 +553,7 @@ func groupOfAll(expr *regexp.Regexp, text string) (groups []string) {
 
 func TestReadmeNamesAllOptions(t *testing.T) {
 	text := docsRead(t, readme)
-	for field := range reflect.TypeFor[ListenerWrapper]().Fields() {
+	for field := range reflect.TypeFor[proxyprotocol.ListenerWrapper]().Fields() {
 		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
 			assert.Contains(t, text, "| `"+name+"` |", "%s has no line for the option %s", readme, name)
 		}

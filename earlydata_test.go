@@ -1,6 +1,6 @@
 //go:build !race
 
-package proxyprotocol
+package proxyprotocol_test
 
 // The client of quic-go v0.63.0 races with itself when it sends early data: it opens streams
 // (connection.go:2932) while the handshake sets their limits (connection.go:2375). So this runs

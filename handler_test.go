@@ -1,9 +1,10 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -244,12 +246,15 @@ func TestDirectiveAnswers403InErrorRoutesOfASubroute(t *testing.T) {
 	}
 }
 
+// errTest is an error of another handler.
+var errTest = errors.New("of a test")
+
 func TestDirectiveInAnErrorRouteNeedsNoLog(t *testing.T) {
-	mode := On
-	ctx := context.WithValue(t.Context(), caddyhttp.ErrorCtxKey, errConnFailing)
-	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errConnFailing })
+	mode := proxyprotocol.On
+	ctx := context.WithValue(t.Context(), caddyhttp.ErrorCtxKey, errTest)
+	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errTest })
 	w := httptest.NewRecorder()
-	assert.NoError(t, (&Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx), next))
+	assert.NoError(t, (&proxyprotocol.Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx), next))
 	assert.Equal(t, http.StatusForbidden, w.Code)
 	assert.Empty(t, w.Body.String())
 }
@@ -306,10 +311,10 @@ func TestDirectiveRefusesWhatNothingIsKnownOf(t *testing.T) {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})
-	for mode, served := range map[Mode]bool{On: false, Off: false, Unspecified: true} {
+	for mode, served := range map[proxyprotocol.Mode]bool{proxyprotocol.On: false, proxyprotocol.Off: false, proxyprotocol.Unspecified: true} {
 		t.Run(mode.String(), func(t *testing.T) {
 			w := httptest.NewRecorder()
-			err := (&Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil), next)
+			err := (&proxyprotocol.Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil), next)
 			if served {
 				require.NoError(t, err)
 				assert.Equal(t, http.StatusNoContent, w.Code)
@@ -434,8 +439,8 @@ func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
 	t.Run("outside of an HTTP server", func(t *testing.T) {
 		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 		defer cancel()
-		mode := On
-		assert.EqualError(t, (&Handler{Mode: &mode}).Provision(ctx), "proxy_protocol works in the routes of an HTTP server only")
+		mode := proxyprotocol.On
+		assert.EqualError(t, (&proxyprotocol.Handler{Mode: &mode}).Provision(ctx), "proxy_protocol works in the routes of an HTTP server only")
 	})
 }
 
@@ -494,8 +499,8 @@ func readText(t testing.TB, file string) string {
 }
 
 func TestDirectivePassesErrorsOn(t *testing.T) {
-	mode := Unspecified
-	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errConnFailing })
-	err := (&Handler{Mode: &mode}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), next)
-	assert.Equal(t, errConnFailing, err)
+	mode := proxyprotocol.Unspecified
+	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errTest })
+	err := (&proxyprotocol.Handler{Mode: &mode}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), next)
+	assert.Equal(t, errTest, err)
 }

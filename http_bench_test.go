@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -29,7 +30,7 @@ func benchRequest(t testing.TB, wrapped bool) *http.Request {
 	r.RemoteAddr = caddytest.Client4.String()
 	var local net.Addr = net.TCPAddrFromAddrPort(caddytest.Server4)
 	if wrapped {
-		local = newTestConn(On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"))).LocalAddr()
+		local = newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"))).LocalAddr()
 	}
 	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
 }

@@ -1,6 +1,7 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"slices"
@@ -11,8 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -180,16 +181,16 @@ func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
 }
 
 func TestCELMatcherWithPlaceholdersNeedsARequestOfCaddys(t *testing.T) {
-	m, err := matchProxyProtocolOf(celArgs{{"", "word", ""}}, zap.NewNop())
+	m, err := proxyprotocol.NewCELMatcher("", "word", "")
 	require.NoError(t, err)
-	r := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	assert.False(t, matches(t, m, r), "no value")
+	assert.False(t, caddytest.Matches(t, m, r), "no value")
 	repl.Set("word", "present")
-	assert.True(t, matches(t, m, r))
-	assert.False(t, matches(t, m, r.WithContext(t.Context())), "no replacer")
+	assert.True(t, caddytest.Matches(t, m, r))
+	assert.False(t, caddytest.Matches(t, m, r.WithContext(t.Context())), "no replacer")
 
-	r.TLS = tlsState(false)
+	r.TLS = new(tls.ConnectionState)
 	repl.Set("word", "nonsense")
 	_, err = m.MatchWithError(r)
 	assert.ErrorContains(t, err, "TLS handshake not complete", "an address may be spoofed")

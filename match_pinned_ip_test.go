@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"encoding/base64"
@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -248,23 +249,23 @@ func TestPinnedIPMatcherErrorsInJSON(t *testing.T) {
 		})
 	}
 	t.Run("unknown field", func(t *testing.T) {
-		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"ips":[]}`), new(MatchPinnedIP)), "ips")
+		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"ips":[]}`), new(proxyprotocol.MatchPinnedIP)), "ips")
 	})
 }
 
 func TestPinnedIPMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
-	m := new(MatchPinnedIP)
+	m := new(proxyprotocol.MatchPinnedIP)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("pinned_ip 203.0.113.7\npinned_ip 10.0.0.0/8 {client_ip}")))
 	assert.Equal(t, []string{"203.0.113.7", "10.0.0.0/8", "{client_ip}"}, m.Ranges)
 }
 
 func TestPinnedIPNeedsToKnowTheConnection(t *testing.T) {
-	m := &MatchPinnedIP{Ranges: []string{"0.0.0.0/0", "::/0"}}
-	require.NoError(t, m.compile())
-	known := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
-	assert.True(t, matches(t, m, known))
+	m := &proxyprotocol.MatchPinnedIP{Ranges: []string{"0.0.0.0/0", "::/0"}}
+	require.NoError(t, provision(m))
+	known := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	assert.True(t, caddytest.Matches(t, m, known))
 
-	elsewhere := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	elsewhere := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	elsewhere = elsewhere.WithContext(withoutLocalAddr{elsewhere.Context()})
 	match, err := m.MatchWithError(elsewhere)
 	assert.NoError(t, err)
@@ -272,12 +273,12 @@ func TestPinnedIPNeedsToKnowTheConnection(t *testing.T) {
 }
 
 func TestPinnedIPTakesAClientIPThatIsMapped(t *testing.T) {
-	m := &MatchPinnedIP{Ranges: []string{"203.0.113.7", "2001:db8::/32"}}
-	require.NoError(t, m.compile())
+	m := &proxyprotocol.MatchPinnedIP{Ranges: []string{"203.0.113.7", "2001:db8::/32"}}
+	require.NoError(t, provision(m))
 	for client, want := range map[string]bool{
 		"203.0.113.7": true, "::ffff:203.0.113.7": true, "2001:db8::1%eth0": true, "203.0.113.8": false, "": false, "@": false,
 	} {
-		r := requestOn(newTestConn(On, connV1))
+		r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, client)
 		match, err := m.MatchWithError(r)
 		require.NoError(t, err)

@@ -1,6 +1,7 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -194,7 +196,7 @@ func TestProxyProtocolMatcher(t *testing.T) {
 }
 
 func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
-	c := newTestConn(On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a\r\n\xff"), caddytest.TextTLV(0xf1, "=a:b=")))
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a\r\n\xff"), caddytest.TextTLV(0xf1, "=a:b=")))
 	tests := []struct {
 		tlv  map[string][]string
 		want bool
@@ -206,14 +208,14 @@ func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
 		{map[string][]string{"0xf1": {"3d613a623d"}}, true},
 	}
 	for _, tt := range tests {
-		m := &MatchProxyProtocol{TLV: tt.tlv}
-		require.NoError(t, m.compile())
-		assert.Equal(t, tt.want, matches(t, m, requestOn(c)), "%q", tt.tlv)
+		m := &proxyprotocol.MatchProxyProtocol{TLV: tt.tlv}
+		require.NoError(t, provision(m))
+		assert.Equal(t, tt.want, caddytest.Matches(t, m, caddytest.RequestOn(c)), "%q", tt.tlv)
 	}
 }
 
 func TestProxyProtocolMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
-	m := new(MatchProxyProtocol)
+	m := new(proxyprotocol.MatchProxyProtocol)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("proxy_protocol present {\ntlv alpn h2\npeer 10.0.0.0/8\n}\nproxy_protocol port_zero {\ntlv alpn http/1.1\n}")))
 	b, err := json.Marshal(m)
 	require.NoError(t, err)
@@ -271,13 +273,13 @@ func TestProxyProtocolMatcherErrorsInJSON(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			m := new(MatchProxyProtocol)
+			m := new(proxyprotocol.MatchProxyProtocol)
 			require.NoError(t, caddy.StrictUnmarshalJSON([]byte(tt.json), m))
-			assert.EqualError(t, m.compile(), tt.want)
+			assert.EqualError(t, provision(m), tt.want)
 		})
 	}
 	t.Run("unknown field", func(t *testing.T) {
-		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"present":true}`), new(MatchProxyProtocol)), "present")
+		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"present":true}`), new(proxyprotocol.MatchProxyProtocol)), "present")
 	})
 }
 
@@ -364,14 +366,14 @@ func TestMatchersInExpressions(t *testing.T) {
 
 // Before the handshake is complete an address may be spoofed: the request must be retried.
 func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
-	proxyProtocol := &MatchProxyProtocol{Peer: []string{"0.0.0.0/0"}}
-	require.NoError(t, proxyProtocol.compile())
-	pinnedIP := &MatchPinnedIP{Ranges: []string{"203.0.113.7"}}
-	require.NoError(t, pinnedIP.compile())
+	proxyProtocol := &proxyprotocol.MatchProxyProtocol{Peer: []string{"0.0.0.0/0"}}
+	require.NoError(t, provision(proxyProtocol))
+	pinnedIP := &proxyprotocol.MatchPinnedIP{Ranges: []string{"203.0.113.7"}}
+	require.NoError(t, provision(pinnedIP))
 	for _, m := range []caddyhttp.RequestMatcherWithError{proxyProtocol, pinnedIP} {
 		t.Run(fmt.Sprintf("%T", m), func(t *testing.T) {
-			early := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
-			early.TLS = tlsState(false)
+			early := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+			early.TLS = new(tls.ConnectionState)
 			match, err := m.MatchWithError(early)
 			assert.False(t, match)
 			var handlerErr caddyhttp.HandlerError
@@ -379,8 +381,8 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 			assert.Equal(t, http.StatusTooEarly, handlerErr.StatusCode)
 			assert.EqualError(t, handlerErr.Err, "TLS handshake not complete, remote IP cannot be verified")
 
-			complete := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
-			complete.TLS = tlsState(true)
+			complete := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+			complete.TLS = &tls.ConnectionState{HandshakeComplete: true}
 			match, err = m.MatchWithError(complete)
 			assert.NoError(t, err)
 			assert.True(t, match)
@@ -390,13 +392,13 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 
 // The matcher reads what it wrote.
 func TestProxyProtocolMatcherSurvivesJSON(t *testing.T) {
-	m := new(MatchProxyProtocol)
+	m := new(proxyprotocol.MatchProxyProtocol)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("proxy_protocol present {\nversion v2\npeer 10.0.0.0/8\ntlv alpn h2\n}")))
 	b, err := json.Marshal(m)
 	require.NoError(t, err)
-	again := new(MatchProxyProtocol)
+	again := new(proxyprotocol.MatchProxyProtocol)
 	require.NoError(t, caddy.StrictUnmarshalJSON(b, again))
-	require.NoError(t, again.compile())
+	require.NoError(t, provision(again))
 	assert.Equal(t, m, again)
 }
 

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -54,33 +55,35 @@ func headerRows() []headerRow {
 // believed is a matcher, and the contract for it: which rows it matches under a mode.
 type believed struct {
 	caddyfile, cel string
-	want           func(mode Mode, r headerRow) bool
+	want           func(mode proxyprotocol.Mode, r headerRow) bool
 }
 
 func believedMatchers() []believed {
-	vouched := func(mode Mode, r headerRow) bool { return r.version != 0 && mode == On }
-	marked := func(mode Mode, r headerRow) bool { return r.addrs && mode == Unspecified }
-	reliable := func(mode Mode, r headerRow) bool { return !marked(mode, r) && (r.version == 0 || r.addrs && r.port) }
+	vouched := func(mode proxyprotocol.Mode, r headerRow) bool { return r.version != 0 && mode == proxyprotocol.On }
+	marked := func(mode proxyprotocol.Mode, r headerRow) bool { return r.addrs && mode == proxyprotocol.Unspecified }
+	reliable := func(mode proxyprotocol.Mode, r headerRow) bool {
+		return !marked(mode, r) && (r.version == 0 || r.addrs && r.port)
+	}
 	return []believed{
 		{"proxy_protocol present", "proxy_protocol('present')", vouched},
-		{"proxy_protocol absent", "proxy_protocol('absent')", func(_ Mode, r headerRow) bool { return r.version == 0 }},
+		{"proxy_protocol absent", "proxy_protocol('absent')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.version == 0 }},
 		{"proxy_protocol port_zero", "proxy_protocol('port_zero')", marked},
-		{"proxy_protocol local", "proxy_protocol('local')", func(_ Mode, r headerRow) bool { return r.local }},
-		{"proxy_protocol present local", "proxy_protocol('present', 'local')", func(_ Mode, r headerRow) bool { return r.local }},
+		{"proxy_protocol local", "proxy_protocol('local')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.local }},
+		{"proxy_protocol present local", "proxy_protocol('present', 'local')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.local }},
 		{"proxy_protocol present port_zero", "proxy_protocol('present', 'port_zero')", marked},
-		{"proxy_protocol {\nversion v1\n}", "proxy_protocol('version:v1')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.version == 1 }},
-		{"proxy_protocol {\nversion v2\n}", "proxy_protocol('version:v2')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.version == 2 }},
+		{"proxy_protocol {\nversion v1\n}", "proxy_protocol('version:v1')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.version == 1 }},
+		{"proxy_protocol {\nversion v2\n}", "proxy_protocol('version:v2')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.version == 2 }},
 		{"proxy_protocol {\nversion v1 v2\n}", "proxy_protocol('version:v1', 'version:v2')", vouched},
-		{"proxy_protocol local {\nversion v2\n}", "proxy_protocol('local', 'version:v2')", func(_ Mode, r headerRow) bool { return r.local }},
-		{"proxy_protocol port_zero {\nversion v2\n}", "proxy_protocol('port_zero', 'version:v2')", func(mode Mode, r headerRow) bool { return marked(mode, r) && r.version == 2 }},
-		{"proxy_protocol {\ntlv aws_vpce_id\n}", "proxy_protocol('tlv:aws_vpce_id')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
-		{"proxy_protocol {\ntlv aws_vpce_id vpce-1\n}", "proxy_protocol('tlv:aws_vpce_id=vpce-1')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
-		{"proxy_protocol {\ntlv 0xea\n}", "proxy_protocol('tlv:0xea')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
-		{"proxy_protocol port_zero {\ntlv aws_vpce_id vpce-1\n}", "proxy_protocol('port_zero', 'tlv:aws_vpce_id=vpce-1')", func(mode Mode, r headerRow) bool { return marked(mode, r) && r.tlv }},
-		{"proxy_protocol {\npeer 127.0.0.1\n}", "proxy_protocol('peer:127.0.0.1')", func(Mode, headerRow) bool { return true }},
+		{"proxy_protocol local {\nversion v2\n}", "proxy_protocol('local', 'version:v2')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.local }},
+		{"proxy_protocol port_zero {\nversion v2\n}", "proxy_protocol('port_zero', 'version:v2')", func(mode proxyprotocol.Mode, r headerRow) bool { return marked(mode, r) && r.version == 2 }},
+		{"proxy_protocol {\ntlv aws_vpce_id\n}", "proxy_protocol('tlv:aws_vpce_id')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
+		{"proxy_protocol {\ntlv aws_vpce_id vpce-1\n}", "proxy_protocol('tlv:aws_vpce_id=vpce-1')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
+		{"proxy_protocol {\ntlv 0xea\n}", "proxy_protocol('tlv:0xea')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
+		{"proxy_protocol port_zero {\ntlv aws_vpce_id vpce-1\n}", "proxy_protocol('port_zero', 'tlv:aws_vpce_id=vpce-1')", func(mode proxyprotocol.Mode, r headerRow) bool { return marked(mode, r) && r.tlv }},
+		{"proxy_protocol {\npeer 127.0.0.1\n}", "proxy_protocol('peer:127.0.0.1')", func(proxyprotocol.Mode, headerRow) bool { return true }},
 		{"proxy_protocol present {\npeer 127.0.0.1\n}", "proxy_protocol('present', 'peer:127.0.0.1')", vouched},
-		{"pinned_ip 203.0.113.7", "pinned_ip('203.0.113.7')", func(mode Mode, r headerRow) bool { return reliable(mode, r) && r.addrs }},
-		{"pinned_ip 127.0.0.1", "pinned_ip('127.0.0.1')", func(_ Mode, r headerRow) bool { return r.version == 0 }},
+		{"pinned_ip 203.0.113.7", "pinned_ip('203.0.113.7')", func(mode proxyprotocol.Mode, r headerRow) bool { return reliable(mode, r) && r.addrs }},
+		{"pinned_ip 127.0.0.1", "pinned_ip('127.0.0.1')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.version == 0 }},
 		{"pinned_ip 0.0.0.0/0 ::/0", "pinned_ip('0.0.0.0/0', '::/0')", reliable},
 	}
 }
@@ -100,7 +103,7 @@ func believedSite(matchers []believed) string {
 }
 
 // requireBelieved asks for the paths of a believedSite over one connection.
-func requireBelieved(t *testing.T, matchers []believed, mode Mode, row headerRow, get func(path string) *http.Response) {
+func requireBelieved(t *testing.T, matchers []believed, mode proxyprotocol.Mode, row headerRow, get func(path string) *http.Response) {
 	t.Helper()
 	response := get("/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
@@ -110,7 +113,7 @@ func requireBelieved(t *testing.T, matchers []believed, mode Mode, row headerRow
 		assert.Equal(t, want, slices.Contains(response.Header["Matched"], number), m.caddyfile)
 		assert.Equal(t, want, slices.Contains(response.Header["Cel"], number), m.cel)
 	}
-	for path, served := range map[string]bool{"/on": row.version != 0 && mode == On, "/off": row.version == 0, "/unspecified": true} {
+	for path, served := range map[string]bool{"/on": row.version != 0 && mode == proxyprotocol.On, "/off": row.version == 0, "/unspecified": true} {
 		want := http.StatusForbidden
 		if served {
 			want = http.StatusOK
@@ -125,17 +128,17 @@ func TestMatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 	matchers := believedMatchers()
 	modes := []struct {
 		wrapper string
-		mode    Mode
+		mode    proxyprotocol.Mode
 		without bool // a connection without a header is served
 	}{
-		{"on", On, false},
-		{"off", Off, true},
-		{"unspecified", Unspecified, true},
-		{"on {\nunspecified 127.0.0.0/8\n}", Unspecified, true},
-		{"off {\nunspecified 127.0.0.0/8\n}", Unspecified, true},
-		{"unspecified {\non 127.0.0.0/8\n}", On, false},
-		{"off {\non 127.0.0.0/8\n}", On, false},
-		{"unspecified {\ntrusted_proxies static 127.0.0.1\n}", Unspecified, true},
+		{"on", proxyprotocol.On, false},
+		{"off", proxyprotocol.Off, true},
+		{"unspecified", proxyprotocol.Unspecified, true},
+		{"on {\nunspecified 127.0.0.0/8\n}", proxyprotocol.Unspecified, true},
+		{"off {\nunspecified 127.0.0.0/8\n}", proxyprotocol.Unspecified, true},
+		{"unspecified {\non 127.0.0.0/8\n}", proxyprotocol.On, false},
+		{"off {\non 127.0.0.0/8\n}", proxyprotocol.On, false},
+		{"unspecified {\ntrusted_proxies static 127.0.0.1\n}", proxyprotocol.Unspecified, true},
 	}
 	var wrappers []string
 	for _, m := range modes {
@@ -144,7 +147,7 @@ func TestMatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 	f := caddytest.StartFarm(t, wrappers, "", believedSite(matchers))
 	for _, m := range modes {
 		for _, row := range headerRows() {
-			if row.version == 0 && !m.without || row.version != 0 && m.mode == Off {
+			if row.version == 0 && !m.without || row.version != 0 && m.mode == proxyprotocol.Off {
 				continue // refused by the listener
 			}
 			for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.HTTPS2} {
@@ -171,17 +174,17 @@ func TestHTTP3MatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 	}
 	for _, m := range []struct {
 		packet string
-		mode   Mode
+		mode   proxyprotocol.Mode
 	}{
-		{"on {\ntrusted_proxies static 127.0.0.1\n}", On},
-		{"off", Off},
-		{"unspecified", Unspecified},
-		{"on {\ntrusted_proxies static 127.0.0.1\nunspecified 127.0.0.1\n}", Unspecified},
+		{"on {\ntrusted_proxies static 127.0.0.1\n}", proxyprotocol.On},
+		{"off", proxyprotocol.Off},
+		{"unspecified", proxyprotocol.Unspecified},
+		{"on {\ntrusted_proxies static 127.0.0.1\nunspecified 127.0.0.1\n}", proxyprotocol.Unspecified},
 	} {
 		port := caddytest.FreePort(t)
 		caddytest.Start(t, caddytest.Packets("", m.packet), caddytest.HTTP3Site(t, port, believedSite(matchers)))
 		for _, row := range rows {
-			if row.version == 0 && m.mode == On || row.version != 0 && m.mode == Off {
+			if row.version == 0 && m.mode == proxyprotocol.On || row.version != 0 && m.mode == proxyprotocol.Off {
 				continue // dropped by the packet wrapper
 			}
 			t.Run(strings.ReplaceAll(m.packet, "\n", " ")+"/"+row.name, func(t *testing.T) {

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"fmt"
@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -225,10 +226,10 @@ func TestFloodOfRefusalsIsBounded(t *testing.T) {
 	wait.Wait()
 
 	caddytest.Eventually(t, func() bool { return c.scrape(t)["on on none missing"] == floods*each }, "not all refusals are counted")
-	intervals := int(time.Since(began)/refusalInterval) + 2
-	assert.LessOrEqual(t, len(c.Logs.Refusals(caddytest.Fields{"reason": "missing"})), intervals*refusalsLogged)
-	for _, listener := range currentStatus().Listeners {
-		assert.LessOrEqual(t, len(listener.Refusals), refusalsKept)
+	intervals := int(time.Since(began)/proxyprotocol.RefusalInterval) + 2
+	assert.LessOrEqual(t, len(c.Logs.Refusals(caddytest.Fields{"reason": "missing"})), intervals*proxyprotocol.RefusalsLogged)
+	for _, listener := range caddytest.CurrentStatus(t).Listeners {
+		assert.LessOrEqual(t, len(listener.Refusals), proxyprotocol.RefusalsKept)
 	}
 }
 

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"encoding/json"
@@ -13,14 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
-)
-
-// What nginx 1.22.1 writes as a chain: the client of the header before it, and its own
-// address as the destination. ngx_proxy_protocol_write in its src/core/ngx_proxy_protocol.c.
-const (
-	nginxOverIPv4 = "PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n"
-	nginxOverIPv6 = "PROXY TCP4 203.0.113.7 ::1 51234 21120\r\n"
-	nginxOverUnix = "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n"
 )
 
 // mismatchedSite is a plain site that answers all that it knows of the addresses.
@@ -53,7 +45,7 @@ func TestMismatchedDestinationIsRefusedWithTheCauseAndTheOption(t *testing.T) {
 	for _, options := range []string{"", "http3 allow", "version v1"} {
 		for _, mode := range []string{"on", "unspecified"} {
 			c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode "+mode+" {\n"+options+"\n}")
-			for _, header := range []string{nginxOverIPv4, nginxOverIPv6, nginxOverUnix} {
+			for _, header := range []string{caddytest.NginxOverIPv4, caddytest.NginxOverIPv6, caddytest.NginxOverUnix} {
 				t.Run(mode+options+header, func(t *testing.T) {
 					logs := c.Logs.Tail()
 					conn := caddytest.Dial(t, ip4)
@@ -104,9 +96,9 @@ func TestMismatchedDestinationIsAllowed(t *testing.T) {
 				clientPort, mark, pinned = "0", "true", "no"
 			}
 			for _, from := range []struct{ header, client, source, transport string }{
-				{nginxOverIPv4, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
-				{nginxOverIPv6, "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
-				{nginxOverUnix, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
+				{caddytest.NginxOverIPv4, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
+				{caddytest.NginxOverIPv6, "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
+				{caddytest.NginxOverUnix, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
 				{"PROXY TCP4 203.0.113.7 unix: 51234 0\r\n", "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
 			} {
 				t.Run(from.header, func(t *testing.T) {
@@ -131,7 +123,7 @@ func TestMismatchedDestinationIsAllowed(t *testing.T) {
 
 			// In pieces, one byte each.
 			conn := caddytest.Dial(t, caddytest.TCP4(port))
-			for _, b := range []byte(nginxOverUnix) {
+			for _, b := range []byte(caddytest.NginxOverUnix) {
 				caddytest.Send(t, conn, string(b))
 			}
 			assert.True(t, strings.HasPrefix(ask(t, conn, ""), "[2001:db8::7]:"+clientPort+"|"+caddytest.TCP4(port).Address+"|"))
@@ -165,7 +157,7 @@ func TestMismatchedDestinationIsAllowed(t *testing.T) {
 				assert.NotContains(t, entry.Str("error"), "mismatched_destination", "%q", bad)
 			}
 			conn = caddytest.Dial(t, caddytest.TCP4(port))
-			_, _ = io.WriteString(conn, nginxOverIPv4+nginxOverIPv4+caddytest.Request("/"))
+			_, _ = io.WriteString(conn, caddytest.NginxOverIPv4+caddytest.NginxOverIPv4+caddytest.Request("/"))
 			caddytest.RequireRefused(t, conn)
 			c.Logs.WaitForRefusal(t, caddytest.Fields{"reason": "duplicate"})
 		})
@@ -184,6 +176,6 @@ func TestMismatchedDestinationChangesNoMode(t *testing.T) {
 		{"proxy_protocol_mode on {\nversion v2" + option, "version under on"},
 	} {
 		c, ip4, _, _ := startWrapper(t, test.wrapper)
-		assert.Equal(t, test.want, outcomeOf(t, c, ip4, nginxOverIPv4), test.wrapper)
+		assert.Equal(t, test.want, outcomeOf(t, c, ip4, caddytest.NginxOverIPv4), test.wrapper)
 	}
 }

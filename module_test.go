@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 // The module as Caddy runs it: the decision table of README.md, cell by cell, and what
 // becomes of connections when Caddy reloads and stops.
@@ -29,6 +29,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -46,18 +47,18 @@ type tableRow struct {
 
 // A verdict is what becomes of a connection.
 type verdict struct {
-	reason outcome        // why it is refused, if accepted is false
+	reason string         // why it is refused, if accepted is false
 	client netip.AddrPort // who sent the request, if accepted; the peer if this is zero
 	server netip.AddrPort // where it came in; the socket's address if this is zero
 
 	accepted bool
 }
 
-func (r tableRow) verdict(mode Mode) verdict {
-	return [...]verdict{On: r.on, Off: r.off, Unspecified: r.unspecified}[mode]
+func (r tableRow) verdict(mode proxyprotocol.Mode) verdict {
+	return [...]verdict{proxyprotocol.On: r.on, proxyprotocol.Off: r.off, proxyprotocol.Unspecified: r.unspecified}[mode]
 }
 
-func refuse(why outcome) verdict { return verdict{reason: why} }
+func refuse(why string) verdict { return verdict{reason: why} }
 
 var asPeer = verdict{accepted: true}
 
@@ -66,24 +67,24 @@ func accepts(name string, say func(*speaker), client, server netip.AddrPort) tab
 	return tableRow{
 		name: name, say: say,
 		on:          verdict{accepted: true, client: client, server: server},
-		off:         refuse(reasonForbidden),
+		off:         refuse("forbidden"),
 		unspecified: verdict{accepted: true, client: netip.AddrPortFrom(client.Addr(), 0)},
 	}
 }
 
 // acceptsPeer is the row of a valid header that names no client.
 func acceptsPeer(name string, say func(*speaker)) tableRow {
-	return tableRow{name: name, say: say, on: asPeer, off: refuse(reasonForbidden), unspecified: asPeer}
+	return tableRow{name: name, say: say, on: asPeer, off: refuse("forbidden"), unspecified: asPeer}
 }
 
 // refuses is the row of a header that is refused for this, but for being there under off.
-func refuses(name string, say func(*speaker), why outcome) tableRow {
-	return tableRow{name: name, say: say, on: refuse(why), off: refuse(reasonForbidden), unspecified: refuse(why)}
+func refuses(name string, say func(*speaker), why string) tableRow {
+	return tableRow{name: name, say: say, on: refuse(why), off: refuse("forbidden"), unspecified: refuse(why)}
 }
 
 // bare is the row of a connection that begins with something else.
 func bare(name string, say func(*speaker)) tableRow {
-	return tableRow{name: name, say: say, on: refuse(reasonMissing), off: asPeer, unspecified: asPeer}
+	return tableRow{name: name, say: say, on: refuse("missing"), off: asPeer, unspecified: asPeer}
 }
 
 func (r tableRow) with(method string) tableRow {
@@ -292,27 +293,27 @@ func decisions() []tableRow {
 		acceptsPeer("v2 Unix datagram", says(caddytest.HeaderRaw(proxy, 0x32, strings.Repeat("/", 216)))),
 		acceptsPeer("v2 Unix over unspecified transport", says(caddytest.HeaderRaw(proxy, 0x30, ""))),
 
-		refuses("v1 with two spaces", says("PROXY TCP4  203.0.113.7 192.0.2.1 1 2\r\n"), reasonMalformed),
-		refuses("v1 with a name for an address", says("PROXY TCP4 localhost 192.0.2.1 1 2\r\n"), reasonMalformed),
-		refuses("v1 with addresses of the other family", says("PROXY TCP6 203.0.113.7 192.0.2.1 1 2\r\n"), reasonMalformed),
-		refuses("v1 that ends in LF", says("PROXY TCP4 203.0.113.7 192.0.2.1 1 2\n"), reasonMalformed),
-		refuses("v1 longer than 107 bytes", says("PROXY UNKNOWN "+strings.Repeat("x", 107)), reasonMalformed),
-		refuses("v1 without anything right", says("PROXY!"), reasonMalformed),
-		refuses("v1 cut off", func(s *speaker) { s.cut(headerV1[:len(headerV1)-1]) }, reasonMalformed),
-		refuses("v1 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV1) }, reasonMalformed),
-		refuses("v2 of version 3", says(caddytest.HeaderRaw(0x31, 0x11, addrs4)), reasonMalformed),
-		refuses("v2 of an unknown command", says(caddytest.HeaderRaw(0x22, 0x11, addrs4)), reasonMalformed),
-		refuses("v2 of an unknown family", says(caddytest.HeaderRaw(proxy, 0x41, addrs4)), reasonMalformed),
-		refuses("v2 of an unknown transport", says(caddytest.HeaderRaw(proxy, 0x13, addrs4)), reasonMalformed),
-		refuses("v2 shorter than its addresses", says(caddytest.HeaderRaw(proxy, 0x21, addrs4)), reasonMalformed),
-		refuses("v2 with a TLV that overruns it", says(caddytest.HeaderRaw(proxy, 0x11, addrs4+"\x04\x00\x02\x00")), reasonMalformed),
-		refuses("v2 with two CRC32C", says(caddytest.HeaderRaw(proxy, 0x11, addrs4+strings.Repeat("\x03\x00\x04\x00\x00\x00\x00", 2))), reasonMalformed),
-		refuses("v2 with a unique ID of 129 bytes", says(withTLVs(false, tlvOf(wire.TypeUniqueID, strings.Repeat("u", 129)))), reasonMalformed),
-		refuses("v2 cut off", func(s *speaker) { s.cut(full[:len(full)-1]) }, reasonMalformed),
-		refuses("v2 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV2) }, reasonMalformed),
-		refuses("v2 with a wrong CRC32C", says(string(wrongChecksum)), reasonChecksum),
-		refuses("v2 of 4097 bytes", says(padded(4097)), reasonTooLarge),
-		refuses("v2 that announces 65551 bytes", says(wire.SignatureV2+"\x21\x11\xff\xff"), reasonTooLarge),
+		refuses("v1 with two spaces", says("PROXY TCP4  203.0.113.7 192.0.2.1 1 2\r\n"), "malformed"),
+		refuses("v1 with a name for an address", says("PROXY TCP4 localhost 192.0.2.1 1 2\r\n"), "malformed"),
+		refuses("v1 with addresses of the other family", says("PROXY TCP6 203.0.113.7 192.0.2.1 1 2\r\n"), "malformed"),
+		refuses("v1 that ends in LF", says("PROXY TCP4 203.0.113.7 192.0.2.1 1 2\n"), "malformed"),
+		refuses("v1 longer than 107 bytes", says("PROXY UNKNOWN "+strings.Repeat("x", 107)), "malformed"),
+		refuses("v1 without anything right", says("PROXY!"), "malformed"),
+		refuses("v1 cut off", func(s *speaker) { s.cut(headerV1[:len(headerV1)-1]) }, "malformed"),
+		refuses("v1 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV1) }, "malformed"),
+		refuses("v2 of version 3", says(caddytest.HeaderRaw(0x31, 0x11, addrs4)), "malformed"),
+		refuses("v2 of an unknown command", says(caddytest.HeaderRaw(0x22, 0x11, addrs4)), "malformed"),
+		refuses("v2 of an unknown family", says(caddytest.HeaderRaw(proxy, 0x41, addrs4)), "malformed"),
+		refuses("v2 of an unknown transport", says(caddytest.HeaderRaw(proxy, 0x13, addrs4)), "malformed"),
+		refuses("v2 shorter than its addresses", says(caddytest.HeaderRaw(proxy, 0x21, addrs4)), "malformed"),
+		refuses("v2 with a TLV that overruns it", says(caddytest.HeaderRaw(proxy, 0x11, addrs4+"\x04\x00\x02\x00")), "malformed"),
+		refuses("v2 with two CRC32C", says(caddytest.HeaderRaw(proxy, 0x11, addrs4+strings.Repeat("\x03\x00\x04\x00\x00\x00\x00", 2))), "malformed"),
+		refuses("v2 with a unique ID of 129 bytes", says(withTLVs(false, tlvOf(wire.TypeUniqueID, strings.Repeat("u", 129)))), "malformed"),
+		refuses("v2 cut off", func(s *speaker) { s.cut(full[:len(full)-1]) }, "malformed"),
+		refuses("v2 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV2) }, "malformed"),
+		refuses("v2 with a wrong CRC32C", says(string(wrongChecksum)), "checksum"),
+		refuses("v2 of 4097 bytes", says(padded(4097)), "too_large"),
+		refuses("v2 that announces 65551 bytes", says(wire.SignatureV2+"\x21\x11\xff\xff"), "too_large"),
 
 		bare("nothing before", nothing),
 		bare("byte by byte", func(s *speaker) { s.trickled = 24 }),
@@ -342,13 +343,13 @@ func secondHeaders() (rows []tableRow) {
 		for _, second := range seconds {
 			name := fmt.Sprintf("%s and %s", first.name, second.name)
 			rows = append(rows,
-				refuses(name+" right behind", says(first.text+second.text), reasonDuplicate),
+				refuses(name+" right behind", says(first.text+second.text), "duplicate"),
 				refuses(name+" after a pause", func(s *speaker) {
 					s.send(first.text)
 					s.pause()
 					s.send(second.text)
-				}, reasonDuplicate),
-				refuses(name+" byte by byte", trickles(first.text+second.text), reasonDuplicate),
+				}, "duplicate"),
+				refuses(name+" byte by byte", trickles(first.text+second.text), "duplicate"),
 			)
 		}
 	}
@@ -364,7 +365,7 @@ func lateDecisions() []tableRow {
 			s.send(late)
 		}
 	}
-	late := tableRow{on: refuse(reasonTimeout), off: refuse(reasonForbidden), unspecified: refuse(reasonTimeout)}
+	late := tableRow{on: refuse("timeout"), off: refuse("forbidden"), unspecified: refuse("timeout")}
 	lateRow := func(name string, say func(*speaker)) tableRow {
 		r := late
 		r.name, r.say = name, say
@@ -372,13 +373,13 @@ func lateDecisions() []tableRow {
 	}
 	silentRow := func(name, late string) tableRow {
 		r := lateRow(name, lateHeader("", late))
-		r.on = refuse(reasonSilent)
+		r.on = refuse("silent")
 		return r
 	}
 	lateRequest := func(name string, early int) tableRow {
-		on := refuse(reasonTimeout)
+		on := refuse("timeout")
 		if early == 0 {
-			on = refuse(reasonSilent)
+			on = refuse("silent")
 		}
 		return tableRow{
 			name: name, say: func(s *speaker) { s.early = early; s.outlastIf(early == 0) },
@@ -412,8 +413,8 @@ func lateDecisions() []tableRow {
 		// Silence behind a header is no fault, and not the end of the watch.
 		accepts("v2, then silence", lateHeader(headerV2, ""), caddytest.Client4, caddytest.Server4),
 		acceptsPeer("LOCAL, then silence", lateHeader(headerLocal, "")),
-		refuses("v1, then silence, then v2", lateHeader(headerV1, headerV2), reasonDuplicate),
-		refuses("v1 and the beginning of v1, then the rest", lateHeader(headerV1+headerV1[:4], headerV1[4:]), reasonDuplicate),
+		refuses("v1, then silence, then v2", lateHeader(headerV1, headerV2), "duplicate"),
+		refuses("v1 and the beginning of v1, then the rest", lateHeader(headerV1+headerV1[:4], headerV1[4:]), "duplicate"),
 	}
 }
 
@@ -452,7 +453,7 @@ type floor struct {
 }
 
 type floorServer struct {
-	mode      Mode
+	mode      proxyprotocol.Mode
 	transport caddytest.Transport
 	network   string
 	copy      int
@@ -477,7 +478,7 @@ func startFloor(t *testing.T, timeout time.Duration, copies int) *floor {
 		networks = append(networks, "IPv6")
 	}
 	options.WriteString("auto_https disable_redirects\n")
-	for _, mode := range []Mode{On, Off, Unspecified} {
+	for _, mode := range []proxyprotocol.Mode{proxyprotocol.On, proxyprotocol.Off, proxyprotocol.Unspecified} {
 		for _, tr := range caddytest.Transports {
 			for _, network := range networks {
 				for i := range copies {
@@ -645,9 +646,9 @@ func (c tableCell) checkRefused(t *testing.T, s *speaker, logs caddytest.Logs) {
 	entry := logs.WaitForRefusal(t, s.who())
 	assert.Equal(t, c.endpoint.Address, entry.Str("local"))
 	assert.Equal(t, c.mode.String(), entry.Str("mode"))
-	assert.Equal(t, c.verdict.reason.String(), entry.Str("reason"))
+	assert.Equal(t, c.verdict.reason, entry.Str("reason"))
 	level := "warn"
-	if c.verdict.reason == reasonSilent {
+	if c.verdict.reason == "silent" {
 		level = "debug"
 	}
 	assert.Equal(t, level, entry.Str("level"))

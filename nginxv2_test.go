@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 // nginx 1.31.4 and later writes version 2 ('proxy_protocol v2' in stream). No package of it
 // runs where the tests run, so these headers are built as its source builds them:

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"encoding/json"
@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -27,7 +29,7 @@ func TestPacketWrapperCaddyfile(t *testing.T) {
 			`{"mode": "on", "trusted_proxies": {"source": "static", "ranges": ["10.0.0.0/8"]}, "ranges": [{"mode": "off", "ranges": ["::1"]}], "max_header_size": 1000}`,
 		},
 	} {
-		pw := new(PacketConnWrapper)
+		pw := new(proxyprotocol.PacketConnWrapper)
 		require.NoError(t, pw.UnmarshalCaddyfile(caddyfile.NewTestDispenser(test.text)))
 		got, err := json.Marshal(pw)
 		require.NoError(t, err)
@@ -237,13 +239,18 @@ func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
 	t.Run("works", func(t *testing.T) {
 		app := load(t, "")
 		require.NoError(t, app.err)
-		c, peer := app.socket.(udpPacketConn).packetConn, caddytest.ListenUDP(t, "127.0.0.1")
-		_, err := peer.WriteTo([]byte("no header"), c.LocalAddr())
+		peer := caddytest.ListenUDP(t, "127.0.0.1")
+		for _, datagram := range []string{"no header", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x"} {
+			_, err := peer.WriteTo([]byte(datagram), app.socket.LocalAddr())
+			require.NoError(t, err)
+		}
+		require.NoError(t, app.socket.SetReadDeadline(time.Now().Add(caddytest.Patience)))
+		var p [100]byte
+		n, addr, err := app.socket.ReadFrom(p[:])
 		require.NoError(t, err)
-		payload, addr := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"x")
-		assert.Equal(t, "x", payload)
+		assert.Equal(t, "x", string(p[:n]))
 		assert.Equal(t, caddytest.Client4.String(), addr.String())
-		assert.Equal(t, On, addr.mode)
+		assert.Equal(t, proxyprotocol.On, proxyprotocol.ModeOfDatagram(addr))
 	})
 	t.Run("too late to learn when the configuration runs", func(t *testing.T) {
 		assert.ErrorContains(t, load(t, `"late": true`).err, "new subscriptions")
@@ -293,7 +300,7 @@ func TestDatagramsAreInMetricsAndStatus(t *testing.T) {
 	caddytest.Start(t, caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
 	caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()).Get("/")
 	sender := caddytest.ListenUDP(t, "127.0.0.3")
-	_, err := sender.WriteTo([]byte(quicLike), caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), "").Front.LocalAddr())
+	_, err := sender.WriteTo([]byte(quicPacket), caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), "").Front.LocalAddr())
 	require.NoError(t, err)
 	caddytest.Eventually(t, func() bool { return caddytest.Datagrams(t)["missing"] == 1 }, "not counted")
 
@@ -301,12 +308,12 @@ func TestDatagramsAreInMetricsAndStatus(t *testing.T) {
 	assert.Regexp(t, `(?m)^caddy_proxy_protocol_datagrams_total\{mode="on",outcome="client",server="srv\d",version="v2"\} \d+$`, text)
 	assert.Regexp(t, `(?m)^caddy_proxy_protocol_datagrams_total\{mode="on",outcome="missing",server="srv\d",version="none"\} 1$`, text)
 	var found bool
-	for _, l := range currentStatus().Listeners {
+	for _, l := range caddytest.CurrentStatus(t).Listeners {
 		if l.Address != fmt.Sprintf("udp/127.0.0.1:%d", port) {
 			continue
 		}
 		found = true
-		assert.Equal(t, On, l.Mode)
+		assert.Equal(t, "on", l.Mode)
 		assert.Equal(t, "static", l.TrustedProxies)
 		assert.Equal(t, 2, l.Peers.Count)
 		require.Len(t, l.Refusals, 1)

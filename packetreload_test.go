@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 // Which configuration has a say in which socket, and in which request.
 
@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -66,14 +67,17 @@ func h3Apps(t testing.TB, more string, servers ...h3Server) string {
 }
 
 // dropsOf returns how many datagrams the packet wrappers of a server dropped.
-func dropsOf(server string) (n uint64) {
-	for _, l := range currentStatus().Listeners {
-		if l.Server != server || !strings.HasPrefix(l.Address, packetAddress) {
+func dropsOf(t testing.TB, server string) (n uint64) {
+	t.Helper()
+	for _, l := range caddytest.CurrentStatus(t).Listeners {
+		if l.Server != server || !strings.HasPrefix(l.Address, "udp/") {
 			continue
 		}
-		for o := range outcomes {
-			if o.refused() {
-				n += l.Outcomes[o.String()]
+		for outcome, count := range l.Outcomes {
+			switch outcome {
+			case "client", "marked", "local", "direct":
+			default:
+				n += count
 			}
 		}
 	}
@@ -84,7 +88,7 @@ func dropsOf(server string) (n uint64) {
 // datagrams are dropped by a server.
 func requireDropped(t *testing.T, server, address string) {
 	t.Helper()
-	before := dropsOf(server)
+	before := dropsOf(t, server)
 	ctx, cancel := context.WithTimeout(t.Context(), caddytest.Patience)
 	defer cancel()
 	client := caddytest.NewHTTP3Client(t, address)
@@ -94,7 +98,7 @@ func requireDropped(t *testing.T, server, address string) {
 			answered <- fmt.Sprint(response.StatusCode, " ", body)
 		}
 	}()
-	caddytest.Eventually(t, func() bool { return dropsOf(server) > before || len(answered) > 0 }, "%s drops nothing", server)
+	caddytest.Eventually(t, func() bool { return dropsOf(t, server) > before || len(answered) > 0 }, "%s drops nothing", server)
 	select {
 	case answer := <-answered:
 		t.Fatalf("%s was asked without a header, and the answer is %s", server, answer)
@@ -234,9 +238,9 @@ func TestRulesOfPort0ChangeWithAReload(t *testing.T) {
 	server := h3Server{name: "any", listen: []string{"127.0.0.1:0"}, packet: offPackets, more: `"protocols": ["h3"]`}
 	require.NoError(t, c.LoadJSON(h3Apps(t, "", server)))
 	var address string
-	packetConns.each(func(c *packetConn) {
-		if c.key == "udp/127.0.0.1:0" {
-			address = c.LocalAddr().String()
+	proxyprotocol.EachPacketConn(func(key string, local net.Addr, _ proxyprotocol.Mode) {
+		if key == "udp/127.0.0.1:0" {
+			address = local.String()
 		}
 	})
 	requireAnswered(t, "any", address)
@@ -355,9 +359,9 @@ func TestServerWithoutTLSClaimsNoSocket(t *testing.T) {
 			h3Server{name: "on", listen: []string{"udp/" + address}, packet: onPackets("127.0.0.2"), more: `"protocols": ["h3"]`},
 			h3Server{name: "plain", listen: []string{address}, packet: offPackets, more: `"tls_connection_policies": null`},
 		)))
-		packetConns.each(func(s *packetConn) {
-			if s.key == "udp/"+address {
-				assert.Equal(t, On, s.rules.Load().mode, "start %d: the rules of another server", i)
+		proxyprotocol.EachPacketConn(func(key string, _ net.Addr, mode proxyprotocol.Mode) {
+			if key == "udp/"+address {
+				assert.Equal(t, proxyprotocol.On, mode, "start %d: the rules of another server", i)
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"crypto/sha256"
@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -509,7 +510,7 @@ func TestAUnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
 }
 
 func TestUnknownPlaceholdersAreLeftToOthers(t *testing.T) {
-	r := requestOn(newTestConn(On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)))
 	for _, name := range []string{"s", "_mode", ".", ".nonsense", ".tlv", ".tlv.", ".tlv.nonsense", ".tlv.ssl", ".tlv.ssl.nonsense", ".tlv.ssl.client_cert.", ".tlv.ssl.client_cert.nonsense", ".tlv.ssl.client_cert.san", ".tlv.ssl.client_cert.subject.0",
 		".tlv.ssl.client_cert.san.ips.", ".tlv.ssl.client_cert.san.ips.-1", ".tlv.ssl.client_cert.san.ips.+1", ".tlv.ssl.client_cert.san.ips.01", ".tlv.ssl.client_cert.san.ips.x", ".tlv.ssl.client_cert.san.ips.0.0", ".tlv.ssl.client_cert.san.ips.99999999999999999999",
 		".tlv.0x", ".tlv.0x1", ".tlv.0x001", ".tlv.0xzz", ".tlv.0X01", ".tlv.01", ".mode.x", ".Mode"} {
@@ -524,7 +525,7 @@ func TestUnknownPlaceholdersAreLeftToOthers(t *testing.T) {
 }
 
 func TestPlaceholdersOfAConnectionNothingIsKnownOfAreEmpty(t *testing.T) {
-	r := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	r = r.WithContext(withoutLocalAddr{r.Context()})
 	for _, name := range append([]string{""}, documented...) {
 		if name != "" {
@@ -537,7 +538,7 @@ func TestPlaceholdersOfAConnectionNothingIsKnownOfAreEmpty(t *testing.T) {
 }
 
 func TestPlaceholdersSayTheConnectionsAddressNotTheRequests(t *testing.T) {
-	r := requestOn(newTestConn(On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	r.RemoteAddr = "198.51.100.1:1"
 	for name, want := range map[string]string{".client_ip": "203.0.113.7", ".client_port": "51234"} {
 		value, _ := placeholderOf(t, r, name)

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"bufio"
@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -455,7 +456,7 @@ func sendersIn(t *testing.T, caddyfile string) (all senders) {
 		words := strings.Fields(line)
 		if len(words) > 2 && words[0] == "trusted_proxies" && words[1] == "static" {
 			words = words[1:]
-		} else if len(words) < 2 || !slices.Contains(modeNames[:], words[0]) {
+		} else if len(words) < 2 || !slices.Contains(proxyprotocol.ModeNames, words[0]) {
 			continue
 		}
 		for _, word := range words[1:] {

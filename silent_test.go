@@ -1,6 +1,6 @@
 //go:build linux
 
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"bufio"

@@ -29,7 +29,7 @@ func TestSourceIsAskedBySoManyAtOnce(t *testing.T) {
 			}
 			defer asking.Add(-1)
 			<-over
-			return loopback4
+			return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 		})}
 		ask := func(within time.Duration) error {
 			ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -84,7 +84,7 @@ func TestSourceIsLeftWhenTheConnectionIsClosed(t *testing.T) {
 				r.source = connSource(func(r *http.Request) []netip.Prefix {
 					close(asked)
 					<-r.Context().Done()
-					return loopback4
+					return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 				})
 			})
 			c := newConn(connSays(connV1), rules, mode, unasked, time.Since(start))

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"net"
@@ -60,7 +60,7 @@ func TestSourceThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
 				caddytest.Eventually(t, func() bool { return len(c.Logs.Refusals(nil)) == len(conns) }, "not all are logged")
 				for _, entry := range c.Logs.Refusals(nil) {
 					assert.Equal(t, "timeout", entry.Str("reason"))
-					assert.Equal(t, errSourceLate.Error(), entry.Str("error"))
+					assert.Equal(t, "trusted_proxies: the source did not answer before the timeout", entry.Str("error"))
 				}
 			})
 		}
@@ -100,7 +100,7 @@ func TestSourceThatReturnsNothingIsToldApart(t *testing.T) {
 		answer []netip.Prefix
 		want   any
 	}{
-		"nothing":      {nil, errSourceEmpty.Error()},
+		"nothing":      {nil, "trusted_proxies: the source returned no ranges, so no peer may send a header"},
 		"others":       {[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, nil},
 		"nothing real": {[]netip.Prefix{{}}, nil},
 	} {
@@ -148,7 +148,7 @@ func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(100 * time.Microsecond):
-				_, _ = forged.WriteToUDPAddrPort([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+quicLike), to)
+				_, _ = forged.WriteToUDPAddrPort([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+quicPacket), to)
 			}
 		}
 	}()
@@ -162,8 +162,11 @@ func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
 	assert.Less(t, time.Since(began), caddytest.Patience/2)
 	close(stop)
 	<-done
-	c.Logs.WaitFor(t, caddytest.OfPackets.With(caddytest.Fields{"reason": "io", "error": errNotAnswered.Error()}))
+	c.Logs.WaitFor(t, caddytest.OfPackets.With(caddytest.Fields{"reason": "io", "error": "trusted_proxies: the source has not answered yet"}))
 	outcomes := caddytest.Datagrams(t)
 	assert.NotZero(t, outcomes["io"])
 	assert.Zero(t, outcomes["untrusted"])
 }
+
+// quicPacket is a datagram that QUIC would look at.
+var quicPacket = "\x40" + strings.Repeat("x", 1199)

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"encoding/json"
@@ -60,7 +60,7 @@ func TestStatusAtTheAdminAPI(t *testing.T) {
 
 	code, body := admin(t, http.MethodGet, url, origin)
 	require.Equal(t, http.StatusOK, code, body)
-	var got status
+	var got caddytest.Status
 	require.NoError(t, json.Unmarshal([]byte(body), &got))
 	require.Len(t, got.Listeners, 1)
 	l := got.Listeners[0]
@@ -68,13 +68,12 @@ func TestStatusAtTheAdminAPI(t *testing.T) {
 		assert.False(t, l.Refusals[i].Time.IsZero())
 		l.Refusals[i].Time = l.Refusals[0].Time
 	}
-	off := Off
-	assert.Equal(t, listenerStatus{
-		Server: "web", Address: fmt.Sprintf("[::]:%d", port), Mode: On, TrustedProxies: "static",
-		Ranges:   []ModeRanges{{Mode: &off, Ranges: []string{"127.0.0.3"}}},
+	assert.Equal(t, caddytest.ListenerStatus{
+		Server: "web", Address: fmt.Sprintf("[::]:%d", port), Mode: "on", TrustedProxies: "static",
+		Ranges:   []caddytest.RangesStatus{{Mode: "off", Ranges: []string{"127.0.0.3"}}},
 		Outcomes: map[string]uint64{"client": 1, "missing": 1, "untrusted": 1},
-		Peers:    peersStatus{Count: 2, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}},
-		Refusals: []refusalStatus{
+		Peers:    caddytest.PeersStatus{Count: 2, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}},
+		Refusals: []caddytest.RefusalStatus{
 			{Time: l.Refusals[0].Time, Peer: untrusted.LocalAddr().String(), Reason: "untrusted"},
 			{Time: l.Refusals[0].Time, Peer: refused.LocalAddr().String(), Reason: "missing", Bytes: fmt.Sprintf("%x", "GET /?secret=of-")},
 		},
@@ -89,7 +88,7 @@ func TestStatusAtTheAdminAPI(t *testing.T) {
 
 	// A reload keeps the counts; what is gone from the config is gone from the status.
 	require.NoError(t, caddy.Load(config, true))
-	assert.Equal(t, uint64(1), currentStatus().Listeners[0].Outcomes["client"])
+	assert.Equal(t, uint64(1), caddytest.CurrentStatus(t).Listeners[0].Outcomes["client"])
 	require.NoError(t, c.Load("", ""))
-	assert.Empty(t, currentStatus().Listeners)
+	assert.Empty(t, caddytest.CurrentStatus(t).Listeners)
 }

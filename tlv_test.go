@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"crypto/ecdsa"
@@ -31,6 +31,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -40,10 +41,10 @@ var sslDetails = []string{"ssl.verify_result", "ssl.cert_conn", "ssl.cert_sess"}
 
 // tlvValues are the placeholders of a header's TLVs that are not empty, but for what the
 // access log does not have either: sslDetails and the fields of certificates.
-func tlvValues(t testing.TB, c *conn) values {
+func tlvValues(t testing.TB, c net.Conn) values {
 	t.Helper()
 	got := make(values)
-	r := requestOn(c)
+	r := caddytest.RequestOn(c)
 	for _, name := range documented {
 		tlv, ok := strings.CutPrefix(name, "tlv.")
 		if !ok || strings.HasPrefix(tlv, "0x") || strings.HasPrefix(tlv, "ssl.client_cert.") || slices.Contains(sslDetails, tlv) {
@@ -59,9 +60,9 @@ func tlvValues(t testing.TB, c *conn) values {
 }
 
 // logged is what the access log has of a connection.
-func logged(t testing.TB, c *conn) map[string]any {
+func logged(t testing.TB, c net.Conn) map[string]any {
 	t.Helper()
-	value, known := placeholderOf(t, requestOn(c), "")
+	value, known := placeholderOf(t, caddytest.RequestOn(c), "")
 	require.True(t, known)
 	b, err := json.Marshal(value)
 	require.NoError(t, err)
@@ -156,7 +157,7 @@ func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(On, caddytest.HeaderTLVs(tt.tlvs...))
+			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlvs...))
 			assert.Equal(t, tt.want, tlvValues(t, c))
 
 			inLog := tt.logged
@@ -177,7 +178,7 @@ func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
 }
 
 func TestTLVsOfAnyTypeAreThereInHexadecimal(t *testing.T) {
-	r := requestOn(newTestConn(On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xf0, ""), caddytest.TextTLV(wire.TypeNoop, "\x00"))))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xf0, ""), caddytest.TextTLV(wire.TypeNoop, "\x00"))))
 	for name, want := range map[string]string{
 		"0x02": "612e74657374", "0xea": "01767063652d31", "0xEA": "01767063652d31", "0xEa": "01767063652d31",
 		"0xf0": "", "0x04": "00", "0x00": "", "0xff": "",
@@ -190,8 +191,8 @@ func TestTLVsOfAnyTypeAreThereInHexadecimal(t *testing.T) {
 
 func TestTLVsOfACertificateAreItsBytes(t *testing.T) {
 	certificate := caddytest.NewClientCertificate(t)
-	c := newTestConn(On, caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER})))
-	value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert")
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER})))
+	value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert")
 	der, err := base64.StdEncoding.DecodeString(value.(string))
 	require.NoError(t, err)
 	assert.Equal(t, certificate.DER, der)
@@ -215,8 +216,8 @@ func TestTLVsOfSSLSayHowACertificateWasVerified(t *testing.T) {
 		{"empty", caddytest.TextTLV(wire.TypeSSL, ""), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(On, caddytest.HeaderTLVs(tt.tlv))
-			r := requestOn(c)
+			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlv))
+			r := caddytest.RequestOn(c)
 			for _, name := range append([]string{"ssl.verified"}, sslDetails...) {
 				value, known := placeholderOf(t, r, ".tlv."+name)
 				assert.True(t, known)
@@ -339,7 +340,7 @@ func TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders(t *testing.T) {
 	})
 	cert, err := x509.ParseCertificate(der)
 	require.NoError(t, err)
-	r := requestOn(newTestConn(On, caddytest.HeaderTLVs(certificateTLV(der))))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(der))))
 	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
 	repl := caddyhttp.NewTestReplacer(r)
 	for _, name := range []string{
@@ -371,7 +372,7 @@ func TestFieldsOfACertificateThatCannotBeRead(t *testing.T) {
 		{"too many alternative names", []wire.TLV{certificateTLV(signed(t, tooMany))}, true, "true"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := requestOn(newTestConn(On, caddytest.HeaderTLVs(tt.tlvs...)))
+			r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlvs...)))
 			for _, name := range documented {
 				field, ok := strings.CutPrefix(name, "tlv.ssl.client_cert")
 				if !ok {
@@ -393,10 +394,10 @@ func TestFieldsOfACertificateAreFitToBeShown(t *testing.T) {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: attackText[:20]},
 		DNSNames: []string{hostile, "b"}, EmailAddresses: []string{hostile},
 	})
-	r := requestOn(newTestConn(On, caddytest.HeaderTLVs(certificateTLV(der))))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(der))))
 	for name, want := range map[string]any{
-		"subject": `CN=evil\x0d\x0aX-Injected: ye`, "san.dns_names": textList{`a\x1b]0;owned\x07\x7f\\`, "b"},
-		"san.dns_names.0": `a\x1b]0;owned\x07\x7f\\`, "san.emails": textList{`a\x1b]0;owned\x07\x7f\\`}, "san.uris": textList{},
+		"subject": `CN=evil\x0d\x0aX-Injected: ye`, "san.dns_names": proxyprotocol.TextList{`a\x1b]0;owned\x07\x7f\\`, "b"},
+		"san.dns_names.0": `a\x1b]0;owned\x07\x7f\\`, "san.emails": proxyprotocol.TextList{`a\x1b]0;owned\x07\x7f\\`}, "san.uris": proxyprotocol.TextList{},
 	} {
 		value, _ := placeholderOf(t, r, ".tlv.ssl.client_cert."+name)
 		assert.Equal(t, want, value, name)
@@ -460,9 +461,9 @@ func TestFieldsOfACertificateAreMatched(t *testing.T) {
 }
 
 func TestListsOfACertificateAreListsInTheLog(t *testing.T) {
-	c := newTestConn(On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t, "203.0.113.7", "2001:db8::7").DER)))
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t, "203.0.113.7", "2001:db8::7").DER)))
 	for name, want := range map[string]any{"ips": []any{"203.0.113.7", "2001:db8::7"}, "uris": []any{}} {
-		value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.san."+name)
+		value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert.san."+name)
 		enc := zapcore.NewMapObjectEncoder()
 		zap.Any("list", value).AddTo(enc) // as log_append does
 		assert.Equal(t, want, enc.Fields["list"])
@@ -470,46 +471,46 @@ func TestListsOfACertificateAreListsInTheLog(t *testing.T) {
 }
 
 func TestCertificatesAreParsedOnceAConnectionIfAsked(t *testing.T) {
-	c := newTestConn(On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t).DER)))
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t).DER)))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.subject")
+			value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert.subject")
 			assert.Equal(t, "CN=client.test", value)
 		})
 	}
 	wg.Wait()
-	clear(c.known().say().Values) // another reading finds nothing
-	value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.subject")
+	proxyprotocol.ForgetTLVValues(c) // another reading finds nothing
+	value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert.subject")
 	assert.Equal(t, "CN=client.test", value)
 }
 
 func TestTLVsAreDecodedOnceAConnection(t *testing.T) {
-	c := newTestConn(On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first"), caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "TLSv1.3"))))
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first"), caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "TLSv1.3"))))
 	authority := func() any {
-		value, _ := placeholderOf(t, requestOn(c), ".tlv.authority")
+		value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.authority")
 		return value
 	}
 	require.Equal(t, "first", authority())
-	clear(c.tlvs.raw) // whoever decodes again finds nothing
+	proxyprotocol.ForgetTLVs(c) // whoever decodes again finds nothing
 	assert.Equal(t, "first", authority())
 	assert.Equal(t, map[string]any{"authority": "first", "ssl.version": "TLSv1.3", "ssl.verified": "false"}, logged(t, c)["tlv"])
 }
 
 func TestTLVsAreNotDecodedForOtherPlaceholders(t *testing.T) {
-	c := newTestConn(On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first")))
-	r := requestOn(c)
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first")))
+	r := caddytest.RequestOn(c)
 	for _, name := range documented {
 		if !strings.HasPrefix(name, "tlv.") {
 			placeholderOf(t, r, "."+name)
 		}
 	}
-	m := &MatchProxyProtocol{Is: []string{isPresent}, Version: []string{"v2"}, Peer: []string{"0.0.0.0/0"}}
-	require.NoError(t, m.compile())
+	m := &proxyprotocol.MatchProxyProtocol{Is: []string{"present"}, Version: []string{"v2"}, Peer: []string{"0.0.0.0/0"}}
+	require.NoError(t, provision(m))
 	match, err := m.MatchWithError(r)
 	require.NoError(t, err)
 	require.True(t, match)
-	clear(c.tlvs.raw)
+	proxyprotocol.ForgetTLVs(c)
 	value, _ := placeholderOf(t, r, ".tlv.authority")
 	assert.Empty(t, value, "decoded before anyone asked")
 }
@@ -535,7 +536,7 @@ func TestTextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, tt.text)))
+			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, tt.text)))
 			assert.Equal(t, values{"authority": tt.want}, tlvValues(t, c))
 			assert.Equal(t, map[string]any{"authority": tt.want}, logged(t, c)["tlv"])
 		})
@@ -560,7 +561,7 @@ func TestTLVsOfAnyBytesAreFitToBeShown(t *testing.T) {
 			}
 			tlvs = append(tlvs, wire.TLV{Type: sample.Type, Value: value})
 		}
-		c := newTestConn(On, caddytest.HeaderTLVs(tlvs...))
+		c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tlvs...))
 		for name, value := range tlvValues(t, c) {
 			for i, r := range value {
 				require.True(t, unicode.IsPrint(r), "%s is %q", name, value)

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -151,14 +152,14 @@ func TestMatchersDoNotWarnOfWhatTheyCannotKnow(t *testing.T) {
 	})
 	t.Run("used by another app when the servers are there", func(t *testing.T) {
 		c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on"), caddytest.PlainSite(caddytest.FreePort(t)))
-		require.NoError(t, (&MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(caddy.ActiveContext()))
+		require.NoError(t, (&proxyprotocol.MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(caddy.ActiveContext()))
 		assert.Empty(t, unwrappedWarnings(c.Logs))
 	})
 	t.Run("no servers", func(t *testing.T) {
 		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 		defer cancel()
-		assert.NoError(t, (&MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(ctx))
-		assert.NoError(t, (&MatchProxyProtocol{Is: []string{isPresent}}).Provision(ctx))
+		assert.NoError(t, (&proxyprotocol.MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(ctx))
+		assert.NoError(t, (&proxyprotocol.MatchProxyProtocol{Is: []string{"present"}}).Provision(ctx))
 	})
 }
 

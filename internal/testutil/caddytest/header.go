@@ -69,6 +69,14 @@ const (
 	SSLCertSess = 0x04
 )
 
+// The headers that nginx 1.22.1 writes in a chain: the client of the header before it, and its own
+// address as the destination. ngx_proxy_protocol_write in its src/core/ngx_proxy_protocol.c.
+const (
+	NginxOverIPv4 = "PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n"
+	NginxOverIPv6 = "PROXY TCP4 203.0.113.7 ::1 51234 21120\r\n"
+	NginxOverUnix = "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n"
+)
+
 // HeaderRaw returns a v2 header with any command, family and content.
 func HeaderRaw(command, family byte, block string) string {
 	return wire.SignatureV2 + string([]byte{command, family, byte(len(block) >> 8), byte(len(block))}) + block
