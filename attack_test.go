@@ -208,7 +208,7 @@ func announcing(size int) string {
 
 // Connections that are slow, or say nothing at all, keep nobody from being served, and cost
 // no more than what they have sent.
-func TestManySlowConnections(t *testing.T) {
+func TestAttack_ManySlowConnections(t *testing.T) {
 	const (
 		dribbled = 40 // bytes, one at a time
 		// What a connection may cost both ends in this process. A buffer of 4 KiB for each
@@ -260,7 +260,7 @@ func TestManySlowConnections(t *testing.T) {
 
 // A header that announces more than is allowed is refused when its 16th byte is there, and
 // one that is allowed costs what has come of it.
-func TestManyHugeHeaders(t *testing.T) {
+func TestAttack_ManyHugeHeaders(t *testing.T) {
 	const dribblers, sent = 500, 3000
 	for _, test := range []struct {
 		name, wrapper, begin string
@@ -298,7 +298,7 @@ func TestManyHugeHeaders(t *testing.T) {
 
 // A flood of connections that are refused, each from another peer, fills no table, no log
 // and no metrics.
-func TestFloodOfRefusalsFromManyPeers(t *testing.T) {
+func TestAttack_FloodOfRefusalsFromManyPeers(t *testing.T) {
 	for _, test := range []struct {
 		name, wrapper, says, reason string
 	}{
@@ -350,7 +350,7 @@ func metricsOf(t *testing.T) (n int) {
 }
 
 // Two headers are refused wherever the stream is cut in two.
-func TestTwoHeadersCutAtEveryByte(t *testing.T) {
+func TestAttack_TwoHeadersCutAtEveryByte(t *testing.T) {
 	full := withTLVs(true, tlvOf(wire.TypeAuthority, "example.com"), tlvOf(0xea, "\x01vpce-1"))
 	a := attack(t, "proxy_protocol_mode on", 100)
 	opened := 0
@@ -376,7 +376,7 @@ func TestTwoHeadersCutAtEveryByte(t *testing.T) {
 
 // Behind a header, what only looks like TLS is the business of TLS; without one it is
 // refused without an alert. Neither disturbs anyone.
-func TestTLSGarbage(t *testing.T) {
+func TestAttack_TLSGarbage(t *testing.T) {
 	const garbled = 1000
 	port := caddytest.FreePort(t)
 	a := attack(t, "proxy_protocol_mode on\ntls", garbled, caddytest.SecureSite(t, port))
@@ -580,7 +580,7 @@ func (l *losses) moreWithWrapper() bool {
 	return mean > 5*math.Sqrt(variance/n)
 }
 
-func TestLossesAreCompared(t *testing.T) {
+func TestLosses_AreCompared(t *testing.T) {
 	random := mathrand.New(mathrand.NewPCG(3, 4))
 	for _, test := range []struct {
 		name  string
@@ -604,7 +604,7 @@ const reloads = 100
 
 // Caddy itself loses a few requests on new connections at each reload. With the wrapper it
 // loses no more, and what is in progress goes on.
-func TestReloadsUnderLoad(t *testing.T) {
+func TestAttack_ReloadsUnderLoad(t *testing.T) {
 	const every = 100 * time.Millisecond
 	b := startBeside(t)
 	before := footprintNow(t)
@@ -635,7 +635,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 
 // When Caddy stops, requests in progress are answered, and of new ones no more are lost with
 // the wrapper than without it.
-func TestStopUnderLoad(t *testing.T) {
+func TestAttack_StopUnderLoad(t *testing.T) {
 	const rounds, each = 20, 20
 	var lost losses
 	var before footprint

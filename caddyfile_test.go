@@ -91,7 +91,7 @@ var goodWrappers = []struct{ name, caddyfile, json string }{
 	},
 }
 
-func TestCaddyfileBecomesJSON(t *testing.T) {
+func TestCaddyfile_BecomesJSON(t *testing.T) {
 	for _, test := range goodWrappers {
 		t.Run(test.name, func(t *testing.T) {
 			config, err := caddytest.Adapt(wrapperCaddyfile(test.caddyfile))
@@ -106,7 +106,7 @@ func TestCaddyfileBecomesJSON(t *testing.T) {
 	}
 }
 
-func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
+func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.New(t)
 	require.NoError(t, c.Load(caddytest.Wrappers("proxy_protocol_mode on"), caddytest.PlainSite(port)))

@@ -66,7 +66,7 @@ const (
 	docsFolder = "docs"
 )
 
-func TestDocsCaddyfile(t *testing.T) {
+func TestDocs_Caddyfile(t *testing.T) {
 	count := make(map[string]int)
 	for _, block := range docsBlocks(t) {
 		if block.lang != "caddyfile" {
@@ -93,7 +93,7 @@ func TestDocsCaddyfile(t *testing.T) {
 	assert.NotZero(t, count[readme], "%s has no Caddyfile", readme)
 }
 
-func TestDocsJSON(t *testing.T) {
+func TestDocs_JSON(t *testing.T) {
 	above := make(map[string]string) // the last whole Caddyfile, by file
 	for _, block := range docsBlocks(t) {
 		if block.isCaddyfile() {
@@ -117,7 +117,7 @@ func TestDocsJSON(t *testing.T) {
 	}
 }
 
-func TestDocsLogLines(t *testing.T) {
+func TestDocs_LogLines(t *testing.T) {
 	found := 0
 	for _, block := range docsBlocks(t) {
 		if !slices.Contains([]string{"console", "text", "log", "go"}, block.lang) {
@@ -145,8 +145,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestDocsConsole runs the commands of the documentation.
-func TestDocsConsole(t *testing.T) {
+// TestDocs_Console runs the commands of the documentation.
+func TestDocs_Console(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only on Linux all of 127.0.0.0/8 are addresses of this machine")
 	}
@@ -390,8 +390,8 @@ func docsNormal(text string) string {
 	return text + "\n"
 }
 
-// TestDocsNameEverything checks that nothing users can name or see is left out.
-func TestDocsNameEverything(t *testing.T) {
+// TestDocs_NameEverything checks that nothing users can name or see is left out.
+func TestDocs_NameEverything(t *testing.T) {
 	page := func(name string) string { return docsRead(t, filepath.Join(docsFolder, name)) }
 	has := func(page, text string, want ...string) {
 		for _, line := range want {
@@ -434,9 +434,9 @@ func TestDocsNameEverything(t *testing.T) {
 	}
 }
 
-// TestDocsMetrics checks that the metrics in the documentation, its alerts and its
+// TestDocs_Metrics checks that the metrics in the documentation, its alerts and its
 // dashboard are those that there are, with labels and values that they can have.
-func TestDocsMetrics(t *testing.T) {
+func TestDocs_Metrics(t *testing.T) {
 	defer proxyprotocol.CountOfEach()()
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(proxyprotocol.Metrics)
@@ -517,9 +517,9 @@ func TestDocsMetrics(t *testing.T) {
 	}
 }
 
-// TestDocsLinks checks that links within the repository lead somewhere, and that those which
+// TestDocs_Links checks that links within the repository lead somewhere, and that those which
 // name a reference have one.
-func TestDocsLinks(t *testing.T) {
+func TestDocs_Links(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	named := regexp.MustCompile(`\]\[([^\]]+)\]`)
 	reference := regexp.MustCompile(`(?m)^\[([^\]^]+)\]: https://\S+$`)
@@ -551,7 +551,7 @@ func groupOfAll(expr *regexp.Regexp, text string) (groups []string) {
 	return slices.Compact(groups)
 }
 
-func TestReadmeNamesAllOptions(t *testing.T) {
+func TestDocs_ReadmeNamesAllOptions(t *testing.T) {
 	text := docsRead(t, readme)
 	for field := range reflect.TypeFor[proxyprotocol.ListenerWrapper]().Fields() {
 		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
@@ -560,7 +560,7 @@ func TestReadmeNamesAllOptions(t *testing.T) {
 	}
 }
 
-func TestExampleCaddyfile(t *testing.T) {
+func TestDocs_ExampleCaddyfile(t *testing.T) {
 	text := docsRead(t, "Caddyfile.example")
 	assert.Equal(t, string(caddyfile.Format([]byte(text))), text, "not formatted as 'caddy fmt' does")
 	assert.NoError(t, loadDocsCaddyfile(t, text))
@@ -578,7 +578,7 @@ type docsBlock struct {
 
 func (b *docsBlock) isCaddyfile() bool { return b.lang == "caddyfile" && b.arg == "" }
 
-// isRun reports whether commands for this Caddyfile follow, so that TestDocsConsole loads it.
+// isRun reports whether commands for this Caddyfile follow, so that TestDocs_Console loads it.
 func (b *docsBlock) isRun() bool {
 	if b.file == readme {
 		return false

@@ -20,7 +20,7 @@ import (
 )
 
 // Early data
-func TestEarlyDataProvesNoAddress(t *testing.T) {
+func TestHTTP3_EarlyDataProvesNoAddress(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, "@pinned {\npath /pinned\npinned_ip 203.0.113.7\n}\nrespond @pinned matched\n@present {\npath /present\nproxy_protocol present\n}\nrespond @present matched\n"))
 	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))

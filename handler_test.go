@@ -31,7 +31,7 @@ const (
 	reasonNoFacts  = "nothing is known of a PROXY protocol header of this connection"
 )
 
-func TestDirectiveLooksAtWhatTheListenerAccepted(t *testing.T) {
+func TestHandler_LooksAtWhatTheListenerAccepted(t *testing.T) {
 	const (
 		offRange         = "on {\noff 127.0.0.0/8\n}"
 		unspecifiedRange = "on {\nunspecified 127.0.0.0/8\n}"
@@ -107,7 +107,7 @@ func TestDirectiveLooksAtWhatTheListenerAccepted(t *testing.T) {
 	}
 }
 
-func TestDirectiveWorksWhereverHandlersDo(t *testing.T) {
+func TestHandler_WorksWhereverHandlersDo(t *testing.T) {
 	f := caddytest.StartFarm(t, []string{"on", "unspecified"}, "", `
 	@admin {
 		path /admin*
@@ -179,7 +179,7 @@ func TestDirectiveWorksWhereverHandlersDo(t *testing.T) {
 
 // Caddy answers an error of an error route with the status of the first error: a 404 or 500
 // would hide that the directive refused.
-func TestDirectiveAnswers403InErrorRoutes(t *testing.T) {
+func TestHandler_Answers403InErrorRoutes(t *testing.T) {
 	const (
 		teapot = "error /teapot \"on purpose\" 418\nerror /broken \"on purpose\" 500\nerror /missing \"on purpose\" 404\n"
 		guard  = "proxy_protocol on\nrespond secret 200\n"
@@ -225,7 +225,7 @@ func TestDirectiveAnswers403InErrorRoutes(t *testing.T) {
 }
 
 // Routes within a handler may have error routes of their own, in JSON.
-func TestDirectiveAnswers403InErrorRoutesOfASubroute(t *testing.T) {
+func TestHandler_Answers403InErrorRoutesOfASubroute(t *testing.T) {
 	const (
 		failing = `{"handle":[{"handler":"error","error":"on purpose","status_code":418}]}`
 		guarded = `{"handle":[{"handler":"proxy_protocol","mode":"on"}]},{"handle":[{"handler":"static_response","body":"secret","status_code":200}]}`
@@ -249,7 +249,7 @@ func TestDirectiveAnswers403InErrorRoutesOfASubroute(t *testing.T) {
 // errTest is an error of another handler.
 var errTest = errors.New("of a test")
 
-func TestDirectiveInAnErrorRouteNeedsNoLog(t *testing.T) {
+func TestHandler_NeedsNoLogInAnErrorRoute(t *testing.T) {
 	mode := proxyprotocol.On
 	ctx := context.WithValue(t.Context(), caddyhttp.ErrorCtxKey, errTest)
 	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errTest })
@@ -259,7 +259,7 @@ func TestDirectiveInAnErrorRouteNeedsNoLog(t *testing.T) {
 	assert.Empty(t, w.Body.String())
 }
 
-func TestDirectiveWorksInNamedRoutes(t *testing.T) {
+func TestHandler_WorksInNamedRoutes(t *testing.T) {
 	on, unspecified := caddytest.FreePort(t), caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.ServerOptions(on, "proxy_protocol_mode on")+caddytest.ServerOptions(unspecified, "proxy_protocol_mode unspecified"), fmt.Sprintf(`
 	&(named) {
@@ -278,7 +278,7 @@ func TestDirectiveWorksInNamedRoutes(t *testing.T) {
 	assert.Equal(t, http.StatusForbidden, response.StatusCode)
 }
 
-func TestSitesOfOneServerHaveDirectivesOfTheirOwn(t *testing.T) {
+func TestHandler_IsOfOneSiteOfAServer(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode unspecified {\non 127.0.0.0/8\n}", "protocols h1 h2c"), fmt.Sprintf(`
 	http://on.test:%[1]d {
@@ -306,7 +306,7 @@ func TestSitesOfOneServerHaveDirectivesOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestDirectiveRefusesWhatNothingIsKnownOf(t *testing.T) {
+func TestHandler_RefusesWhatNothingIsKnownOf(t *testing.T) {
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
@@ -329,7 +329,7 @@ func TestDirectiveRefusesWhatNothingIsKnownOf(t *testing.T) {
 }
 
 // A request that comes to a server in another way than through its listener.
-func TestAServerKnowsNothingOfRequestsFromElsewhere(t *testing.T) {
+func TestHandler_KnowsNothingOfRequestsFromElsewhere(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf(`http://:%d {
 		log
@@ -351,7 +351,7 @@ func TestAServerKnowsNothingOfRequestsFromElsewhere(t *testing.T) {
 	}
 }
 
-func TestDirectiveErrorsInACaddyfile(t *testing.T) {
+func TestHandler_ErrorsInACaddyfile(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"no mode", "proxy_protocol", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
 		{"no mode behind a matcher", "proxy_protocol /admin*", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
@@ -374,7 +374,7 @@ func TestDirectiveErrorsInACaddyfile(t *testing.T) {
 	})
 }
 
-func TestDirectiveErrorsInJSON(t *testing.T) {
+func TestHandler_ErrorsInJSON(t *testing.T) {
 	const server = `{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],"routes":[{"handle":[{"handler":"proxy_protocol"%s}]}]}}}}`
 	const at = "loading new config: loading http app module: provision http: server web: setting up route handlers: route 0: loading handler modules: position 0: loading module 'proxy_protocol': "
 	c := caddytest.New(t)
@@ -392,7 +392,7 @@ func TestDirectiveErrorsInJSON(t *testing.T) {
 	}
 }
 
-func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
+func TestHandler_NeedsTheListenerWrapper(t *testing.T) {
 	const lines = ` has no listener wrapper 'proxy_protocol_mode', which proxy_protocol needs; add to the global options:
 
 	servers {
@@ -446,7 +446,7 @@ func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
 
 // Examples
 
-func TestExamplesAdaptToTheirGoldenFiles(t *testing.T) {
+func TestCaddyfile_ExamplesAdaptToTheirGoldenFiles(t *testing.T) {
 	examples := map[string]string{"Caddyfile.example": readText(t, "Caddyfile.example")}
 	files, err := filepath.Glob(filepath.Join("testdata", "*.Caddyfile"))
 	require.NoError(t, err)
@@ -498,7 +498,7 @@ func readText(t testing.TB, file string) string {
 	return string(b)
 }
 
-func TestDirectivePassesErrorsOn(t *testing.T) {
+func TestHandler_PassesErrorsOn(t *testing.T) {
 	mode := proxyprotocol.Unspecified
 	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errTest })
 	err := (&proxyprotocol.Handler{Mode: &mode}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), next)

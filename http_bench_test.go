@@ -101,7 +101,7 @@ func BenchmarkWhatTheWrapperCosts(b *testing.B) {
 	b.ReportMetric(extra[len(extra)/2], "extra-ns/request")
 }
 
-func BenchmarkDirective(b *testing.B) {
+func BenchmarkHandler(b *testing.B) {
 	port := caddytest.FreePort(b)
 	caddytest.Start(b, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nproxy_protocol on\nrespond 204\n}", port))
 	server, r := caddytest.Server(b, port), benchRequest(b, true)
@@ -112,7 +112,7 @@ func BenchmarkDirective(b *testing.B) {
 	}
 }
 
-func TestARequestThatUsesNoneOfItPaysOneAllocation(t *testing.T) {
+func TestPlaceholders_CostOneAllocationIfUnused(t *testing.T) {
 	servers := benchServers(t, "respond 204")
 	allocs := func(kind string) float64 {
 		server, r := servers[kind], benchRequest(t, kind == "wrapped")

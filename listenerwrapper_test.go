@@ -128,7 +128,7 @@ var (
 	untrustedUnspecified = fates{"untrusted under unspecified", "peer"}
 )
 
-func TestModeIsInForceForEachPeer(t *testing.T) {
+func TestListenerWrapper_ModeIsInForceForEachPeer(t *testing.T) {
 	for _, test := range []struct {
 		name, wrapper  string
 		ip4, ip6, unix fates
@@ -234,7 +234,7 @@ func TestModeIsInForceForEachPeer(t *testing.T) {
 	}
 }
 
-func TestUntrustedPeerIsRefusedBeforeItSendsAByte(t *testing.T) {
+func TestListenerWrapper_RefusesUntrustedPeersAtAccept(t *testing.T) {
 	for _, source := range []string{"static 192.0.2.1", "proxy_protocol_test"} {
 		t.Run(source, func(t *testing.T) {
 			c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode on {\ntimeout 1h\ntrusted_proxies "+source+"\n}")
@@ -247,7 +247,7 @@ func TestUntrustedPeerIsRefusedBeforeItSendsAByte(t *testing.T) {
 }
 
 // Caddy hands a Unix socket on to the next config as a file of which it makes a listener.
-func TestUnixSocketIsTrustedAfterAReload(t *testing.T) {
+func TestListenerWrapper_TrustsAUnixSocketAfterAReload(t *testing.T) {
 	path := caddytest.SocketPath(t)
 	options := caddytest.Wrappers("proxy_protocol_mode on {\ntrusted_proxies static 192.0.2.1\n}")
 	site := fmt.Sprintf("http://:80 {\nbind unix/%s\nlog\nrespond {remote}\n}", path)
@@ -263,7 +263,7 @@ func TestUnixSocketIsTrustedAfterAReload(t *testing.T) {
 	assert.Empty(t, c.Logs.Refusals(caddytest.Fields{"reason": "untrusted"}))
 }
 
-func TestAbstractUnixSocketIsNotTrusted(t *testing.T) {
+func TestListenerWrapper_DoesNotTrustAnAbstractUnixSocket(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("abstract sockets are Linux's")
 	}
@@ -292,7 +292,7 @@ func TestAbstractUnixSocketIsNotTrusted(t *testing.T) {
 
 // Sources that are asked for each connection
 
-func TestSourceIsToldWhoConnectedWhere(t *testing.T) {
+func TestSource_IsToldWhoConnectedWhere(t *testing.T) {
 	type question struct {
 		remote   string
 		server   string
@@ -336,7 +336,7 @@ func askWrapper(t *testing.T, mode string, answer func(*http.Request) []netip.Pr
 	return fmt.Sprintf("proxy_protocol_mode %s {\ntrusted_proxies proxy_protocol_test {\nname %q\n}\n}", mode, t.Name())
 }
 
-func TestSourceMayChangeItsAnswer(t *testing.T) {
+func TestSource_MayChangeItsAnswer(t *testing.T) {
 	var answer atomic.Pointer[[]netip.Prefix]
 	c, ip4, _, _ := startWrapper(t, askWrapper(t, "on", func(*http.Request) []netip.Prefix { return *answer.Load() }))
 	for _, step := range []struct {
@@ -357,7 +357,7 @@ func TestSourceMayChangeItsAnswer(t *testing.T) {
 	}
 }
 
-func TestConnectionOutlivesTrustInItsPeer(t *testing.T) {
+func TestSource_ConnectionOutlivesTrustInItsPeer(t *testing.T) {
 	var revoked atomic.Bool
 	c, ip4, _, _ := startWrapper(t, askWrapper(t, "on", func(*http.Request) []netip.Prefix {
 		if revoked.Load() {
@@ -375,7 +375,7 @@ func TestConnectionOutlivesTrustInItsPeer(t *testing.T) {
 	assert.Equal(t, "untrusted under on", outcomeOf(t, c, ip4, headerV2))
 }
 
-func TestSourceThatPanicsRefuses(t *testing.T) {
+func TestSource_ThatPanicsRefuses(t *testing.T) {
 	var panics atomic.Bool
 	for _, test := range []struct {
 		mode, header, plain, then string
@@ -400,7 +400,7 @@ func TestSourceThatPanicsRefuses(t *testing.T) {
 	}
 }
 
-func TestSlowSourceHoldsUpNobodyElse(t *testing.T) {
+func TestSource_ThatIsSlowHoldsUpNobodyElse(t *testing.T) {
 	var slow atomic.Value
 	slow.Store("")
 	asked, release := make(chan struct{}), make(chan struct{})
@@ -434,7 +434,7 @@ func TestSlowSourceHoldsUpNobodyElse(t *testing.T) {
 
 // The other options
 
-func TestVersionThatIsNotAllowedIsRefused(t *testing.T) {
+func TestListenerWrapper_RefusesAVersionThatIsNotAllowed(t *testing.T) {
 	headers := map[string]string{"v1": headerV1, "v2": headerV2, "LOCAL": headerLocal, "UNKNOWN": headerUnknown, "none": ""}
 	for _, test := range []struct {
 		wrapper string
@@ -457,7 +457,7 @@ func TestVersionThatIsNotAllowedIsRefused(t *testing.T) {
 	}
 }
 
-func TestMaxHeaderSizeCountsTheWholeHeader(t *testing.T) {
+func TestListenerWrapper_MaxHeaderSizeCountsTheWholeHeader(t *testing.T) {
 	for _, test := range []struct {
 		option string
 		max    int
@@ -478,7 +478,7 @@ func TestMaxHeaderSizeCountsTheWholeHeader(t *testing.T) {
 	}
 }
 
-func TestDefaultTimeoutIsFiveSeconds(t *testing.T) {
+func TestListenerWrapper_DefaultTimeoutIsFiveSeconds(t *testing.T) {
 	c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode on")
 	started := time.Now()
 	conn := caddytest.Dial(t, ip4)
@@ -490,7 +490,7 @@ func TestDefaultTimeoutIsFiveSeconds(t *testing.T) {
 
 // JSON
 
-func TestJSONIsTheSameAsTheCaddyfile(t *testing.T) {
+func TestListenerWrapper_JSONIsTheSameAsTheCaddyfile(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.StartJSON(t, fmt.Sprintf(`{"http": {"servers": {"lb": {
 		"listen": ["127.0.0.1:%d"],
@@ -515,7 +515,7 @@ func TestJSONIsTheSameAsTheCaddyfile(t *testing.T) {
 	assert.Equal(t, "lb", c.Logs.Refusals(nil)[0].Str("server_name"))
 }
 
-func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
+func TestListenerWrapper_ErrorsInJSON(t *testing.T) {
 	port := caddytest.FreePort(t)
 	config := func(wrapper string) string {
 		return fmt.Sprintf(`{"http": {"grace_period": "1s", "servers": {"lb": {
@@ -609,7 +609,7 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 
 // Warnings
 
-func TestConfigIsWarnedOf(t *testing.T) {
+func TestListenerWrapper_WarnsOfItsConfig(t *testing.T) {
 	const (
 		ofUnspecified = "mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'"
 		ofAnyone      = "mode 'on' believes any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8"
@@ -642,7 +642,7 @@ func TestConfigIsWarnedOf(t *testing.T) {
 	}
 }
 
-func TestMarkedConnectionIsWarnedOfWithWhatItClaims(t *testing.T) {
+func TestListenerWrapper_WarnsOfMarkedConnectionsAndTheirClaims(t *testing.T) {
 	c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode")
 	for range 3 {
 		assert.Equal(t, asMarked, outcomeOf(t, c, ip4, headerV2))

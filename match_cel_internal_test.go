@@ -8,7 +8,7 @@ import (
 )
 
 // Placeholders in the argument of a CEL function are evaluated once.
-func TestCELArgument(t *testing.T) {
+func TestMatchCEL_Argument(t *testing.T) {
 	repl := caddy.NewReplacer()
 	repl.Set("a", "{b}")
 	repl.Set("b", 2)

@@ -19,7 +19,7 @@ import (
 
 // A client may choose the value of a placeholder. One that makes no sense must not be its way
 // to an error 500, or to lines in the log.
-func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
+func TestMatchCEL_UnusableValueDoesNotMatch(t *testing.T) {
 	// Of each expression: values with which it matches the connection, values with which it does
 	// not, and values that are unusable, with what the log says of them.
 	expressions := []struct {
@@ -153,7 +153,7 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 	}
 }
 
-func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
+func TestMatchCEL_WrongConstantDoesNotLoad(t *testing.T) {
 	tests := []struct{ cel, want string }{
 		{"proxy_protocol('presnt', {query.x})", "unknown word 'presnt'"},
 		{"proxy_protocol({query.x}, 'version:v3')", "version: unknown version 'v3'"},
@@ -180,7 +180,7 @@ func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
 	}
 }
 
-func TestCELMatcherWithPlaceholdersNeedsARequestOfCaddys(t *testing.T) {
+func TestMatchCEL_PlaceholdersNeedARequestOfCaddys(t *testing.T) {
 	m, err := proxyprotocol.NewCELMatcher("", "word", "")
 	require.NoError(t, err)
 	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))

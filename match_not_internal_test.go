@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 )
 
-func TestServesUnwrappedHTTP3(t *testing.T) {
+func TestMatchNot_ServesUnwrappedHTTP3(t *testing.T) {
 	for _, tt := range []struct {
 		protocols []string
 		listen    [][]string
@@ -36,7 +36,7 @@ func TestServesUnwrappedHTTP3(t *testing.T) {
 }
 
 // What cannot be read is left to Caddy, whose error says more.
-func TestNegatedMatchersThatCannotBeReadAreLeftToCaddy(t *testing.T) {
+func TestMatchNot_LeavesWhatCannotBeReadToCaddy(t *testing.T) {
 	const negated = `{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}]}`
 	for _, handler := range []string{
 		``, `null`, `3`, `"pinned_ip"`, `[`, `{"pinned_ip"`, `{"pinned_ip":`, `{"match":"pinned_ip"}`, `{"match":["pinned_ip"]}`, `{"match":{"not":[{"pinned_ip":3}]}}`,

@@ -27,7 +27,7 @@ func negationWarnings(log caddytest.Logs) (warnings [][]string) {
 	return warnings
 }
 
-func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
+func TestMatchNot_IsWarnedOfAtLoad(t *testing.T) {
 	const present = "not proxy_protocol present"
 	tests := []struct {
 		name, site string
@@ -166,7 +166,7 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 
 // Of a request over HTTP/3 that did not come through the packet wrapper nothing is known, so
 // that any negated matcher matches it.
-func TestNegatedMatchersAreWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
+func TestMatchNot_IsWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
 	const site = "@m not proxy_protocol port_zero\nrespond @m negated"
 	warning := [][]string{{"not proxy_protocol port_zero"}}
 	for _, tt := range []struct {
@@ -193,7 +193,7 @@ func TestNegatedMatchersAreWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
 }
 
 // A marked connection, of which the warning speaks, matches.
-func TestNegatedMatchersMatchWhatTheyCannotJudge(t *testing.T) {
+func TestMatchNot_MatchesWhatItCannotJudge(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode unspecified"), fmt.Sprintf(`http://:%d {
 		@present not proxy_protocol present
@@ -211,7 +211,7 @@ func TestNegatedMatchersMatchWhatTheyCannotJudge(t *testing.T) {
 	assert.ElementsMatch(t, []string{"present", "pinned", "cel"}, response.Header["Matched"])
 }
 
-func TestNegatedMatchersInJSON(t *testing.T) {
+func TestMatchNot_InJSON(t *testing.T) {
 	const matched = `"handle":[{"handler":"static_response"}]`
 	for _, tt := range []struct {
 		name, server string

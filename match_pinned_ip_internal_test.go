@@ -9,13 +9,13 @@ import (
 	"go.uber.org/zap"
 )
 
-func TestPinnedIPWithBadPlaceholderNeedsNoLog(t *testing.T) {
+func TestMatchPinnedIP_BadPlaceholderNeedsNoLog(t *testing.T) {
 	m := &MatchPinnedIP{logger: zap.NewNop()}
 	assert.False(t, m.pins(netip.MustParseAddr("192.0.2.1"), "{x}", []string{"nonsense"}))
 	assert.False(t, m.pins(netip.MustParseAddr("192.0.2.1"), "{x}", nil))
 }
 
-func TestPlaceholderIsAListIfItStandsAlone(t *testing.T) {
+func TestMatchPinnedIP_PlaceholderIsAListIfItStandsAlone(t *testing.T) {
 	repl := caddy.NewReplacer()
 	repl.Set("list", []string{"a", "b"})
 	repl.Set("one", "1")

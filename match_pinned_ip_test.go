@@ -19,7 +19,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
-func TestPinnedIPMatcher(t *testing.T) {
+func TestMatchPinnedIP(t *testing.T) {
 	client := []string{"v1", "v2", "TLVs"}
 	direct := names(withoutHeader)
 	runMatchTests(t, "pinned_ip", allConnections, []matchTest{
@@ -41,7 +41,7 @@ func TestPinnedIPMatcher(t *testing.T) {
 	})
 }
 
-func TestPinnedIPOfIPv6Clients(t *testing.T) {
+func TestMatchPinnedIP_OfIPv6Clients(t *testing.T) {
 	mapped := []beginning{
 		{"IPv6", "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6)},
 		{"IPv4-mapped IPv6", "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4))},
@@ -87,7 +87,7 @@ var pinValues = []struct {
 	{"another placeholder, escaped", `\{http.request.remote.host\}`, false, `'\\{http.request.remote.host\\}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1`},
 }
 
-func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {
+func TestMatchPinnedIP_TakesPlaceholdersForAddressesOnly(t *testing.T) {
 	tests := []struct{ name, matcher string }{
 		{"Caddyfile", "pinned_ip {http.request.header.Pin}"},
 		{"CEL, escaped", `expression ` + quoted(`pinned_ip('\{http.request.header.Pin}')`)},
@@ -129,7 +129,7 @@ func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {
 }
 
 // This is IP pinning: a client's certificate is good from the addresses in it only.
-func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
+func TestMatchPinnedIP_BindsACertificateToItsAddresses(t *testing.T) {
 	other := netip.MustParseAddrPort("198.51.100.1:51234")
 	withPortZero := caddytest.HeaderV2(netip.AddrPortFrom(caddytest.Client4.Addr(), 0), caddytest.Server4)
 	tests := []struct {
@@ -214,7 +214,7 @@ func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
 	})
 }
 
-func TestPinnedIPMatcherErrorsInACaddyfile(t *testing.T) {
+func TestMatchPinnedIP_ErrorsInACaddyfile(t *testing.T) {
 	const like = " is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"
 	tests := []struct{ name, text, want string }{
 		{"nothing", "pinned_ip", "pinned_ip needs at least one IP address, CIDR range or placeholder, at Caddyfile:2"},
@@ -235,7 +235,7 @@ func TestPinnedIPMatcherErrorsInACaddyfile(t *testing.T) {
 	}
 }
 
-func TestPinnedIPMatcherErrorsInJSON(t *testing.T) {
+func TestMatchPinnedIP_ErrorsInJSON(t *testing.T) {
 	c := caddytest.New(t)
 	tests := []struct{ name, json, want string }{
 		{"nothing", `{}`, "pinned_ip needs at least one IP address, CIDR range or placeholder"},
@@ -253,13 +253,13 @@ func TestPinnedIPMatcherErrorsInJSON(t *testing.T) {
 	})
 }
 
-func TestPinnedIPMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
+func TestMatchPinnedIP_OfOneNameTwiceIsOneMatcher(t *testing.T) {
 	m := new(proxyprotocol.MatchPinnedIP)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("pinned_ip 203.0.113.7\npinned_ip 10.0.0.0/8 {client_ip}")))
 	assert.Equal(t, []string{"203.0.113.7", "10.0.0.0/8", "{client_ip}"}, m.Ranges)
 }
 
-func TestPinnedIPNeedsToKnowTheConnection(t *testing.T) {
+func TestMatchPinnedIP_NeedsToKnowTheConnection(t *testing.T) {
 	m := &proxyprotocol.MatchPinnedIP{Ranges: []string{"0.0.0.0/0", "::/0"}}
 	require.NoError(t, provision(m))
 	known := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
@@ -272,7 +272,7 @@ func TestPinnedIPNeedsToKnowTheConnection(t *testing.T) {
 	assert.False(t, match)
 }
 
-func TestPinnedIPTakesAClientIPThatIsMapped(t *testing.T) {
+func TestMatchPinnedIP_TakesAClientIPThatIsMapped(t *testing.T) {
 	m := &proxyprotocol.MatchPinnedIP{Ranges: []string{"203.0.113.7", "2001:db8::/32"}}
 	require.NoError(t, provision(m))
 	for client, want := range map[string]bool{
@@ -286,7 +286,7 @@ func TestPinnedIPTakesAClientIPThatIsMapped(t *testing.T) {
 	}
 }
 
-func TestTextInCELIsConstant(t *testing.T) {
+func TestMatchCEL_TextIsConstant(t *testing.T) {
 	c := caddytest.New(t)
 	for _, expression := range []string{
 		"pinned_ip('192.0.2.' + string(1))",

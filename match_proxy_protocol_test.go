@@ -140,7 +140,7 @@ var (
 	allConnections     = append(slices.Clone(wrappedConnections), beginning{"unwrapped", caddytest.Unwrapped, ""})
 )
 
-func TestProxyProtocolMatcher(t *testing.T) {
+func TestMatchProxyProtocol(t *testing.T) {
 	vouched := slices.Concat(names(withClient), []string{"LOCAL"}, names(withUnknown)) // of those with a header
 	runMatchTests(t, "proxy_protocol", allConnections, []matchTest{
 		{"present", "proxy_protocol('present')", `{"is":["present"]}`, vouched},
@@ -195,7 +195,7 @@ func TestProxyProtocolMatcher(t *testing.T) {
 	})
 }
 
-func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
+func TestMatchProxyProtocol_ComparesBytes(t *testing.T) {
 	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a\r\n\xff"), caddytest.TextTLV(0xf1, "=a:b=")))
 	tests := []struct {
 		tlv  map[string][]string
@@ -214,7 +214,7 @@ func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
 	}
 }
 
-func TestProxyProtocolMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
+func TestMatchProxyProtocol_OfOneNameTwiceIsOneMatcher(t *testing.T) {
 	m := new(proxyprotocol.MatchProxyProtocol)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("proxy_protocol present {\ntlv alpn h2\npeer 10.0.0.0/8\n}\nproxy_protocol port_zero {\ntlv alpn http/1.1\n}")))
 	b, err := json.Marshal(m)
@@ -225,7 +225,7 @@ func TestProxyProtocolMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
 	assert.EqualError(t, err, "'absent' cannot be true together with anything that a header says, at Caddyfile:4")
 }
 
-func TestProxyProtocolMatcherErrorsInACaddyfile(t *testing.T) {
+func TestMatchProxyProtocol_ErrorsInACaddyfile(t *testing.T) {
 	const tlvNames = "alpn, authority, unique_id, netns, ssl.version, ssl.cn, ssl.cipher, ssl.sig_alg, ssl.key_alg, ssl.group, ssl.sig_scheme, ssl.client_cert, ssl.verified, ssl.verify_result, ssl.cert_conn, ssl.cert_sess, aws_vpce_id, azure_private_endpoint_link_id, gcp_psc_connection_id, alibaba_vpc_id, alibaba_endpoint_id, alibaba_endpoint_service_id, " +
 		"ssl.client_cert.fingerprint, ssl.client_cert.subject, ssl.client_cert.issuer, ssl.client_cert.serial, ssl.client_cert.san.dns_names, ssl.client_cert.san.emails, ssl.client_cert.san.ips, ssl.client_cert.san.uris, or 0xNN for any type"
 	tests := []struct{ name, text, want string }{
@@ -261,7 +261,7 @@ func TestProxyProtocolMatcherErrorsInACaddyfile(t *testing.T) {
 	}
 }
 
-func TestProxyProtocolMatcherErrorsInJSON(t *testing.T) {
+func TestMatchProxyProtocol_ErrorsInJSON(t *testing.T) {
 	tests := []struct{ name, json, want string }{
 		{"nothing", `{}`, "the proxy_protocol matcher needs at least one of present, absent, port_zero, local, version, peer, tlv"},
 		{"empty lists", `{"is":[],"version":[],"peer":[],"tlv":{}}`, "the proxy_protocol matcher needs at least one of present, absent, port_zero, local, version, peer, tlv"},
@@ -283,7 +283,7 @@ func TestProxyProtocolMatcherErrorsInJSON(t *testing.T) {
 	})
 }
 
-func TestMatcherErrorsNameTheRouteInCEL(t *testing.T) {
+func TestMatchCEL_ErrorsNameTheRoute(t *testing.T) {
 	tests := []struct{ expression, want string }{
 		{"proxy_protocol('presnt')", "unknown word 'presnt': use present, absent, port_zero, local"},
 		{"proxy_protocol('version:v3')", "version: unknown version 'v3': use v1 or v2"},
@@ -309,7 +309,7 @@ func TestMatcherErrorsNameTheRouteInCEL(t *testing.T) {
 	}
 }
 
-func TestMatchersInExpressions(t *testing.T) {
+func TestMatchCEL_MatchesAsTheMatchers(t *testing.T) {
 	client := []string{"v1", "v2", "TLVs"}
 	tests := []struct {
 		expression string
@@ -365,7 +365,7 @@ func TestMatchersInExpressions(t *testing.T) {
 }
 
 // Before the handshake is complete an address may be spoofed: the request must be retried.
-func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
+func TestMatchers_RefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 	proxyProtocol := &proxyprotocol.MatchProxyProtocol{Peer: []string{"0.0.0.0/0"}}
 	require.NoError(t, provision(proxyProtocol))
 	pinnedIP := &proxyprotocol.MatchPinnedIP{Ranges: []string{"203.0.113.7"}}
@@ -391,7 +391,7 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 }
 
 // The matcher reads what it wrote.
-func TestProxyProtocolMatcherSurvivesJSON(t *testing.T) {
+func TestMatchProxyProtocol_SurvivesJSON(t *testing.T) {
 	m := new(proxyprotocol.MatchProxyProtocol)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("proxy_protocol present {\nversion v2\npeer 10.0.0.0/8\ntlv alpn h2\n}")))
 	b, err := json.Marshal(m)
@@ -403,7 +403,7 @@ func TestProxyProtocolMatcherSurvivesJSON(t *testing.T) {
 }
 
 // JSON goes past the Caddyfile's checks.
-func TestProxyProtocolMatcherInWrongJSONIsRefused(t *testing.T) {
+func TestMatchProxyProtocol_WrongJSONIsRefused(t *testing.T) {
 	c := caddytest.New(t)
 	for _, tt := range []struct{ json, want string }{
 		{`{}`, "the proxy_protocol matcher needs at least one of present"},

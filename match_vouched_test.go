@@ -124,7 +124,7 @@ func requireBelieved(t *testing.T, matchers []believed, mode proxyprotocol.Mode,
 
 // A header under a mode other than On is anyone's claim, whether the connection is marked or
 // not. The mode is the one in force for the peer.
-func TestMatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
+func TestMatchers_BelieveOnlyHeadersUnderOn(t *testing.T) {
 	matchers := believedMatchers()
 	modes := []struct {
 		wrapper string
@@ -164,7 +164,7 @@ func TestMatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 	}
 }
 
-func TestHTTP3MatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
+func TestMatchers_BelieveOnlyHeadersUnderOnWithHTTP3(t *testing.T) {
 	matchers := believedMatchers()
 	rows := []headerRow{
 		{name: "no header"},
@@ -199,7 +199,7 @@ func TestHTTP3MatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 }
 
 // Without facts, no matcher matches and only the directive that checks nothing serves.
-func TestMatchersAndDirectiveBelieveNothingOfUnknownConnections(t *testing.T) {
+func TestMatchers_BelieveNothingOfUnknownConnections(t *testing.T) {
 	matchers := believedMatchers()
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("on {\nhttp3 allow\n}", ""), caddytest.HTTP3Site(t, port, believedSite(matchers)))

@@ -9,7 +9,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
-func TestCountingAndLoggingAllocateNothingOnTheGoodPath(t *testing.T) {
+func TestMetrics_AllocateNothingOnTheGoodPath(t *testing.T) {
 	rules := connQuiet(On)
 	rules.stats = newStats()
 	c := newConn(connOf(connSays(""), rules).Conn, rules, On, trusted, time.Since(start))
@@ -34,7 +34,7 @@ func BenchmarkRefusal(b *testing.B) {
 	}
 }
 
-func TestDurationsFallIntoTheirBuckets(t *testing.T) {
+func TestMetrics_DurationsFallIntoTheirBuckets(t *testing.T) {
 	for i, bound := range durationBounds {
 		var d durations
 		d.observe(bound)

@@ -96,7 +96,7 @@ func more(before, counts map[string]int) map[string]int {
 	return diff
 }
 
-func TestEveryOutcomeIsCountedOnce(t *testing.T) {
+func TestMetrics_CountEveryOutcomeOnce(t *testing.T) {
 	c := startCounted(t)
 	header1, header2 := caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
 	badSum := []byte(caddytest.HeaderWith(mustHeader(wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)), nil, true))
@@ -175,7 +175,7 @@ func TestEveryOutcomeIsCountedOnce(t *testing.T) {
 	caddytest.Eventually(t, func() bool { return len(c.scrape(t)) == 0 }, "series of servers that are gone")
 }
 
-func TestConnectionThatSaysNothingIsCountedWhenItEnds(t *testing.T) {
+func TestMetrics_CountASilentConnectionWhenItEnds(t *testing.T) {
 	c := startCounted(t)
 	for _, tt := range []struct{ server, say, want string }{
 		{"on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "on on v1 client"},
@@ -196,7 +196,7 @@ func TestConnectionThatSaysNothingIsCountedWhenItEnds(t *testing.T) {
 
 // A flood of refused connections fills neither the log nor the status, and does not keep a
 // good client from its answers.
-func TestFloodOfRefusalsIsBounded(t *testing.T) {
+func TestStatus_IsBoundedInAFloodOfRefusals(t *testing.T) {
 	c := startCounted(t)
 	good := caddytest.DialFrom(t, "", c.ports["on"])
 	caddytest.Send(t, good, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))

@@ -41,7 +41,7 @@ func ask(t *testing.T, conn net.Conn, header string) string {
 	return body
 }
 
-func TestMismatchedDestinationIsRefusedWithTheCauseAndTheOption(t *testing.T) {
+func TestMismatchedDestination_RefusalNamesTheCauseAndTheOption(t *testing.T) {
 	for _, options := range []string{"", "http3 allow", "version v1"} {
 		for _, mode := range []string{"on", "unspecified"} {
 			c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode "+mode+" {\n"+options+"\n}")
@@ -61,7 +61,7 @@ func TestMismatchedDestinationIsRefusedWithTheCauseAndTheOption(t *testing.T) {
 	}
 }
 
-func TestMismatchedDestinationIsAllowed(t *testing.T) {
+func TestMismatchedDestination_IsAllowed(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddyfile := func(mode string) (string, string) {
 		return caddytest.Wrappers("proxy_protocol_mode " + mode + " {\nmismatched_destination allow\n}"), mismatchedSite(port)
@@ -167,7 +167,7 @@ func TestMismatchedDestinationIsAllowed(t *testing.T) {
 func first[A, B any](a A, _ B) A { return a }
 
 // A peer that may send no header may send no mismatched one either.
-func TestMismatchedDestinationChangesNoMode(t *testing.T) {
+func TestMismatchedDestination_ChangesNoMode(t *testing.T) {
 	const option = "\nmismatched_destination allow\n}"
 	for _, test := range []struct{ wrapper, want string }{
 		{"proxy_protocol_mode off {" + option, "forbidden under off"},

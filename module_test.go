@@ -437,11 +437,11 @@ func TestDecisionTable(t *testing.T) {
 	startFloor(t, caddytest.Patience, 1).run(t, decisions(), 8)
 }
 
-func TestDecisionTableOfSecondHeaders(t *testing.T) {
+func TestDecisionTable_SecondHeaders(t *testing.T) {
 	startFloor(t, caddytest.Patience, 1).run(t, secondHeaders(), 8)
 }
 
-func TestDecisionTableAtTimeout(t *testing.T) {
+func TestDecisionTable_AtTimeout(t *testing.T) {
 	startFloor(t, shortTimeout, 3).run(t, lateDecisions(), 1000)
 }
 
@@ -655,7 +655,7 @@ func (c tableCell) checkRefused(t *testing.T, s *speaker, logs caddytest.Logs) {
 }
 
 // What is no header must come to the HTTP server as it was sent.
-func TestWhatIsNoHeaderIsAnsweredAsWithoutTheWrapper(t *testing.T) {
+func TestListenerWrapper_AnswersWhatIsNoHeaderAsWithoutIt(t *testing.T) {
 	const get = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 	ports := map[string]caddytest.Endpoint{}
 	var options, sites strings.Builder
@@ -743,7 +743,7 @@ func converse(t *testing.T, e caddytest.Endpoint, say func(*speaker)) string {
 	return date.ReplaceAllString(string(reply), "Date: then")
 }
 
-func TestMatchersSeeTheClient(t *testing.T) {
+func TestMatchers_SeeTheClient(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on"), fmt.Sprintf(`http://:%d {
 		bind 127.0.0.1
@@ -766,7 +766,7 @@ func TestMatchersSeeTheClient(t *testing.T) {
 
 // The addresses choose the TLS policy, but for the destination in a header that nobody
 // vouched for.
-func TestTLSPolicySeesTheAddresses(t *testing.T) {
+func TestListenerWrapper_TLSPolicySeesTheAddresses(t *testing.T) {
 	files := strings.Fields(caddytest.CertificateFiles(t))
 	var servers []string
 	ports := make(map[string]int)
@@ -812,7 +812,7 @@ func TestTLSPolicySeesTheAddresses(t *testing.T) {
 
 // A peer that only connects, or that waits for the other end to speak first, is gone
 // when the HTTP server says so.
-func TestHTTPServersDeadlinesRuleASilentConnection(t *testing.T) {
+func TestListenerWrapper_HTTPDeadlinesRuleASilentConnection(t *testing.T) {
 	for _, mode := range []string{"off", "unspecified"} {
 		for _, text := range []string{"", "PRO", "\r\n\r\n"} {
 			t.Run(fmt.Sprintf("%s %q", mode, text), func(t *testing.T) {
@@ -840,7 +840,7 @@ func TestHTTPServersDeadlinesRuleASilentConnection(t *testing.T) {
 	}
 }
 
-func TestFileGoesOutWhole(t *testing.T) {
+func TestListenerWrapper_FileGoesOutWhole(t *testing.T) {
 	dir := t.TempDir()
 	content := strings.Repeat("All work and no play\n", 100_000)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file.txt"), []byte(content), 0o600))
@@ -850,7 +850,7 @@ func TestFileGoesOutWhole(t *testing.T) {
 	assert.Equal(t, content, body)
 }
 
-func TestWhatComesAfterAnUpgradeIsNotLookedAt(t *testing.T) {
+func TestListenerWrapper_DoesNotLookBehindAnUpgrade(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if !assert.NoError(t, err) {
@@ -884,7 +884,7 @@ func TestWhatComesAfterAnUpgradeIsNotLookedAt(t *testing.T) {
 	}
 }
 
-func TestHeaderIsOnlyLookedForAtTheBeginning(t *testing.T) {
+func TestListenerWrapper_LooksForAHeaderAtTheBeginningOnly(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode off"), caddytest.PlainSite(port))
 	conn := caddytest.Dial(t, caddytest.TCP4(port))
@@ -917,7 +917,7 @@ var halves = []struct{ name, sent, rest string }{
 	{"a header and a part of a request", headerV2 + "G", ""},
 }
 
-func TestReloadLeavesHeadersInProgressToTheOldConfig(t *testing.T) {
+func TestReload_LeavesHeadersInProgressToTheOldConfig(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.New(t)
 	c.Grace = caddytest.Patience
@@ -954,7 +954,7 @@ func TestReloadLeavesHeadersInProgressToTheOldConfig(t *testing.T) {
 	}, "the new config is not in force")
 }
 
-func TestReloadPutsTheWrapperOnAndTakesItAway(t *testing.T) {
+func TestReload_PutsTheWrapperOnAndTakesItAway(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.New(t)
 	site := fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond \"%%s {remote}\"\n}", port)
@@ -993,7 +993,7 @@ func TestReloadPutsTheWrapperOnAndTakesItAway(t *testing.T) {
 	assert.Equal(t, "400 Bad Request", answer(headerV1+caddytest.Request("/")), "nobody looks for a header")
 }
 
-func TestClientsComeThroughReloads(t *testing.T) {
+func TestReload_ClientsComeThrough(t *testing.T) {
 	plain, secure := caddytest.FreePort(t), caddytest.FreePort(t)
 	c := caddytest.New(t)
 	load := func() {
@@ -1026,7 +1026,7 @@ func TestClientsComeThroughReloads(t *testing.T) {
 	assert.Empty(t, c.Logs.Refusals(nil))
 }
 
-func TestReloadLeavesSecondHeadersToTheOldConfig(t *testing.T) {
+func TestReload_LeavesSecondHeadersToTheOldConfig(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.New(t)
 	c.Grace = caddytest.Patience
@@ -1043,7 +1043,7 @@ func TestReloadLeavesSecondHeadersToTheOldConfig(t *testing.T) {
 	assert.Equal(t, "duplicate", entry.Str("reason"))
 }
 
-func TestReloadDoesNotDisturbARequestInProgress(t *testing.T) {
+func TestReload_DoesNotDisturbARequestInProgress(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(arrived)
@@ -1072,7 +1072,7 @@ func TestReloadDoesNotDisturbARequestInProgress(t *testing.T) {
 	assert.Equal(t, caddytest.Client4.Addr().String(), body)
 }
 
-func TestStopEndsPendingConnections(t *testing.T) {
+func TestStop_EndsPendingConnections(t *testing.T) {
 	modes := []string{"on", "off", "unspecified"}
 	var options, sites strings.Builder
 	ports := make(map[string]int)
@@ -1110,7 +1110,7 @@ func TestStopEndsPendingConnections(t *testing.T) {
 
 // Many connections
 
-func TestSilentConnectionsCostNothingOnceTheyAreGone(t *testing.T) {
+func TestSilentConnections_CostNothingOnceTheyAreGone(t *testing.T) {
 	const silent = 1000
 	for _, mode := range []string{"on", "off", "unspecified"} {
 		t.Run(mode, func(t *testing.T) {
@@ -1176,7 +1176,7 @@ func openFiles(t *testing.T) int {
 	return len(files)
 }
 
-func TestConnectionsDoNotDisturbEachOther(t *testing.T) {
+func TestListenerWrapper_ConnectionsDoNotDisturbEachOther(t *testing.T) {
 	port, securePort := caddytest.FreePort(t), caddytest.FreePort(t)
 	c := caddytest.Start(t, `auto_https disable_redirects
 	servers {

@@ -68,7 +68,7 @@ func nginxTLS(client byte, verify uint32, cn ...string) []string {
 	return append([]string{nginxHTTP2[0], nginxHTTP2[1]}, nginxSSL(client, verify, append(subs, nginxServerCert...)...))
 }
 
-func TestHeadersAsNginx1314BuildsThemAreAccepted(t *testing.T) {
+func TestMismatchedDestination_HeadersOfNginx1314AreAccepted(t *testing.T) {
 	port := caddytest.FreePort(t)
 	names := []string{"authority", "alpn", "ssl.version", "ssl.cn", "ssl.cipher", "ssl.sig_alg", "ssl.key_alg", "ssl.verified"}
 	body := "{remote} {http.request.local} {http.proxy_protocol.version} {http.proxy_protocol.command} {http.proxy_protocol.transport}"

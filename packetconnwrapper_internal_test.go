@@ -11,7 +11,7 @@ import (
 )
 
 // What cannot be read must not pass for something that closes the way.
-func TestConfigurationThatCannotBeReadIsRefused(t *testing.T) {
+func TestPacketConnWrapper_RefusesConfigurationItCannotRead(t *testing.T) {
 	mode, logger := On, zap.NewNop()
 	pw := &PacketConnWrapper{rules: &rules{policy: policy{mode: On}}, shared: &ListenerWrapper{Mode: On}}
 	for _, s := range []string{`{"wrapper": 1}`, `{"wrapper": "proxy_protocol_mode", "mode": "maybe"}`} {

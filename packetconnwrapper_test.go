@@ -19,7 +19,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
-func TestPacketWrapperCaddyfile(t *testing.T) {
+func TestPacketConnWrapper_Caddyfile(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"proxy_protocol_mode", `{}`},
 		{"proxy_protocol_mode on {\ntrusted_proxies static\n}", `{"mode": "on", "trusted_proxies": {"source": "static"}}`},
@@ -37,7 +37,7 @@ func TestPacketWrapperCaddyfile(t *testing.T) {
 	}
 }
 
-func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
+func TestPacketConnWrapper_ThatCannotWorkDoesNotLoad(t *testing.T) {
 	for _, test := range []struct{ name, packet, want string }{
 		{"another mode", "maybe", "unknown mode 'maybe': use on, off or unspecified"},
 		{"timeout", "on {\ntimeout 5s\n}", "timeout: a datagram has its header or has none, there is nothing to wait for: remove it"},
@@ -75,7 +75,7 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 }
 
 // UDP proves nothing of its sender, so that nobody is trusted by default.
-func TestPacketWrapperThatIsOnMustSayWhomItTrusts(t *testing.T) {
+func TestPacketConnWrapper_ThatIsOnMustSayWhomItTrusts(t *testing.T) {
 	const lines = `
 	packet_conn_wrappers {
 		proxy_protocol_mode on {
@@ -115,7 +115,7 @@ func TestPacketWrapperThatIsOnMustSayWhomItTrusts(t *testing.T) {
 	}
 }
 
-func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
+func TestPacketConnWrapper_WarnsOfWhatItLetsPass(t *testing.T) {
 	for _, test := range []struct{ packet, want string }{
 		{"on {\ntrusted_proxies static\n}", "'trusted_proxies' has no ranges: no peer may send a header"},
 		{"on {\ntrusted_proxies static 0.0.0.0/0 ::/0\n}", ""},
@@ -138,7 +138,7 @@ func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
 
 // HTTP/3 stays where the listener wrapper mandates a header if the packet wrapper does so
 // as well, for the same peers.
-func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
+func TestHTTP3_StaysBehindThePacketWrapper(t *testing.T) {
 	const as = "'proxy_protocol_mode' in 'packet_conn_wrappers' has the mode "
 	for _, test := range []struct{ listener, packet, way string }{
 		{"on", "on", ""},
@@ -231,7 +231,7 @@ func (a *testApp) Stop() error {
 	return nil
 }
 
-func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
+func TestPacketConnWrapper_OutsideOfAnHTTPServer(t *testing.T) {
 	load := func(t *testing.T, options string) *testApp {
 		require.NoError(t, caddytest.New(t).LoadJSON(`{"proxy_protocol_test_app": {`+options+`}}`))
 		return <-testAppRuns
@@ -261,7 +261,7 @@ func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
 }
 
 // Caddy loads apps in any order.
-func TestPacketWrapperNeedsTheEvents(t *testing.T) {
+func TestPacketConnWrapper_NeedsTheEvents(t *testing.T) {
 	for range 10 {
 		require.ErrorContains(t, caddytest.New(t).LoadJSON(`{"proxy_protocol_test_app": {}, "events": {"nothing": true}}`), `unknown field "nothing"`)
 		select {
@@ -273,7 +273,7 @@ func TestPacketWrapperNeedsTheEvents(t *testing.T) {
 }
 
 // The header of a datagram is nothing to TCP.
-func TestOnlyHTTP3NeedsThePacketWrapper(t *testing.T) {
+func TestPacketConnWrapper_IsNeededForHTTP3Only(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, ""))
 	for _, tr := range []caddytest.Transport{caddytest.HTTPS1, caddytest.HTTPS2} {
@@ -282,7 +282,7 @@ func TestOnlyHTTP3NeedsThePacketWrapper(t *testing.T) {
 	}
 }
 
-func TestAltSvcStaysBehindThePacketWrapper(t *testing.T) {
+func TestHTTP3_AltSvcStaysBehindThePacketWrapper(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, ""))
 	response, _ := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(port), headerV2, "/")
@@ -295,7 +295,7 @@ func TestAltSvcStaysBehindThePacketWrapper(t *testing.T) {
 	assert.Contains(t, body, caddytest.Client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
 }
 
-func TestDatagramsAreInMetricsAndStatus(t *testing.T) {
+func TestPacketConnWrapper_DatagramsAreInMetricsAndStatus(t *testing.T) {
 	port, metrics := caddytest.FreePort(t), caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
 	caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()).Get("/")

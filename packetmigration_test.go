@@ -41,7 +41,7 @@ func settle(t *testing.T, c *caddytest.HTTP3Client, status int, want string) {
 
 // Migration
 
-func TestMigratedConnectionHasTheNewClient(t *testing.T) {
+func TestMigration_ConnectionHasTheNewClient(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on {\ntrusted_proxies static 127.0.0.2\n}"), caddytest.HTTP3Site(t, port, "@blue proxy_protocol {\ntlv authority blue.test\n}\nheader @blue tlv blue"))
 	red, blue := []wire.TLV(nil), []wire.TLV{{Type: wire.TypeAuthority, Value: []byte("blue.test")}}
@@ -81,7 +81,7 @@ func server4Or6(client netip.AddrPort) netip.AddrPort {
 }
 
 // The client itself moves to another socket, as a phone does that leaves its Wi-Fi.
-func TestClientMayMigrate(t *testing.T) {
+func TestMigration_IsAllowed(t *testing.T) {
 	for _, test := range []struct{ packet, before, after string }{
 		{"on", caddytest.Client4.String() + " marked=false", "198.51.100.9:7 marked=false"},
 		{"unspecified", caddytest.Client4.Addr().String() + ":0 marked=true", "198.51.100.9:0 marked=true"},
@@ -109,7 +109,7 @@ func TestClientMayMigrate(t *testing.T) {
 }
 
 // A connection is marked or it is not, as long as it lives.
-func TestMarkDoesNotChangeWithMigration(t *testing.T) {
+func TestMigration_DoesNotChangeTheMark(t *testing.T) {
 	for _, test := range []struct {
 		name, before, after string
 	}{
@@ -139,7 +139,7 @@ func TestMarkDoesNotChangeWithMigration(t *testing.T) {
 }
 
 // What is known of a connection is what it began with, but for the client's address.
-func TestMigrationToADirectPeerKeepsTheBeginning(t *testing.T) {
+func TestMigration_ToADirectPeerKeepsTheBeginning(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on {\noff 127.0.0.3\n}"), caddytest.HTTP3Site(t, port, "proxy_protocol on"))
 	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
@@ -154,7 +154,7 @@ func TestMigrationToADirectPeerKeepsTheBeginning(t *testing.T) {
 
 // QUIC knows a client by the address it shows. Where that stays the same, it does not see
 // that replies must take another way. This is what docs/http3.md says.
-func TestMarkedClientThatGetsAnotherPortIsAnswered(t *testing.T) {
+func TestMigration_MarkedClientWithAnotherPortIsAnswered(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "unspecified"), caddytest.HTTP3Site(t, port, ""))
 	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
@@ -168,7 +168,7 @@ func TestMarkedClientThatGetsAnotherPortIsAnswered(t *testing.T) {
 	requireSame(t, client, conn)
 }
 
-func TestClientThatComesThroughAnotherPeerIsNotAnswered(t *testing.T) {
+func TestMigration_ClientThroughAnotherPeerIsNotAnswered(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, ""))
 	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
@@ -189,7 +189,7 @@ func TestClientThatComesThroughAnotherPeerIsNotAnswered(t *testing.T) {
 
 // Reload
 
-func TestReloadChangesTheRulesOfALiveListener(t *testing.T) {
+func TestReload_ChangesTheRulesOfALiveSocket(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.Start(t, caddytest.Packets("", "off"), caddytest.HTTP3Site(t, port, ""))
 	_, body := caddytest.NewHTTP3Client(t, caddytest.TCP4(port).Address).Get("/")
@@ -233,7 +233,7 @@ func TestReloadChangesTheRulesOfALiveListener(t *testing.T) {
 
 // The listener of a server that had no wrapper is not wrapped later. Then nobody judges its
 // datagrams.
-func TestListenerOlderThanTheWrapperIsRefused(t *testing.T) {
+func TestReload_RefusesASocketOlderThanTheWrapper(t *testing.T) {
 	port := caddytest.FreePort(t)
 	site := caddytest.HTTP3Site(t, port, "")
 	c := caddytest.Start(t, caddytest.Packets("", ""), site)
@@ -267,7 +267,7 @@ func TestListenerOlderThanTheWrapperIsRefused(t *testing.T) {
 	}
 }
 
-func TestReloadDropsNoLiveRequests(t *testing.T) {
+func TestReload_DropsNoLiveRequests(t *testing.T) {
 	port := caddytest.FreePort(t)
 	site := caddytest.HTTP3Site(t, port, "handle /slow {\nreverse_proxy 127.0.0.1:"+fmt.Sprint(slowServer(t))+"\n}")
 	c := caddytest.New(t)
@@ -346,7 +346,7 @@ func requestsAfterRestart(t *testing.T, r *caddytest.Relay, client *caddytest.HT
 	return took
 }
 
-func TestRestartOfTheLoadBalancerCostsWhatItCostsUnwrapped(t *testing.T) {
+func TestMigration_RestartOfTheLoadBalancerCostsNoMore(t *testing.T) {
 	wrapped, plain := caddytest.FreePort(t), caddytest.FreePort(t)
 	at := func(port int) []string { return []string{fmt.Sprintf("127.0.0.1:%d", port)} }
 	require.NoError(t, caddytest.New(t).LoadJSON(h3Apps(t, "",

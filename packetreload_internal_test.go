@@ -12,7 +12,7 @@ import (
 )
 
 // A wrapper of an app other than http has no server, and nothing behind it refuses requests.
-func TestSocketThatNoConfigurationCanAdoptStaysClosed(t *testing.T) {
+func TestReload_SocketThatNoConfigurationCanAdoptStaysClosed(t *testing.T) {
 	rules, _ := packetRules(On)
 	pw := &PacketConnWrapper{Mode: On, rules: rules, unwrap: true, shared: &ListenerWrapper{Mode: On}}
 	socket, err := net.ListenPacket("udp", "127.0.0.1:0")

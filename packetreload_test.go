@@ -114,7 +114,7 @@ func requireAnswered(t *testing.T, server, address string) {
 }
 
 // Both sockets have an unspecified address and the same port.
-func TestWildcardsOfBothFamiliesKeepTheirRules(t *testing.T) {
+func TestReload_WildcardsOfBothFamiliesKeepTheirRules(t *testing.T) {
 	caddytest.NeedIPv6(t)
 	c := caddytest.New(t)
 	for i := range 50 {
@@ -136,7 +136,7 @@ func TestWildcardsOfBothFamiliesKeepTheirRules(t *testing.T) {
 }
 
 // Sockets that look alike, and the address by which each is reached.
-func TestServersGovernTheirOwnSocketsOnly(t *testing.T) {
+func TestReload_ServersGovernTheirOwnSocketsOnly(t *testing.T) {
 	caddytest.NeedIPv6(t)
 	for _, test := range []struct {
 		name             string
@@ -165,7 +165,7 @@ func TestServersGovernTheirOwnSocketsOnly(t *testing.T) {
 	}
 }
 
-func TestPortsOfARangeBelongToTheirServer(t *testing.T) {
+func TestReload_PortsOfARangeBelongToTheirServer(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.New(t)
 	on := h3Server{name: "on", listen: []string{fmt.Sprintf("127.0.0.1:%d-%d", port, port+1)}, packet: onPackets("192.0.2.10")}
@@ -180,7 +180,7 @@ func TestPortsOfARangeBelongToTheirServer(t *testing.T) {
 }
 
 // Caddy hands a socket over by its key, so the rules go with the key.
-func TestSocketsChangeHandsWithTheirKey(t *testing.T) {
+func TestReload_SocketsChangeHandsWithTheirKey(t *testing.T) {
 	port := caddytest.FreePort(t)
 	first, second := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.7:%d", port)
 	on := func(at ...string) h3Server { return h3Server{name: "on", listen: at, packet: onPackets("192.0.2.10")} }
@@ -212,7 +212,7 @@ func TestSocketsChangeHandsWithTheirKey(t *testing.T) {
 
 // Caddy gives servers on the TCP and the UDP network of an address the same socket, and
 // either of them any of its connections.
-func TestServersThatShareASocketKeepTheirOwnRules(t *testing.T) {
+func TestReload_ServersThatShareASocketKeepTheirOwnRules(t *testing.T) {
 	port := caddytest.FreePort(t)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	c := caddytest.New(t)
@@ -233,7 +233,7 @@ func TestServersThatShareASocketKeepTheirOwnRules(t *testing.T) {
 }
 
 // An operating system chooses port 0 once, and Caddy keeps the socket.
-func TestRulesOfPort0ChangeWithAReload(t *testing.T) {
+func TestReload_ChangesTheRulesOfPort0(t *testing.T) {
 	c := caddytest.New(t)
 	server := h3Server{name: "any", listen: []string{"127.0.0.1:0"}, packet: offPackets, more: `"protocols": ["h3"]`}
 	require.NoError(t, c.LoadJSON(h3Apps(t, "", server)))
@@ -284,7 +284,7 @@ func (testSlow) Stop() error { return nil }
 
 // While another app of a new configuration starts, its HTTP server may run already, and the
 // configuration before still judges the datagrams.
-func TestRequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
+func TestReload_RequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 	const header = "header"
 	for _, test := range []struct {
 		name          string
@@ -350,7 +350,7 @@ func TestRequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 }
 
 // Caddy opens no socket for HTTP/3 without TLS. What has its key is another server's.
-func TestServerWithoutTLSClaimsNoSocket(t *testing.T) {
+func TestPacketConnWrapper_WithoutTLSClaimsNoSocket(t *testing.T) {
 	c := caddytest.New(t)
 	for i := range 6 {
 		port := caddytest.FreePort(t)

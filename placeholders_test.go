@@ -96,7 +96,7 @@ var (
 	noAddress = values{"present": "true", "port_zero": "false"}
 )
 
-func TestPlaceholdersSayWhatTheConnectionBeganWith(t *testing.T) {
+func TestPlaceholders_SayWhatTheConnectionBeganWith(t *testing.T) {
 	cert := caddytest.NewClientCertificate(t, "203.0.113.7", "2001:db8::7")
 	mapped := values{
 		"source": "[::ffff:203.0.113.7]:51234", "destination": "[::ffff:192.0.2.1]:443", "transport": "TCP6",
@@ -216,7 +216,7 @@ func portOfAddr(t testing.TB, addr string) string {
 	return port
 }
 
-func TestPlaceholdersSayTheModeInForceForThePeer(t *testing.T) {
+func TestPlaceholders_SayTheModeInForceForThePeer(t *testing.T) {
 	header := caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)
 	tests := []struct{ mode, preamble, want string }{
 		{"on {\noff 127.0.0.0/8\n}", "", "off"},
@@ -236,7 +236,7 @@ func TestPlaceholdersSayTheModeInForceForThePeer(t *testing.T) {
 	}
 }
 
-func TestPlaceholdersHoldForConcurrentRequestsOfAConnection(t *testing.T) {
+func TestPlaceholders_HoldForConcurrentRequestsOfAConnection(t *testing.T) {
 	f := caddytest.StartFarm(t, []string{"on"}, "", `
 	respond /quiet 204
 	log
@@ -272,7 +272,7 @@ func TestPlaceholdersHoldForConcurrentRequestsOfAConnection(t *testing.T) {
 	}
 }
 
-func TestPlaceholdersAreKnownWhereverCaddyHasPlaceholders(t *testing.T) {
+func TestPlaceholders_AreKnownWhereverCaddyHasPlaceholders(t *testing.T) {
 	port, backend := caddytest.FreePort(t), caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on", "protocols h1 h2c"), fmt.Sprintf(`
 	&(named) {
@@ -383,7 +383,7 @@ func TestPlaceholdersAreKnownWhereverCaddyHasPlaceholders(t *testing.T) {
 	}
 }
 
-func TestPlaceholdersHoldBehindOtherListenerWrappers(t *testing.T) {
+func TestPlaceholders_HoldBehindOtherListenerWrappers(t *testing.T) {
 	const own = "proxy_protocol_mode on\n"
 	tests := []struct {
 		name, wrappers, protocols string
@@ -444,7 +444,7 @@ func TestPlaceholdersHoldBehindOtherListenerWrappers(t *testing.T) {
 	})
 }
 
-func TestPlaceholdersOfAUnixSocketHaveNoIPAddress(t *testing.T) {
+func TestPlaceholders_OfAUnixSocketHaveNoIPAddress(t *testing.T) {
 	path := caddytest.SocketPath(t)
 	c := caddytest.Start(t, "servers {\nlistener_wrappers {\nproxy_protocol_mode unspecified\n}\n}", fmt.Sprintf("http:// {\nbind unix/%s\nlog\n%s}", path, tellAll()))
 	tests := []struct {
@@ -480,7 +480,7 @@ func pathOf(name string) string {
 	}, name)
 }
 
-func TestAUnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
+func TestPlaceholders_UnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
 	path := caddytest.SocketPath(t)
 	caddytest.Start(t, "servers {\nlistener_wrappers {\nproxy_protocol_mode off\n}\n}", fmt.Sprintf(`http:// {
 		bind unix/%s
@@ -509,7 +509,7 @@ func TestAUnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
 	assert.Empty(t, body, "placeholders")
 }
 
-func TestUnknownPlaceholdersAreLeftToOthers(t *testing.T) {
+func TestPlaceholders_ThatAreUnknownAreLeftToOthers(t *testing.T) {
 	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)))
 	for _, name := range []string{"s", "_mode", ".", ".nonsense", ".tlv", ".tlv.", ".tlv.nonsense", ".tlv.ssl", ".tlv.ssl.nonsense", ".tlv.ssl.client_cert.", ".tlv.ssl.client_cert.nonsense", ".tlv.ssl.client_cert.san", ".tlv.ssl.client_cert.subject.0",
 		".tlv.ssl.client_cert.san.ips.", ".tlv.ssl.client_cert.san.ips.-1", ".tlv.ssl.client_cert.san.ips.+1", ".tlv.ssl.client_cert.san.ips.01", ".tlv.ssl.client_cert.san.ips.x", ".tlv.ssl.client_cert.san.ips.0.0", ".tlv.ssl.client_cert.san.ips.99999999999999999999",
@@ -524,7 +524,7 @@ func TestUnknownPlaceholdersAreLeftToOthers(t *testing.T) {
 	assert.Equal(t, "{http.proxy_protocol.nonsense} {http.proxy_protocols} {http.proxy_protocol.tlv.nonsense} GET", body)
 }
 
-func TestPlaceholdersOfAConnectionNothingIsKnownOfAreEmpty(t *testing.T) {
+func TestPlaceholders_OfAnUnknownConnectionAreEmpty(t *testing.T) {
 	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	r = r.WithContext(withoutLocalAddr{r.Context()})
 	for _, name := range append([]string{""}, documented...) {
@@ -537,7 +537,7 @@ func TestPlaceholdersOfAConnectionNothingIsKnownOfAreEmpty(t *testing.T) {
 	}
 }
 
-func TestPlaceholdersSayTheConnectionsAddressNotTheRequests(t *testing.T) {
+func TestPlaceholders_SayTheConnectionsAddressNotTheRequests(t *testing.T) {
 	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	r.RemoteAddr = "198.51.100.1:1"
 	for name, want := range map[string]string{".client_ip": "203.0.113.7", ".client_port": "51234"} {
@@ -548,7 +548,7 @@ func TestPlaceholdersSayTheConnectionsAddressNotTheRequests(t *testing.T) {
 
 // Logs
 
-func TestAccessLogHasTheWholeAsOneObject(t *testing.T) {
+func TestAccessLog_HasTheWholeAsOneObject(t *testing.T) {
 	tests := []struct {
 		name, mode, preamble string
 		want                 map[string]any
@@ -611,7 +611,7 @@ func must1(h wire.Header, err error) wire.Header {
 	return h
 }
 
-func TestAccessLogHasTheClientWithNoConfiguration(t *testing.T) {
+func TestAccessLog_HasTheClientWithNoConfiguration(t *testing.T) {
 	type client struct{ ip, port string }
 	const self = "self" // the port of the test's own end
 	header, marked, peer := client{"203.0.113.7", "51234"}, client{"203.0.113.7", "0"}, client{"127.0.0.1", self}
@@ -686,7 +686,7 @@ func TestAccessLogHasTheClientWithNoConfiguration(t *testing.T) {
 	}
 }
 
-func TestAClientCannotSpoofItsAddressInARequest(t *testing.T) {
+func TestPlaceholders_ClientCannotSpoofItsAddressInARequest(t *testing.T) {
 	// 203.0.113.7 is the client of the header, 127.0.0.1 the load balancer.
 	tests := []struct {
 		name, trusted  string
@@ -744,7 +744,7 @@ const attackText = "evil\r\nX-Injected: yes\r\n\r\n<script>\"\\\x1b[31m\x00\x7f\
 
 const attackShown = `evil\x0d\x0aX-Injected: yes\x0d\x0a\x0d\x0a<script>"\\` + `\x1b[31m\x00\x7f\xe2\x80\xae\xe2\x80\xa8\xff\xc3(`
 
-func TestTextFromAHeaderBreaksNothing(t *testing.T) {
+func TestPlaceholders_TextFromAHeaderBreaksNothing(t *testing.T) {
 	port := caddytest.FreePort(t)
 	dir := t.TempDir()
 	files := map[string]string{"json": filepath.Join(dir, "json.log"), "console": filepath.Join(dir, "console.log")}
@@ -847,7 +847,7 @@ func requireNoControls(t testing.TB, s string) {
 
 // Metrics
 
-func TestPlaceholdersAreNotCountedByMetrics(t *testing.T) {
+func TestPlaceholders_AreNotCountedByMetrics(t *testing.T) {
 	for _, metrics := range []string{"metrics", "metrics {\nper_host\n}"} {
 		t.Run(metrics, func(t *testing.T) {
 			wrapped, plain, scrape := caddytest.FreePort(t), caddytest.FreePort(t), caddytest.FreePort(t)

@@ -142,7 +142,7 @@ const (
 		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xcb\x00\x71\x07" +
 		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xc6\x33\x64\x0a" + "\xc8\x22" + "\x01\xbb"
 
-	// Caddy v2.11.9: no port, and no destination. TestRecipeOfCaddySends sees it send this.
+	// Caddy v2.11.9: no port, and no destination. TestRecipes_CaddySends sees it send this.
 	caddyV1 = "PROXY TCP4 203.0.113.7 0.0.0.0 0 0\r\n"
 	caddyV2 = signatureV2 + "\x21\x11\x00\x0c" +
 		"\xcb\x00\x71\x07" + "\x00\x00\x00\x00" + "\x00\x00" + "\x00\x00"
@@ -293,7 +293,7 @@ var recipes = []recipe{
 // elsewhere is in no recipe's ranges, on loopback either.
 const elsewhere = "198.51.100.66"
 
-// front is the Caddyfile of a sender on a page, which TestRecipeOfCaddySends runs.
+// front is the Caddyfile of a sender on a page, which TestRecipes_CaddySends runs.
 const front = "caddy.md#0"
 
 func (r recipe) name() string { return fmt.Sprintf("%s#%d", r.page, r.nth) }
@@ -337,9 +337,9 @@ func (r recipe) run(t *testing.T, k *kitchen, block *docsBlock) {
 	}
 }
 
-// TestRecipeOfCaddyPinsNothing checks what the page warns of: the recipe of Caddy in front
+// TestRecipes_CaddyPinsNothing checks what the page warns of: the recipe of Caddy in front
 // of Caddy matches no pinned address.
-func TestRecipeOfCaddyPinsNothing(t *testing.T) {
+func TestRecipes_CaddyPinsNothing(t *testing.T) {
 	needLoopbacks(t)
 	text := recipeBlocks(t)["caddy.md#1"].text
 	pinned := strings.Replace(text, "@office remote_ip", "@office pinned_ip", 1)
@@ -349,9 +349,9 @@ func TestRecipeOfCaddyPinsNothing(t *testing.T) {
 	k.receive(t, visit{from: "10.0.0.10", port: 8080, header: plainV2, body: "Hello 203.0.113.7 in the office"})
 }
 
-// TestRecipeOfCaddySends runs the recipe's front. Whether the client's address comes from
+// TestRecipes_CaddySends runs the recipe's front. Whether the client's address comes from
 // the connection or from a trusted X-Forwarded-For, its port is not sent.
-func TestRecipeOfCaddySends(t *testing.T) {
+func TestRecipes_CaddySends(t *testing.T) {
 	needLoopbacks(t)
 	for _, test := range []struct{ name, version, forwarded, want string }{
 		{"version 1", "v1", "203.0.113.7", caddyV1},
@@ -400,8 +400,8 @@ func TestRecipeOfCaddySends(t *testing.T) {
 	}
 }
 
-// TestRecipeOfCaddyChecksNothing checks what the page says of its active health checks.
-func TestRecipeOfCaddyChecksNothing(t *testing.T) {
+// TestRecipes_CaddyChecksNothing checks what the page says of its active health checks.
+func TestRecipes_CaddyChecksNothing(t *testing.T) {
 	needLoopbacks(t)
 	upstream, err := net.Listen("tcp", caddytest.TCP4(0).Address)
 	require.NoError(t, err)

@@ -12,18 +12,18 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-func TestWrapperThatAnotherModuleMadeIsNotLookedForInTheServer(t *testing.T) {
+func TestServer_WrapperOfAnotherModuleIsNotLookedFor(t *testing.T) {
 	assert.NoError(t, checkOrder(new(caddyhttp.Server)))
 }
 
-func TestWrapperMustStandBeforeTLSWithOnePolicyToo(t *testing.T) {
+func TestServer_WrapperMustStandBeforeTLSWithOnePolicyToo(t *testing.T) {
 	server := &caddyhttp.Server{ListenerWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper":"proxy_protocol_mode"}`)}}
 	assert.NoError(t, checkOrder(server))
 	server.TLSConnPolicies = make(caddytls.ConnectionPolicies, 1)
 	assert.ErrorContains(t, checkOrder(server), "must come before 'tls'")
 }
 
-func TestProtocolsOfAListenerThatHasNoneAreTheServers(t *testing.T) {
+func TestHTTP3_ListenerWithoutProtocolsHasTheServers(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		protocols []string

@@ -22,7 +22,7 @@ const (
 	ofRedirects = "Caddy's automatic HTTP->HTTPS redirects have no 'proxy_protocol_mode' and answer 400 to a header; if your load balancer sends headers there, add the site 'http:// { log }' and, if the wrapper is not in global 'servers' options without an address, a block 'servers :80 { listener_wrappers { ... } }'"
 )
 
-func TestServerOnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
+func TestServer_OnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
 	const inOrder = "write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\ttls\n\t}"
 	const noProtocol = "no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow"
 	const (
@@ -89,7 +89,7 @@ func withProtocols(protocols, wrapper string) string {
 	return strings.Replace(caddytest.Wrappers(wrapper), "servers {", "servers {\nprotocols "+protocols, 1)
 }
 
-func TestHTTP3IsTakenAwayWhereAHeaderIsMandatory(t *testing.T) {
+func TestHTTP3_IsTakenAwayWhereAHeaderIsMandatory(t *testing.T) {
 	for _, test := range []struct {
 		name, options string
 		preamble      string
@@ -127,13 +127,13 @@ func TestHTTP3IsTakenAwayWhereAHeaderIsMandatory(t *testing.T) {
 	}
 }
 
-func TestPlainServerIsNotWarnedOfHTTP3(t *testing.T) {
+func TestHTTP3_PlainServerIsNotWarnedOf(t *testing.T) {
 	c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on"), caddytest.PlainSite(caddytest.FreePort(t)))
 	assert.Empty(t, c.Logs.Find(caddytest.Fields{"msg": ofHTTP3}))
 }
 
 // All servers share the list of protocols that Caddy gives them by default.
-func TestHTTP3IsTakenFromOneServerAlone(t *testing.T) {
+func TestHTTP3_IsTakenFromOneServerAlone(t *testing.T) {
 	on, off, unwrapped := caddytest.FreePort(t), caddytest.FreePort(t), caddytest.FreePort(t)
 	options := "auto_https disable_redirects\n" +
 		strings.Replace(caddytest.Wrappers("proxy_protocol_mode on\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", on), 1) +
@@ -160,7 +160,7 @@ func TestHTTP3IsTakenFromOneServerAlone(t *testing.T) {
 	}
 }
 
-func TestHTTP3IsTakenFromSingleAddresses(t *testing.T) {
+func TestHTTP3_IsTakenFromSingleAddresses(t *testing.T) {
 	caddytest.NeedIPv6(t)
 	for _, test := range []struct {
 		wrapper, preamble string
@@ -187,7 +187,7 @@ func TestHTTP3IsTakenFromSingleAddresses(t *testing.T) {
 
 // The redirects of automatic HTTPS
 
-func TestRedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
+func TestServer_RedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
 	scoped := func(port int, mode string) string {
 		return strings.Replace(caddytest.Wrappers("proxy_protocol_mode "+mode+"\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", port), 1)
 	}
@@ -263,7 +263,7 @@ func (*testTLS) WrapListener(l net.Listener) net.Listener {
 	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}})
 }
 
-func TestConnectionThatIsAlreadyTLSIsRefused(t *testing.T) {
+func TestServer_ConnectionThatIsAlreadyTLSIsRefused(t *testing.T) {
 	for _, mode := range []string{"on", "off", "unspecified"} {
 		t.Run(mode, func(t *testing.T) {
 			port := caddytest.FreePort(t)

@@ -44,7 +44,7 @@ type memory struct{ resident, allocated int }
 
 // A connection that says nothing costs less memory of a whole Caddy than with Caddy's own
 // wrapper, and than with none.
-func TestSilentConnectionsAreCheap(t *testing.T) {
+func TestSilentConnections_AreCheap(t *testing.T) {
 	if wrapper := os.Getenv(silentEnv); wrapper != "" {
 		serveSilently(t, silentWrappers[wrapper])
 		return
@@ -73,7 +73,7 @@ func TestSilentConnectionsAreCheap(t *testing.T) {
 // The clients' ends are here.
 func silentCost(t *testing.T, wrapper string) memory {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSilentConnectionsAreCheap$", "-test.timeout=2m")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSilentConnections_AreCheap$", "-test.timeout=2m")
 	cmd.Env = append(os.Environ(), silentEnv+"="+wrapper)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

@@ -18,7 +18,7 @@ import (
 
 // What a source keeps is bounded, and peers that wait for their turn wait no longer than
 // their deadline.
-func TestSourceIsAskedBySoManyAtOnce(t *testing.T) {
+func TestSource_IsAskedBySoManyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 3
 		var asking, peak atomic.Int32
@@ -56,7 +56,7 @@ func TestSourceIsAskedBySoManyAtOnce(t *testing.T) {
 	})
 }
 
-func TestSourceIsGivenAsMuchTimeAsTheHeaderHas(t *testing.T) {
+func TestSource_IsGivenAsMuchTimeAsTheHeaderHas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules, logs := connRules(On, func(r *rules) {
 			r.timeout = 5 * time.Second
@@ -75,7 +75,7 @@ func TestSourceIsGivenAsMuchTimeAsTheHeaderHas(t *testing.T) {
 	})
 }
 
-func TestSourceIsLeftWhenTheConnectionIsClosed(t *testing.T) {
+func TestSource_IsLeftWhenTheConnectionIsClosed(t *testing.T) {
 	for _, mode := range []Mode{On, Unspecified} {
 		synctest.Test(t, func(t *testing.T) {
 			asked := make(chan struct{})
@@ -102,7 +102,7 @@ func TestSourceIsLeftWhenTheConnectionIsClosed(t *testing.T) {
 }
 
 // A source that takes its time within the timeout is as good as a quick one.
-func TestSourceThatIsSlowIsWaitedFor(t *testing.T) {
+func TestSource_ThatIsSlowIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rules, _ := connRules(On, func(r *rules) {
 			r.timeout = 5 * time.Second

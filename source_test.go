@@ -28,7 +28,7 @@ const sourced = "trusted_proxies proxy_protocol_test {\nname source_test\n}\ntim
 
 // A source that does not answer in time costs each connection its timeout, and no more:
 // whether it ends with its request or never.
-func TestSourceThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
+func TestSource_ThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
 	for _, mode := range []string{"on", "unspecified"} {
 		for name, hang := range map[string]func(r *http.Request, over <-chan struct{}){
 			"until its request ends": func(r *http.Request, _ <-chan struct{}) { <-r.Context().Done() },
@@ -68,7 +68,7 @@ func TestSourceThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
 }
 
 // Closing a connection ends its request to the source.
-func TestSourceThatHangsKeepsNoGoroutinesOfAServerThatStopped(t *testing.T) {
+func TestSource_ThatHangsKeepsNoGoroutinesAfterAStop(t *testing.T) {
 	answerSources(func(r *http.Request) []netip.Prefix {
 		<-r.Context().Done()
 		return nil
@@ -94,7 +94,7 @@ func TestSourceThatHangsKeepsNoGoroutinesOfAServerThatStopped(t *testing.T) {
 	}
 }
 
-func TestSourceThatReturnsNothingIsToldApart(t *testing.T) {
+func TestSource_ThatReturnsNothingIsToldApart(t *testing.T) {
 	port := caddytest.FreePort(t)
 	for name, tt := range map[string]struct {
 		answer []netip.Prefix
@@ -135,7 +135,7 @@ func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
 }
 
 // Peers that need no answer do not notice.
-func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
+func TestSource_ThatHangsDoesNotStallHTTP3(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.Start(t, caddytest.Packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), caddytest.HTTP3Site(t, port, ""))
 	forged, stop := caddytest.ListenUDP(t, "127.0.0.2"), make(chan struct{})

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestStatusRemembersTheLastRefusalsAndSomePeers(t *testing.T) {
+func TestStatus_RemembersTheLastRefusalsAndSomePeers(t *testing.T) {
 	s := newStats()
 	assert.Empty(t, s.lastRefusals())
 	for i := range 3*refusalsKept + 5 {
@@ -41,7 +41,7 @@ func TestStatusRemembersTheLastRefusalsAndSomePeers(t *testing.T) {
 	assert.True(t, more)
 }
 
-func TestStatusHints(t *testing.T) {
+func TestStatus_Hints(t *testing.T) {
 	private, public := netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("203.0.113.5")
 	const (
 		onlyHealth    = "only headers without a client"

@@ -31,7 +31,7 @@ func admin(t testing.TB, method, url, origin string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-func TestStatusAtTheAdminAPI(t *testing.T) {
+func TestStatus_AtTheAdminAPI(t *testing.T) {
 	c := caddytest.New(t)
 	port, adminPort := caddytest.FreePort(t), caddytest.FreePort(t)
 	config, err := caddytest.Adapt(c.Caddyfile(

@@ -71,7 +71,7 @@ func logged(t testing.TB, c net.Conn) map[string]any {
 	return got
 }
 
-func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
+func TestTLVs_SayWhatTheirTypesMean(t *testing.T) {
 	certificate := caddytest.NewClientCertificate(t, "203.0.113.7")
 	tests := []struct {
 		name string
@@ -177,7 +177,7 @@ func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
 	}
 }
 
-func TestTLVsOfAnyTypeAreThereInHexadecimal(t *testing.T) {
+func TestTLVs_OfAnyTypeAreThereInHexadecimal(t *testing.T) {
 	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xf0, ""), caddytest.TextTLV(wire.TypeNoop, "\x00"))))
 	for name, want := range map[string]string{
 		"0x02": "612e74657374", "0xea": "01767063652d31", "0xEA": "01767063652d31", "0xEa": "01767063652d31",
@@ -189,7 +189,7 @@ func TestTLVsOfAnyTypeAreThereInHexadecimal(t *testing.T) {
 	}
 }
 
-func TestTLVsOfACertificateAreItsBytes(t *testing.T) {
+func TestCertificates_AreTheirBytes(t *testing.T) {
 	certificate := caddytest.NewClientCertificate(t)
 	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER})))
 	value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert")
@@ -198,7 +198,7 @@ func TestTLVsOfACertificateAreItsBytes(t *testing.T) {
 	assert.Equal(t, certificate.DER, der)
 }
 
-func TestTLVsOfSSLSayHowACertificateWasVerified(t *testing.T) {
+func TestTLVs_OfSSLSayHowACertificateWasVerified(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		tlv  wire.TLV
@@ -228,9 +228,9 @@ func TestTLVsOfSSLSayHowACertificateWasVerified(t *testing.T) {
 	}
 }
 
-// TestNoSSLTLVEscapesARuleForThoseThatWereNotVerified asserts that a client cannot choose a
+// TestTLVs_OfSSLEscapeNoRuleForUnverifiedOnes asserts that a client cannot choose a
 // certificate that makes ssl.verified disappear.
-func TestNoSSLTLVEscapesARuleForThoseThatWereNotVerified(t *testing.T) {
+func TestTLVs_OfSSLEscapeNoRuleForUnverifiedOnes(t *testing.T) {
 	f := caddytest.StartFarm(t, []string{"on"}, "", `
 	@unverified proxy_protocol {
 		tlv ssl.verified false
@@ -281,7 +281,7 @@ func TestNoSSLTLVEscapesARuleForThoseThatWereNotVerified(t *testing.T) {
 	}
 }
 
-func TestVendorTLVsAreMatchedBySubtype(t *testing.T) {
+func TestTLVs_OfVendorsAreMatchedBySubtype(t *testing.T) {
 	f := caddytest.StartFarm(t, []string{"on"}, "", `
 	@aws proxy_protocol {
 		tlv aws_vpce_id vpce-1
@@ -328,9 +328,9 @@ func signed(t testing.TB, template *x509.Certificate) []byte {
 	return der
 }
 
-// TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders compares them with those of the
+// TestCertificates_HaveTheFieldsOfCaddysOwnPlaceholders compares them with those of the
 // same certificate in the request's own TLS connection.
-func TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders(t *testing.T) {
+func TestCertificates_HaveTheFieldsOfCaddysOwnPlaceholders(t *testing.T) {
 	der := signed(t, &x509.Certificate{
 		SerialNumber: new(big.Int).Lsh(big.NewInt(3), 100),
 		Subject:      pkix.Name{CommonName: "Müller, Jürgen", Organization: []string{"a+b", "c"}, Country: []string{"DE"}, ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{1, 2, 3}, Value: "x"}}},
@@ -355,7 +355,7 @@ func TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders(t *testing.T) {
 	}
 }
 
-func TestFieldsOfACertificateThatCannotBeRead(t *testing.T) {
+func TestCertificates_ThatCannotBeRead(t *testing.T) {
 	tooMany := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: slices.Repeat([]string{"a"}, 1001)}
 	for _, tt := range []struct {
 		name   string
@@ -388,7 +388,7 @@ func TestFieldsOfACertificateThatCannotBeRead(t *testing.T) {
 	}
 }
 
-func TestFieldsOfACertificateAreFitToBeShown(t *testing.T) {
+func TestCertificates_FieldsAreFitToBeShown(t *testing.T) {
 	hostile := "a\x1b]0;owned\x07\x7f\\"
 	der := signed(t, &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: attackText[:20]},
@@ -404,7 +404,7 @@ func TestFieldsOfACertificateAreFitToBeShown(t *testing.T) {
 	}
 }
 
-func TestFieldsOfACertificateAreMatched(t *testing.T) {
+func TestCertificates_FieldsAreMatched(t *testing.T) {
 	cert := caddytest.NewClientCertificate(t, "203.0.113.7", "203.0.113.8")
 	f := caddytest.StartFarm(t, []string{"on"}, "", fmt.Sprintf(`
 	@fingerprint proxy_protocol {
@@ -460,7 +460,7 @@ func TestFieldsOfACertificateAreMatched(t *testing.T) {
 	}
 }
 
-func TestListsOfACertificateAreListsInTheLog(t *testing.T) {
+func TestCertificates_ListsAreListsInTheLog(t *testing.T) {
 	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t, "203.0.113.7", "2001:db8::7").DER)))
 	for name, want := range map[string]any{"ips": []any{"203.0.113.7", "2001:db8::7"}, "uris": []any{}} {
 		value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert.san."+name)
@@ -470,7 +470,7 @@ func TestListsOfACertificateAreListsInTheLog(t *testing.T) {
 	}
 }
 
-func TestCertificatesAreParsedOnceAConnectionIfAsked(t *testing.T) {
+func TestCertificates_AreParsedOnceAConnectionIfAsked(t *testing.T) {
 	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t).DER)))
 	var wg sync.WaitGroup
 	for range 8 {
@@ -485,7 +485,7 @@ func TestCertificatesAreParsedOnceAConnectionIfAsked(t *testing.T) {
 	assert.Equal(t, "CN=client.test", value)
 }
 
-func TestTLVsAreDecodedOnceAConnection(t *testing.T) {
+func TestTLVs_AreDecodedOnceAConnection(t *testing.T) {
 	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first"), caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "TLSv1.3"))))
 	authority := func() any {
 		value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.authority")
@@ -497,7 +497,7 @@ func TestTLVsAreDecodedOnceAConnection(t *testing.T) {
 	assert.Equal(t, map[string]any{"authority": "first", "ssl.version": "TLSv1.3", "ssl.verified": "false"}, logged(t, c)["tlv"])
 }
 
-func TestTLVsAreNotDecodedForOtherPlaceholders(t *testing.T) {
+func TestTLVs_AreNotDecodedForOtherPlaceholders(t *testing.T) {
 	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first")))
 	r := caddytest.RequestOn(c)
 	for _, name := range documented {
@@ -515,7 +515,7 @@ func TestTLVsAreNotDecodedForOtherPlaceholders(t *testing.T) {
 	assert.Empty(t, value, "decoded before anyone asked")
 }
 
-func TestTextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
+func TestTLVs_TextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"plain", "example.com", "example.com"},
 		{"other scripts", "bücher 例え.テスト", "bücher 例え.テスト"},
@@ -543,7 +543,7 @@ func TestTextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 	}
 }
 
-func TestTLVsOfAnyBytesAreFitToBeShown(t *testing.T) {
+func TestTLVs_OfAnyBytesAreFitToBeShown(t *testing.T) {
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	samples := []wire.TLV{
 		caddytest.TextTLV(wire.TypeAuthority, attackText), caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeUniqueID, "id"), caddytest.TextTLV(wire.TypeNetNS, "ns"),

@@ -24,7 +24,7 @@ import (
 
 // Large bodies arrive as they were, both ways, whatever came before them, and cost no memory:
 // beyond what all ends together take without a wrapper, a fraction of the body's size.
-func TestLargeBodiesPass(t *testing.T) {
+func TestTransfer_LargeBodiesPass(t *testing.T) {
 	const (
 		size = 100 << 20
 		most = size / 16

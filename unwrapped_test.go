@@ -16,7 +16,7 @@ import (
 )
 
 // Caddy ignores global options whose address no server has, without a word.
-func TestOptionsOfAnotherAddressAreNoticed(t *testing.T) {
+func TestServer_OptionsOfAnotherAddressAreNoticed(t *testing.T) {
 	const wrapper = "listener_wrappers {\nproxy_protocol_mode on\n}"
 	for _, test := range []struct {
 		name, options, site string
@@ -88,7 +88,7 @@ func TestOptionsOfAnotherAddressAreNoticed(t *testing.T) {
 }
 
 // Of several servers it is not always certain whose a matcher is: then there is no warning.
-func TestMatchersWarnOfTheirOwnServerOnly(t *testing.T) {
+func TestMatchers_WarnOfTheirOwnServerOnly(t *testing.T) {
 	for _, test := range []struct {
 		name, wrapped, bare string // lines of the sites
 		options             string // of the first server
@@ -123,7 +123,7 @@ func TestMatchersWarnOfTheirOwnServerOnly(t *testing.T) {
 	}
 }
 
-func TestMatchersWarnOfAllServersIfNoneHasAWrapper(t *testing.T) {
+func TestMatchers_WarnOfAllServersIfNoneHasAWrapper(t *testing.T) {
 	const site = "http://:%d {\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}\n"
 	ports := []int{caddytest.FreePort(t), caddytest.FreePort(t), caddytest.FreePort(t)}
 	sites := ""
@@ -143,7 +143,7 @@ func TestMatchersWarnOfAllServersIfNoneHasAWrapper(t *testing.T) {
 	}
 }
 
-func TestMatchersDoNotWarnOfWhatTheyCannotKnow(t *testing.T) {
+func TestMatchers_DoNotWarnOfWhatTheyCannotKnow(t *testing.T) {
 	t.Run("packet wrapper alone", func(t *testing.T) {
 		for _, host := range []string{"", "localhost"} {
 			c := caddytest.Start(t, caddytest.Packets("", "on"), fmt.Sprintf("https://%s:%d {\ntls %s\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}\n", host, caddytest.FreePort(t), caddytest.CertificateFiles(t)))
@@ -164,7 +164,7 @@ func TestMatchersDoNotWarnOfWhatTheyCannotKnow(t *testing.T) {
 }
 
 // A CEL function whose arguments are known only when a request comes warns once.
-func TestMatchersOfARequestDoNotWarnEachTime(t *testing.T) {
+func TestMatchers_OfARequestDoNotWarnEachTime(t *testing.T) {
 	port := caddytest.FreePort(t)
 	c := caddytest.Start(t, "", fmt.Sprintf("http://localhost:%d {\nbind 127.0.0.1\n@it expression proxy_protocol({query.is})\nrespond @it matched\nrespond not\n}", port))
 	for range 3 {
