@@ -24,7 +24,7 @@ import (
 // ServerCertificate is a certificate for all hosts of tests, and the roots that vouch for it.
 type ServerCertificate struct {
 	CertPEM, KeyPEM []byte
-	Roots           *x509.CertPool
+	roots           *x509.CertPool
 }
 
 // Certificate returns the server certificate of all tests.
@@ -47,8 +47,8 @@ var Certificate = sync.OnceValue(func() (c ServerCertificate) {
 	Must(err)
 	c.CertPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	c.KeyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
-	c.Roots = x509.NewCertPool()
-	c.Roots.AppendCertsFromPEM(c.CertPEM)
+	c.roots = x509.NewCertPool()
+	c.roots.AppendCertsFromPEM(c.CertPEM)
 	return c
 })
 
@@ -65,7 +65,7 @@ func CertificateFiles(t testing.TB) string {
 
 // ClientTLS returns a configuration that trusts the server certificate.
 func ClientTLS(protocols ...string) *tls.Config {
-	return &tls.Config{ServerName: "localhost", RootCAs: Certificate().Roots, NextProtos: protocols}
+	return &tls.Config{ServerName: "localhost", RootCAs: Certificate().roots, NextProtos: protocols}
 }
 
 // ClientCertificate is the certificate of a client, in the forms that tests use.

@@ -27,8 +27,8 @@ func (f Fields) Get(name string) any {
 // Str returns the value of a field if it is a string, or an empty one.
 func (f Fields) Str(name string) string { s, _ := f.Get(name).(string); return s }
 
-// Has reports whether f has all these fields.
-func (f Fields) Has(want Fields) bool {
+// has reports whether f has all these fields.
+func (f Fields) has(want Fields) bool {
 	for name, value := range want {
 		if f.Get(name) != value {
 			return false
@@ -100,7 +100,7 @@ func (l Logs) Find(want Fields) []Fields {
 	l.all.mu.Unlock() // entries do not change
 	var found []Fields
 	for _, entry := range entries {
-		if entry.Has(want) {
+		if entry.has(want) {
 			found = append(found, entry)
 		}
 	}
