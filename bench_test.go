@@ -14,8 +14,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/cputime"
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"strings"
@@ -6,6 +6,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // wrapperCaddyfile is a Caddyfile with these lines in place of its fourth.
@@ -89,25 +91,25 @@ var goodWrappers = []struct{ name, caddyfile, json string }{
 	},
 }
 
-func TestCaddyfileBecomesJSON(t *testing.T) {
+func TestCaddyfile_BecomesJSON(t *testing.T) {
 	for _, test := range goodWrappers {
 		t.Run(test.name, func(t *testing.T) {
-			config, err := adapt(wrapperCaddyfile(test.caddyfile))
+			config, err := caddytest.Adapt(wrapperCaddyfile(test.caddyfile))
 			require.NoError(t, err)
 			wrapper := strings.Replace(test.json, "{", `{"wrapper": "proxy_protocol_mode",`, 1)
 			wrapper = strings.Replace(wrapper, ",}", "}", 1)
 			assert.JSONEq(t, `{"apps": {"http": {"servers": {"srv0": {"listen": [":1234"], "listener_wrappers": [`+wrapper+`]}}}}}`, string(config))
 
-			c := newCaddy(t)
-			require.NoError(t, c.load(wrappers(test.caddyfile), plainSite(freePort(t))))
+			c := caddytest.New(t)
+			require.NoError(t, c.Load(caddytest.Wrappers(test.caddyfile), caddytest.PlainSite(caddytest.FreePort(t))))
 		})
 	}
 }
 
-func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
-	port := freePort(t)
-	c := newCaddy(t)
-	require.NoError(t, c.load(wrappers("proxy_protocol_mode on"), plainSite(port)))
+func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.New(t)
+	require.NoError(t, c.Load(caddytest.Wrappers("proxy_protocol_mode on"), caddytest.PlainSite(port)))
 
 	for _, test := range []struct{ name, caddyfile, want string }{
 		{
@@ -312,13 +314,13 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := adapt(wrapperCaddyfile(test.caddyfile))
+			_, err := caddytest.Adapt(wrapperCaddyfile(test.caddyfile))
 			require.EqualError(t, err, "parsing caddyfile tokens for 'servers': "+test.want)
 
-			err = c.load(wrappers(test.caddyfile), plainSite(port))
+			err = c.Load(caddytest.Wrappers(test.caddyfile), caddytest.PlainSite(port))
 			require.Error(t, err)
-			_, body := get(t, http1, tcp4(port), headerV2, "/")
-			assert.Equal(t, client4.String(), body, "the running config stays")
+			_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headerV2, "/")
+			assert.Equal(t, caddytest.Client4.String(), body, "the running config stays")
 		})
 	}
 }

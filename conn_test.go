@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -1347,7 +1348,7 @@ func TestConnKeepsThePeerThatItWasAcceptedFrom(t *testing.T) {
 		{"refused", On, connGET},
 		{"no header", Unspecified, connGET},
 		{"no header under off", Off, connGET},
-		{"LOCAL", On, local() + connGET},
+		{"LOCAL", On, caddytest.HeaderLocal() + connGET},
 	}
 	for _, tt := range tests {
 		for name, after := range map[string]net.Addr{"nil": nil, "panics": connBadAddr{}, "nil TCP address": (*net.TCPAddr)(nil)} {

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // A log writer is another module's code. While it panics or blocks, Caddy goes on accepting
@@ -28,11 +30,11 @@ func TestLogWriterThatFailsStopsNothing(t *testing.T) {
 	} {
 		for refused, text := range map[string]string{
 			"in the accept loop":           "", // of an untrusted peer
-			"in the connection's own time": request("/"),
+			"in the connection's own time": caddytest.Request("/"),
 		} {
 			t.Run(name+"/"+refused, func(t *testing.T) {
-				port := freePort(t)
-				c := startCaddy(t, wrappers("proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}"), plainSite(port))
+				port := caddytest.FreePort(t)
+				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}"), caddytest.PlainSite(port))
 				over := make(chan struct{})
 				var failed atomic.Int32
 				before := func(line []byte) {
@@ -41,9 +43,9 @@ func TestLogWriterThatFailsStopsNothing(t *testing.T) {
 						fail(over)
 					}
 				}
-				beforeWrite.Store(&before)
+				caddytest.BeforeWrite.Store(&before)
 				release := sync.OnceFunc(func() {
-					beforeWrite.Store(nil)
+					caddytest.BeforeWrite.Store(nil)
 					close(over)
 				})
 				defer release()
@@ -52,22 +54,22 @@ func TestLogWriterThatFailsStopsNothing(t *testing.T) {
 					if text == "" {
 						from = "127.0.0.2"
 					}
-					conn := dialFrom(t, from, port)
-					send(t, conn, text)
-					requireRefused(t, conn)
+					conn := caddytest.DialFrom(t, from, port)
+					caddytest.Send(t, conn, text)
+					caddytest.RequireRefused(t, conn)
 					require.NoError(t, conn.Close())
 				}
 				assert.Positive(t, failed.Load())
 				if name == "blocks" {
 					assert.EqualValues(t, 1, failed.Load(), "one goroutine waits for the writer")
 				}
-				conn := dial(t, tcp4(port))
-				send(t, conn, v1(client4, server4)+request("/"))
-				response, body := readResponse(t, conn)
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
+				caddytest.Send(t, conn, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
+				response, body := caddytest.ReadResponse(t, conn)
 				assert.Equal(t, http.StatusOK, response.StatusCode)
-				assert.Equal(t, client4.String(), body)
+				assert.Equal(t, caddytest.Client4.String(), body)
 				release()
-				c.logs.waitFor(t, ofAccess)
+				c.Logs.WaitFor(t, caddytest.OfAccess)
 			})
 		}
 	}

@@ -1,6 +1,7 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"slices"
@@ -11,12 +12,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // A client may choose the value of a placeholder. One that makes no sense must not be its way
 // to an error 500, or to lines in the log.
-func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
+func TestMatchCEL_UnusableValueDoesNotMatch(t *testing.T) {
 	// Of each expression: values with which it matches the connection, values with which it does
 	// not, and values that are unusable, with what the log says of them.
 	expressions := []struct {
@@ -108,25 +111,25 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 		fmt.Fprintf(&site, "@not%d expression %s\nheader @not%[1]d +Not %[1]d\n", i, quoted("!"+e.cel))
 	}
 	site.WriteString("respond ok\n")
-	port := freePort(t)
-	c := startCaddy(t, serverOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n%s\n}\n", port, site.String()))
-	s := newSession(t, http1, tcp4(port), v2With(textTLV(0x02, "a.test"), textTLV(0xea, "\x01vp")))
-	defer s.close()
+	port := caddytest.FreePort(t)
+	c := caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n%s\n}\n", port, site.String()))
+	s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vp")))
+	defer s.Close()
 
 	for i, e := range expressions {
-		ask := func(t *testing.T, value string) (matched bool, lines []fields) {
-			log := c.logs.tail()
-			response, body := s.get("/", "X", value, "Authority", "a.test")
+		ask := func(t *testing.T, value string) (matched bool, lines []caddytest.Fields) {
+			log := c.Logs.Tail()
+			response, body := s.Get("/", "X", value, "Authority", "a.test")
 			require.Equal(t, http.StatusOK, response.StatusCode)
 			require.Equal(t, "ok", body)
 			number := strconv.Itoa(i)
 			matched = slices.Contains(response.Header["Matched"], number)
 			assert.Equal(t, !matched, slices.Contains(response.Header["Not"], number), "in front of it, ! turns it around")
 			for _, level := range []string{"warn", "error"} {
-				assert.Empty(t, log.find(fields{"level": level}))
+				assert.Empty(t, log.Find(caddytest.Fields{"level": level}))
 			}
 			args := strings.NewReplacer("proxy_protocol(", "", ")", "", "'", "", " + ", "").Replace(e.cel)
-			return matched, log.find(fields{"level": "debug", "msg": "proxy_protocol cannot use the value of a placeholder", "proxy_protocol": args})
+			return matched, log.Find(caddytest.Fields{"level": "debug", "msg": "proxy_protocol cannot use the value of a placeholder", "proxy_protocol": args})
 		}
 		t.Run(e.cel, func(t *testing.T) {
 			for _, value := range e.match {
@@ -143,14 +146,14 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 				matched, lines := ask(t, value)
 				assert.False(t, matched, value)
 				if assert.NotEmpty(t, lines, value) {
-					assert.Contains(t, lines[0].str("error"), reason, value)
+					assert.Contains(t, lines[0].Str("error"), reason, value)
 				}
 			}
 		})
 	}
 }
 
-func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
+func TestMatchCEL_WrongConstantDoesNotLoad(t *testing.T) {
 	tests := []struct{ cel, want string }{
 		{"proxy_protocol('presnt', {query.x})", "unknown word 'presnt'"},
 		{"proxy_protocol({query.x}, 'version:v3')", "version: unknown version 'v3'"},
@@ -170,54 +173,24 @@ func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
 		{`proxy_protocol('\{query.x}')`, "unknown word '{http.request.uri.query.x}'"},
 		{`proxy_protocol('peer:\{query.x}')`, "peer: '{http.request.uri.query.x}' is not an IP address"},
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for _, tt := range tests {
-		err := c.load(serverOptions(1, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", freePort(t), quoted(tt.cel)))
+		err := c.Load(caddytest.ServerOptions(1, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", caddytest.FreePort(t), quoted(tt.cel)))
 		assert.ErrorContains(t, err, tt.want, tt.cel)
 	}
 }
 
-// Placeholders in the argument of a CEL function are evaluated once.
-func TestCELArgument(t *testing.T) {
-	repl := caddy.NewReplacer()
-	repl.Set("a", "{b}")
-	repl.Set("b", 2)
-	repl.Set("none", nil)
-	for _, tt := range []struct {
-		arg   celArg
-		text  string
-		value string
-		err   error
-	}{
-		{celArg{""}, "", "", nil},
-		{celArg{"{a}"}, "{a}", "{a}", nil},
-		{celArg{"", "a", ""}, "{a}", "{b}", nil},
-		{celArg{"x", "b", "y"}, "x{b}y", "x2y", nil},
-		{celArg{"", "b", "", "a", "z"}, "{b}{a}z", "2{b}z", nil},
-		{celArg{"x", "none", "y"}, "x{none}y", "", errNoValue},
-		{celArg{"x", "unknown", "y"}, "x{unknown}y", "", errNoValue},
-	} {
-		assert.Equal(t, tt.text, tt.arg.String())
-		value, err := tt.arg.value(repl)
-		assert.Equal(t, tt.value, value, tt.text)
-		assert.Equal(t, tt.err, err, tt.text)
-		assert.Equal(t, len(tt.arg) == 1, tt.arg.literal())
-	}
-	assert.NoError(t, checkPrefix(celArg{"peer:x=", "a", ""}), "no name of a TLV")
-	assert.Equal(t, "present, peer:{a}", celArgs{{"present"}, {"peer:", "a", ""}}.String())
-}
-
-func TestCELMatcherWithPlaceholdersNeedsARequestOfCaddys(t *testing.T) {
-	m, err := matchProxyProtocolOf(celArgs{{"", "word", ""}}, zap.NewNop())
+func TestMatchCEL_PlaceholdersNeedARequestOfCaddys(t *testing.T) {
+	m, err := proxyprotocol.NewCELMatcher("", "word", "")
 	require.NoError(t, err)
-	r := requestOn(newTestConn(On, v1(client4, server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	assert.False(t, matches(t, m, r), "no value")
+	assert.False(t, caddytest.Matches(t, m, r), "no value")
 	repl.Set("word", "present")
-	assert.True(t, matches(t, m, r))
-	assert.False(t, matches(t, m, r.WithContext(t.Context())), "no replacer")
+	assert.True(t, caddytest.Matches(t, m, r))
+	assert.False(t, caddytest.Matches(t, m, r.WithContext(t.Context())), "no replacer")
 
-	r.TLS = tlsState(false)
+	r.TLS = new(tls.ConnectionState)
 	repl.Set("word", "nonsense")
 	_, err = m.MatchWithError(r)
 	assert.ErrorContains(t, err, "TLS handshake not complete", "an address may be spoofed")

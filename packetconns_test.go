@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // provisioned is a packet wrapper of a server whose sockets have these keys.
@@ -34,7 +36,7 @@ type openedBy struct {
 func (c openedBy) Unwrap() net.PacketConn { return c.PacketConn }
 
 func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
-	udp := listenUDP(t, "127.0.0.1")
+	udp := caddytest.ListenUDP(t, "127.0.0.1")
 	at := udp.LocalAddr().String()
 	first, second := provisioned(t, On, "udp/"+at, "udp/:1"), provisioned(t, Off, "udp/"+at)
 	elsewhere := provisioned(t, Unspecified, "udp4/"+at, "udp/:1", "udp6/"+at, "udp/"+at+"0", at, "")
@@ -66,7 +68,7 @@ func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 	pool := packetConnPool{conns: make(map[*packetConn]struct{})}
 	pw := provisioned(t, On, "udp/:1", "udp/:2")
 	open := func(key string) *packetConn {
-		c := newPacketConn(listenUDP(t, "127.0.0.1"), true)
+		c := newPacketConn(caddytest.ListenUDP(t, "127.0.0.1"), true)
 		c.key = key
 		pool.add(c, socketsOf{pw})
 		return c
@@ -137,7 +139,7 @@ type sharedSocket struct {
 type fakeClose struct{ *sharedSocket }
 
 func TestKeyOfASocketIsFoundOrNotGuessed(t *testing.T) {
-	udp := listenUDP(t, "127.0.0.1")
+	udp := caddytest.ListenUDP(t, "127.0.0.1")
 	keys := socketKeys{"udp/:1": true, "udp/:2": true}
 	for _, test := range []struct {
 		name   string

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -69,7 +70,7 @@ func pass(t *testing.T, from *net.UDPConn, c *packetConn, ip, datagram string) (
 	t.Helper()
 	_, err := from.WriteToUDPAddrPort([]byte(datagram), netip.AddrPortFrom(netip.MustParseAddr(ip), c.addr.Port()))
 	require.NoError(t, err)
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(caddytest.Patience)))
 	var p [maxDatagram]byte
 	n, addr, err := c.ReadFrom(p[:])
 	require.NoError(t, err)
@@ -78,8 +79,8 @@ func pass(t *testing.T, from *net.UDPConn, c *packetConn, ip, datagram string) (
 
 func TestAddressStaysTheSameAsLongAsDatagramsSayTheSame(t *testing.T) {
 	ofSize := func(size int) string {
-		empty := dgram(client4, server4, wire.TLV{Type: wire.TypeNoop})
-		return dgram(client4, server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, size-len(empty))})
+		empty := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, wire.TLV{Type: wire.TypeNoop})
+		return caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, size-len(empty))})
 	}
 	for _, test := range []struct {
 		name          string
@@ -88,17 +89,17 @@ func TestAddressStaysTheSameAsLongAsDatagramsSayTheSame(t *testing.T) {
 		same          bool
 	}{
 		{"no header", Off, "", "", true},
-		{"a header", On, dgram(client4, server4), dgram(client4, server4), true},
-		{"a marked client", Unspecified, dgram(client4, server4), dgram(client4, server4), true},
-		{"another client", On, dgram(client4, server4), dgram(client6, server6), false},
-		{"a header no more", Unspecified, local(), "", false},
+		{"a header", On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), true},
+		{"a marked client", Unspecified, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), true},
+		{"another client", On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6), false},
+		{"a header no more", Unspecified, caddytest.HeaderLocal(), "", false},
 		{"a header of the size that is kept", On, ofSize(recentHeader), ofSize(recentHeader), true},
 		{"a larger one", On, ofSize(recentHeader + 1), ofSize(recentHeader + 1), false},
 		{"a much larger one", On, ofSize(2000), ofSize(2000), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			rules, _ := packetRules(test.mode)
-			c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.1")
+			c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.1")
 			_, first := pass(t, peer, c, "127.0.0.1", test.first+"a")
 			payload, second := pass(t, peer, c, "127.0.0.1", test.second+"b")
 			assert.Equal(t, "b", payload)
@@ -115,21 +116,21 @@ func TestAddressOfAnotherIsNotTaken(t *testing.T) {
 		name             string
 		from, to, header string
 	}{
-		{"another peer", "127.0.0.3", "127.0.0.1", dgram(client4, server4)},
-		{"sent to another address", "127.0.0.2", "127.0.0.7", dgram(client4, server4)},
-		{"another header", "127.0.0.2", "127.0.0.1", dgram(client6, server6)},
+		{"another peer", "127.0.0.3", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)},
+		{"sent to another address", "127.0.0.2", "127.0.0.7", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)},
+		{"another header", "127.0.0.2", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6)},
 		{"no header", "127.0.0.2", "127.0.0.1", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			rules, _ := packetRules(Unspecified)
 			c := wrappedSocket(t, "udp4", "0.0.0.0:0", rules)
-			peer := listenUDP(t, "127.0.0.2")
-			_, first := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+			peer := caddytest.ListenUDP(t, "127.0.0.2")
+			_, first := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 			for i := range c.recent {
 				c.recent[i] = first
 			}
 			if test.from != "127.0.0.2" {
-				peer = listenUDP(t, test.from)
+				peer = caddytest.ListenUDP(t, test.from)
 			}
 			payload, second := pass(t, peer, c, test.to, test.header+"b")
 			assert.Equal(t, "b", payload)
@@ -148,14 +149,14 @@ func TestNothingIsRememberedOfRulesThatAreGone(t *testing.T) {
 	kept := weak.Make(before)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
 	for _, ip := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.4"} {
-		pass(t, listenUDP(t, ip), c, "127.0.0.1", dgram(client4, server4)+"a")
+		pass(t, caddytest.ListenUDP(t, ip), c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	}
 	require.EqualValues(t, 1, asked.Load())
 	before = nil
 	c.config.Store(after)
-	_, addr := pass(t, listenUDP(t, "127.0.0.5"), c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, addr := pass(t, caddytest.ListenUDP(t, "127.0.0.5"), c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	assert.Same(t, after, addr.config)
-	eventually(t, func() bool { runtime.GC(); return kept.Value() == nil }, "the rules are kept")
+	caddytest.Eventually(t, func() bool { runtime.GC(); return kept.Value() == nil }, "the rules are kept")
 	runtime.KeepAlive(c)
 }
 
@@ -163,20 +164,20 @@ func TestTrustEndsWithTheRules(t *testing.T) {
 	var asked atomic.Int32
 	before, _ := packetRules(On, packetTrusting(&asked, "127.0.0.0/8"))
 	after, logs := packetRules(On, packetTrusting(&asked, "127.0.0.3/32"))
-	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", before), listenUDP(t, "127.0.0.2")
-	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", before), caddytest.ListenUDP(t, "127.0.0.2")
+	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	c.config.Store(after)
-	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	_, err := peer.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
-	payload, _ := pass(t, listenUDP(t, "127.0.0.3"), c, "127.0.0.1", dgram(client4, server4)+"good")
+	payload, _ := pass(t, caddytest.ListenUDP(t, "127.0.0.3"), c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	assert.Equal(t, "good", payload)
 	assert.Equal(t, []string{"untrusted"}, connReasons(logs))
 }
 
 // Nobody judges datagrams, and nobody takes anything from them.
 func TestDatagramsPassAsTheyAreWithoutRules(t *testing.T) {
-	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", nil), listenUDP(t, "127.0.0.2")
-	for _, datagram := range []string{"a", dgram(client4, server4) + "a", wire.SignatureV2, local() + local()} {
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", nil), caddytest.ListenUDP(t, "127.0.0.2")
+	for _, datagram := range []string{"a", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "a", wire.SignatureV2, caddytest.HeaderLocal() + caddytest.HeaderLocal()} {
 		payload, addr := pass(t, peer, c, "127.0.0.1", datagram)
 		assert.Equal(t, datagram, payload)
 		assert.Equal(t, peer.LocalAddr().String(), addr.String())
@@ -257,7 +258,7 @@ func TestPanicOfAnotherSocketsAddressDropsOneDatagram(t *testing.T) {
 		rules *packetConfig
 		good  string
 	}{
-		{on, local() + "good"},
+		{on, caddytest.HeaderLocal() + "good"},
 		{off, "good"},
 		{nil, "good"},
 	} {

@@ -12,8 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -21,6 +19,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // listOf is a list whose source answers like this, and what it logs. Its context ends with the
@@ -205,15 +204,15 @@ func TestSourceIsNotAskedForWhatTheBytesDecide(t *testing.T) {
 	}{
 		{On, quicLike, "missing"},
 		{On, "", "missing"},
-		{On, v2(client4, server4) + "x", "malformed"},
-		{On, dgram(client4, server4)[:20], "malformed"},
-		{On, dgram(client4, server4), "malformed"},
-		{On, local() + local(), "duplicate"},
+		{On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + "x", "malformed"},
+		{On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)[:20], "malformed"},
+		{On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "malformed"},
+		{On, caddytest.HeaderLocal() + caddytest.HeaderLocal(), "duplicate"},
 		{Unspecified, unixDatagram + "x", "malformed"},
-		{Unspecified, local(), "malformed"},
+		{Unspecified, caddytest.HeaderLocal(), "malformed"},
 	} {
 		rules, logs := packetRules(test.mode, packetTrusting(&asked, "127.0.0.2/32"))
-		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.3")
+		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.3")
 		_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
 		require.NoError(t, err)
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
@@ -237,7 +236,7 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 		panic("of a test")
 	})
 	rules.list = newTrustedList(t.Context(), rules.source, zap.NewNop())
-	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
+	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.3")
 	// The answer is old, or too old.
 	age := func(by time.Duration) {
 		last := *rules.list.last.Load()
@@ -250,13 +249,13 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 	}
 	send := func() {
 		t.Helper()
-		_, err := other.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+		_, err := other.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, first := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, first := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	for range 20 {
 		send()
-		_, again := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+		_, again := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 		require.Same(t, first, again)
 	}
 	require.EqualValues(t, 1, asked.Load(), "for all peers and datagrams")
@@ -266,9 +265,9 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	_, err := peer.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
-	_, changed := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
+	_, changed := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	assert.Equal(t, trusted, changed.trust)
 	assert.Equal(t, "untrusted", connReasons(logs)[20])
 
@@ -285,10 +284,10 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, changed = pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
+	_, changed = pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	answer.Store(nil)
 	age(trustedFor)
-	_, still := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, still := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	assert.Same(t, changed, still)
 	age(trustedAtMost)
 	send()
@@ -314,8 +313,8 @@ func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
 		rules.trusted, _ = compileSet([]string{test.trusts})
 		c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 		for _, ip := range []string{"127.0.0.2", "127.0.0.3"} {
-			for _, datagram := range []string{"x", dgram(client4, server4) + "x"} {
-				_, err := listenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
+			for _, datagram := range []string{"x", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x"} {
+				_, err := caddytest.ListenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
 				require.NoError(t, err)
 			}
 		}
@@ -328,56 +327,6 @@ func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
 		peers, _ := rules.stats.seenPeers()
 		assert.Len(t, peers, test.want, "%s, %s", test.mode, test.trusts)
 	}
-}
-
-// testHangs is a source of ranges that does not answer.
-type testHangs struct{}
-
-func init() { caddy.RegisterModule(testHangs{}) }
-
-func (testHangs) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.ip_sources.proxy_protocol_test_hangs", New: func() caddy.Module { return new(testHangs) }}
-}
-
-func (*testHangs) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
-
-func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
-	<-r.Context().Done()
-	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} // too late
-}
-
-// Peers that need no answer do not notice.
-func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
-	port := freePort(t)
-	c := startCaddy(t, packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), h3Site(t, port, ""))
-	forged, stop := listenUDP(t, "127.0.0.2"), make(chan struct{})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(100 * time.Microsecond):
-				_, _ = forged.WriteToUDPAddrPort([]byte(dgram(client4, server4)+quicLike), to)
-			}
-		}
-	}()
-	relay := startRelay(t, "127.0.0.3", tcp4(port), dgram(client4, server4))
-	began := time.Now()
-	for range 10 {
-		response, body := newH3Client(t, relay.address()).get("/")
-		require.Equal(t, http.StatusOK, response.StatusCode)
-		require.Contains(t, body, "mode=on peer=127.0.0.3")
-	}
-	assert.Less(t, time.Since(began), patience/2)
-	close(stop)
-	<-done
-	c.logs.waitFor(t, ofPackets.with(fields{"reason": "io", "error": errNotAnswered.Error()}))
-	outcomes := datagramsOf(t)
-	assert.NotZero(t, outcomes["io"])
-	assert.Zero(t, outcomes["untrusted"])
 }
 
 // A log that blocks or panics while the source fails costs the list nothing.
