@@ -29,7 +29,7 @@ type conn struct {
 	// holder of headerMu in statePending, and by the holder of readMu afterwards. The facts
 	// and the client's address are written in statePending and only read afterwards.
 	state atomic.Uint32
-	// closed says that Close was called. It is set before the socket is closed.
+	// closed says that the socket is closed.
 	closed atomic.Bool
 	// counted says that the connection has been counted. The goroutine that sets it counts,
 	// so that each connection is counted once.
@@ -205,8 +205,8 @@ func (c *conn) checkWritable() error {
 
 // Close closes the connection at once, and with it ends a read of the header.
 func (c *conn) Close() error {
-	c.closed.Store(true)
 	err := c.Conn.Close()
+	c.closed.Store(true)
 	if stop := c.stopAsking.Load(); stop != nil {
 		(*stop)()
 	}
@@ -229,7 +229,8 @@ func (c *conn) countClosed() {
 		}
 		c.headerMu.Unlock()
 	}
-	if c.counted.Load() || !c.readMu.TryLock() {
+	// refuse counts a refused connection, and does not hold readMu if it was pending.
+	if c.counted.Load() || c.state.Load() == stateRefused || !c.readMu.TryLock() {
 		return
 	}
 	defer c.readMu.Unlock()

@@ -2437,3 +2437,86 @@ func TestConnClosedWhileItsRequestIsReadWasNotSilent(t *testing.T) {
 	assert.Zero(t, rules.stats.total(reasonSilent))
 	assert.EqualValues(t, 1, rules.stats.total(outcomeDirect))
 }
+
+// connHook calls functions at the beginning of calls, once each.
+type connHook struct {
+	*connScript
+	onClose, afterClose func()
+}
+
+func (h *connHook) Close() error {
+	connOnce(&h.onClose)
+	err := h.connScript.Close()
+	connOnce(&h.afterClose)
+	return err
+}
+
+func connOnce(f *func()) {
+	if call := *f; call != nil {
+		*f = nil
+		call()
+	}
+}
+
+func TestConn_ClosedWhileItIsRefusedIsCountedAsRefused(t *testing.T) {
+	for said, want := range map[string]outcome{
+		connGET:         reasonMissing,
+		connV1 + connV2: reasonDuplicate,
+		"PROXY foo\r\n": reasonMalformed,
+	} {
+		rules, logs := connRules(On, func(r *rules) { r.stats = newStats() })
+		socket := &connHook{connScript: connSays(said)}
+		c := connOf(socket, rules)
+		socket.afterClose = func() { connWait(t, connGo(c.Close)) } // as Server.Shutdown does
+		c.RemoteAddr()
+		for o := range outcomes {
+			assert.EqualValues(t, map[bool]int{true: 1}[o == want], rules.stats.total(o), "%q: %s", said, o)
+		}
+		assert.Equal(t, []string{want.String()}, connReasons(logs))
+		assert.Len(t, rules.stats.lastRefusals(), 1)
+	}
+}
+
+func TestConn_ReadWhileItIsClosedIsNotSilent(t *testing.T) {
+	rules, _ := connRules(Off, func(r *rules) { r.stats = newStats() })
+	socket := &connHook{connScript: &connScript{events: []connEvent{{err: errConnTimeout}, {data: "GET"}}}}
+	c := connOf(socket, rules)
+	socket.onClose = func() {
+		assert.ErrorIs(t, connRead(c, 100).err, os.ErrDeadlineExceeded)
+		assert.Equal(t, "GET", connRead(c, 100).data)
+	}
+	require.NoError(t, c.Close())
+	assert.EqualValues(t, 1, rules.stats.total(outcomeDirect))
+	assert.Zero(t, rules.stats.total(reasonSilent))
+}
+
+func TestConn_DeadlineClearedWhileTheHeaderIsReadStaysCleared(t *testing.T) {
+	ln := connListen(t, "tcp4")
+	for range 300 {
+		rules, _ := connRules(On)
+		client, err := net.Dial("tcp4", ln.Addr().String())
+		require.NoError(t, err)
+		accepted, err := (&listener{Listener: ln, rules: rules}).Accept()
+		require.NoError(t, err)
+		connSend(client, connV1+"data")
+		stop := make(chan struct{})
+		var changes sync.WaitGroup
+		changes.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					assert.NoError(t, accepted.SetReadDeadline(time.Unix(1, 0)))
+					assert.NoError(t, accepted.SetReadDeadline(time.Time{}))
+				}
+			}
+		})
+		assert.Equal(t, connClient, accepted.RemoteAddr().String())
+		close(stop)
+		changes.Wait()
+		assert.Equal(t, connResult{"data", nil}, connRead(accepted.(*conn), 100))
+		require.NoError(t, client.Close())
+		require.NoError(t, accepted.Close())
+	}
+}
