@@ -106,7 +106,7 @@ func (c *conn) refuseUntrusted() bool {
 		}
 		c.trust, err = c.rules.ask(ctx, c.peer)
 		if c.trust == trusted {
-			c.rules.stats.sawPeer(peerIP(c.peer))
+			c.rules.sawPeer(peerIP(c.peer))
 		}
 	}
 	switch {

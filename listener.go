@@ -61,7 +61,7 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 	}()
 	peer, local := peerAddr(accepted.RemoteAddr()), accepted.LocalAddr()
 	mode, trust := l.rules.judge(peer, local)
-	l.rules.stats.sawPeer(peerIP(peer))
+	l.rules.sawPeer(peerIP(peer))
 	switch {
 	case isTLS(accepted):
 		l.refuse(accepted, peer, local, mode, reasonIO, errAlreadyTLS)
@@ -76,7 +76,7 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 
 func (l *listener) refuse(accepted net.Conn, peer, local net.Addr, mode Mode, why outcome, err error) {
 	closeIgnoringPanic(accepted)
-	l.rules.stats.count(mode, 0, why)
+	l.rules.count(mode, 0, why)
 	l.rules.refuse(peer, local, mode, why, nil, err)
 }
 

@@ -93,8 +93,7 @@ func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode
 		p.trusted, err = compileSet(static.Ranges)
 		return p, sourceName, inField("trusted_proxies", err)
 	}
-	p.source = askSource(loaded.(caddyhttp.IPRangeSource), server)
-	p.asking = make(chan struct{}, maxAsking)
+	p.setSource(askSource(loaded.(caddyhttp.IPRangeSource), server))
 	return p, sourceName, nil
 }
 

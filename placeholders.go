@@ -116,7 +116,7 @@ func placeholder(c connection, key string) (value any, known bool) {
 			return nil, false
 		}
 		if c == nil {
-			return tlvValue(noTLVs, name), true
+			return tlvValue(new(tlv.Named), name), true
 		}
 		get = func(_ connection, f *facts) any { return tlvValue(f.say(), name) }
 	} else if get, ok = getters[name]; !ok {

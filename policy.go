@@ -83,6 +83,9 @@ func (p *policy) uses(mode Mode) bool {
 	return false
 }
 
+// setSource makes a source of trusted peers the one that is asked.
+func (p *policy) setSource(s source) { p.source, p.asking = s, make(chan struct{}, maxAsking) }
+
 // anyoneTrusted reports whether no trusted peers were configured.
 func (p *policy) anyoneTrusted() bool { return p.trusted == nil && p.source == nil }
 
