@@ -3,9 +3,11 @@ package proxyprotocol
 import (
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -88,6 +90,23 @@ func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 	require.ElementsMatch(t, append(unknown, third), known(), "they may be different ones")
 	pool.release(pw)
 	require.Equal(t, []*packetConn{third}, known())
+}
+
+// QUIC reads with deadlines, and goes on when one is over.
+func TestReadThatSaysThatTheSocketIsClosedForgetsIt(t *testing.T) {
+	wrapped := provisioned(t, On, "udp/:1").WrapPacketConn(openedBy{listenUDP(t, "127.0.0.1"), "udp/:1"}).(udpPacketConn)
+	known := func() (found bool) {
+		packetConns.each(func(c *packetConn) { found = found || c == wrapped.packetConn })
+		return found
+	}
+	require.NoError(t, wrapped.SetReadDeadline(time.Unix(1, 0)))
+	_, _, err := wrapped.ReadFrom(nil)
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	assert.True(t, known())
+	require.NoError(t, wrapped.Close())
+	_, _, err = wrapped.ReadFrom(nil)
+	require.ErrorIs(t, err, net.ErrClosed)
+	assert.False(t, known())
 }
 
 func TestSocketsAreKnownByTheKeysOfCaddy(t *testing.T) {

@@ -222,8 +222,10 @@ func TestPeersOfOtherSocketsAreNotMixedUp(t *testing.T) {
 	for i := range from {
 		assert.Same(t, from[i], socket.replies[i])
 	}
-	_, err := c.WriteTo(p[:], new(quicAddr))
-	assert.ErrorIs(t, err, errNotOurs)
+	for _, foreign := range []*quicAddr{{}, {back: &wayBack{to: client4}}} { // of no socket, and of a UDP socket
+		_, err := c.WriteTo(p[:], foreign)
+		assert.ErrorIs(t, err, errNotOurs)
+	}
 	assert.False(t, c.addr.IsValid())
 }
 
