@@ -326,6 +326,8 @@ func TestBadDatagramsAreDroppedAndCounted(t *testing.T) {
 func TestLogSaysWhyADatagramIsDropped(t *testing.T) {
 	for _, test := range []struct{ name, datagram, err string }{
 		{"missing", "x", ""},
+		{"a signature", wire.SignatureV2, errDatagramCutOff.Error()},
+		{"half a size", wire.SignatureV2 + "\x21\x12\x00", errDatagramCutOff.Error()},
 		{"cut off", dgram(client4, server4)[:20], errDatagramCutOff.Error()},
 		{"STREAM", v2(client4, server4), errNotDatagrams.Error()},
 		{"Unix", unixDatagram, errNotDatagrams.Error()},

@@ -89,13 +89,14 @@ func TestAddressStaysTheSameAsLongAsDatagramsSayTheSame(t *testing.T) {
 // The hash of a datagram may be that of any other.
 func TestAddressOfAnotherIsNotTaken(t *testing.T) {
 	for _, test := range []struct {
-		name             string
-		from, to, header string
+		name                      string
+		from, to, header, payload string
 	}{
-		{"another peer", "127.0.0.3", "127.0.0.1", dgram(client4, server4)},
-		{"sent to another address", "127.0.0.2", "127.0.0.7", dgram(client4, server4)},
-		{"another header", "127.0.0.2", "127.0.0.1", dgram(client6, server6)},
-		{"no header", "127.0.0.2", "127.0.0.1", ""},
+		{"another peer", "127.0.0.3", "127.0.0.1", dgram(client4, server4), "b"},
+		{"another peer, of a connection", "127.0.0.3", "127.0.0.1", dgram(client4, server4), ofConnection("one\x00")},
+		{"sent to another address", "127.0.0.2", "127.0.0.7", dgram(client4, server4), "b"},
+		{"another header", "127.0.0.2", "127.0.0.1", dgram(client6, server6), "b"},
+		{"no header", "127.0.0.2", "127.0.0.1", "", "b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			rules, _ := packetRules(Unspecified)
@@ -108,14 +109,71 @@ func TestAddressOfAnotherIsNotTaken(t *testing.T) {
 			if test.from != "127.0.0.2" {
 				peer = listenUDP(t, test.from)
 			}
-			payload, second := pass(t, peer, c, test.to, test.header+"b")
-			assert.Equal(t, "b", payload)
+			payload, second := pass(t, peer, c, test.to, test.header+test.payload)
+			assert.Equal(t, test.payload, payload)
 			assert.NotSame(t, first, second)
 			assert.Equal(t, peer.LocalAddr().String(), second.peer.String())
 			assert.Equal(t, test.to, second.local.Addr().String())
 			assert.Equal(t, test.header, second.raw)
 		})
 	}
+}
+
+// What an accepted datagram began with does not vouch for what follows it in the next one.
+func TestDatagramsAreJudgedBehindAHeaderThatIsKnown(t *testing.T) {
+	rules, logs := packetRules(On)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
+	for _, header := range []string{dgram(client4, server4), local()} {
+		_, first := pass(t, peer, c, "127.0.0.1", header+"a")
+		for _, bad := range []string{header, header + header + "bad"} {
+			_, err := peer.WriteTo([]byte(bad), c.LocalAddr())
+			require.NoError(t, err)
+		}
+		payload, second := pass(t, peer, c, "127.0.0.1", header+"b")
+		assert.Equal(t, "b", payload)
+		assert.Same(t, first, second)
+	}
+	assert.Equal(t, []string{"malformed", "duplicate", "malformed", "duplicate"}, connReasons(logs))
+}
+
+// QUIC gets no datagram that is empty. Without a header it is not dropped either, and changes
+// nothing.
+func TestEmptyDatagramsArePassedOver(t *testing.T) {
+	off, _ := packetRules(Off)
+	for _, rules := range []*rules{off, nil} {
+		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
+		_, first := pass(t, peer, c, "127.0.0.1", "a")
+		_, err := peer.WriteTo(nil, c.LocalAddr())
+		require.NoError(t, err)
+		payload, second := pass(t, peer, c, "127.0.0.1", "b")
+		assert.Equal(t, "b", payload)
+		assert.Same(t, first, second)
+	}
+	assert.EqualValues(t, 2, off.stats.outcomes[Off][0][outcomeDirect].Load(), "as many as QUIC got")
+}
+
+// The buffer still has what came before.
+func TestBeginningOfASignatureIsNoHeader(t *testing.T) {
+	rules, _ := packetRules(Unspecified)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
+	for size := 1; size < len(wire.SignatureV2); size++ {
+		pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+		payload, addr := pass(t, peer, c, "127.0.0.1", wire.SignatureV2[:size])
+		assert.Equal(t, wire.SignatureV2[:size], payload)
+		assert.False(t, addr.present())
+	}
+}
+
+func TestDatagramsThatQUICGetsAreCounted(t *testing.T) {
+	rules, _ := packetRules(Unspecified)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
+	for _, datagram := range []string{"x", local() + "x", dgram(client4, server4) + "x", dgram(client4, server4) + "xx"} {
+		pass(t, peer, c, "127.0.0.1", datagram)
+	}
+	counted := &rules.stats.outcomes[Unspecified]
+	assert.EqualValues(t, 1, counted[0][outcomeDirect].Load())
+	assert.EqualValues(t, 1, counted[2][outcomeLocal].Load())
+	assert.EqualValues(t, 2, counted[2][outcomeMarked].Load())
 }
 
 func TestNothingIsRememberedOfRulesThatAreGone(t *testing.T) {
