@@ -154,10 +154,33 @@ func TestRepliesToThePeerItselfStay(t *testing.T) {
 	rules, _ := packetRules(Unspecified)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 	for _, header := range []string{"", local()} {
-		before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-		_, kept := pass(t, before, c, "127.0.0.1", header+"a")
-		_, _ = pass(t, after, c, "127.0.0.1", header+"a")
-		requireReply(t, c, kept, before)
+		for _, payload := range []string{"a", ofConnection("one\x00")} {
+			before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+			_, kept := pass(t, before, c, "127.0.0.1", header+payload)
+			_, _ = pass(t, after, c, "127.0.0.1", header+payload)
+			requireReply(t, c, kept, before)
+		}
+	}
+}
+
+// Nothing tells whether two addresses of another module's socket are of one peer.
+func TestRepliesThroughOtherSocketsStay(t *testing.T) {
+	header, one := dgram(client4, server4), ofConnection("one\x00")
+	socket := &otherSocket{from: []net.Addr{&otherAddr{"somewhere"}, &otherAddr{"elsewhere"}}, says: []string{header + one, header + one}}
+	from := socket.from
+	c := newPacketConn(socket, true).(*packetConn)
+	rules, _ := packetRules(Unspecified)
+	c.rules.Store(rules)
+	var clients []net.Addr
+	for range from {
+		_, client, err := c.ReadFrom(make([]byte, 100))
+		require.NoError(t, err)
+		clients = append(clients, client)
+	}
+	for i, client := range clients {
+		_, err := c.WriteTo([]byte("reply"), client)
+		require.NoError(t, err)
+		assert.Same(t, from[i], socket.replies[i])
 	}
 }
 
@@ -209,6 +232,21 @@ func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 	}
 	assert.Len(t, r.young, 1, "those that are not in use are forgotten with time")
 	assert.Len(t, r.old, 1)
+}
+
+// An address that is new looks whether a turn of the table is over.
+func TestRoutesGetOldWhileClientsCome(t *testing.T) {
+	rules, _ := packetRules(On)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
+	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	c.routes.turnedAt = time.Since(start) - routeKept
+	turn := c.routes.turn
+	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	assert.Equal(t, turn, c.routes.turn)
+	pass(t, peer, c, "127.0.0.1", dgram(client6, server6)+"a")
+	assert.Equal(t, turn+1, c.routes.turn)
+	pass(t, peer, c, "127.0.0.1", dgram(netip.AddrPortFrom(client4.Addr(), 7), server4)+"a")
+	assert.Equal(t, turn+1, c.routes.turn)
 }
 
 // requestsAfterRestart returns how long a live connection waits for its next answer when the
