@@ -127,6 +127,7 @@ func TestRepliesFollowAnAddressThatIsNotRemembered(t *testing.T) {
 	clear(c.recent[:])
 	_, again := pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
 	require.NotSame(t, kept, again)
+	require.Same(t, kept.back, again.back, "or their replies do not leave together")
 	clear(c.recent[:])
 	_, _ = pass(t, after, c, "127.0.0.1", header+ofConnection("one\x00"))
 	requireReply(t, c, kept, after)
@@ -163,25 +164,121 @@ func TestRepliesToThePeerItselfStay(t *testing.T) {
 	}
 }
 
-// Nothing tells whether two addresses of another module's socket are of one peer.
-func TestRepliesThroughOtherSocketsStay(t *testing.T) {
-	header, one := dgram(client4, server4), ofConnection("one\x00")
-	socket := &otherSocket{from: []net.Addr{&otherAddr{"somewhere"}, &otherAddr{"elsewhere"}}, says: []string{header + one, header + one}}
-	from := socket.from
-	c := newPacketConn(socket, true).(*packetConn)
-	rules, _ := packetRules(Unspecified)
-	c.rules.Store(rules)
-	var clients []net.Addr
-	for range from {
-		_, client, err := c.ReadFrom(make([]byte, 100))
-		require.NoError(t, err)
-		clients = append(clients, client)
+// Nothing tells whether two addresses of another module's socket are of one peer, unless they
+// are IP addresses. Then a reply has the address of the last datagram as the socket gave it.
+func TestRepliesThroughOtherSocketsHaveTheirAddresses(t *testing.T) {
+	for _, test := range []struct {
+		name, first, second string
+		stays               bool
+	}{
+		{"two addresses", "somewhere", "elsewhere", true},
+		{"two IP addresses", "192.0.2.1:7", "192.0.2.2:7", true},
+		{"two ports", "192.0.2.1:7", "192.0.2.1:8", false},
+		{"an IP address twice", "192.0.2.1:7", "192.0.2.1:7", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			says := dgram(client4, server4) + ofConnection("one\x00")
+			first, second := &otherAddr{test.first}, &otherAddr{test.second}
+			socket := &otherSocket{from: []net.Addr{first, second}, says: []string{says, says}}
+			c := newPacketConn(socket, true).(*packetConn)
+			rules, _ := packetRules(Unspecified)
+			c.rules.Store(rules)
+			var clients []net.Addr
+			for range 2 {
+				_, client, err := c.ReadFrom(make([]byte, 100))
+				require.NoError(t, err)
+				_, err = c.WriteTo([]byte("reply"), client)
+				require.NoError(t, err)
+				clients = append(clients, client)
+			}
+			assert.Same(t, first, socket.replies[0])
+			assert.Same(t, second, socket.replies[1])
+			_, err := c.WriteTo([]byte("reply"), clients[0])
+			require.NoError(t, err)
+			if test.stays {
+				assert.Same(t, first, socket.replies[2])
+			} else {
+				assert.Same(t, second, socket.replies[2])
+			}
+		})
 	}
-	for i, client := range clients {
-		_, err := c.WriteTo([]byte("reply"), client)
-		require.NoError(t, err)
-		assert.Same(t, from[i], socket.replies[i])
+}
+
+// A client has another connection through a port where none began, and the last that began is
+// the likeliest to have moved there.
+func TestUnknownConnectionIsTheLastThatBegan(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(client4, server4)
+	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, first, c, "127.0.0.1", header+"\xc0handshake")
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("new\x00"))
+	requireReply(t, c, one, first)
+	requireReply(t, c, two, third)
+}
+
+// A port where a connection began is its own, whatever ID it has when it comes back there, and
+// however long that takes.
+func TestConnectionIsKnownByThePortWhereItBegan(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		meanwhile func(c *packetConn, datagram func(from int, payload string))
+	}{
+		{"it was elsewhere", func(_ *packetConn, datagram func(int, string)) {
+			datagram(2, ofConnection("one\x00"))
+		}},
+		{"turns of the table are over", func(c *packetConn, datagram func(int, string)) {
+			for range 3 {
+				c.reading.Lock()
+				c.routes.next()
+				c.reading.Unlock()
+				datagram(0, ofConnection("one\x00"))
+				datagram(1, ofConnection("two\x00"))
+			}
+			clear(c.recent[:])
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			rules, _ := packetRules(On)
+			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+			peers := []*net.UDPConn{listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")}
+			header := dgram(client4, server4)
+			_, one := pass(t, peers[0], c, "127.0.0.1", header+"\xc0initial")
+			_, two := pass(t, peers[1], c, "127.0.0.1", header+"\xc0initial")
+			datagram := func(from int, payload string) { pass(t, peers[from], c, "127.0.0.1", header+payload) }
+			datagram(0, ofConnection("one\x00"))
+			datagram(1, ofConnection("two\x00"))
+			test.meanwhile(c, datagram)
+			datagram(0, ofConnection("new\x00"))
+			requireReply(t, c, one, peers[0])
+			requireReply(t, c, two, peers[1])
+		})
 	}
+}
+
+// A connection that has moved to where another one began is itself, even if the table forgets
+// both.
+func TestConnectionIsNotTheOneThatBeganWhereItMoved(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := dgram(client4, server4)
+	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
+	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, one, second)
+	for range 2 {
+		c.reading.Lock()
+		c.routes.next()
+		c.reading.Unlock()
+	}
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, one, third)
+	requireReply(t, c, two, second)
 }
 
 func TestRepliesFollowOverAReload(t *testing.T) {
@@ -310,7 +407,10 @@ func TestRepliesOfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
 	_, two := pass(t, first, c, "127.0.0.1", header+"\xc0initial") // another client of the same NAT
 	requireReply(t, c, two, first)
 	requireReply(t, c, one, second)
-	for range 3 {
+	for i := range 4 {
+		if i%2 == 0 {
+			clear(c.recent[:]) // or their ways are known by their addresses
+		}
 		_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("two\x00"))
 		_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
 		requireReply(t, c, two, first)
