@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // provisioned is a packet wrapper of a server whose sockets have these keys.
@@ -42,10 +44,20 @@ func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
 	elsewhere := provisioned(t, Unspecified, "udp4/"+at, "udp/:1", "udp6/"+at, "udp/"+at+"0", at, "")
 	runs := func(pw *PacketConnWrapper) { require.NoError(t, startHandler{pw}.Handle(t.Context(), caddy.Event{})) }
 
+	counted := func() (addresses []string) {
+		listeners.each(func(key listenerKey, _ *stats, _ wrapper) {
+			if key.server == t.Name() {
+				addresses = append(addresses, key.address)
+			}
+		})
+		return addresses
+	}
+
 	c := first.WrapPacketConn(openedBy{udp, "udp/" + at}).(udpPacketConn).packetConn
 	rules := c.rules.Load()
 	require.NotNil(t, rules, "before the configuration runs")
 	require.Equal(t, On, rules.mode)
+	require.Equal(t, []string{packetAddress + at}, counted())
 	runs(first)
 	require.Same(t, rules, c.rules.Load(), "they are the same when it does")
 	runs(elsewhere)
@@ -62,6 +74,7 @@ func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
 	require.Len(t, c.adopted, 1)
 	require.NoError(t, second.Cleanup())
 	require.Nil(t, c.rules.Load(), "nobody wants it")
+	require.Empty(t, counted(), "nor what it counted")
 }
 
 func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
@@ -88,8 +101,66 @@ func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 	require.Equal(t, []*packetConn{third}, known(), "Caddy opens a key again when the socket is closed")
 	unknown := []*packetConn{open(""), open("")}
 	require.ElementsMatch(t, append(unknown, third), known(), "they may be different ones")
+	pool.release(provisioned(t, On))
+	require.ElementsMatch(t, append(unknown, third), known(), "another configuration ends")
 	pool.release(pw)
 	require.Equal(t, []*packetConn{third}, known())
+}
+
+// A socket that has a key goes to another configuration, whose server refuses what it must. One
+// that has none stays as closed as it was.
+func TestSocketOfNoConfigurationHasNoRulesUnlessItIsLost(t *testing.T) {
+	for _, test := range []struct {
+		key  string
+		mode Mode
+		kept bool
+	}{
+		{"udp/:1", On, false},
+		{"udp/:1", Off, false},
+		{"", On, true},
+		{"", Off, false},
+		{"", Unspecified, false},
+	} {
+		pool := packetConnPool{conns: make(map[*packetConn]struct{})}
+		c, pw := newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn, provisioned(t, test.mode)
+		c.key = test.key
+		pool.add(c, pw)
+		require.NotNil(t, c.rules.Load())
+		pool.release(pw)
+		assert.Equal(t, test.kept, c.rules.Load() != nil, "'%s', %s", test.key, test.mode)
+	}
+}
+
+func TestSocketThatCannotBeKnownAgainIsWarnedOf(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		hidden bool
+		keys   []string
+		warned bool
+	}{
+		{"a hidden one of two", true, []string{"udp/:1", "udp/:2"}, true},
+		{"the only one", true, []string{"udp/:1"}, false},
+		{"of no server", true, nil, false},
+		{"of Caddy", false, []string{"udp/:1", "udp/:2"}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pw := provisioned(t, On, test.keys...)
+			core, logs := observer.New(zap.WarnLevel)
+			pw.rules.log = newConnLog(zap.New(core))
+			udp := listenUDP(t, "127.0.0.1")
+			var socket net.PacketConn = openedBy{udp, "udp/:1"}
+			if test.hidden {
+				socket = opaque{udp}
+			}
+			pw.WrapPacketConn(socket)
+			if !test.warned {
+				assert.Zero(t, logs.Len())
+				return
+			}
+			require.Equal(t, 1, logs.Len())
+			assert.Equal(t, map[string]any{"local": udp.LocalAddr().String()}, logs.All()[0].ContextMap())
+		})
+	}
 }
 
 // QUIC reads with deadlines, and goes on when one is over.
@@ -137,6 +208,12 @@ func TestSocketsAreKnownByTheKeysOfCaddy(t *testing.T) {
 	keys, err := socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2", ":3"}, Protocols: []string{"h1"}, ListenProtocols: [][]string{{"h1", "h3"}, nil, {"h2"}}, TLSConnPolicies: policies})
 	require.NoError(t, err)
 	assert.Equal(t, socketKeys{"udp/:1": true}, keys, "others have no socket for HTTP/3")
+	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2"}, Protocols: []string{"h1", "h3"}, ListenProtocols: [][]string{{"h1"}}, TLSConnPolicies: policies})
+	require.NoError(t, err)
+	assert.Equal(t, socketKeys{"udp/:2": true}, keys, "the last that has protocols of its own")
+	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":1"}, TLSConnPolicies: policies})
+	require.NoError(t, err)
+	assert.Equal(t, socketKeys{"udp/:1": true}, keys, "all protocols")
 	_, err = socketKeysOf(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}, TLSConnPolicies: policies})
 	assert.ErrorContains(t, err, "port")
 	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":443"}, Protocols: []string{"h1", "h3"}})

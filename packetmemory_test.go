@@ -134,6 +134,8 @@ func TestDatagramsAreJudgedBehindAHeaderThatIsKnown(t *testing.T) {
 		assert.Same(t, first, second)
 	}
 	assert.Equal(t, []string{"malformed", "duplicate", "malformed", "duplicate"}, connReasons(logs))
+	assert.EqualValues(t, 2, rules.stats.outcomes[On][2][reasonMalformed].Load())
+	assert.EqualValues(t, 2, rules.stats.outcomes[On][2][reasonDuplicate].Load())
 }
 
 // QUIC gets no datagram that is empty. Without a header it is not dropped either, and changes
@@ -310,4 +312,29 @@ func TestPanicOfAnotherSocketsAddressDropsOneDatagram(t *testing.T) {
 			assert.EqualValues(t, 1, test.rules.stats.outcomes[test.rules.mode][0][reasonIO].Load())
 		}
 	}
+}
+
+// restlessSocket is one whose own address panics once it is wrapped.
+type restlessSocket struct {
+	otherSocket
+	wrapped bool
+}
+
+func (c *restlessSocket) LocalAddr() net.Addr {
+	if c.wrapped {
+		panic("of a test")
+	}
+	return &otherAddr{"here"}
+}
+
+// The record of what is dropped has the address as well.
+func TestPanicOfAnotherSocketsOwnAddressDropsDatagrams(t *testing.T) {
+	socket := &restlessSocket{otherSocket: otherSocket{from: []net.Addr{&otherAddr{"somewhere"}}, says: []string{"x"}}}
+	c := newPacketConn(socket, true).(*packetConn)
+	socket.wrapped = true
+	rules, _ := packetRules(Off)
+	c.rules.Store(rules)
+	_, _, err := c.ReadFrom(make([]byte, 10))
+	require.ErrorIs(t, err, net.ErrClosed)
+	assert.EqualValues(t, 1, rules.stats.outcomes[Off][0][reasonIO].Load())
 }

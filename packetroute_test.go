@@ -152,10 +152,10 @@ func TestDroppedDatagramsMoveNoReplies(t *testing.T) {
 
 // The address of a client that is its peer is an address with one way back.
 func TestRepliesToThePeerItselfStay(t *testing.T) {
-	rules, _ := packetRules(Unspecified)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 	for _, header := range []string{"", local()} {
 		for _, payload := range []string{"a", ofConnection("one\x00")} {
+			rules, _ := packetRules(Unspecified)
+			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 			before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
 			_, kept := pass(t, before, c, "127.0.0.1", header+payload)
 			_, _ = pass(t, after, c, "127.0.0.1", header+payload)
@@ -412,6 +412,7 @@ func TestRepliesOfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
 			clear(c.recent[:]) // or their ways are known by their addresses
 		}
 		_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("two\x00"))
+		requireReply(t, c, one, second)
 		_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
 		requireReply(t, c, two, first)
 		requireReply(t, c, one, second)

@@ -269,6 +269,7 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 	_, changed := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
 	assert.Equal(t, trusted, changed.trust)
 	assert.Equal(t, "untrusted", connReasons(logs)[20])
+	assert.NotContains(t, logs.All()[20].ContextMap(), "error", "the source trusts others")
 
 	answer.Store(&empty)
 	age(trustedFor)
