@@ -132,6 +132,25 @@ func TestRepliesFollowAnAddressThatIsNotRemembered(t *testing.T) {
 	_, _ = pass(t, after, c, "127.0.0.1", header+ofConnection("one\x00"))
 	requireReply(t, c, kept, after)
 	requireReply(t, c, again, after)
+	clear(c.recent[:])
+	_, _ = pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, kept, before)
+}
+
+func TestIDOfAConnectionIsInShortHeaders(t *testing.T) {
+	for payload, want := range map[string]string{
+		"":                  "",
+		"\x40abc":           "",
+		"\x40abcd":          "abcd",
+		"\x40abcdpacket":    "abcd",
+		"\xc0abcdhandshake": "",
+	} {
+		id, ok := connectionOf([]byte(payload))
+		assert.Equal(t, want != "", ok, "%q", payload)
+		if ok {
+			assert.Equal(t, want, string(id[:]))
+		}
+	}
 }
 
 func TestDroppedDatagramsMoveNoReplies(t *testing.T) {
@@ -323,8 +342,11 @@ func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 	assert.NotSame(t, lost, r.keep(key(-1), new(route)))
 
 	for i := range time.Duration(3) {
+		turn := r.turn
 		r.age((i + 1) * routeKept)
+		require.Equal(t, turn+1, r.turn)
 		r.age((i+2)*routeKept - 1) // not yet
+		require.Equal(t, turn+1, r.turn)
 		require.Same(t, kept, r.keep(used, new(route)))
 	}
 	assert.Len(t, r.young, 1, "those that are not in use are forgotten with time")

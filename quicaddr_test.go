@@ -4,12 +4,15 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // requestFrom is a request of a connection that was accepted from an address.
@@ -42,6 +45,7 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 		{"it loses the mark", "203.0.113.7:0", true, "203.0.113.7:1", false},
 		{"port 0, which a header said, and then another's", "203.0.113.7:0", false, "198.51.100.9:0", false},
 		{"not an address", "203.0.113.7:1", false, "203.0.113.7", false},
+		{"not an address, and marked", "203.0.113.7:0", true, "203.0.113.7", false},
 		{"empty", "203.0.113.7:1", false, "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -59,6 +63,28 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 			marked, _ := c.placeholders()("http.proxy_protocol.port_zero")
 			assert.Equal(t, test.marked, marked)
 		})
+	}
+}
+
+func TestConnectionIsToTheDestinationOfTheHeaderIfItHasOne(t *testing.T) {
+	to := func(dst netip.AddrPort) wire.Header {
+		h, err := wire.NewProxy(2, wire.Dgram, client4, dst)
+		require.NoError(t, err)
+		return h
+	}
+	for _, test := range []struct {
+		name   string
+		header wire.Header
+		marked bool
+		want   string
+	}{
+		{"a destination", to(server4), false, server4.String()},
+		{"an unspecified one", to(netip.MustParseAddrPort("0.0.0.0:443")), false, "127.0.0.1:7"},
+		{"a marked client", to(server4), true, "127.0.0.1:7"},
+		{"no header", wire.Header{}, false, "127.0.0.1:7"},
+	} {
+		a := &quicAddr{facts: facts{header: test.header, marked: test.marked}, local: netip.MustParseAddrPort("127.0.0.1:7")}
+		assert.Equal(t, test.want, a.LocalAddr().String(), test.name)
 	}
 }
 
