@@ -647,7 +647,9 @@ func TestMarkedConnectionIsWarnedOfWithWhatItClaims(t *testing.T) {
 		assert.Equal(t, asMarked, outcomeOf(t, c, ip4, headerV2))
 		assert.Equal(t, "peer", outcomeOf(t, c, ip4, headerLocal))
 	}
-	warned := c.logs.find(ofModule.with(fields{"msg": "a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0"}))
+	warning := ofModule.with(fields{"msg": "a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0"})
+	c.logs.waitFor(t, warning) // a goroutine writes it
+	warned := c.logs.find(warning)
 	require.Len(t, warned, 1)
 	assert.Equal(t, "warn", warned[0].str("level"))
 	assert.Equal(t, ip4.address, warned[0].str("local"))
