@@ -129,6 +129,28 @@ func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 	}, logs.All()[2].ContextMap())
 }
 
+func TestAcceptedHeaderIsLoggedAtDebugOnly(t *testing.T) {
+	for _, level := range []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel} {
+		core, logs := observer.New(level)
+		rules, _ := connRules(On, func(r *rules) { r.log = newConnLog(zap.New(core)) })
+		c := connOf(connSays(connV1), rules)
+		c.RemoteAddr()
+		rules.log.wait()
+		if level != zapcore.DebugLevel {
+			assert.Zero(t, logs.Len(), "nor is it warned of")
+			continue
+		}
+		require.Equal(t, 1, logs.Len())
+		entry := logs.All()[0]
+		assert.Equal(t, level, entry.Level)
+		assert.Equal(t, "accepted PROXY protocol header", entry.Message)
+		assert.Equal(t, map[string]any{
+			"peer": connPeer.String(), "mode": "on", "version": uint8(1),
+			"source": c.header.Source().String(), "destination": c.header.Destination().String(),
+		}, entry.ContextMap())
+	}
+}
+
 // Health checks that only connect are not worth a place in the record of refusals.
 func TestRefusalsThatAreRemembered(t *testing.T) {
 	for _, tt := range []struct {
