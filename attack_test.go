@@ -1,6 +1,6 @@
 //go:build linux
 
-package proxyprotocol
+package proxyprotocol_test
 
 // Attacks on a running Caddy. Each has a witness: a connection that was there before, which
 // must be served all the time, and afterwards memory must be back to what it was. They run
@@ -32,6 +32,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -40,9 +42,9 @@ const attackers = 5000
 
 // attacked is a Caddy under attack.
 type attacked struct {
-	*running
+	*caddytest.Caddy
 	t       *testing.T
-	server  endpoint
+	server  caddytest.Endpoint
 	header  string // of good connections
 	witness net.Conn
 
@@ -53,12 +55,12 @@ type attacked struct {
 func attack(t *testing.T, wrapper string, connections int, moreSites ...string) *attacked {
 	t.Helper()
 	needFiles(t, 2*connections) // both ends are in this process
-	port := freePort(t)
-	a := &attacked{t: t, server: tcp4(port), header: headerV2}
-	a.running = startCaddy(t, "auto_https disable_redirects\n"+wrappers(wrapper),
+	port := caddytest.FreePort(t)
+	a := &attacked{t: t, server: caddytest.TCP4(port), header: headerV2}
+	a.Caddy = caddytest.Start(t, "auto_https disable_redirects\n"+caddytest.Wrappers(wrapper),
 		fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}\n", port)+strings.Join(moreSites, ""))
-	a.witness = dial(t, a.server)
-	send(t, a.witness, a.header)
+	a.witness = caddytest.Dial(t, a.server)
+	caddytest.Send(t, a.witness, a.header)
 	for range 10 { // what is pooled and grown once is there before
 		a.serves()
 	}
@@ -107,17 +109,17 @@ func heapUsed() int {
 // serves asserts that the witness is served, and a new connection too.
 func (a *attacked) serves() {
 	a.t.Helper()
-	require.NoError(a.t, a.witness.SetDeadline(time.Now().Add(patience)))
-	fresh, err := net.DialTimeout("tcp", a.server.address, patience)
+	require.NoError(a.t, a.witness.SetDeadline(time.Now().Add(caddytest.Patience)))
+	fresh, err := net.DialTimeout("tcp", a.server.Address, caddytest.Patience)
 	require.NoError(a.t, err)
 	defer fresh.Close()
-	require.NoError(a.t, fresh.SetDeadline(time.Now().Add(patience)))
-	send(a.t, fresh, a.header)
+	require.NoError(a.t, fresh.SetDeadline(time.Now().Add(caddytest.Patience)))
+	caddytest.Send(a.t, fresh, a.header)
 	for _, conn := range []net.Conn{a.witness, fresh} {
-		send(a.t, conn, request("/"))
-		response, body := readResponse(a.t, conn)
+		caddytest.Send(a.t, conn, caddytest.Request("/"))
+		response, body := caddytest.ReadResponse(a.t, conn)
 		require.Equal(a.t, http.StatusOK, response.StatusCode)
-		require.Equal(a.t, client4.String(), body)
+		require.Equal(a.t, caddytest.Client4.String(), body)
 	}
 }
 
@@ -125,13 +127,13 @@ func (a *attacked) serves() {
 func (a *attacked) open(n int, many bool) []net.Conn {
 	a.t.Helper()
 	conns := make([]net.Conn, n)
-	dialer := net.Dialer{Timeout: patience}
+	dialer := net.Dialer{Timeout: caddytest.Patience}
 	for i := range conns {
 		if many {
 			dialer.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 1+byte(i>>16), byte(i>>8), byte(i))}
 		}
 		var err error
-		conns[i], err = dialer.Dial("tcp", a.server.address)
+		conns[i], err = dialer.Dial("tcp", a.server.Address)
 		require.NoError(a.t, err)
 	}
 	return conns
@@ -147,10 +149,10 @@ func say(conns []net.Conn, text string) {
 // requireAllRefused asserts that all are closed without a byte, and closes them.
 func requireAllRefused(t *testing.T, conns []net.Conn) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(caddytest.Patience)
 	for _, conn := range conns {
 		require.NoError(t, conn.SetReadDeadline(deadline))
-		requireRefused(t, conn)
+		caddytest.RequireRefused(t, conn)
 	}
 	closeAll(conns)
 }
@@ -162,20 +164,13 @@ func closeAll(conns []net.Conn) {
 }
 
 // count is how many connections of the server had an outcome.
-func (a *attacked) count(o outcome) (n int) {
-	listeners.each(func(key listenerKey, stats *stats, _ wrapper) {
-		if key.address == a.server.address {
-			n = int(stats.total(o))
-		}
-	})
-	return n
-}
+func (a *attacked) count(outcome string) int { return int(caddytest.Outcomes(a.t, a.server)[outcome]) }
 
 // over asserts that the attack has left nothing behind, and harmed nobody.
 func (a *attacked) over() {
 	a.t.Helper()
 	a.serves()
-	a.logs.forget()
+	a.Logs.Forget()
 	a.before.requireBack(a.t)
 }
 
@@ -194,10 +189,10 @@ func (before footprint) requireBack(t *testing.T) {
 		// What it may hold of the past, and much less than the attackers' connections.
 		spare = 1 << 20
 	)
-	eventually(t, func() bool { return runtime.NumGoroutine() <= before.goroutines+others }, "goroutines are left")
-	eventually(t, func() bool { return openFiles(t) <= before.files+others }, "open files are left")
+	caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() <= before.goroutines+others }, "goroutines are left")
+	caddytest.Eventually(t, func() bool { return openFiles(t) <= before.files+others }, "open files are left")
 	heap := 0
-	eventually(t, func() bool {
+	caddytest.Eventually(t, func() bool {
 		heap = heapUsed()
 		return heap <= before.heap+spare
 	}, "memory is left")
@@ -213,7 +208,7 @@ func announcing(size int) string {
 
 // Connections that are slow, or say nothing at all, keep nobody from being served, and cost
 // no more than what they have sent.
-func TestManySlowConnections(t *testing.T) {
+func TestAttack_ManySlowConnections(t *testing.T) {
 	const (
 		dribbled = 40 // bytes, one at a time
 		// What a connection may cost both ends in this process. A buffer of 4 KiB for each
@@ -230,7 +225,7 @@ func TestManySlowConnections(t *testing.T) {
 		{"silent", on(""), "", "", pending},
 		{"silent behind a header", on(""), headerV2, "", served},
 		{"v1 byte by byte", on(""), "", headerV1[:dribbled], pending},
-		{"v2 byte by byte", on(""), "", announcing(defaultMaxHeaderSize)[:28] + strings.Repeat("\x04", dribbled-28), pending},
+		{"v2 byte by byte", on(""), "", announcing(proxyprotocol.DefaultMaxHeaderSize)[:28] + strings.Repeat("\x04", dribbled-28), pending},
 		{"the largest v2 announced, and no more", on("max_header_size 65551B"), announcing(wire.MaxSize), "", pending},
 		{"the largest v2 announced, byte by byte", on("max_header_size 65551B"), announcing(wire.MaxSize), strings.Repeat("\x04", dribbled), pending},
 	} {
@@ -247,11 +242,11 @@ func TestManySlowConnections(t *testing.T) {
 			}
 			a.serves()
 			// Not on top of those before, some of which may have ended since.
-			eventually(t, func() bool { return runtime.NumGoroutine() >= attackers }, "not all are waiting: %d goroutines, before %d", runtime.NumGoroutine(), a.before.goroutines)
-			assert.Empty(t, a.logs.refusals(nil), "some are not slow any more")
-			a.logs.forget()
+			caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() >= attackers }, "not all are waiting: %d goroutines, before %d", runtime.NumGoroutine(), a.before.goroutines)
+			assert.Empty(t, a.Logs.Refusals(nil), "some are not slow any more")
+			a.Logs.Forget()
 			each := 0
-			eventually(t, func() bool {
+			caddytest.Eventually(t, func() bool {
 				each = (heapUsed() - a.before.heap) / attackers
 				return each <= test.most
 			}, "connections cost more than they may")
@@ -265,14 +260,14 @@ func TestManySlowConnections(t *testing.T) {
 
 // A header that announces more than is allowed is refused when its 16th byte is there, and
 // one that is allowed costs what has come of it.
-func TestManyHugeHeaders(t *testing.T) {
+func TestAttack_ManyHugeHeaders(t *testing.T) {
 	const dribblers, sent = 500, 3000
 	for _, test := range []struct {
 		name, wrapper, begin string
 		refused              bool
 	}{
 		{"too large", "proxy_protocol_mode on", announcing(wire.MaxSize)[:16], true},
-		{"one byte too large", "proxy_protocol_mode on", announcing(defaultMaxHeaderSize + 1)[:16], true},
+		{"one byte too large", "proxy_protocol_mode on", announcing(proxyprotocol.DefaultMaxHeaderSize + 1)[:16], true},
 		{"allowed", "proxy_protocol_mode on {\ntimeout 10m\nmax_header_size 65551B\n}", announcing(wire.MaxSize), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -283,7 +278,7 @@ func TestManyHugeHeaders(t *testing.T) {
 			if test.refused {
 				requireAllRefused(t, conns)
 				conns = nil
-				eventually(t, func() bool { return a.count(reasonTooLarge) == dribblers }, "not all are refused")
+				caddytest.Eventually(t, func() bool { return a.count("too_large") == dribblers }, "not all are refused")
 				a.over()
 				return
 			}
@@ -291,9 +286,9 @@ func TestManyHugeHeaders(t *testing.T) {
 				say(conns, strings.Repeat("\x04", 100))
 			}
 			a.serves()
-			a.logs.forget()
+			a.Logs.Forget()
 			const most = 2*sent + 16<<10 // the buffer doubles when it is full
-			eventually(t, func() bool { return (heapUsed()-a.before.heap)/dribblers <= most }, "connections cost more than they have sent")
+			caddytest.Eventually(t, func() bool { return (heapUsed()-a.before.heap)/dribblers <= most }, "connections cost more than they have sent")
 			closeAll(conns)
 			conns = nil
 			a.over()
@@ -303,15 +298,14 @@ func TestManyHugeHeaders(t *testing.T) {
 
 // A flood of connections that are refused, each from another peer, fills no table, no log
 // and no metrics.
-func TestFloodOfRefusalsFromManyPeers(t *testing.T) {
+func TestAttack_FloodOfRefusalsFromManyPeers(t *testing.T) {
 	for _, test := range []struct {
-		name, wrapper, says string
-		reason              outcome
+		name, wrapper, says, reason string
 	}{
-		{"untrusted", "proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}", "", reasonUntrusted},
-		{"missing", "proxy_protocol_mode on", request("/"), reasonMissing},
-		{"malformed", "proxy_protocol_mode on", "PROXY TCP4 \r\n", reasonMalformed},
-		{"duplicate", "proxy_protocol_mode on", headerV1 + headerV2, reasonDuplicate},
+		{"untrusted", "proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}", "", "untrusted"},
+		{"missing", "proxy_protocol_mode on", caddytest.Request("/"), "missing"},
+		{"malformed", "proxy_protocol_mode on", "PROXY TCP4 \r\n", "malformed"},
+		{"duplicate", "proxy_protocol_mode on", headerV1 + headerV2, "duplicate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := attack(t, test.wrapper, attackers)
@@ -323,16 +317,16 @@ func TestFloodOfRefusalsFromManyPeers(t *testing.T) {
 			a.serves()
 			requireAllRefused(t, conns)
 			conns = nil
-			eventually(t, func() bool { return a.count(test.reason) == attackers }, "not all are counted")
+			caddytest.Eventually(t, func() bool { return a.count(test.reason) == attackers }, "not all are counted")
 			a.serves()
 
-			intervals := int(time.Since(began)/refusalInterval) + 2
-			logged := a.logs.refusals(nil)
+			intervals := int(time.Since(began)/proxyprotocol.RefusalInterval) + 2
+			logged := a.Logs.Refusals(nil)
 			assert.NotEmpty(t, logged)
-			assert.LessOrEqual(t, len(logged), intervals*refusalsLogged)
-			for _, listener := range currentStatus().Listeners {
-				assert.Len(t, listener.Refusals, refusalsKept)
-				assert.Len(t, listener.Peers.Addresses, peersKept)
+			assert.LessOrEqual(t, len(logged), intervals*proxyprotocol.RefusalsLogged)
+			for _, listener := range caddytest.CurrentStatus(t).Listeners {
+				assert.Len(t, listener.Refusals, proxyprotocol.RefusalsKept)
+				assert.Len(t, listener.Peers.Addresses, proxyprotocol.PeersKept)
 				assert.True(t, listener.Peers.More)
 			}
 			// One for the reason; the labels do not know peers.
@@ -346,7 +340,7 @@ func TestFloodOfRefusalsFromManyPeers(t *testing.T) {
 func metricsOf(t *testing.T) (n int) {
 	series := make(chan prometheus.Metric)
 	go func() {
-		metrics{}.Collect(series)
+		proxyprotocol.Metrics.Collect(series)
 		close(series)
 	}()
 	for range series {
@@ -356,7 +350,7 @@ func metricsOf(t *testing.T) (n int) {
 }
 
 // Two headers are refused wherever the stream is cut in two.
-func TestTwoHeadersCutAtEveryByte(t *testing.T) {
+func TestAttack_TwoHeadersCutAtEveryByte(t *testing.T) {
 	full := withTLVs(true, tlvOf(wire.TypeAuthority, "example.com"), tlvOf(0xea, "\x01vpce-1"))
 	a := attack(t, "proxy_protocol_mode on", 100)
 	opened := 0
@@ -370,30 +364,30 @@ func TestTwoHeadersCutAtEveryByte(t *testing.T) {
 			}
 			a.serves() // by then most first pieces are read alone
 			for i, conn := range conns {
-				_, _ = io.WriteString(conn, text[i+1:]+request("/"))
+				_, _ = io.WriteString(conn, text[i+1:]+caddytest.Request("/"))
 			}
 			requireAllRefused(t, conns)
 			a.serves()
 		}
 	}
-	eventually(t, func() bool { return a.count(reasonDuplicate) == opened }, "not all are refused")
+	caddytest.Eventually(t, func() bool { return a.count("duplicate") == opened }, "not all are refused")
 	a.over()
 }
 
 // Behind a header, what only looks like TLS is the business of TLS; without one it is
 // refused without an alert. Neither disturbs anyone.
-func TestTLSGarbage(t *testing.T) {
+func TestAttack_TLSGarbage(t *testing.T) {
 	const garbled = 1000
-	port := freePort(t)
-	a := attack(t, "proxy_protocol_mode on\ntls", garbled, secureSite(t, port))
-	secure := sender(t, https2, tcp4(port), headerV2)
+	port := caddytest.FreePort(t)
+	a := attack(t, "proxy_protocol_mode on\ntls", garbled, caddytest.SecureSite(t, port))
+	secure := caddytest.Sender(t, caddytest.HTTPS2, caddytest.TCP4(port), headerV2)
 	servesTLS := func() {
 		response, err := secure.Get("https://localhost/")
 		require.NoError(t, err)
 		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
 		require.NoError(t, err)
-		require.Equal(t, client4.String(), string(body))
+		require.Equal(t, caddytest.Client4.String(), string(body))
 	}
 	servesTLS()
 	a.before = footprintNow(t) // the new client's too
@@ -401,7 +395,7 @@ func TestTLSGarbage(t *testing.T) {
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	hello := clientHello(t)
 	for i := range garbled {
-		conn, err := net.Dial("tcp", tcp4(port).address)
+		conn, err := net.Dial("tcp", caddytest.TCP4(port).Address)
 		require.NoError(t, err)
 		garbage := make([]byte, 1+random.IntN(600))
 		for j := range garbage {
@@ -424,25 +418,19 @@ func TestTLSGarbage(t *testing.T) {
 		}
 		_, _ = conn.Write(garbage)
 		_ = conn.(*net.TCPConn).CloseWrite() // it may be refused already
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(caddytest.Patience)))
 		answer, err := io.ReadAll(conn)
 		if !withHeader {
 			require.Empty(t, answer, "%q", garbage)
 		}
-		require.False(t, err != nil && isTimeout(err), "still open")
+		require.False(t, err != nil && caddytest.IsTimeout(err), "still open")
 		conn.Close()
 		if i%100 == 0 {
 			servesTLS()
 		}
 	}
 	servesTLS()
-	refused := 0
-	listeners.each(func(key listenerKey, stats *stats, _ wrapper) {
-		if key.address == tcp4(port).address {
-			refused += int(stats.total(reasonMissing))
-		}
-	})
-	assert.Equal(t, garbled/2, refused)
+	assert.EqualValues(t, garbled/2, caddytest.Outcomes(t, caddytest.TCP4(port))["missing"])
 	a.over()
 }
 
@@ -452,9 +440,9 @@ func clientHello(t *testing.T) []byte {
 	ours, theirs := net.Pipe()
 	defer ours.Close()
 	go func() {
-		_ = tls.Client(theirs, clientTLS()).Handshake()
+		_ = tls.Client(theirs, caddytest.ClientTLS()).Handshake()
 	}()
-	require.NoError(t, ours.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, ours.SetReadDeadline(time.Now().Add(caddytest.Patience)))
 	hello := make([]byte, 16<<10)
 	n, err := ours.Read(hello)
 	require.NoError(t, err)
@@ -464,17 +452,17 @@ func clientHello(t *testing.T) []byte {
 // beside is a Caddy with a wrapped server and one without wrapper, and clients who send the
 // same requests to both. Behind /slow they wait until they are released.
 type beside struct {
-	*running
+	*caddytest.Caddy
 	t                  *testing.T
-	wrapped, unwrapped endpoint
+	wrapped, unwrapped caddytest.Endpoint
 	options, sites     string
 	waiting            atomic.Int64
 	release            chan struct{}
 }
 
 func startBeside(t *testing.T) *beside {
-	b := &beside{running: newCaddy(t), t: t, release: make(chan struct{})}
-	b.grace = 10 * time.Minute // no request in progress is cut off
+	b := &beside{Caddy: caddytest.New(t), t: t, release: make(chan struct{})}
+	b.Grace = 10 * time.Minute // no request in progress is cut off
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.waiting.Add(1)
 		select {
@@ -486,15 +474,15 @@ func startBeside(t *testing.T) *beside {
 	}))
 	t.Cleanup(backend.Close)
 	for _, server := range []struct {
-		endpoint *endpoint
+		endpoint *caddytest.Endpoint
 		wrapper  string
 	}{{&b.wrapped, "proxy_protocol_mode on"}, {&b.unwrapped, ""}} {
-		port := freePort(t)
-		*server.endpoint = tcp4(port)
-		b.options += serverOptions(port, server.wrapper)
+		port := caddytest.FreePort(t)
+		*server.endpoint = caddytest.TCP4(port)
+		b.options += caddytest.ServerOptions(port, server.wrapper)
 		b.sites += fmt.Sprintf("http://:%d {\nhandle /slow {\nreverse_proxy %s\n}\nrespond ok\n}\n", port, backend.Listener.Addr())
 	}
-	require.NoError(t, b.load(b.options, b.sites))
+	require.NoError(t, b.Load(b.options, b.sites))
 	return b
 }
 
@@ -504,18 +492,18 @@ func (b *beside) slow(each int) (finish func()) {
 	b.t.Helper()
 	answers := make(map[net.Conn]string)
 	for range each {
-		wrapped, unwrapped := dial(b.t, b.wrapped), dial(b.t, b.unwrapped)
-		send(b.t, wrapped, headerV2, request("/slow"))
-		send(b.t, unwrapped, request("/slow"))
-		answers[wrapped], answers[unwrapped] = client4.Addr().String(), "127.0.0.1"
+		wrapped, unwrapped := caddytest.Dial(b.t, b.wrapped), caddytest.Dial(b.t, b.unwrapped)
+		caddytest.Send(b.t, wrapped, headerV2, caddytest.Request("/slow"))
+		caddytest.Send(b.t, unwrapped, caddytest.Request("/slow"))
+		answers[wrapped], answers[unwrapped] = caddytest.Client4.Addr().String(), "127.0.0.1"
 	}
-	eventually(b.t, func() bool { return b.waiting.Load() == int64(2*each) }, "not all requests have come")
+	caddytest.Eventually(b.t, func() bool { return b.waiting.Load() == int64(2*each) }, "not all requests have come")
 	return func() {
 		b.t.Helper()
 		close(b.release)
 		for conn, answer := range answers {
-			require.NoError(b.t, conn.SetDeadline(time.Now().Add(patience)))
-			_, body := readResponse(b.t, conn)
+			require.NoError(b.t, conn.SetDeadline(time.Now().Add(caddytest.Patience)))
+			_, body := caddytest.ReadResponse(b.t, conn)
 			require.Equal(b.t, answer, body)
 			conn.Close()
 		}
@@ -526,8 +514,8 @@ func (b *beside) slow(each int) (finish func()) {
 type traffic struct{ sent, lost atomic.Int64 }
 
 // try sends a request over a new connection, and reports whether somebody listens.
-func (c *traffic) try(t *testing.T, e endpoint, header string) bool {
-	conn, err := net.DialTimeout("tcp", e.address, patience)
+func (c *traffic) try(t *testing.T, e caddytest.Endpoint, header string) bool {
+	conn, err := net.DialTimeout("tcp", e.Address, caddytest.Patience)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return false
 	}
@@ -537,11 +525,11 @@ func (c *traffic) try(t *testing.T, e endpoint, header string) bool {
 		return true
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	_, _ = io.WriteString(conn, header+request("/"))
+	_ = conn.SetDeadline(time.Now().Add(caddytest.Patience))
+	_, _ = io.WriteString(conn, header+caddytest.Request("/"))
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		assert.False(t, isTimeout(err), "no answer, and no end")
+		assert.False(t, caddytest.IsTimeout(err), "no answer, and no end")
 		c.lost.Add(1)
 		return true
 	}
@@ -592,7 +580,7 @@ func (l *losses) moreWithWrapper() bool {
 	return mean > 5*math.Sqrt(variance/n)
 }
 
-func TestLossesAreCompared(t *testing.T) {
+func TestLosses_AreCompared(t *testing.T) {
 	random := mathrand.New(mathrand.NewPCG(3, 4))
 	for _, test := range []struct {
 		name  string
@@ -616,7 +604,7 @@ const reloads = 100
 
 // Caddy itself loses a few requests on new connections at each reload. With the wrapper it
 // loses no more, and what is in progress goes on.
-func TestReloadsUnderLoad(t *testing.T) {
+func TestAttack_ReloadsUnderLoad(t *testing.T) {
 	const every = 100 * time.Millisecond
 	b := startBeside(t)
 	before := footprintNow(t)
@@ -628,7 +616,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	defer ticks.Stop()
 	var lostW, lostU int64
 	for range reloads {
-		require.NoError(t, b.load(b.options, b.sites))
+		require.NoError(t, b.Load(b.options, b.sites))
 		<-ticks.C
 		w, u := wrapped.lost.Load(), unwrapped.lost.Load()
 		lost.add(w-lostW, u-lostU)
@@ -638,20 +626,16 @@ func TestReloadsUnderLoad(t *testing.T) {
 	finish()
 	t.Logf("lost with wrapper: %d of %d, without: %d of %d", lostW, wrapped.sent.Load(), lostU, unwrapped.sent.Load())
 	assert.False(t, lost.moreWithWrapper(), "more requests are lost with the wrapper: %+v", lost)
-	assert.Empty(t, b.logs.refusals(fields{"level": "warn"}))
+	assert.Empty(t, b.Logs.Refusals(caddytest.Fields{"level": "warn"}))
 
-	eventually(t, func() bool {
-		users := 0
-		listeners.each(func(listenerKey, *stats, wrapper) { users++ })
-		return users == 1
-	}, "listeners of old configs are left")
-	b.logs.forget()
+	caddytest.Eventually(t, func() bool { return len(caddytest.CurrentStatus(t).Listeners) == 1 }, "listeners of old configs are left")
+	b.Logs.Forget()
 	before.requireBack(t)
 }
 
 // When Caddy stops, requests in progress are answered, and of new ones no more are lost with
 // the wrapper than without it.
-func TestStopUnderLoad(t *testing.T) {
+func TestAttack_StopUnderLoad(t *testing.T) {
 	const rounds, each = 20, 20
 	var lost losses
 	var before footprint
@@ -661,11 +645,12 @@ func TestStopUnderLoad(t *testing.T) {
 			finish := b.slow(each)
 			var wrapped, unwrapped traffic
 			end := b.under(&wrapped, &unwrapped)
-			eventually(t, func() bool { return unwrapped.sent.Load() > 100 }, "no load")
-			stopped := connGo(caddy.Stop)
-			for _, e := range []endpoint{b.wrapped, b.unwrapped} {
-				eventually(t, func() bool {
-					conn, err := net.Dial("tcp", e.address)
+			caddytest.Eventually(t, func() bool { return unwrapped.sent.Load() > 100 }, "no load")
+			stopped := make(chan error, 1)
+			go func() { stopped <- caddy.Stop() }()
+			for _, e := range []caddytest.Endpoint{b.wrapped, b.unwrapped} {
+				caddytest.Eventually(t, func() bool {
+					conn, err := net.Dial("tcp", e.Address)
 					if err == nil {
 						conn.Close()
 					}
@@ -674,10 +659,15 @@ func TestStopUnderLoad(t *testing.T) {
 			}
 			end()
 			finish()
-			require.NoError(t, connWait(t, stopped))
+			select {
+			case err := <-stopped:
+				require.NoError(t, err)
+			case <-time.After(caddytest.Patience):
+				require.Fail(t, "Caddy does not stop")
+			}
 			lost.add(wrapped.lost.Load(), unwrapped.lost.Load())
-			assert.Empty(t, b.logs.refusals(fields{"level": "warn"}))
-			b.logs.forget()
+			assert.Empty(t, b.Logs.Refusals(caddytest.Fields{"level": "warn"}))
+			b.Logs.Forget()
 		})
 		if round == 0 {
 			before = footprintNow(t)

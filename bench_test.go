@@ -14,7 +14,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/cputime"
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -46,7 +47,7 @@ func (c *connMemory) SetWriteDeadline(time.Time) error { return nil }
 func connQuiet(mode Mode) *rules {
 	rules, _ := connRules(mode)
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	rules.log = newConnLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)))
+	rules.log = newConnLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)), false)
 	rules.timeout = defaultTimeout
 	return rules
 }
@@ -73,9 +74,9 @@ func BenchmarkConn(b *testing.B) {
 		name string
 		wrap func(net.Conn) net.Conn
 	}{
-		{"this on", func(c net.Conn) net.Conn { return newConn(c, onRules, On, trusted, time.Since(start)) }},
+		{"this on", func(c net.Conn) net.Conn { return newConn(c, onRules, On, trusted, monotime.Now()) }},
 		{"this unspecified", func(c net.Conn) net.Conn {
-			return newConn(c, unspecifiedRules, Unspecified, trusted, time.Since(start))
+			return newConn(c, unspecifiedRules, Unspecified, trusted, monotime.Now())
 		}},
 		{"pires", func(c net.Conn) net.Conn { return pires.NewConn(c, use) }},
 		{"mastercactapus", func(c net.Conn) net.Conn { return mastercactapus.NewConn(c, time.Now().Add(defaultTimeout)) }},
@@ -130,7 +131,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 	rules := connQuiet(On)
 	b.Run("bare", forever(func(c net.Conn) net.Conn { return c }))
-	b.Run("this", forever(func(c net.Conn) net.Conn { return newConn(c, rules, On, trusted, time.Since(start)) }))
+	b.Run("this", forever(func(c net.Conn) net.Conn { return newConn(c, rules, On, trusted, monotime.Now()) }))
 	b.Run("pires", forever(func(c net.Conn) net.Conn { return pires.NewConn(c, pires.WithPolicy(pires.USE)) }))
 	b.Run("mastercactapus", forever(func(c net.Conn) net.Conn { return mastercactapus.NewConn(c, time.Time{}) }))
 }

@@ -40,7 +40,7 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 		}
 		lw.Mode = mode
 		if d.NextArg() {
-			return d.Errf("unexpected argument '%s': give one mode, and modes of single peers in the block, like 'off 127.0.0.0/8'", d.Val())
+			return d.Errf("unexpected argument '%s': write one mode here, and the modes of other peers in the block, such as 'off 127.0.0.0/8'", d.Val())
 		}
 	}
 	for seen := make(map[string]bool); d.NextBlock(0); {
@@ -52,7 +52,7 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 			continue
 		}
 		if seen[option] {
-			return d.Errf("%s is there twice: give it once", option)
+			return d.Errf("duplicate option '%s': remove one", option)
 		}
 		seen[option] = true
 		if why, ok := refused[option]; ok {
@@ -102,7 +102,7 @@ func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string
 		return errUnrecognized
 	}
 	if len(args) != 1 || arg == "" {
-		return d.Errf("%s takes one argument", option)
+		return d.Errf("%s: needs exactly one argument", option)
 	}
 	if err != nil {
 		return d.Errf("%s: %v", option, err)
@@ -113,7 +113,7 @@ func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string
 func parseTimeout(s string) (caddy.Duration, error) {
 	timeout, err := caddy.ParseDuration(s)
 	if err != nil {
-		return 0, fmt.Errorf("'%s' is no duration: use one like 5s", s)
+		return 0, fmt.Errorf("'%s' is not a duration: use a value such as 5s", s)
 	}
 	return caddy.Duration(timeout), checkTimeout(timeout)
 }
@@ -121,7 +121,7 @@ func parseTimeout(s string) (caddy.Duration, error) {
 func parseMaxHeaderSize(s string) (int, error) {
 	size, err := humanize.ParseBytes(s)
 	if err != nil {
-		return 0, fmt.Errorf("'%s' is no size of %d to %d bytes, like 4KiB", s, wire.MinMaxSize, wire.MaxSize)
+		return 0, fmt.Errorf("'%s' is not a size: use %d to %d bytes, such as 4KiB", s, wire.MinMaxSize, wire.MaxSize)
 	}
 	size = min(size, 1<<31-1) // out of bounds on every platform
 	return int(size), checkMaxHeaderSize(int(size))
@@ -131,7 +131,7 @@ func parseMaxHeaderSize(s string) (int, error) {
 func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) error {
 	ranges := expandRanges(d.RemainingArgs())
 	if len(ranges) == 0 {
-		return d.Errf("%s: %v (the wrapper's own mode stands on its first line)", mode, errNoRanges)
+		return d.Errf("%s: %v; to set the mode of the wrapper itself, write 'proxy_protocol_mode %[1]s'", mode, errNoRanges)
 	}
 	for _, s := range ranges {
 		if _, err := parseRange(s); err != nil {
@@ -151,7 +151,7 @@ func (lw *ListenerWrapper) unmarshalTrustedProxies(d *caddyfile.Dispenser) error
 		return d.Errf("trusted_proxies: %v", errTrustUnderOff)
 	}
 	if !d.NextArg() {
-		return d.Err("trusted_proxies expects an IP range source module name as its first argument")
+		return d.Err("trusted_proxies: the source is missing: write one, such as 'static 10.0.0.0/8'")
 	}
 	id := "http.ip_sources." + d.Val()
 	module, err := caddyfile.UnmarshalModule(d, id)

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"context"
@@ -9,14 +9,16 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/require"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 )
 
 // caddyfileModules are what can be written in a Caddyfile.
 var caddyfileModules = []func() caddyfile.Unmarshaler{
-	func() caddyfile.Unmarshaler { return new(ListenerWrapper) },
-	func() caddyfile.Unmarshaler { return new(Handler) },
-	func() caddyfile.Unmarshaler { return new(MatchProxyProtocol) },
-	func() caddyfile.Unmarshaler { return new(MatchPinnedIP) },
+	func() caddyfile.Unmarshaler { return new(proxyprotocol.ListenerWrapper) },
+	func() caddyfile.Unmarshaler { return new(proxyprotocol.Handler) },
+	func() caddyfile.Unmarshaler { return new(proxyprotocol.MatchProxyProtocol) },
+	func() caddyfile.Unmarshaler { return new(proxyprotocol.MatchPinnedIP) },
 }
 
 // FuzzCaddyfile: whatever stands in a Caddyfile, nothing panics, an error names its line,
@@ -91,10 +93,12 @@ func FuzzCaddyfile(f *testing.F) {
 func provision(module caddy.Provisioner) error {
 	server := &caddyhttp.Server{ListenerWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper":"proxy_protocol_mode"}`)}}
 	server.Protocols = []string{"h1", "h2", "h3"}
-	if _, isWrapper := module.(*ListenerWrapper); !isWrapper {
-		installPlaceholders(server)
-	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.WithValue(context.Background(), caddyhttp.ServerCtxKey, server)})
 	defer cancel()
+	if _, isWrapper := module.(*proxyprotocol.ListenerWrapper); !isWrapper {
+		if err := new(proxyprotocol.ListenerWrapper).Provision(ctx); err != nil {
+			return err
+		}
+	}
 	return module.Provision(ctx)
 }

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"strings"
@@ -6,6 +6,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // wrapperCaddyfile is a Caddyfile with these lines in place of its fourth.
@@ -89,25 +91,25 @@ var goodWrappers = []struct{ name, caddyfile, json string }{
 	},
 }
 
-func TestCaddyfileBecomesJSON(t *testing.T) {
+func TestCaddyfile_BecomesJSON(t *testing.T) {
 	for _, test := range goodWrappers {
 		t.Run(test.name, func(t *testing.T) {
-			config, err := adapt(wrapperCaddyfile(test.caddyfile))
+			config, err := caddytest.Adapt(wrapperCaddyfile(test.caddyfile))
 			require.NoError(t, err)
 			wrapper := strings.Replace(test.json, "{", `{"wrapper": "proxy_protocol_mode",`, 1)
 			wrapper = strings.Replace(wrapper, ",}", "}", 1)
 			assert.JSONEq(t, `{"apps": {"http": {"servers": {"srv0": {"listen": [":1234"], "listener_wrappers": [`+wrapper+`]}}}}}`, string(config))
 
-			c := newCaddy(t)
-			require.NoError(t, c.load(wrappers(test.caddyfile), plainSite(freePort(t))))
+			c := caddytest.New(t)
+			require.NoError(t, c.Load(caddytest.Wrappers(test.caddyfile), caddytest.PlainSite(caddytest.FreePort(t))))
 		})
 	}
 }
 
-func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
-	port := freePort(t)
-	c := newCaddy(t)
-	require.NoError(t, c.load(wrappers("proxy_protocol_mode on"), plainSite(port)))
+func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.New(t)
+	require.NoError(t, c.Load(caddytest.Wrappers("proxy_protocol_mode on"), caddytest.PlainSite(port)))
 
 	for _, test := range []struct{ name, caddyfile, want string }{
 		{
@@ -123,12 +125,12 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"two modes",
 			"proxy_protocol_mode on off",
-			"unexpected argument 'off': give one mode, and modes of single peers in the block, like 'off 127.0.0.0/8', at Caddyfile:4",
+			"unexpected argument 'off': write one mode here, and the modes of other peers in the block, such as 'off 127.0.0.0/8', at Caddyfile:4",
 		},
 		{
 			"the mode again in the block",
 			"proxy_protocol_mode on {\non\n}",
-			"on: needs at least one IP address or CIDR range (the wrapper's own mode stands on its first line), at Caddyfile:5",
+			"on: needs at least one IP address or CIDR range; to set the mode of the wrapper itself, write 'proxy_protocol_mode on', at Caddyfile:5",
 		},
 		{
 			"an unknown option",
@@ -143,32 +145,32 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"an option twice",
 			"proxy_protocol_mode on {\ntimeout 5s\nversion v1\ntimeout 5s\n}",
-			"timeout is there twice: give it once, at Caddyfile:7",
+			"duplicate option 'timeout': remove one, at Caddyfile:7",
 		},
 		{
 			"trusted_proxies twice",
 			"proxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8\ntrusted_proxies static 10.0.0.0/8\n}",
-			"trusted_proxies is there twice: give it once, at Caddyfile:6",
+			"duplicate option 'trusted_proxies': remove one, at Caddyfile:6",
 		},
 		{
 			"a malformed range",
 			"proxy_protocol_mode on {\noff ::1 10.0.0.0/33\n}",
-			"off: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
+			"off: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
 		},
 		{
 			"a name for a range",
 			"proxy_protocol_mode on {\noff localhost\n}",
-			"off: 'localhost' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
+			"off: 'localhost' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
 		},
 		{
 			"an empty range",
 			"proxy_protocol_mode on {\noff \"\"\n}",
-			"off: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
+			"off: '' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
 		},
 		{
 			"no range",
 			"proxy_protocol_mode on {\n\nunspecified\n}",
-			"unspecified: needs at least one IP address or CIDR range (the wrapper's own mode stands on its first line), at Caddyfile:6",
+			"unspecified: needs at least one IP address or CIDR range; to set the mode of the wrapper itself, write 'proxy_protocol_mode unspecified', at Caddyfile:6",
 		},
 		{
 			"a range with a zone",
@@ -178,22 +180,22 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"a range under two modes",
 			"proxy_protocol_mode on {\noff 10.0.0.0/8\nunspecified 10.1.0.0/16 10.2.3.4/8\n}",
-			"unspecified: 10.0.0.0/8 has mode 'off' already and cannot have 'unspecified' as well, at Caddyfile:6",
+			"unspecified: 10.0.0.0/8 already has mode 'off' and cannot also have mode 'unspecified': remove one, at Caddyfile:6",
 		},
 		{
 			"an IPv4-mapped range under two modes",
 			"proxy_protocol_mode on {\noff 10.0.0.0/8\non ::ffff:10.0.0.0/104\n}",
-			"on: 10.0.0.0/8 has mode 'off' already and cannot have 'on' as well, at Caddyfile:6",
+			"on: 10.0.0.0/8 already has mode 'off' and cannot also have mode 'on': remove one, at Caddyfile:6",
 		},
 		{
 			"trusted_proxies under off",
 			"proxy_protocol_mode off {\ntrusted_proxies static 10.0.0.0/8\n}",
-			"trusted_proxies: nobody may send a header under mode 'off': remove it, or set the mode to 'on', at Caddyfile:5",
+			"trusted_proxies: not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on', at Caddyfile:5",
 		},
 		{
 			"trusted_proxies without source",
 			"proxy_protocol_mode on {\ntrusted_proxies\n}",
-			"trusted_proxies expects an IP range source module name as its first argument, at Caddyfile:5",
+			"trusted_proxies: the source is missing: write one, such as 'static 10.0.0.0/8', at Caddyfile:5",
 		},
 		{
 			"trusted_proxies of a missing module",
@@ -203,7 +205,7 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"trusted_proxies with a malformed range",
 			"proxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8 10.0.0\n}",
-			"trusted_proxies: '10.0.0' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
+			"trusted_proxies: '10.0.0' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1, at Caddyfile:5",
 		},
 		{
 			"trusted_proxies with a zone",
@@ -213,27 +215,27 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"a timeout of zero",
 			"proxy_protocol_mode on {\ntimeout 0\n}",
-			"timeout: 0s is not positive: use a duration like 5s, at Caddyfile:5",
+			"timeout: 0s is not positive: use a value such as 5s, at Caddyfile:5",
 		},
 		{
 			"a negative timeout",
 			"proxy_protocol_mode on {\ntimeout -5s\n}",
-			"timeout: -5s is not positive: use a duration like 5s, at Caddyfile:5",
+			"timeout: -5s is not positive: use a value such as 5s, at Caddyfile:5",
 		},
 		{
 			"a timeout without unit",
 			"proxy_protocol_mode on {\ntimeout 5\n}",
-			"timeout: '5' is no duration: use one like 5s, at Caddyfile:5",
+			"timeout: '5' is not a duration: use a value such as 5s, at Caddyfile:5",
 		},
 		{
 			"no timeout",
 			"proxy_protocol_mode on {\ntimeout\n}",
-			"timeout takes one argument, at Caddyfile:5",
+			"timeout: needs exactly one argument, at Caddyfile:5",
 		},
 		{
 			"two timeouts",
 			"proxy_protocol_mode on {\ntimeout 3s 5s\n}",
-			"timeout takes one argument, at Caddyfile:5",
+			"timeout: needs exactly one argument, at Caddyfile:5",
 		},
 		{
 			"a size that is too small",
@@ -248,12 +250,12 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"a size that is far too large",
 			"proxy_protocol_mode on {\nmax_header_size 16EiB\n}",
-			"max_header_size: '16EiB' is no size of 536 to 65551 bytes, like 4KiB, at Caddyfile:5",
+			"max_header_size: '16EiB' is not a size: use 536 to 65551 bytes, such as 4KiB, at Caddyfile:5",
 		},
 		{
 			"a size that is no size",
 			"proxy_protocol_mode on {\nmax_header_size big\n}",
-			"max_header_size: 'big' is no size of 536 to 65551 bytes, like 4KiB, at Caddyfile:5",
+			"max_header_size: 'big' is not a size: use 536 to 65551 bytes, such as 4KiB, at Caddyfile:5",
 		},
 		{
 			"an unknown version",
@@ -263,12 +265,12 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"two versions",
 			"proxy_protocol_mode on {\nversion v1 v2\n}",
-			"version takes one argument, at Caddyfile:5",
+			"version: needs exactly one argument, at Caddyfile:5",
 		},
 		{
 			"an empty version",
 			"proxy_protocol_mode on {\nversion \"\"\n}",
-			"version takes one argument, at Caddyfile:5",
+			"version: needs exactly one argument, at Caddyfile:5",
 		},
 		{
 			"http3 with another word",
@@ -278,32 +280,32 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"http3 alone",
 			"proxy_protocol_mode on {\nhttp3\n}",
-			"http3 takes one argument, at Caddyfile:5",
+			"http3: needs exactly one argument, at Caddyfile:5",
 		},
 		{
 			"mismatched_destination with another word",
 			"proxy_protocol_mode on {\nmismatched_destination on\n}",
-			"mismatched_destination: unknown value 'on': use allow, or leave it out to refuse version 1 headers whose destination is not of their family, at Caddyfile:5",
+			"mismatched_destination: unknown value 'on': use allow, or leave it out to refuse version 1 headers whose destination does not match their address family, at Caddyfile:5",
 		},
 		{
 			"mismatched_destination in upper case",
 			"proxy_protocol_mode on {\nmismatched_destination ALLOW\n}",
-			"mismatched_destination: unknown value 'ALLOW': use allow, or leave it out to refuse version 1 headers whose destination is not of their family, at Caddyfile:5",
+			"mismatched_destination: unknown value 'ALLOW': use allow, or leave it out to refuse version 1 headers whose destination does not match their address family, at Caddyfile:5",
 		},
 		{
 			"mismatched_destination alone",
 			"proxy_protocol_mode on {\nmismatched_destination\n}",
-			"mismatched_destination takes one argument, at Caddyfile:5",
+			"mismatched_destination: needs exactly one argument, at Caddyfile:5",
 		},
 		{
 			"mismatched_destination and more",
 			"proxy_protocol_mode on {\nmismatched_destination allow 10.0.0.1\n}",
-			"mismatched_destination takes one argument, at Caddyfile:5",
+			"mismatched_destination: needs exactly one argument, at Caddyfile:5",
 		},
 		{
 			"mismatched_destination twice",
 			"proxy_protocol_mode on {\nmismatched_destination allow\nmismatched_destination allow\n}",
-			"mismatched_destination is there twice: give it once, at Caddyfile:6",
+			"duplicate option 'mismatched_destination': remove one, at Caddyfile:6",
 		},
 		{
 			"a block where none belongs",
@@ -312,13 +314,13 @@ func TestBadCaddyfileNamesTheLineAndWhatIsAccepted(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := adapt(wrapperCaddyfile(test.caddyfile))
+			_, err := caddytest.Adapt(wrapperCaddyfile(test.caddyfile))
 			require.EqualError(t, err, "parsing caddyfile tokens for 'servers': "+test.want)
 
-			err = c.load(wrappers(test.caddyfile), plainSite(port))
+			err = c.Load(caddytest.Wrappers(test.caddyfile), caddytest.PlainSite(port))
 			require.Error(t, err)
-			_, body := get(t, http1, tcp4(port), headerV2, "/")
-			assert.Equal(t, client4.String(), body, "the running config stays")
+			_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headerV2, "/")
+			assert.Equal(t, caddytest.Client4.String(), body, "the running config stays")
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package proxyprotocol
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -9,93 +8,87 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
-// conn is a connection whose beginning is judged by a mode. Its header is read in the
-// goroutine that first asks for an address, reads or writes; under Off, only reads look.
+// conn is a connection that begins with a header, or must not. The header is read in the
+// goroutine that first asks for an address, reads or writes; under Off, only reads check for
+// one.
 //
 // It has no method ConnectionState: net/http would take it for a TLS connection.
 type conn struct {
-	net.Conn // the accepted connection; every method that could pass it by is below
+	// Conn is the accepted connection. Every method through which a caller could skip the
+	// header is overridden below.
+	net.Conn
 
-	rules    *rules
-	accepted time.Duration // since start
+	rules      *rules
+	acceptedAt monotime.Time
 
-	// phase is how far the beginning has been judged. The facts and addresses below
-	// are written before it leaves pending, and read after.
-	phase atomic.Uint32
+	// state says how far the beginning of the connection has been read. It is written by the
+	// holder of headerMu in statePending, and by the holder of readMu afterwards. The facts
+	// and the client's address are written in statePending and only read afterwards.
+	state atomic.Uint32
+	// closed says that Close was called. It is set before the socket is closed.
+	closed atomic.Bool
+	// counted says that the connection has been counted. The goroutine that sets it counts,
+	// so that each connection is counted once.
+	counted atomic.Bool
 
-	// These belong to whoever judges.
-	aim     purpose // what he judges for
-	limited bool    // the socket has the deadline of the header
-	overdue bool    // the timeout was over before the socket was asked for its first byte
+	// The holder of headerMu writes these with deadlineMu held.
+	op            op   // the operation that reads the header
+	readingHeader bool // op is in progress
+	deadlineSet   bool // the socket's read deadline is that of op
+	// overdue says that the timeout was over before the first read; guarded by headerMu.
+	overdue bool
 
 	facts
-	client net.TCPAddr // if the header named one; its IP address lies in there
+	// client is the client's address, if the header named one. Its IP is a slice of header,
+	// so that setting it allocates nothing.
+	client net.TCPAddr
 
-	// judging serializes whoever judges the beginning while pending, reading whoever
-	// reads while watching. The inbox belongs to the one, then to the other, and from
-	// draining on to the Read that makes the phase handing.
-	judging, reading sync.Mutex
-	inbox            *inbox
+	// headerMu is held while the header is read (statePending), readMu while a read is checked
+	// for a second header (stateWatching) or copies from the buffer (stateBuffered). They
+	// guard buffer in these states.
+	headerMu, readMu sync.Mutex
+	buffer           *buffer
 
-	extras atomic.Pointer[extras]
-}
+	// deadlineMu guards the socket's read deadline in statePending.
+	deadlineMu sync.Mutex
+	// readDeadline is the caller's read deadline in statePending, or noDeadline; guarded by
+	// deadlineMu.
+	readDeadline monotime.Time
 
-// extras are what a connection has no room for before somebody needs it.
-type extras struct {
-	// mapping has the placeholders of the connection's requests, once there is one.
-	mapping atomic.Pointer[caddy.ReplacerFunc]
-
-	// deadlines guards the user's read deadline while pending.
-	deadlines    sync.Mutex
-	readDeadline time.Duration // since start, or none
-	awaited      bool          // it ends a wait that goes on
-
-	// stopAsking ends a request to the source of trusted peers.
+	// cache has the lookup of the connection's requests, once there is one.
+	cache lookupCache
+	// stopAsking ends a request to the source of trusted peers; nil if there was none.
 	stopAsking atomic.Pointer[context.CancelFunc]
 }
 
-func (c *conn) extra() *extras {
-	if c.extras.Load() == nil {
-		c.extras.CompareAndSwap(nil, new(extras))
-	}
-	return c.extras.Load()
-}
-
+// The states of a connection, which only go forward:
+//
+//	pending ──▶ watching ──▶ buffered ──▶ open
+//
+//	pending -> watching:  the header was read, or none is needed; a header could still come
+//	pending -> buffered:  the same, and the bytes that came with it begin no header
+//	watching -> buffered: bytes came that begin no header, more than the Read had room for
+//	watching -> open:     bytes came that begin no header, and the Read returned them all
+//	buffered -> open:     a Read returned the last buffered byte
+//	pending, watching -> refused: the connection broke a rule, or failed
+//
+// Under Off a connection begins in stateWatching.
 const (
-	none    time.Duration = 0       // no deadline
-	endless time.Duration = 1 << 62 // a century is, and leaves room for sums
-)
-
-// The phases of a connection. They only ever go forward, but that draining and handing take
-// turns.
-const (
-	// pending: whether there is a header is not known yet.
-	pending uint32 = iota
-	// timed is pending, and the user has set a read deadline.
-	timed
-	// silent is watching, and the socket has not said anything yet.
-	silent
-	// watching: the addresses are final. What the socket says next is held back as
-	// long as it may be the signature of a header, which would be refused.
-	watching
-	// draining: no header can come. Read hands on what was received.
-	draining
-	// handing is draining, while one Read does it.
-	handing
-	// open: reads go straight to the socket.
-	open
-	// refused: the connection is closed, reads and writes fail.
-	refused
-
-	// closed comes on top of the phase in which the connection was closed, if no header had
-	// been ruled out then. On top of watching the connection has been counted. On top of the
-	// phases before, it is counted once nobody judges or reads any more.
-	closed = 1 << 7
+	// statePending: it is not known yet whether there is a header.
+	statePending uint32 = iota
+	// stateWatching: the addresses are final. Bytes are held back as long as they may be the
+	// signature of a header, which is refused.
+	stateWatching
+	// stateBuffered: no header can follow. Read returns buffered bytes first.
+	stateBuffered
+	// stateOpen: reads go straight to the socket.
+	stateOpen
+	// stateRefused: the connection is closed, and reads and writes fail.
+	stateRefused
 )
 
 // localAddr is the local address of a connection. Every listener wrapper passes it
@@ -114,7 +107,7 @@ func (a *localAddr) Network() string {
 // String implements net.Addr.
 func (a *localAddr) String() string {
 	c := (*conn)(a)
-	if c.accepts() {
+	if c.served() {
 		if to := c.destination(); to.IsValid() {
 			return to.String()
 		}
@@ -122,64 +115,70 @@ func (a *localAddr) String() string {
 	return addrString(c.Conn.LocalAddr())
 }
 
-// start is what times are counted from: a Duration is smaller than a Time and faster to get.
-var start = time.Now()
+// fromLocalAddr returns the connection whose LocalAddr returned addr, which may be anything,
+// and whether there is one. The connection is nil while its beginning has yet to be judged:
+// nothing is known of it then.
+func fromLocalAddr(addr any) (c connection, ok bool) {
+	local, ok := addr.(*localAddr)
+	if !ok || (*conn)(local).state.Load() == statePending {
+		return nil, ok
+	}
+	return (*conn)(local), true
+}
 
-func newConn(c net.Conn, rules *rules, mode Mode, trust trust, accepted time.Duration) *conn {
-	wrapped := &conn{Conn: c, rules: rules, accepted: accepted}
+// lookups implements connection.
+func (c *conn) lookups() *lookupCache { return &c.cache }
+
+func newConn(c net.Conn, rules *rules, mode Mode, trust trust, acceptedAt monotime.Time) *conn {
+	wrapped := &conn{Conn: c, rules: rules, acceptedAt: acceptedAt}
 	wrapped.mode, wrapped.trust, wrapped.peer = mode, trust, peerAddr(c.RemoteAddr())
 	if mode == Off {
-		wrapped.phase.Store(silent)
+		wrapped.state.Store(stateWatching)
 	}
 	return wrapped
+}
+
+// served reports whether the header has been read, or is not needed, and the connection was
+// not refused.
+func (c *conn) served() bool {
+	state := c.state.Load()
+	return state != statePending && state != stateRefused
 }
 
 // RemoteAddr returns the client's address, with port 0 if it is marked, or the peer's
 // if no header named a client or the connection was refused.
 func (c *conn) RemoteAddr() net.Addr {
-	_ = c.settle(forAddr)
-	if !c.accepts() || c.client.IP == nil {
+	_ = c.ensureHeader(opAddr)
+	if !c.served() || c.client.IP == nil {
 		return c.peer
 	}
 	return &c.client
-}
-
-// isPending reports whether the beginning has yet to be judged.
-func (c *conn) isPending() bool { return c.phase.Load()&^closed <= timed }
-
-// accepts reports whether the beginning has been judged, and not refused.
-func (c *conn) accepts() bool {
-	phase := c.phase.Load() &^ closed
-	return phase > timed && phase != refused
 }
 
 // LocalAddr returns the header's destination, or the socket's own address if there is
 // none, it is unspecified, or the connection is marked: it chooses TLS policies and
 // certificates.
 func (c *conn) LocalAddr() net.Addr {
-	_ = c.settle(forAddr)
+	_ = c.ensureHeader(opAddr)
 	return (*localAddr)(c)
 }
 
 // Read reads what follows the header.
 func (c *conn) Read(p []byte) (int, error) {
-	switch c.phase.Load() {
-	case open:
-		return c.Conn.Read(p)
-	case draining:
-		return c.drain(p)
-	default:
-		n, err := c.readBeginning(p)
-		if c.phase.Load() == silent|closed {
-			c.endSilence() // Close has come meanwhile, and found it being read
-		}
-		return n, err
+	if err := c.ensureHeader(opRead); err != nil {
+		return 0, err
 	}
+	if c.state.Load() != stateOpen {
+		if n, done, err := c.readGuarded(p); done {
+			return n, err
+		}
+	}
+	return c.Conn.Read(p)
 }
 
-// Write writes to the socket, not before the beginning is judged.
+// Write writes to the socket once the header has been read.
 func (c *conn) Write(p []byte) (int, error) {
-	if err := c.mayWrite(); err != nil {
+	if err := c.checkWritable(); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)
@@ -187,7 +186,7 @@ func (c *conn) Write(p []byte) (int, error) {
 
 // ReadFrom implements io.ReaderFrom: the socket's own may use sendfile.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if err := c.mayWrite(); err != nil {
+	if err := c.checkWritable(); err != nil {
 		return 0, err
 	}
 	if to, ok := c.Conn.(io.ReaderFrom); ok {
@@ -196,9 +195,9 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{c.Conn}, r)
 }
 
-func (c *conn) mayWrite() error {
-	_ = c.settle(forWrite) // what fails before a header is complete is refused
-	if c.phase.Load() == refused {
+func (c *conn) checkWritable() error {
+	_ = c.ensureHeader(opWrite) // an error has refused the connection
+	if c.state.Load() == stateRefused {
 		return refusedError("write", c.peer)
 	}
 	return nil
@@ -206,53 +205,39 @@ func (c *conn) mayWrite() error {
 
 // Close closes the connection at once, and with it ends a read of the header.
 func (c *conn) Close() error {
+	c.closed.Store(true)
 	err := c.Conn.Close()
-	for phase := c.phase.Load(); phase <= watching; phase = c.phase.Load() {
-		if !c.phase.CompareAndSwap(phase, phase|closed) {
-			continue
-		}
-		switch phase {
-		case silent:
-			c.endSilence()
-		case watching:
-			c.count()
-		default:
-			c.giveUp()
-		}
-		break
+	if stop := c.stopAsking.Load(); stop != nil {
+		(*stop)()
 	}
+	c.countClosed()
 	return err
-}
-
-// endSilence counts a connection that was closed while silent. If it is being read, that ends
-// now, and Read calls endSilence again, unless the last read was not silent.
-func (c *conn) endSilence() {
-	if !c.reading.TryLock() {
-		return
-	}
-	defer c.reading.Unlock()
-	if c.phase.CompareAndSwap(silent|closed, watching|closed) {
-		c.countSilent()
-	}
 }
 
 var errClosedBefore = errors.New("closed before its header was complete")
 
-// giveUp refuses a connection that was closed while pending. If its beginning is being
-// judged, that ends now, and settle calls giveUp again.
-func (c *conn) giveUp() {
-	if x := c.extras.Load(); x != nil {
-		if stop := x.stopAsking.Load(); stop != nil {
-			(*stop)()
+// countClosed counts a closed connection that has not been counted. It does nothing while a
+// goroutine reads the beginning of the connection: that goroutine calls countClosed when it
+// has given up its mutex.
+func (c *conn) countClosed() {
+	if c.state.Load() == statePending {
+		if !c.headerMu.TryLock() {
+			return
 		}
+		if c.state.Load() == statePending {
+			c.refuseEnded(errClosedBefore)
+		}
+		c.headerMu.Unlock()
 	}
-	if !c.judging.TryLock() {
+	if c.counted.Load() || !c.readMu.TryLock() {
 		return
 	}
-	defer c.judging.Unlock()
-	if c.isPending() {
-		c.refuseEnded(errClosedBefore)
+	defer c.readMu.Unlock()
+	if c.present() || len(c.buffered()) > 0 {
+		c.countServed()
+		return
 	}
+	c.countSilent()
 }
 
 // CloseRead and CloseWrite shut down one half of the connection, if it can do that.
@@ -270,7 +255,7 @@ func (c *conn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// NetConn returns the accepted connection. What is read from it passes the header by.
+// NetConn returns the accepted connection. Reading from it skips the header.
 func (c *conn) NetConn() net.Conn { return c.Conn }
 
 // SyscallConn implements syscall.Conn.
@@ -287,115 +272,10 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	return struct{ syscall.RawConn }{raw}, nil
 }
 
-// SetDeadline implements net.Conn.
-func (c *conn) SetDeadline(t time.Time) error {
-	if err := c.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return c.SetWriteDeadline(t)
-}
-
-// SetReadDeadline implements net.Conn. It can shorten the wait for a header, not
-// lengthen it.
-func (c *conn) SetReadDeadline(t time.Time) error {
-	if c.phase.Load() > timed { // or closed, which is an error
-		return c.Conn.SetReadDeadline(t)
-	}
-	x := c.extra()
-	x.deadlines.Lock()
-	defer x.deadlines.Unlock()
-	c.phase.CompareAndSwap(pending, timed) // from here on leave waits
-	if c.phase.Load() > timed {
-		return c.Conn.SetReadDeadline(t)
-	}
-	x.readDeadline = none
-	if !t.IsZero() {
-		// Not t.Sub(start): the wall clock, by which t may be, can have been set since.
-		x.readDeadline = cmp.Or(time.Since(start)+min(time.Until(t), endless), -1)
-	}
-	if !x.awaited {
-		return nil // leave hands it to the socket
-	}
-	return c.applyDeadline(x)
-}
-
-// mayRead implements waiter. A deadline is not needed if something is there, unless one has
-// passed: what is there came too late, or the user is to be told.
-func (c *conn) mayRead() error {
-	c.overdue = time.Since(start) >= c.accepted+c.rules.timeout
-	if c.overdue || c.aim == forRead && c.phase.Load() == timed {
-		return c.mayWait()
-	}
-	return nil
-}
-
-// mayWait implements waiter. It makes the header's timeout the socket's read deadline, or
-// the user's deadline, if that is earlier and he reads. If only an address is asked for, the
-// timeout is all that counts: an answer before it would be the peer's address, and a header
-// could still follow.
-func (c *conn) mayWait() error {
-	if c.limited {
-		return nil
-	}
-	c.limited = true
-	if c.aim != forRead {
-		return c.Conn.SetReadDeadline(c.deadline())
-	}
-	x := c.extra()
-	x.deadlines.Lock()
-	defer x.deadlines.Unlock()
-	x.awaited = true
-	return c.applyDeadline(x)
-}
-
-func (c *conn) applyDeadline(x *extras) error {
-	t := c.deadline()
-	if x.readDeadline != none {
-		if user := start.Add(x.readDeadline); user.Before(t) {
-			t = user
-		}
-	}
-	return c.Conn.SetReadDeadline(t)
-}
-
-// unlimit undoes mayWait. What fails here fails on a closed connection only, as will what
-// comes next.
-func (c *conn) unlimit() {
-	if !c.limited {
-		return
-	}
-	c.limited = false
-	if x := c.extras.Load(); x != nil && x.awaited { // which nobody else writes
-		x.deadlines.Lock()
-		x.awaited = false
-		x.deadlines.Unlock()
-	}
-	_ = c.Conn.SetReadDeadline(time.Time{})
-}
-
-// leave moves on from pending, with the read deadline that the user wants.
-func (c *conn) leave(next uint32) {
-	c.unlimit()
-	if c.advance(pending, next) {
-		return
-	}
-	x := c.extra()
-	x.deadlines.Lock()
-	defer x.deadlines.Unlock()
-	if x.readDeadline != none {
-		_ = c.Conn.SetReadDeadline(start.Add(x.readDeadline))
-	}
-	if from := c.phase.Load(); from >= closed || !c.advance(from, next) {
-		// Close left it to the goroutine that judges to count the connection.
-		if next == silent {
-			c.phase.Store(watching | closed)
-			c.countSilent()
-			return
-		}
-		c.phase.Store(next | closed)
-		c.count()
-	}
-}
-
-// deadline is when the first header must be complete.
-func (c *conn) deadline() time.Time { return start.Add(c.accepted + c.rules.timeout) }
+// Interface guards
+var (
+	_ connection    = (*conn)(nil)
+	_ net.Conn      = (*conn)(nil)
+	_ io.ReaderFrom = (*conn)(nil)
+	_ syscall.Conn  = (*conn)(nil)
+)

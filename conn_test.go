@@ -27,6 +27,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -76,8 +78,7 @@ func connRules(mode Mode, options ...func(*rules)) (*rules, *connLogs) {
 		policy:        policy{mode: mode, asking: make(chan struct{}, 1)},
 		timeout:       time.Hour,
 		maxHeaderSize: defaultMaxHeaderSize,
-		log:           newConnLog(logger),
-		stats:         connStats,
+		recorder:      recorder{newConnLog(logger, false), connStats},
 	}
 	for _, option := range options {
 		option(r)
@@ -208,7 +209,7 @@ func (s *connScript) SetDeadline(t time.Time) error    { return s.SetReadDeadlin
 
 // connOf wraps a connection of a peer that is trusted, accepted now.
 func connOf(c net.Conn, rules *rules) *conn {
-	return newConn(c, rules, rules.mode, trusted, time.Since(start))
+	return newConn(c, rules, rules.mode, trusted, monotime.Now())
 }
 
 // connNetworks are the networks of real connections.
@@ -297,12 +298,12 @@ func connSend(c net.Conn, data string) {
 	}
 }
 
-// connUntilJudging waits until somebody waits for the header.
-func connUntilJudging(t testing.TB, c *conn) {
+// connUntilHeaderIsRead waits until a goroutine waits for the header.
+func connUntilHeaderIsRead(t testing.TB, c *conn) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		if c.judging.TryLock() {
-			c.judging.Unlock()
+		if c.headerMu.TryLock() {
+			c.headerMu.Unlock()
 			return false
 		}
 		return true
@@ -312,7 +313,7 @@ func connUntilJudging(t testing.TB, c *conn) {
 // connUntilWatching waits until a read has gone past the header.
 func connUntilWatching(t testing.TB, c *conn) {
 	t.Helper()
-	require.Eventually(t, func() bool { return c.phase.Load() == watching }, connBound, time.Millisecond)
+	require.Eventually(t, func() bool { return c.state.Load() == stateWatching }, connBound, time.Millisecond)
 }
 
 // connCalls are the calls that look for the header.
@@ -330,14 +331,14 @@ func TestConnReadsHeaderAtFirstUse(t *testing.T) {
 			t.Run(network+"/"+name, func(t *testing.T) {
 				rules, _ := connRules(On)
 				client, c := connDial(t, network, rules)
-				assert.True(t, c.isPending(), "before the first use")
+				assert.Equal(t, statePending, c.state.Load(), "before the first use")
 
 				done := connGo(func() error { return call(c) })
-				connUntilJudging(t, c)
+				connUntilHeaderIsRead(t, c)
 				connSend(client, connV1+"data")
 
 				assert.NoError(t, connWait(t, done))
-				assert.False(t, c.isPending())
+				assert.NotEqual(t, statePending, c.state.Load())
 				assert.Equal(t, connClient, c.RemoteAddr().String())
 				assert.Equal(t, connServer, c.LocalAddr().String())
 			})
@@ -382,7 +383,7 @@ func TestConnAddressesDoNotWaitForReadBehindHeader(t *testing.T) {
 			rules, _ := connRules(On)
 			client, c := connDial(t, "tcp4", rules)
 			read := connGo(func() connResult { return connRead(c, 100) })
-			connUntilJudging(t, c)
+			connUntilHeaderIsRead(t, c)
 			called := make(chan struct{})
 			done := connGo(func() error { close(called); return connCalls[name](c) })
 			<-called
@@ -421,7 +422,7 @@ func TestConnTakesHeaderAndDataInOneRead(t *testing.T) {
 				var got string
 				for len(got) < len(tt.rest) {
 					if tt.mode != Off {
-						assert.NotEqual(t, open, c.phase.Load(), "bytes are left")
+						assert.NotEqual(t, stateOpen, c.state.Load(), "bytes are left")
 					}
 					r := connRead(c, size)
 					require.NoError(t, r.err)
@@ -433,8 +434,8 @@ func TestConnTakesHeaderAndDataInOneRead(t *testing.T) {
 				}
 
 				// From here on the socket fills the reader's own buffer.
-				assert.Equal(t, open, c.phase.Load())
-				assert.Nil(t, c.inbox, "it is given back")
+				assert.Equal(t, stateOpen, c.state.Load())
+				assert.Nil(t, c.buffer, "it is given back")
 				script.events = []connEvent{{data: "more"}}
 				p := make([]byte, 10)
 				n, err := c.Read(p)
@@ -464,7 +465,7 @@ func TestConnHandsOnWhatFollowsHeaderOnce(t *testing.T) {
 				got := connSoon(t, func() connResult { return connReadAll(c) })
 				assert.NoError(t, got.err)
 				assert.True(t, got.data == data, "%d bytes", len(got.data))
-				assert.Equal(t, open, c.phase.Load())
+				assert.Equal(t, stateOpen, c.state.Load())
 			})
 		}
 	}
@@ -515,7 +516,7 @@ func TestConnReadDeadlineSurvivesHeader(t *testing.T) {
 		t.Run("set while the header is awaited on "+network, func(t *testing.T) {
 			client, c := connDial(t, network, rulesFor(time.Hour))
 			done := connGo(c.RemoteAddr)
-			connUntilJudging(t, c)
+			connUntilHeaderIsRead(t, c)
 			require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
 			connSend(client, connV1)
 			assert.Equal(t, connClient, connWait(t, done).String())
@@ -531,26 +532,26 @@ func TestConnDeadlineOfHeaderIsTheEarlierOne(t *testing.T) {
 	tests := []struct {
 		name       string
 		user, want time.Time
-		judged     purpose
+		op         op
 	}{
-		{"a read has none of its own", time.Time{}, timeout, forRead},
-		{"a read has an earlier one", soon, soon, forRead},
-		{"a read has a later one", late, timeout, forRead},
-		{"a read has one beyond all bounds", accepted.AddDate(1000, 0, 0), timeout, forRead},
-		{"an address is asked for and there is none", time.Time{}, timeout, forAddr},
-		{"an address is asked for and there is an earlier one", soon, timeout, forAddr},
-		{"an address is asked for and there is a later one", late, timeout, forAddr},
+		{"a read has none of its own", time.Time{}, timeout, opRead},
+		{"a read has an earlier one", soon, soon, opRead},
+		{"a read has a later one", late, timeout, opRead},
+		{"a read has one beyond all bounds", accepted.AddDate(1000, 0, 0), timeout, opRead},
+		{"an address is asked for and there is none", time.Time{}, timeout, opAddr},
+		{"an address is asked for and there is an earlier one", soon, timeout, opAddr},
+		{"an address is asked for and there is a later one", late, timeout, opAddr},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			rules, _ := connRules(On, func(r *rules) { r.timeout = time.Minute })
 			script := connSays()
-			c := newConn(script, rules, On, trusted, accepted.Sub(start))
+			c := newConn(script, rules, On, trusted, monotime.Of(accepted))
 			require.NoError(t, c.SetReadDeadline(tt.user))
-			c.aim = tt.judged
-			require.NoError(t, c.mayWait())
+			require.NoError(t, c.holdDeadline(tt.op))
+			require.NoError(t, c.beforeWait())
 			assert.WithinDuration(t, tt.want, script.deadline, time.Second)
-			c.leave(open)
+			c.restoreDeadline()
 			if century := accepted.AddDate(100, 0, 0); tt.user.After(century) {
 				assert.True(t, script.deadline.After(century), script.deadline)
 			} else {
@@ -590,7 +591,7 @@ func TestConnShorterReadDeadlineIsNotSticky(t *testing.T) {
 							assert.Equal(t, "read", opErr.Op, "net/http keeps silent on these")
 						}
 					}
-					assert.True(t, c.isPending())
+					assert.Equal(t, statePending, c.state.Load())
 
 					require.NoError(t, c.SetReadDeadline(time.Time{}))
 					header := connV1
@@ -617,7 +618,7 @@ func TestConnAddressIgnoresReadDeadline(t *testing.T) {
 				client, c := connDial(t, network, rules)
 				require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
 				done := connGo(func() error { return connCalls[name](c) })
-				connUntilJudging(t, c)
+				connUntilHeaderIsRead(t, c)
 				connSend(client, connV1)
 				assert.NoError(t, connWait(t, done))
 				assert.Equal(t, connClient, c.RemoteAddr().String())
@@ -724,7 +725,7 @@ func TestConnAtTimeout(t *testing.T) {
 						assert.Equal(t, timeout, time.Since(start))
 						assert.Equal(t, "pipe", c.RemoteAddr().String())
 						if tt.refused {
-							assert.Equal(t, refused, c.phase.Load())
+							assert.Equal(t, stateRefused, c.state.Load())
 							reason := "timeout"
 							if sent == "" {
 								reason = "silent"
@@ -732,7 +733,7 @@ func TestConnAtTimeout(t *testing.T) {
 							assert.Equal(t, []string{reason}, connReasons(logs))
 						} else {
 							assert.NoError(t, err)
-							assert.Equal(t, map[bool]uint32{true: silent, false: watching}[sent == ""], c.phase.Load())
+							assert.Equal(t, stateWatching, c.state.Load())
 							assert.Empty(t, connReasons(logs))
 						}
 					})
@@ -751,7 +752,7 @@ func TestConnTimeoutRunsFromAccept(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		c.RemoteAddr()
 		assert.Equal(t, 5*time.Second, time.Since(start))
-		assert.Equal(t, refused, c.phase.Load())
+		assert.Equal(t, stateRefused, c.state.Load())
 	})
 }
 
@@ -863,7 +864,7 @@ func TestConnReadDeadlineRulesTheWatch(t *testing.T) {
 				got := connRead(c, 100)
 				assert.ErrorIs(t, got.err, os.ErrDeadlineExceeded)
 				assert.Equal(t, 30*time.Second, time.Since(start))
-				assert.Equal(t, map[bool]uint32{true: silent, false: watching}[tt.header == ""], c.phase.Load())
+				assert.Equal(t, stateWatching, c.state.Load())
 			})
 		})
 	}
@@ -910,7 +911,7 @@ func TestConnCloseEndsPendingHeaderAtOnce(t *testing.T) {
 					}
 					connSend(client, sent)
 					done := connGo(func() error { return call(c) })
-					connUntilJudging(t, c)
+					connUntilHeaderIsRead(t, c)
 					require.NoError(t, c.Close())
 					err := connWait(t, done)
 					if name != "RemoteAddr" && name != "LocalAddr" {
@@ -990,7 +991,7 @@ func TestConnRefusalIsStickyAndSilent(t *testing.T) {
 						}
 						assert.Equal(t, c.NetConn().RemoteAddr().String(), c.RemoteAddr().String())
 					}
-					assert.Equal(t, refused, c.phase.Load())
+					assert.Equal(t, stateRefused, c.state.Load())
 
 					got := connSoon(t, func() connResult {
 						client.SetReadDeadline(time.Now().Add(connBound))
@@ -1046,7 +1047,7 @@ func TestConnSocketErrorBeforeTheHeaderIsARefusal(t *testing.T) {
 					if name != "RemoteAddr" && name != "LocalAddr" {
 						assert.Error(t, err)
 					}
-					assert.Equal(t, refused, c.phase.Load())
+					assert.Equal(t, stateRefused, c.state.Load())
 					assert.True(t, script.closed)
 					assert.Equal(t, connPeer, c.RemoteAddr())
 					assert.ErrorIs(t, connRead(c, 100).err, errRefused)
@@ -1264,7 +1265,7 @@ func TestConnPanicBelowIsARefusal(t *testing.T) {
 				if name != "RemoteAddr" && name != "LocalAddr" {
 					assert.ErrorIs(t, err, errRefused)
 				}
-				assert.Equal(t, refused, c.phase.Load())
+				assert.Equal(t, stateRefused, c.state.Load())
 				assert.Equal(t, connPeer, c.RemoteAddr())
 				assert.ErrorIs(t, connCalls["Read"](c), errRefused)
 				assert.Len(t, connReasons(logs), 1)
@@ -1291,7 +1292,7 @@ func TestConnThatClaimsToHaveReadTheImpossibleIsRefused(t *testing.T) {
 				n, err := c.Read(room[:100])
 				assert.Zero(t, n)
 				assert.ErrorIs(t, err, errRefused)
-				assert.Equal(t, refused, c.phase.Load())
+				assert.Equal(t, stateRefused, c.state.Load())
 				assert.Equal(t, []string{"io"}, connReasons(logs))
 			})
 		}
@@ -1347,7 +1348,7 @@ func TestConnKeepsThePeerThatItWasAcceptedFrom(t *testing.T) {
 		{"refused", On, connGET},
 		{"no header", Unspecified, connGET},
 		{"no header under off", Off, connGET},
-		{"LOCAL", On, local() + connGET},
+		{"LOCAL", On, caddytest.HeaderLocal() + connGET},
 	}
 	for _, tt := range tests {
 		for name, after := range map[string]net.Addr{"nil": nil, "panics": connBadAddr{}, "nil TCP address": (*net.TCPAddr)(nil)} {
@@ -1613,7 +1614,7 @@ func TestConnAddressesOfHeader(t *testing.T) {
 			for range 2 {
 				assert.Equal(t, tt.remote, c.RemoteAddr().String())
 				assert.Equal(t, tt.local, c.LocalAddr().String())
-				assert.Equal(t, tt.marked, c.marked)
+				assert.Equal(t, tt.marked, c.Marked())
 				require.IsType(t, (*net.TCPAddr)(nil), c.RemoteAddr())
 				assert.Equal(t, "tcp", c.RemoteAddr().Network())
 				assert.Equal(t, "tcp", c.LocalAddr().Network())
@@ -1622,7 +1623,7 @@ func TestConnAddressesOfHeader(t *testing.T) {
 			remote := c.RemoteAddr().(*net.TCPAddr)
 			assert.False(t, remote.AddrPort().Addr().Is4In6() && len(remote.IP) == net.IPv6len)
 			rules.log.wait()
-			assert.Len(t, logs.FilterMessageSnippet("not trustworthy").All(), map[bool]int{true: 1}[tt.marked])
+			assert.Len(t, logs.FilterMessageSnippet("a client address is unverified").All(), map[bool]int{true: 1}[tt.marked])
 		})
 	}
 }
@@ -1652,7 +1653,7 @@ func TestConnFactsSurviveTheBuffer(t *testing.T) {
 		used := script.into[:cap(script.into)]
 		if len(pieces) == 1 {
 			connReadAll(c)
-			assert.Len(t, used, inboxSize, "the pool's")
+			assert.Len(t, used, bufferSize, "the pool's")
 		}
 		for i := range used {
 			used[i] = 0xff
@@ -1783,7 +1784,7 @@ func TestConnLeadsToSocket(t *testing.T) {
 			} else {
 				assert.IsType(t, (*net.TCPConn)(nil), c.NetConn())
 			}
-			assert.True(t, c.isPending(), "none of these waits for a header")
+			assert.Equal(t, statePending, c.state.Load(), "none of these waits for a header")
 		})
 	}
 }
@@ -1842,7 +1843,7 @@ func TestConnReadsAtTheSameTimeTakeTurns(t *testing.T) {
 	rules, _ := connRules(On)
 	c := connOf(&connSerial{Conn: connSays(append([]string{connV1 + strings.Join(together, "")}, behind...)...)}, rules)
 	require.Equal(t, connClient, c.RemoteAddr().String())
-	require.Equal(t, draining, c.phase.Load())
+	require.Equal(t, stateBuffered, c.state.Load())
 
 	var mu sync.Mutex
 	var got []string
@@ -1863,7 +1864,7 @@ func TestConnReadsAtTheSameTimeTakeTurns(t *testing.T) {
 	}
 	all.Wait()
 	assert.ElementsMatch(t, sent, got)
-	assert.Equal(t, open, c.phase.Load())
+	assert.Equal(t, stateOpen, c.state.Load())
 }
 
 // Both may see the same phase and want it.
@@ -1903,7 +1904,7 @@ func TestConnReadsAtTheSameInstantTakeTurns(t *testing.T) {
 			got, other = other, got
 		}
 		require.Equal(t, [2]connResult{{"a", nil}, {"b", nil}}, [2]connResult{got, other})
-		require.Equal(t, open, next.phase.Load())
+		require.Equal(t, stateOpen, next.state.Load())
 	}
 	connWait(t, ended)
 }
@@ -2048,7 +2049,7 @@ func TestConnClosedWhileItsHeaderIsReadIsCountedOnce(t *testing.T) {
 			}
 			socket.during = func() { assert.NoError(t, c.Close()) }
 			assert.Equal(t, want.peer, c.RemoteAddr().String())
-			assert.False(t, c.isPending())
+			assert.NotEqual(t, statePending, c.state.Load())
 			_, _ = io.ReadAll(c)
 			require.NoError(t, c.Close())
 			for o := range outcomes {
@@ -2086,7 +2087,7 @@ func TestConnWithoutHeaderThatIsClosedWhileItIsReadIsCountedOnce(t *testing.T) {
 			socket.connScript = &connScript{events: []connEvent{{err: io.EOF}}}
 		}
 		c := connOf(socket, rules)
-		socket.during = func() { socket.events = []connEvent{{err: net.ErrClosed}}; c.phase.Store(pending | closed) } // as Close does
+		socket.during = func() { assert.NoError(t, c.Close()) }
 		c.RemoteAddr()
 		_, _ = io.ReadAll(c)
 		require.NoError(t, c.Close())
@@ -2110,7 +2111,7 @@ func TestConnErrorAfterTheTimeoutIsNoTimeout(t *testing.T) {
 	for _, mode := range []Mode{On, Unspecified} {
 		rules, logs := connRules(mode)
 		socket := &connScript{events: []connEvent{{"", errConnReset}}}
-		c := newConn(socket, rules, mode, trusted, time.Since(start)-2*rules.timeout)
+		c := newConn(socket, rules, mode, trusted, monotime.Now().Add(-2*rules.timeout))
 		assert.Equal(t, error(errConnReset), connRead(c, 100).err, mode)
 		assert.Equal(t, []string{"silent"}, connReasons(logs), mode)
 	}
@@ -2256,14 +2257,14 @@ func TestConnHoldsNoBufferWhileItWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			rules, _ := connRules(tt.mode)
-			c := newConn(&connScript{events: tt.events}, rules, tt.mode, trusted, time.Since(start)-2*rules.timeout)
+			c := newConn(&connScript{events: tt.events}, rules, tt.mode, trusted, monotime.Now().Add(-2*rules.timeout))
 			c.RemoteAddr()
 			if tt.mode == Off {
 				connRead(c, 100)
 			}
-			if c.inbox != nil {
-				assert.False(t, c.inbox.shared)
-				assert.LessOrEqual(t, cap(c.inbox.room), 16, "room for what begins a signature")
+			if c.buffer != nil {
+				assert.False(t, c.buffer.pooled)
+				assert.LessOrEqual(t, cap(c.buffer.buf), 16, "room for what begins a signature")
 			}
 		})
 	}
@@ -2273,7 +2274,7 @@ func TestHeaderDurationRunsFromAccept(t *testing.T) {
 	for _, timed := range []bool{true, false} {
 		rules, _ := connRules(On, func(r *rules) { r.timed = timed })
 		rules.stats = newStats()
-		newConn(connSays(connV1), rules, On, trusted, time.Since(start)-time.Minute).RemoteAddr()
+		newConn(connSays(connV1), rules, On, trusted, monotime.Now().Add(-time.Minute)).RemoteAddr()
 		headers := &rules.stats.headers
 		if !timed {
 			assert.Zero(t, headers.sum.Load())
@@ -2299,7 +2300,7 @@ func TestConnHeaderThatIsJudgedAfterTheTimeoutIsRefused(t *testing.T) {
 					require.ErrorIs(t, connRead(c, 1).err, os.ErrDeadlineExceeded)
 					require.NoError(t, c.SetReadDeadline(time.Time{}))
 				}
-				c.accepted -= 2 * rules.timeout
+				c.acceptedAt = c.acceptedAt.Add(-2 * rules.timeout)
 				connSend(client, connV1)
 				assert.Equal(t, c.peer, connSoon(t, c.RemoteAddr))
 				assert.Equal(t, []string{"timeout"}, connReasons(logs))
@@ -2326,7 +2327,7 @@ func TestConnClosedTwiceWhileItIsJudgedIsCountedOnce(t *testing.T) {
 	rules, _ := connRules(Unspecified)
 	rules.stats = newStats()
 	gate := connGate{connSays(connV1), make(chan struct{}), make(chan struct{})}
-	c := newConn(gate, rules, Unspecified, trusted, time.Since(start))
+	c := newConn(gate, rules, Unspecified, trusted, monotime.Now())
 	done := connGo(c.RemoteAddr)
 	<-gate.got
 	require.NoError(t, c.Close())
@@ -2346,7 +2347,7 @@ func TestConnReadDeadlineIsNotLostWhileTheHeaderIsJudged(t *testing.T) {
 	deadline := time.Unix(1, 0)
 	for range 2000 {
 		gate := connGate{connSays(connV1), make(chan struct{}), make(chan struct{})}
-		c := newConn(gate, rules, On, trusted, time.Since(start))
+		c := newConn(gate, rules, On, trusted, monotime.Now())
 		done := connGo(c.RemoteAddr)
 		<-gate.got
 		close(gate.goOn)
@@ -2354,7 +2355,7 @@ func TestConnReadDeadlineIsNotLostWhileTheHeaderIsJudged(t *testing.T) {
 		connWait(t, done)
 		got := gate.Conn.(*connScript).deadline
 		require.False(t, got.IsZero())
-		require.False(t, got.After(start))
+		require.False(t, got.After(monotime.Time(0).ToTime()))
 	}
 }
 
@@ -2375,7 +2376,7 @@ func (c *connBrokenByRead) LocalAddr() net.Addr {
 
 func TestConnThatPanicsForItsLocalAddrIsRefused(t *testing.T) {
 	rules, logs := connRules(Unspecified)
-	c := newConn(&connBrokenByRead{Conn: connSays()}, rules, Unspecified, trusted, time.Since(start))
+	c := newConn(&connBrokenByRead{Conn: connSays()}, rules, Unspecified, trusted, monotime.Now())
 	assert.NotPanics(t, func() { c.RemoteAddr() })
 	assert.Equal(t, []string{"io"}, connReasons(logs))
 }
@@ -2413,9 +2414,9 @@ func TestConnClosedWhileItsSilenceIsReadIsCountedOnce(t *testing.T) {
 	for _, mode := range []Mode{Off, Unspecified} {
 		rules, logs := connRules(mode, func(r *rules) { r.stats = newStats() })
 		hook := &connAfterRead{connScript: &connScript{events: []connEvent{{err: errConnTimeout}}}, after: func() {}}
-		c := newConn(hook, rules, mode, trusted, time.Since(start)-2*rules.timeout)
+		c := newConn(hook, rules, mode, trusted, monotime.Now().Add(-2*rules.timeout))
 		c.RemoteAddr() // the timeout is over
-		require.Equal(t, silent, c.phase.Load())
+		require.Equal(t, stateWatching, c.state.Load())
 		hook.events = []connEvent{{err: errConnReset}}
 		hook.after = func() { require.NoError(t, c.Close()) }
 		require.Error(t, connRead(c, 100).err)

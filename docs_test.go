@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 // The documentation is tested as it is written: README.md, and all Markdown in docs.
 // What the first line of a code block says decides how:
@@ -56,6 +56,8 @@ import (
 	"github.com/stretchr/testify/assert/yaml"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
@@ -64,7 +66,7 @@ const (
 	docsFolder = "docs"
 )
 
-func TestDocsCaddyfile(t *testing.T) {
+func TestDocs_Caddyfile(t *testing.T) {
 	count := make(map[string]int)
 	for _, block := range docsBlocks(t) {
 		if block.lang != "caddyfile" {
@@ -91,7 +93,7 @@ func TestDocsCaddyfile(t *testing.T) {
 	assert.NotZero(t, count[readme], "%s has no Caddyfile", readme)
 }
 
-func TestDocsJSON(t *testing.T) {
+func TestDocs_JSON(t *testing.T) {
 	above := make(map[string]string) // the last whole Caddyfile, by file
 	for _, block := range docsBlocks(t) {
 		if block.isCaddyfile() {
@@ -115,7 +117,7 @@ func TestDocsJSON(t *testing.T) {
 	}
 }
 
-func TestDocsLogLines(t *testing.T) {
+func TestDocs_LogLines(t *testing.T) {
 	found := 0
 	for _, block := range docsBlocks(t) {
 		if !slices.Contains([]string{"console", "text", "log", "go"}, block.lang) {
@@ -143,8 +145,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestDocsConsole runs the commands of the documentation.
-func TestDocsConsole(t *testing.T) {
+// TestDocs_Console runs the commands of the documentation.
+func TestDocs_Console(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only on Linux all of 127.0.0.0/8 are addresses of this machine")
 	}
@@ -203,7 +205,7 @@ func newDocsShell(t *testing.T) *docsShell {
 	// In the same order, because Caddy numbers its servers by address.
 	given, free, replace := []string{"2019", "8080", "8081", "8082", "8443"}, []int(nil), []string(nil)
 	for range given {
-		free = append(free, freePort(t))
+		free = append(free, caddytest.FreePort(t))
 	}
 	slices.Sort(free)
 	for i, port := range given {
@@ -251,11 +253,11 @@ func (s *docsShell) start(t *testing.T, text string) {
 // startConfig is start with what a Caddyfile adapts to.
 func (s *docsShell) startConfig(t *testing.T, config map[string]any) {
 	t.Helper()
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	s.log = filepath.Join(t.TempDir(), "caddy.log")
 	maps.Copy(config, map[string]any{
 		"admin":   map[string]any{"listen": fmt.Sprintf("localhost:%d", s.admin), "config": map[string]any{"persist": false}},
-		"storage": map[string]any{"module": "file_system", "root": c.dir},
+		"storage": map[string]any{"module": "file_system", "root": c.Dir},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{
 			"writer":  map[string]any{"output": "file", "filename": s.log},
 			"encoder": map[string]any{"format": "json"},
@@ -269,15 +271,15 @@ func (s *docsShell) startConfig(t *testing.T, config map[string]any) {
 // awaitCertificate waits until TLS handshakes succeed, as they do a moment after the start.
 func (s *docsShell) awaitCertificate(t *testing.T) {
 	t.Helper()
-	eventually(t, func() bool {
+	caddytest.Eventually(t, func() bool {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.secure))
 		if err != nil {
 			return false
 		}
 		defer c.Close()
-		_, _ = io.WriteString(c, local())
+		_, _ = io.WriteString(c, caddytest.HeaderLocal())
 		secure := tls.Client(c, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
-		return secure.SetDeadline(time.Now().Add(patience)) == nil && secure.Handshake() == nil
+		return secure.SetDeadline(time.Now().Add(caddytest.Patience)) == nil && secure.Handshake() == nil
 	}, "no certificate")
 }
 
@@ -309,8 +311,8 @@ func (s *docsShell) execute(t *testing.T, block *docsBlock, step docsStep) {
 	t.Helper()
 	want := docsPattern(step.output)
 	looks := strings.Contains(step.command, strconv.Itoa(s.admin)) || strings.Contains(step.command, "proxy-protocol status")
-	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	for deadline := time.Now().Add(caddytest.Patience); ; time.Sleep(100 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*caddytest.Patience)
 		command := exec.CommandContext(ctx, "bash", "-c", step.command)
 		command.Dir, command.Env = s.dir, s.env
 		output, _ := command.CombinedOutput() // what it prints decides
@@ -329,7 +331,7 @@ func (s *docsShell) execute(t *testing.T, block *docsBlock, step docsStep) {
 func (s *docsShell) requireLogged(t *testing.T, block *docsBlock, line string) {
 	t.Helper()
 	want := docsPattern(line)
-	for deadline := time.Now().Add(patience); ; time.Sleep(tick) {
+	for deadline := time.Now().Add(caddytest.Patience); ; time.Sleep(caddytest.Tick) {
 		log, err := os.ReadFile(s.log)
 		require.NoError(t, err)
 		if slices.ContainsFunc(strings.SplitAfter(docsNormal(string(log)), "\n"), want.MatchString) {
@@ -388,8 +390,8 @@ func docsNormal(text string) string {
 	return text + "\n"
 }
 
-// TestDocsNameEverything checks that nothing users can name or see is left out.
-func TestDocsNameEverything(t *testing.T) {
+// TestDocs_NameEverything checks that nothing users can name or see is left out.
+func TestDocs_NameEverything(t *testing.T) {
 	page := func(name string) string { return docsRead(t, filepath.Join(docsFolder, name)) }
 	has := func(page, text string, want ...string) {
 		for _, line := range want {
@@ -398,21 +400,21 @@ func TestDocsNameEverything(t *testing.T) {
 	}
 
 	reference := page("reference.md")
-	for name := range getters {
-		has("reference.md", reference, "| `{"+placeholderRoot+name+"}` |")
+	for _, name := range proxyprotocol.PlaceholderNames {
+		has("reference.md", reference, "| `{"+proxyprotocol.PlaceholderRoot+name+"}` |")
 	}
 	for _, name := range slices.Concat(tlv.Names(), tlv.CertificateNames()) {
 		has("reference.md", reference, "| `"+name+"` |")
 	}
-	for _, name := range slices.Concat(matchWords, matchOptions, modeNames[:]) {
+	for _, name := range slices.Concat(proxyprotocol.MatchWords, proxyprotocol.MatchOptions, proxyprotocol.ModeNames) {
 		has("reference.md", reference, "- **"+name+"**")
 	}
 
 	operations := page("operations.md")
-	for o := range outcomes {
-		has("operations.md", operations, "| `"+o.String()+"` | ")
-		if message := refusalMessages[o]; message != "" {
-			has("operations.md", operations, "| `"+o.String()+"` | `"+message+"` |")
+	for i, outcome := range proxyprotocol.OutcomeNames {
+		has("operations.md", operations, "| `"+outcome+"` | ")
+		if message := proxyprotocol.RefusalMessages[i]; message != "" {
+			has("operations.md", operations, "| `"+outcome+"` | `"+message+"` |")
 		}
 	}
 
@@ -432,17 +434,12 @@ func TestDocsNameEverything(t *testing.T) {
 	}
 }
 
-// TestDocsMetrics checks that the metrics in the documentation, its alerts and its
+// TestDocs_Metrics checks that the metrics in the documentation, its alerts and its
 // dashboard are those that there are, with labels and values that they can have.
-func TestDocsMetrics(t *testing.T) {
-	user := new(ListenerWrapper)
-	stats := listeners.acquire(listenerKey{"documentation", "127.0.0.1:0"}, user)
-	stats.count(On, 2, outcomeClient)
-	stats.headers.observe(time.Millisecond)
-	listeners.acquire(listenerKey{"documentation", "udp/127.0.0.1:0"}, user).count(On, 2, outcomeClient)
-	defer listeners.release(user)
+func TestDocs_Metrics(t *testing.T) {
+	defer proxyprotocol.CountOfEach()()
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(metrics{})
+	registry.MustRegister(proxyprotocol.Metrics)
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	labels := make(map[string][]string) // by metric
@@ -451,7 +448,7 @@ func TestDocsMetrics(t *testing.T) {
 			labels[family.GetName()] = append(labels[family.GetName()], label.GetName())
 		}
 	}
-	values := map[string][]string{"mode": modeNames[:], "version": versionNames[:], "outcome": outcomeNames[:]}
+	values := map[string][]string{"mode": proxyprotocol.ModeNames, "version": proxyprotocol.VersionNames, "outcome": proxyprotocol.OutcomeNames}
 
 	use := regexp.MustCompile(`(caddy_proxy_protocol_\w+)(?:\{([^}]*)\})?`)
 	match := regexp.MustCompile(`(\w+) *(?:=~|!~|!=|=) *"([^"]*)"`)
@@ -520,9 +517,9 @@ func TestDocsMetrics(t *testing.T) {
 	}
 }
 
-// TestDocsLinks checks that links within the repository lead somewhere, and that those which
+// TestDocs_Links checks that links within the repository lead somewhere, and that those which
 // name a reference have one.
-func TestDocsLinks(t *testing.T) {
+func TestDocs_Links(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	named := regexp.MustCompile(`\]\[([^\]]+)\]`)
 	reference := regexp.MustCompile(`(?m)^\[([^\]^]+)\]: https://\S+$`)
@@ -554,16 +551,16 @@ func groupOfAll(expr *regexp.Regexp, text string) (groups []string) {
 	return slices.Compact(groups)
 }
 
-func TestReadmeNamesAllOptions(t *testing.T) {
+func TestDocs_ReadmeNamesAllOptions(t *testing.T) {
 	text := docsRead(t, readme)
-	for field := range reflect.TypeFor[ListenerWrapper]().Fields() {
+	for field := range reflect.TypeFor[proxyprotocol.ListenerWrapper]().Fields() {
 		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
 			assert.Contains(t, text, "| `"+name+"` |", "%s has no line for the option %s", readme, name)
 		}
 	}
 }
 
-func TestExampleCaddyfile(t *testing.T) {
+func TestDocs_ExampleCaddyfile(t *testing.T) {
 	text := docsRead(t, "Caddyfile.example")
 	assert.Equal(t, string(caddyfile.Format([]byte(text))), text, "not formatted as 'caddy fmt' does")
 	assert.NoError(t, loadDocsCaddyfile(t, text))
@@ -581,7 +578,7 @@ type docsBlock struct {
 
 func (b *docsBlock) isCaddyfile() bool { return b.lang == "caddyfile" && b.arg == "" }
 
-// isRun reports whether commands for this Caddyfile follow, so that TestDocsConsole loads it.
+// isRun reports whether commands for this Caddyfile follow, so that TestDocs_Console loads it.
 func (b *docsBlock) isRun() bool {
 	if b.file == readme {
 		return false

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // endings are how a peer ends a connection.
@@ -23,29 +25,29 @@ func TestConnectionsThatSayNothingAreNoNews(t *testing.T) {
 	const n = 25
 	for _, mode := range []string{"on", "off", "unspecified"} {
 		for name, site := range map[string]func(testing.TB, int) string{
-			"http":  func(_ testing.TB, port int) string { return plainSite(port) },
-			"https": secureSite,
+			"http":  func(_ testing.TB, port int) string { return caddytest.PlainSite(port) },
+			"https": caddytest.SecureSite,
 		} {
 			ends := endings
 			if mode == "on" {
-				ends = map[string]func(testing.TB, net.Conn){"closed": endings["closed"], "reset": endings["reset"], "at timeout": requireRefused}
+				ends = map[string]func(testing.TB, net.Conn){"closed": endings["closed"], "reset": endings["reset"], "at timeout": caddytest.RequireRefused}
 			}
 			for ending, end := range ends {
 				t.Run(mode+"/"+name+"/"+ending, func(t *testing.T) {
-					port := freePort(t)
+					port := caddytest.FreePort(t)
 					lines := "proxy_protocol_mode " + mode
 					if ending == "at timeout" {
 						lines += " {\ntimeout 200ms\n}"
 					}
-					c := startCaddy(t, wrappers(lines+"\ntls"), site(t, port))
+					c := caddytest.Start(t, caddytest.Wrappers(lines+"\ntls"), site(t, port))
 					for range n {
-						end(t, dialFrom(t, "", port))
+						end(t, caddytest.DialFrom(t, "", port))
 					}
-					eventually(t, func() bool { return len(c.logs.refusals(nil)) == n }, "not all are logged")
-					for _, entry := range c.logs.refusals(nil) {
-						assert.Equal(t, []string{"silent", "debug"}, []string{entry.str("reason"), entry.str("level")})
+					caddytest.Eventually(t, func() bool { return len(c.Logs.Refusals(nil)) == n }, "not all are logged")
+					for _, entry := range c.Logs.Refusals(nil) {
+						assert.Equal(t, []string{"silent", "debug"}, []string{entry.Str("reason"), entry.Str("level")})
 					}
-					require.Len(t, currentStatus().Listeners, len(loopbacks()))
+					require.Len(t, currentStatus().Listeners, len(caddytest.Loopbacks()))
 					counted := make(map[string]uint64)
 					for _, l := range currentStatus().Listeners {
 						for o, count := range l.Outcomes {
@@ -64,16 +66,16 @@ func TestConnectionsThatSayNothingAreNoNews(t *testing.T) {
 // A reset is not the end of a header that was cut off, and is remembered.
 func TestConnectionThatIsResetInsideItsHeaderFailed(t *testing.T) {
 	for _, mode := range []string{"on", "unspecified"} {
-		for _, begun := range []string{"P", "PROX", "PROXY", v1(client4, server4)[:20], headerV2[:11], headerV2[:20]} {
+		for _, begun := range []string{"P", "PROX", "PROXY", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)[:20], caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[:11], caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[:20]} {
 			t.Run(mode+"/"+begun, func(t *testing.T) {
-				port := freePort(t)
-				c := startCaddy(t, wrappers("proxy_protocol_mode "+mode), plainSite(port))
-				conn := dialFrom(t, "", port)
-				send(t, conn, begun)
+				port := caddytest.FreePort(t)
+				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode), caddytest.PlainSite(port))
+				conn := caddytest.DialFrom(t, "", port)
+				caddytest.Send(t, conn, begun)
 				endings["reset"](t, conn)
-				entry := c.logs.waitForRefusal(t, nil)
-				assert.Equal(t, []string{"io", "warn"}, []string{entry.str("reason"), entry.str("level")})
-				assert.Contains(t, entry.str("error"), "connection reset by peer")
+				entry := c.Logs.WaitForRefusal(t, nil)
+				assert.Equal(t, []string{"io", "warn"}, []string{entry.Str("reason"), entry.Str("level")})
+				assert.Contains(t, entry.Str("error"), "connection reset by peer")
 				var remembered []refusalStatus
 				for _, l := range currentStatus().Listeners {
 					remembered = append(remembered, l.Refusals...)
@@ -87,14 +89,14 @@ func TestConnectionThatIsResetInsideItsHeaderFailed(t *testing.T) {
 }
 
 func TestStatusSaysThatNobodyIsTrustedUnderOff(t *testing.T) {
-	port := freePort(t)
+	port := caddytest.FreePort(t)
 	for mode, want := range map[string]string{
 		"on":          "any",
 		"unspecified": "any",
 		"off":         "none",
 		"on {\ntrusted_proxies static 127.0.0.1\n}": "static",
 	} {
-		startCaddy(t, wrappers("proxy_protocol_mode "+mode), plainSite(port))
+		caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode), caddytest.PlainSite(port))
 		for _, l := range currentStatus().Listeners {
 			assert.Equal(t, want, l.TrustedProxies, mode)
 		}

@@ -2,11 +2,9 @@ package proxyprotocol
 
 import (
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
-
-	"github.com/caddyserver/caddy/v2"
+	"sync/atomic"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -25,37 +23,50 @@ type facts struct {
 	mode Mode
 	// trust says whether the peer may send a header.
 	trust trust
-	// marked says that the client's address came from a header nobody vouched for.
+	// marked says that the client's address came from a header nobody vouched for. Only
+	// setHeader sets it, and nothing removes it.
 	marked bool
 }
+
+// setHeader sets the header, a copy of its TLVs, and the mark. The mode must be set before.
+func (f *facts) setHeader(h wire.Header, tlvs wire.TLVs) {
+	f.header = h
+	if len(tlvs) > 0 {
+		f.tlvs = keepTLVs(tlvs)
+	}
+	f.marked = f.mode == Unspecified && f.header.HasAddrs()
+}
+
+// Marked reports whether the client's address came from a header nobody vouched for.
+func (f *facts) Marked() bool { return f.marked }
 
 // connection is what a request came through: a conn, or over HTTP/3 a quicAddr or
 // migratedAddr.
 type connection interface {
+	// known returns the facts of the connection.
 	known() *facts
-	placeholders() caddy.ReplacerFunc
+	// lookups returns the cache for what looks up the connection's placeholders.
+	lookups() *lookupCache
 	RemoteAddr() net.Addr
 	LocalAddr() net.Addr
 }
 
-// requestConn returns a request's connection, or nil if it did not come through this module.
-func requestConn(r *http.Request) connection {
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*localAddr); ok {
-		if (*conn)(local).isPending() {
-			return nil
-		}
-		return (*conn)(local)
-	}
-	return requestQUICConn(r)
-}
+// lookup returns the value of a placeholder, and whether there is such a placeholder.
+type lookup func(key string) (any, bool)
 
-// factsOf returns the facts of a request's connection, or nil if there are none.
-func factsOf(r *http.Request) *facts {
-	if c := requestConn(r); c != nil {
-		return c.known()
+// lookupCache keeps the lookup of a connection for its requests.
+type lookupCache struct{ kept atomic.Pointer[lookup] }
+
+// load returns the lookup that was stored last, or nil.
+func (c *lookupCache) load() lookup {
+	if kept := c.kept.Load(); kept != nil {
+		return *kept
 	}
 	return nil
 }
+
+// store keeps a lookup.
+func (c *lookupCache) store(l lookup) { c.kept.Store(&l) }
 
 func (f *facts) known() *facts { return f }
 
@@ -71,20 +82,6 @@ func (f *facts) destination() netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(ip, to.Port())
-}
-
-// outcome is what became of a connection or datagram that was not refused.
-func (f *facts) outcome() outcome {
-	switch {
-	case f.marked:
-		return outcomeMarked
-	case f.header.HasAddrs():
-		return outcomeClient
-	case f.present():
-		return outcomeLocal
-	default:
-		return outcomeDirect
-	}
 }
 
 // say returns what the TLVs say, by name. It is found out once, when somebody asks.

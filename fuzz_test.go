@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -162,7 +164,7 @@ func FuzzConn(f *testing.F) {
 			seeds = append(seeds, header, header+connGET, header+connV1, header+connV2, header[:len(header)-1])
 		}
 	}
-	seeds = append(seeds, nginxOverIPv4, nginxOverIPv6+connGET, nginxOverUnix+connGET, nginxOverUnix+connV2)
+	seeds = append(seeds, caddytest.NginxOverIPv4, caddytest.NginxOverIPv6+connGET, caddytest.NginxOverUnix+connGET, caddytest.NginxOverUnix+connV2)
 	seeds = append(seeds, connAlike...)
 	seeds = append(seeds, "", connHeader(2, wire.Stream, connClient, "0.0.0.0:443"), connBlock(1, 0x11, strings.Repeat("\x00", 600)))
 	for i, seed := range seeds {
@@ -225,7 +227,7 @@ func FuzzConn(f *testing.F) {
 			r.version, r.maxHeaderSize, r.mismatchedDestination = tt.version, tt.maxSize, tt.mismatched
 			r.source = connSource(func(*http.Request) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} })
 		})
-		c := newConn(script, rules, tt.mode, trust, accepted.Sub(start))
+		c := newConn(script, rules, tt.mode, trust, monotime.Of(accepted))
 		if writeFirst {
 			c.Write([]byte("x"))
 		}

@@ -61,12 +61,12 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("unexpected argument '%s': proxy_protocol takes one mode", d.Val())
 	}
 	if d.NextBlock(0) {
-		return d.Err("blocks are not supported: options of the listener stand in the listener wrapper 'proxy_protocol_mode'")
+		return d.Err("blocks are not supported: write the listener's options in the listener wrapper 'proxy_protocol_mode'")
 	}
 	return nil
 }
 
-var errNoMode = errors.New("proxy_protocol needs a mode: " + acceptedModes)
+var errNoMode = errors.New("proxy_protocol needs a mode: use " + acceptedModes)
 
 // Provision refuses a server without the listener wrapper: nobody would check its headers.
 func (h *Handler) Provision(ctx caddy.Context) error {
@@ -93,7 +93,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	case r.Context().Value(caddyhttp.ErrorCtxKey) != nil:
 		// Caddy answers an error of an error route with the status of the first error.
 		if h.logger != nil {
-			h.logger.Debug("refused in an error route", zap.Error(err))
+			h.logger.Debug("refused a request in an error route", zap.Error(err))
 		}
 		w.WriteHeader(http.StatusForbidden)
 		return nil
@@ -108,7 +108,7 @@ func (h *Handler) check(f *facts) error {
 	case *h.Mode == Unspecified:
 		return nil
 	case f == nil:
-		return errors.New("nothing is known of a PROXY protocol header of this connection")
+		return errors.New("cannot tell whether this connection began with a PROXY protocol header")
 	case *h.Mode == On && !f.present():
 		return errors.New("the connection did not begin with a PROXY protocol header")
 	case *h.Mode == On && f.mode != On:

@@ -1,9 +1,10 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // Why the directive refuses.
@@ -24,17 +28,17 @@ const (
 	reasonNoHeader = "the connection did not begin with a PROXY protocol header"
 	reasonNotOn    = "the connection's PROXY protocol header was not accepted under mode 'on'"
 	reasonHeader   = "the connection began with a PROXY protocol header"
-	reasonNoFacts  = "nothing is known of a PROXY protocol header of this connection"
+	reasonNoFacts  = "cannot tell whether this connection began with a PROXY protocol header"
 )
 
-func TestDirectiveLooksAtWhatTheListenerAccepted(t *testing.T) {
+func TestHandler_LooksAtWhatTheListenerAccepted(t *testing.T) {
 	const (
 		offRange         = "on {\noff 127.0.0.0/8\n}"
 		unspecifiedRange = "on {\nunspecified 127.0.0.0/8\n}"
 		onRangeOfOff     = "off {\non 127.0.0.0/8\n}"
 		onRange          = "unspecified {\non 127.0.0.0/8\n}"
 	)
-	header := v2(client4, server4)
+	header := caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
 	tests := []struct {
 		name, mode, preamble string
 		on, off              string // why it is refused under these, if it is
@@ -44,22 +48,22 @@ func TestDirectiveLooksAtWhatTheListenerAccepted(t *testing.T) {
 		{"no header from an off range", offRange, "", reasonNoHeader, ""},
 		{"no header from an unspecified range", unspecifiedRange, "", reasonNoHeader, ""},
 		{"header under on", "on", header, "", reasonHeader},
-		{"header v1 under on", "on", v1(client4, server4), "", reasonHeader},
+		{"header v1 under on", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "", reasonHeader},
 		{"header from an on range of off", onRangeOfOff, header, "", reasonHeader},
 		{"header from an on range of unspecified", onRange, header, "", reasonHeader},
-		{"LOCAL under on", "on", local(), "", reasonHeader},
-		{"UNKNOWN under on", "on", unknown(1), "", reasonHeader},
+		{"LOCAL under on", "on", caddytest.HeaderLocal(), "", reasonHeader},
+		{"UNKNOWN under on", "on", caddytest.HeaderUnknown(1), "", reasonHeader},
 		{"forged header under unspecified", "unspecified", header, reasonNotOn, reasonHeader},
-		{"forged header v1 under unspecified", "unspecified", v1(client4, server4), reasonNotOn, reasonHeader},
+		{"forged header v1 under unspecified", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), reasonNotOn, reasonHeader},
 		{"forged header from an unspecified range", unspecifiedRange, header, reasonNotOn, reasonHeader},
-		{"LOCAL under unspecified", "unspecified", local(), reasonNotOn, reasonHeader},
-		{"UNKNOWN under unspecified", "unspecified", unknown(2), reasonNotOn, reasonHeader},
+		{"LOCAL under unspecified", "unspecified", caddytest.HeaderLocal(), reasonNotOn, reasonHeader},
+		{"UNKNOWN under unspecified", "unspecified", caddytest.HeaderUnknown(2), reasonNotOn, reasonHeader},
 	}
 	var modes []string
 	for _, tt := range tests {
 		modes = append(modes, tt.mode)
 	}
-	f := startFarm(t, modes, "", `
+	f := caddytest.StartFarm(t, modes, "", `
 	log
 	log_append proxy_protocol {http.proxy_protocol}
 	log_append lb {http.proxy_protocol.peer_ip}
@@ -71,15 +75,15 @@ func TestDirectiveLooksAtWhatTheListenerAccepted(t *testing.T) {
 		respond "{err.status_code} {err.message}"
 	}`)
 	for _, tt := range tests {
-		for _, tr := range transports {
+		for _, tr := range caddytest.Transports {
 			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
-				s := newSession(t, tr, f.at(tt.mode, tr), tt.preamble)
-				defer s.close()
-				_, want := s.get("/")
+				s := caddytest.NewSession(t, tr, f.At(tt.mode, tr), tt.preamble)
+				defer s.Close()
+				_, want := s.Get("/")
 				require.Contains(t, want, "served ")
 				for mode, reason := range map[string]string{"on": tt.on, "off": tt.off, "unspecified": ""} {
 					path := "/" + mode + pathOf(tt.name) + string(tr)
-					response, body := s.get(path)
+					response, body := s.Get(path)
 					status := http.StatusOK
 					if reason != "" {
 						status = http.StatusForbidden
@@ -89,22 +93,22 @@ func TestDirectiveLooksAtWhatTheListenerAccepted(t *testing.T) {
 					}
 					assert.Equal(t, status, response.StatusCode, mode)
 
-					entry := f.logs.waitFor(t, ofAccess.with(fields{"request.uri": path}))
+					entry := f.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.uri": path}))
 					assert.EqualValues(t, status, entry["status"], mode)
 					assert.Equal(t, "127.0.0.1", entry["lb"], mode)
-					assert.Equal(t, s.peer.String(), entry.get("proxy_protocol.peer"), mode)
+					assert.Equal(t, s.Peer.String(), entry.Get("proxy_protocol.peer"), mode)
 					if reason != "" {
-						assert.NotEmpty(t, f.logs.find(fields{"logger": "http.log.error", "msg": reason, "request.uri": path}), mode)
+						assert.NotEmpty(t, f.Logs.Find(caddytest.Fields{"logger": "http.log.error", "msg": reason, "request.uri": path}), mode)
 					}
 				}
-				assert.Equal(t, 1, s.dials, "a 403 does not end the connection")
+				assert.Equal(t, 1, s.Dials, "a 403 does not end the connection")
 			})
 		}
 	}
 }
 
-func TestDirectiveWorksWhereverHandlersDo(t *testing.T) {
-	f := startFarm(t, []string{"on", "unspecified"}, "", `
+func TestHandler_WorksWhereverHandlersDo(t *testing.T) {
+	f := caddytest.StartFarm(t, []string{"on", "unspecified"}, "", `
 	@admin {
 		path /admin*
 		method GET
@@ -161,12 +165,12 @@ func TestDirectiveWorksWhereverHandlersDo(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.path, func(t *testing.T) {
-			_, body := get(t, http1, f.at("on", http1), v1(client4, server4), tt.path)
+			_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), tt.path)
 			assert.Equal(t, tt.served, body)
 			if tt.path == "/expression" {
 				return // a marked connection does not match proxy_protocol('absent') either
 			}
-			response, body := get(t, http1, f.at("unspecified", http1), v1(client4, server4), tt.path)
+			response, body := caddytest.Get(t, caddytest.HTTP1, f.At("unspecified", caddytest.HTTP1), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), tt.path)
 			assert.Equal(t, tt.forged, body)
 			assert.Equal(t, tt.status, response.StatusCode)
 		})
@@ -175,7 +179,7 @@ func TestDirectiveWorksWhereverHandlersDo(t *testing.T) {
 
 // Caddy answers an error of an error route with the status of the first error: a 404 or 500
 // would hide that the directive refused.
-func TestDirectiveAnswers403InErrorRoutes(t *testing.T) {
+func TestHandler_Answers403InErrorRoutes(t *testing.T) {
 	const (
 		teapot = "error /teapot \"on purpose\" 418\nerror /broken \"on purpose\" 500\nerror /missing \"on purpose\" 404\n"
 		guard  = "proxy_protocol on\nrespond secret 200\n"
@@ -195,24 +199,24 @@ func TestDirectiveAnswers403InErrorRoutes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			on, unspecified := freePort(t), freePort(t)
-			c := startCaddy(t, serverOptions(on, "proxy_protocol_mode on")+serverOptions(unspecified, "proxy_protocol_mode unspecified", "protocols h1 h2c"),
+			on, unspecified := caddytest.FreePort(t), caddytest.FreePort(t)
+			c := caddytest.Start(t, caddytest.ServerOptions(on, "proxy_protocol_mode on")+caddytest.ServerOptions(unspecified, "proxy_protocol_mode unspecified", "protocols h1 h2c"),
 				fmt.Sprintf("%shttp://:%d, http://:%d {\nlog\n%s%s\n}", tt.named, on, unspecified, teapot, tt.site))
 			for _, path := range []string{"/teapot", "/broken", "/missing"} {
-				_, body := get(t, http1, tcp4(on), v2(client4, server4), path)
+				_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(on), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), path)
 				assert.Equal(t, "secret", body, path)
 
-				for _, tr := range []transport{http1, h2c} {
-					log := c.logs.tail()
-					response, body := get(t, tr, tcp4(unspecified), v2(client4, server4), path)
+				for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.H2C} {
+					log := c.Logs.Tail()
+					response, body := caddytest.Get(t, tr, caddytest.TCP4(unspecified), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), path)
 					assert.Equal(t, http.StatusForbidden, response.StatusCode, path)
 					assert.Empty(t, body, path)
 					assert.Empty(t, response.Header.Get("Secret"), path)
-					assert.EqualValues(t, http.StatusForbidden, log.waitFor(t, ofAccess)["status"], path)
-					assert.Empty(t, log.find(fields{"msg": "error handling handler error"}), path)
-					refusals := log.find(fields{"level": "debug", "logger": "http.handlers.proxy_protocol", "msg": "refused in an error route"})
+					assert.EqualValues(t, http.StatusForbidden, log.WaitFor(t, caddytest.OfAccess)["status"], path)
+					assert.Empty(t, log.Find(caddytest.Fields{"msg": "error handling handler error"}), path)
+					refusals := log.Find(caddytest.Fields{"level": "debug", "logger": "http.handlers.proxy_protocol", "msg": "refused a request in an error route"})
 					if assert.Len(t, refusals, 1, path) {
-						assert.Equal(t, reasonNotOn, refusals[0].str("error"), path)
+						assert.Equal(t, reasonNotOn, refusals[0].Str("error"), path)
 					}
 				}
 			}
@@ -221,7 +225,7 @@ func TestDirectiveAnswers403InErrorRoutes(t *testing.T) {
 }
 
 // Routes within a handler may have error routes of their own, in JSON.
-func TestDirectiveAnswers403InErrorRoutesOfASubroute(t *testing.T) {
+func TestHandler_Answers403InErrorRoutesOfASubroute(t *testing.T) {
 	const (
 		failing = `{"handle":[{"handler":"error","error":"on purpose","status_code":418}]}`
 		guarded = `{"handle":[{"handler":"proxy_protocol","mode":"on"}]},{"handle":[{"handler":"static_response","body":"secret","status_code":200}]}`
@@ -232,29 +236,32 @@ func TestDirectiveAnswers403InErrorRoutesOfASubroute(t *testing.T) {
 		"guarded as well":    `,"errors":{"routes":[` + guarded + `]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			port := freePort(t)
-			startCaddyJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode"}],
+			port := caddytest.FreePort(t)
+			caddytest.StartJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode"}],
 				"routes":[{"handle":[{"handler":"subroute","routes":[%s],"errors":{"routes":[%s]}}]}]%s}}}}`, port, failing, guarded, errors))
-			response, body := get(t, http1, tcp4(port), v2(client4, server4), "/")
+			response, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), "/")
 			assert.Equal(t, http.StatusForbidden, response.StatusCode)
 			assert.NotContains(t, body, "secret")
 		})
 	}
 }
 
-func TestDirectiveInAnErrorRouteNeedsNoLog(t *testing.T) {
-	mode := On
-	ctx := context.WithValue(t.Context(), caddyhttp.ErrorCtxKey, errConnFailing)
-	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errConnFailing })
+// errTest is an error of another handler.
+var errTest = errors.New("of a test")
+
+func TestHandler_NeedsNoLogInAnErrorRoute(t *testing.T) {
+	mode := proxyprotocol.On
+	ctx := context.WithValue(t.Context(), caddyhttp.ErrorCtxKey, errTest)
+	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errTest })
 	w := httptest.NewRecorder()
-	assert.NoError(t, (&Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx), next))
+	assert.NoError(t, (&proxyprotocol.Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx), next))
 	assert.Equal(t, http.StatusForbidden, w.Code)
 	assert.Empty(t, w.Body.String())
 }
 
-func TestDirectiveWorksInNamedRoutes(t *testing.T) {
-	on, unspecified := freePort(t), freePort(t)
-	startCaddy(t, serverOptions(on, "proxy_protocol_mode on")+serverOptions(unspecified, "proxy_protocol_mode unspecified"), fmt.Sprintf(`
+func TestHandler_WorksInNamedRoutes(t *testing.T) {
+	on, unspecified := caddytest.FreePort(t), caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.ServerOptions(on, "proxy_protocol_mode on")+caddytest.ServerOptions(unspecified, "proxy_protocol_mode unspecified"), fmt.Sprintf(`
 	&(named) {
 		route {
 			proxy_protocol on
@@ -264,16 +271,16 @@ func TestDirectiveWorksInNamedRoutes(t *testing.T) {
 	http://:%d, http://:%d {
 		invoke named
 	}`, on, unspecified))
-	response, body := get(t, http1, tcp4(on), v1(client4, server4), "/")
+	response, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(on), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "/")
 	assert.Equal(t, "served", body)
 	assert.Equal(t, http.StatusOK, response.StatusCode)
-	response, _ = get(t, http1, tcp4(unspecified), v1(client4, server4), "/")
+	response, _ = caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(unspecified), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "/")
 	assert.Equal(t, http.StatusForbidden, response.StatusCode)
 }
 
-func TestSitesOfOneServerHaveDirectivesOfTheirOwn(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, serverOptions(port, "proxy_protocol_mode unspecified {\non 127.0.0.0/8\n}", "protocols h1 h2c"), fmt.Sprintf(`
+func TestHandler_IsOfOneSiteOfAServer(t *testing.T) {
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode unspecified {\non 127.0.0.0/8\n}", "protocols h1 h2c"), fmt.Sprintf(`
 	http://on.test:%[1]d {
 		proxy_protocol on
 		respond "on"
@@ -289,25 +296,25 @@ func TestSitesOfOneServerHaveDirectivesOfTheirOwn(t *testing.T) {
 	http://any.test:%[1]d {
 		respond "any"
 	}`, port))
-	for _, tr := range []transport{http1, h2c} {
-		s := newSession(t, tr, tcp4(port), v1(client4, server4))
+	for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.H2C} {
+		s := caddytest.NewSession(t, tr, caddytest.TCP4(port), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4))
 		for host, status := range map[string]int{"on.test": 200, "off.test": 403, "unspecified.test": 200, "any.test": 200} {
-			response, _ := s.get("/", "Host", host)
+			response, _ := s.Get("/", "Host", host)
 			assert.Equal(t, status, response.StatusCode, host)
 		}
-		assert.Equal(t, 1, s.dials)
+		assert.Equal(t, 1, s.Dials)
 	}
 }
 
-func TestDirectiveRefusesWhatNothingIsKnownOf(t *testing.T) {
+func TestHandler_RefusesWhatNothingIsKnownOf(t *testing.T) {
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})
-	for mode, served := range map[Mode]bool{On: false, Off: false, Unspecified: true} {
+	for mode, served := range map[proxyprotocol.Mode]bool{proxyprotocol.On: false, proxyprotocol.Off: false, proxyprotocol.Unspecified: true} {
 		t.Run(mode.String(), func(t *testing.T) {
 			w := httptest.NewRecorder()
-			err := (&Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil), next)
+			err := (&proxyprotocol.Handler{Mode: &mode}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil), next)
 			if served {
 				require.NoError(t, err)
 				assert.Equal(t, http.StatusNoContent, w.Code)
@@ -322,9 +329,9 @@ func TestDirectiveRefusesWhatNothingIsKnownOf(t *testing.T) {
 }
 
 // A request that comes to a server in another way than through its listener.
-func TestAServerKnowsNothingOfRequestsFromElsewhere(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, serverOptions(port, "proxy_protocol_mode on"), fmt.Sprintf(`http://:%d {
+func TestHandler_KnowsNothingOfRequestsFromElsewhere(t *testing.T) {
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf(`http://:%d {
 		log
 		log_append proxy_protocol {http.proxy_protocol}
 		@any `+"expression `proxy_protocol('present') || proxy_protocol('absent') || proxy_protocol('port_zero') || pinned_ip('0.0.0.0/0')`"+`
@@ -332,7 +339,7 @@ func TestAServerKnowsNothingOfRequestsFromElsewhere(t *testing.T) {
 		proxy_protocol /on on
 		respond "[{http.proxy_protocol}{http.proxy_protocol.mode}{http.proxy_protocol.present}]"
 	}`, port))
-	server := runningServer(t, port)
+	server := caddytest.Server(t, port)
 	for path, status := range map[string]int{"/": 200, "/on": 403} {
 		w := httptest.NewRecorder()
 		server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
@@ -344,48 +351,48 @@ func TestAServerKnowsNothingOfRequestsFromElsewhere(t *testing.T) {
 	}
 }
 
-func TestDirectiveErrorsInACaddyfile(t *testing.T) {
+func TestHandler_ErrorsInACaddyfile(t *testing.T) {
 	tests := []struct{ name, text, want string }{
-		{"no mode", "proxy_protocol", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
-		{"no mode behind a matcher", "proxy_protocol /admin*", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
+		{"no mode", "proxy_protocol", "proxy_protocol needs a mode: use on, off or unspecified, at Caddyfile:2"},
+		{"no mode behind a matcher", "proxy_protocol /admin*", "proxy_protocol needs a mode: use on, off or unspecified, at Caddyfile:2"},
 		{"unknown mode", "proxy_protocol auto", "unknown mode 'auto': use on, off or unspecified, at Caddyfile:2"},
 		{"mode of another case", "proxy_protocol ON", "unknown mode 'ON': use on, off or unspecified, at Caddyfile:2"},
 		{"empty mode", `proxy_protocol ""`, "unknown mode '': use on, off or unspecified, at Caddyfile:2"},
 		{"two modes", "proxy_protocol on off", "unexpected argument 'off': proxy_protocol takes one mode, at Caddyfile:2"},
-		{"block", "proxy_protocol on {\ntrusted_proxies static 10.0.0.0/8\n}", "blocks are not supported: options of the listener stand in the listener wrapper 'proxy_protocol_mode', at Caddyfile:3"},
-		{"block without a mode", "proxy_protocol {\non\n}", "proxy_protocol needs a mode: on, off or unspecified, at Caddyfile:2"},
+		{"block", "proxy_protocol on {\ntrusted_proxies static 10.0.0.0/8\n}", "blocks are not supported: write the listener's options in the listener wrapper 'proxy_protocol_mode', at Caddyfile:3"},
+		{"block without a mode", "proxy_protocol {\non\n}", "proxy_protocol needs a mode: use on, off or unspecified, at Caddyfile:2"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := adapt("http:// {\n" + tt.text + "\nrespond ok\n}")
+			_, err := caddytest.Adapt("http:// {\n" + tt.text + "\nrespond ok\n}")
 			assert.EqualError(t, err, "parsing caddyfile tokens for 'proxy_protocol': "+tt.want)
 		})
 	}
 	t.Run("in a route", func(t *testing.T) {
-		_, err := adapt("http:// {\nroute {\nproxy_protocol nonsense\n}\n}")
+		_, err := caddytest.Adapt("http:// {\nroute {\nproxy_protocol nonsense\n}\n}")
 		assert.EqualError(t, err, "parsing caddyfile tokens for 'route': parsing caddyfile tokens for 'proxy_protocol': unknown mode 'nonsense': use on, off or unspecified, at Caddyfile:3, at Caddyfile:4")
 	})
 }
 
-func TestDirectiveErrorsInJSON(t *testing.T) {
+func TestHandler_ErrorsInJSON(t *testing.T) {
 	const server = `{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],"routes":[{"handle":[{"handler":"proxy_protocol"%s}]}]}}}}`
 	const at = "loading new config: loading http app module: provision http: server web: setting up route handlers: route 0: loading handler modules: position 0: loading module 'proxy_protocol': "
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	tests := []struct{ name, fields, want string }{
-		{"no mode", "", "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: on, off or unspecified"},
-		{"null mode", `,"mode":null`, "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: on, off or unspecified"},
+		{"no mode", "", "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: use on, off or unspecified"},
+		{"null mode", `,"mode":null`, "provision http.handlers.proxy_protocol: mode: proxy_protocol needs a mode: use on, off or unspecified"},
 		{"empty mode", `,"mode":""`, "decoding module config: http.handlers.proxy_protocol: mode: unknown mode '': use on, off or unspecified"},
 		{"unknown mode", `,"mode":"On"`, "decoding module config: http.handlers.proxy_protocol: mode: unknown mode 'On': use on, off or unspecified"},
 		{"unknown field", `,"mode":"on","trusted_proxies":{}`, `decoding module config: http.handlers.proxy_protocol: json: unknown field "trusted_proxies"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			assert.EqualError(t, c.loadJSON(fmt.Sprintf(server, freePort(t), tt.fields)), at+tt.want)
+			assert.EqualError(t, c.LoadJSON(fmt.Sprintf(server, caddytest.FreePort(t), tt.fields)), at+tt.want)
 		})
 	}
 }
 
-func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
+func TestHandler_NeedsTheListenerWrapper(t *testing.T) {
 	const lines = ` has no listener wrapper 'proxy_protocol_mode', which proxy_protocol needs; add to the global options:
 
 	servers {
@@ -394,8 +401,8 @@ func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
 			tls
 		}
 	}`
-	const exactly = "\n\nIf they are there as 'servers <address>': the address must be exactly one that the server listens at, as :"
-	c := newCaddy(t)
+	const exactly = "\n\nIf you wrote 'servers <address>', the address must be exactly one that the server listens on: :"
+	c := caddytest.New(t)
 	const handler = "loading module 'proxy_protocol': provision http.handlers.proxy_protocol: server "
 	tests := []struct{ name, options, site, want string }{
 		{"site", "", "proxy_protocol on\nrespond ok", handler + "srv0" + lines},
@@ -406,40 +413,40 @@ func TestDirectiveNeedsTheListenerWrapper(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			port := freePort(t)
-			err := c.load(tt.options, fmt.Sprintf("http://:%d {\n%s\n}", port, tt.site))
+			port := caddytest.FreePort(t)
+			err := c.Load(tt.options, fmt.Sprintf("http://:%d {\n%s\n}", port, tt.site))
 			require.Error(t, err)
 			assert.True(t, strings.HasSuffix(err.Error(), tt.want+exactly+strconv.Itoa(port)), err)
 		})
 	}
 	t.Run("named route", func(t *testing.T) {
-		port := freePort(t)
-		err := c.load("", fmt.Sprintf("&(named) {\nproxy_protocol on\n}\nhttp://:%d {\ninvoke named\n}", port))
+		port := caddytest.FreePort(t)
+		err := c.Load("", fmt.Sprintf("&(named) {\nproxy_protocol on\n}\nhttp://:%d {\ninvoke named\n}", port))
 		require.Error(t, err)
 		assert.True(t, strings.HasSuffix(err.Error(), handler+"srv0"+lines+exactly+strconv.Itoa(port)), err)
 	})
 	t.Run("the other of two servers", func(t *testing.T) {
-		wrapped, bare := freePort(t), freePort(t)
-		err := c.load(serverOptions(wrapped, "proxy_protocol_mode on", "name wrapped")+serverOptions(bare, "", "name bare"),
+		wrapped, bare := caddytest.FreePort(t), caddytest.FreePort(t)
+		err := c.Load(caddytest.ServerOptions(wrapped, "proxy_protocol_mode on", "name wrapped")+caddytest.ServerOptions(bare, "", "name bare"),
 			fmt.Sprintf("http://:%d, http://:%d {\nproxy_protocol on\n}", wrapped, bare))
 		require.Error(t, err)
 		assert.True(t, strings.HasSuffix(err.Error(), handler+"bare"+lines+exactly+strconv.Itoa(bare)), err)
 	})
 	t.Run("the lines are what it takes", func(t *testing.T) {
 		options := lines[strings.Index(lines, "\n\n"):]
-		assert.NoError(t, c.load(options, fmt.Sprintf("http://:%d {\nproxy_protocol on\n}", freePort(t))))
+		assert.NoError(t, c.Load(options, fmt.Sprintf("http://:%d {\nproxy_protocol on\n}", caddytest.FreePort(t))))
 	})
 	t.Run("outside of an HTTP server", func(t *testing.T) {
 		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 		defer cancel()
-		mode := On
-		assert.EqualError(t, (&Handler{Mode: &mode}).Provision(ctx), "proxy_protocol works in the routes of an HTTP server only")
+		mode := proxyprotocol.On
+		assert.EqualError(t, (&proxyprotocol.Handler{Mode: &mode}).Provision(ctx), "proxy_protocol works in the routes of an HTTP server only")
 	})
 }
 
 // Examples
 
-func TestExamplesAdaptToTheirGoldenFiles(t *testing.T) {
+func TestCaddyfile_ExamplesAdaptToTheirGoldenFiles(t *testing.T) {
 	examples := map[string]string{"Caddyfile.example": readText(t, "Caddyfile.example")}
 	files, err := filepath.Glob(filepath.Join("testdata", "*.Caddyfile"))
 	require.NoError(t, err)
@@ -463,7 +470,7 @@ func TestExamplesAdaptToTheirGoldenFiles(t *testing.T) {
 	for name, text := range examples {
 		golden[name+".json"] = true
 		t.Run(name, func(t *testing.T) {
-			config, err := adapt(text)
+			config, err := caddytest.Adapt(text)
 			require.NoError(t, err)
 			var indented bytes.Buffer
 			require.NoError(t, json.Indent(&indented, config, "", "\t"))
@@ -491,9 +498,9 @@ func readText(t testing.TB, file string) string {
 	return string(b)
 }
 
-func TestDirectivePassesErrorsOn(t *testing.T) {
-	mode := Unspecified
-	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errConnFailing })
-	err := (&Handler{Mode: &mode}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), next)
-	assert.Equal(t, errConnFailing, err)
+func TestHandler_PassesErrorsOn(t *testing.T) {
+	mode := proxyprotocol.Unspecified
+	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errTest })
+	err := (&proxyprotocol.Handler{Mode: &mode}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), next)
+	assert.Equal(t, errTest, err)
 }

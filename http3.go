@@ -17,8 +17,8 @@ import (
 // guard puts a route in front of all others that refuses misdirected requests.
 func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) {
 	m := misdirected{
-		rules:     pw.rules,
-		mandatory: pw.rules.uses(On),
+		config:    pw.config,
+		mandatory: pw.config.uses(On),
 		logger:    limited(logger, refusalInterval, 1),
 	}
 	server.Routes = append(caddyhttp.RouteList{{
@@ -30,8 +30,8 @@ func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger)
 // misdirected matches requests over HTTP/3 that must not be served. It answers them with the
 // error 421, upon which a client may try again over a new connection.
 type misdirected struct {
-	rules     *rules // of the configuration that serves the request
-	mandatory bool   // some of them are On
+	config    *packetConfig // of the configuration that serves the request
+	mandatory bool          // some of them are On
 	logger    *zap.Logger
 }
 
@@ -48,7 +48,7 @@ func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	}
 	if err == errUnwrapped {
 		w.Header().Set("Alt-Svc", "clear") // or it would be HTTP/3 again
-		m.logger.Warn("refused HTTP/3, because its UDP listener is older than the 'proxy_protocol_mode' in 'packet_conn_wrappers': Caddy keeps it as it is until it is restarted; restart Caddy")
+		m.logger.Warn("refused HTTP/3: its UDP listener was opened before 'proxy_protocol_mode' was added to 'packet_conn_wrappers', and Caddy keeps the listener across reloads; restart Caddy")
 	}
 	return caddyhttp.Error(http.StatusMisdirectedRequest, err)
 }
@@ -58,14 +58,14 @@ func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 // rules and does not fit these.
 func (m misdirected) check(r *http.Request) error {
 	switch accepted := acceptedFrom(r); {
-	case accepted == nil || accepted.rules == nil:
+	case accepted == nil || !accepted.judged():
 		if m.mandatory {
 			return errUnwrapped
 		}
 		return nil
 	case requestQUICConn(r) == nil:
 		return errMigrated
-	case !m.rules.fit(&accepted.facts, accepted.rules):
+	case !m.config.fits(accepted):
 		return errOtherRules
 	default:
 		return nil
@@ -74,33 +74,14 @@ func (m misdirected) check(r *http.Request) error {
 
 var (
 	errUnwrapped  = errors.New("the QUIC connection did not come through the 'proxy_protocol_mode' packet conn wrapper: restart Caddy")
-	errMigrated   = errors.New("the QUIC connection has migrated, and is marked where it was not, or the other way round")
-	errOtherRules = errors.New("the QUIC connection was accepted under another configuration, and does not fit this one's 'proxy_protocol_mode'")
+	errMigrated   = errors.New("the QUIC connection has migrated, and its client address is now marked when it was not before, or the reverse")
+	errOtherRules = errors.New("the QUIC connection was accepted under another configuration, and this configuration's 'proxy_protocol_mode' does not allow it")
 )
 
 // hadDatagramHeader reports whether a request's connection was accepted with a header.
 func hadDatagramHeader(r *http.Request) bool {
 	accepted := acceptedFrom(r)
 	return accepted != nil && accepted.present()
-}
-
-// fit reports whether a connection with these facts, which other rules accepted, may be
-// served under these rules: during a reload, the configuration before still judges datagrams
-// of connections that the new one serves.
-func (r *rules) fit(f *facts, accepted *rules) bool {
-	mode, trust := r.judge(f.peer, nil)
-	switch {
-	case !f.present():
-		return mode != On
-	case f.mode != mode:
-		return false // the mode says who vouches for the header
-	case trust != unasked:
-		return trust == trusted
-	case accepted.list == r.list:
-		return true // trust is decided datagram by datagram
-	}
-	ranges, err := r.list.ranges()
-	return err == nil && ranges.Contains(peerIP(f.peer))
 }
 
 // wrapperNames returns the names of wrappers in order.
@@ -136,9 +117,9 @@ func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
 func (lw *ListenerWrapper) wayAround(pw *PacketConnWrapper) (string, error) {
 	switch {
 	case pw == nil:
-		return "UDP carries no header on this wrapper's watch", nil
+		return "this wrapper cannot check UDP", nil
 	case pw.Mode != On:
-		return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has the mode '%s'", wrapperName, pw.Mode), nil
+		return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s'", wrapperName, pw.Mode), nil
 	}
 	tcp := lw.rules.ranges
 	if tcp == nil {
@@ -150,12 +131,12 @@ func (lw *ListenerWrapper) wayAround(pw *PacketConnWrapper) (string, error) {
 	}
 	for prefix, mode := range udp.All() {
 		if same, ok := tcp.Get(prefix); mode != On && (!ok || same != mode) {
-			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has the mode '%s' for %s, and the listener wrapper has not", wrapperName, mode, prefix), nil
+			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s' for %s, but the listener wrapper does not", wrapperName, mode, prefix), nil
 		}
 	}
 	for prefix, mode := range tcp.All() {
 		if other, ok := udp.LookupPrefix(prefix); mode == On && ok && other != On {
-			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has the mode '%s' for %s, and the listener wrapper has 'on'", wrapperName, other, prefix), nil
+			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s' for %s, but the listener wrapper has mode 'on'", wrapperName, other, prefix), nil
 		}
 	}
 	return "", nil

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -22,7 +23,7 @@ import (
 func TestGuardOfHTTP3PassesOnWhatFits(t *testing.T) {
 	accepted := func(mode Mode, marked bool) *quicAddr {
 		rules, _ := packetRules(mode)
-		return &quicAddr{facts: facts{mode: mode, marked: marked}, rules: rules, text: "203.0.113.7:1"}
+		return &quicAddr{facts: facts{mode: mode, marked: marked}, config: rules, text: "203.0.113.7:1"}
 	}
 	for _, test := range []struct {
 		name     string
@@ -47,7 +48,7 @@ func TestGuardOfHTTP3PassesOnWhatFits(t *testing.T) {
 			rules, _ := packetRules(test.rules)
 			own := caddyhttp.Route{Group: "the server's own"}
 			server := &caddyhttp.Server{Routes: caddyhttp.RouteList{own}}
-			(&PacketConnWrapper{rules: rules}).guard(server, zap.New(core))
+			(&PacketConnWrapper{config: rules}).guard(server, zap.New(core))
 			require.Len(t, server.Routes, 2)
 			assert.Equal(t, own, server.Routes[1])
 			route := server.Routes[0]
@@ -81,30 +82,30 @@ func TestGuardOfHTTP3PassesOnWhatFits(t *testing.T) {
 
 // Other rules accepted a connection. Whether these would have done so is asked of its facts.
 func TestConnectionFitsRulesThatWouldHaveAcceptedIt(t *testing.T) {
-	header, err := wire.NewProxy(2, wire.Dgram, client4, server4)
+	header, err := wire.NewProxy(2, wire.Dgram, caddytest.Client4, caddytest.Server4)
 	require.NoError(t, err)
-	trusting := func(ranges ...string) func(*rules) {
-		return func(r *rules) { r.trusted, _ = compileSet(ranges) }
+	trusting := func(ranges ...string) func(*packetConfig) {
+		return func(c *packetConfig) { c.trusted, _ = compileSet(ranges) }
 	}
-	asks := func(r *rules, source func(*http.Request) []netip.Prefix) {
-		r.source = connSource(source)
-		r.list = newTrustedList(t.Context(), &r.policy, zap.NewNop())
+	asks := func(c *packetConfig, source func(*http.Request) []netip.Prefix) {
+		c.source = connSource(source)
+		c.list = newTrustedList(t.Context(), c.source, zap.NewNop())
 	}
-	asking := func(answer string) func(*rules) {
-		return func(r *rules) {
-			asks(r, func(*http.Request) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(answer)} })
+	asking := func(answer string) func(*packetConfig) {
+		return func(c *packetConfig) {
+			asks(c, func(*http.Request) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(answer)} })
 		}
 	}
-	failing := func(r *rules) { asks(r, func(*http.Request) []netip.Prefix { panic("of a test") }) }
+	failing := func(c *packetConfig) { asks(c, func(*http.Request) []netip.Prefix { panic("of a test") }) }
 	accepted, _ := packetRules(On)
 	failing(accepted)
-	same := func(r *rules) { r.source, r.list = accepted.source, accepted.list }
+	same := func(c *packetConfig) { c.source, c.list = accepted.source, accepted.list }
 	for _, test := range []struct {
 		name   string
 		header wire.Header
 		mode   Mode // under which it was accepted
 		rules  Mode
-		with   func(*rules)
+		with   func(*packetConfig)
 		want   bool
 	}{
 		{"no header, off", wire.Header{}, Unspecified, Off, nil, true},
@@ -125,8 +126,8 @@ func TestConnectionFitsRulesThatWouldHaveAcceptedIt(t *testing.T) {
 			if test.with != nil {
 				test.with(rules)
 			}
-			f := &facts{peer: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2), Port: 7}, header: test.header, mode: test.mode}
-			assert.Equal(t, test.want, rules.fit(f, accepted))
+			f := facts{peer: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2), Port: 7}, header: test.header, mode: test.mode}
+			assert.Equal(t, test.want, rules.fits(&quicAddr{facts: f, config: accepted}))
 		})
 	}
 }
@@ -134,7 +135,7 @@ func TestConnectionFitsRulesThatWouldHaveAcceptedIt(t *testing.T) {
 // During a reload a server that has no packet wrapper may get a connection that was accepted
 // with a header.
 func TestServerWithoutPacketWrapperServesNoConnectionWithHeader(t *testing.T) {
-	header, err := wire.NewProxy(2, wire.Dgram, client4, server4)
+	header, err := wire.NewProxy(2, wire.Dgram, caddytest.Client4, caddytest.Server4)
 	require.NoError(t, err)
 	for _, test := range []struct {
 		name     string

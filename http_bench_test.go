@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"context"
@@ -11,23 +11,26 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/require"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // benchServers runs the same site on a server with the wrapper and on one without.
 func benchServers(t testing.TB, site string) map[string]*caddyhttp.Server {
-	wrapped, bare := freePort(t), freePort(t)
-	startCaddy(t, serverOptions(wrapped, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d, http://:%d {\n%s\n}", wrapped, bare, site))
-	return map[string]*caddyhttp.Server{"wrapped": runningServer(t, wrapped), "unwrapped": runningServer(t, bare)}
+	wrapped, bare := caddytest.FreePort(t), caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.ServerOptions(wrapped, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d, http://:%d {\n%s\n}", wrapped, bare, site))
+	return map[string]*caddyhttp.Server{"wrapped": caddytest.Server(t, wrapped), "unwrapped": caddytest.Server(t, bare)}
 }
 
 // benchRequest is one that came through a listener with the wrapper, or without.
 func benchRequest(t testing.TB, wrapped bool) *http.Request {
 	r, err := http.NewRequest(http.MethodGet, "http://localhost/", nil)
 	require.NoError(t, err)
-	r.RemoteAddr = client4.String()
-	var local net.Addr = net.TCPAddrFromAddrPort(server4)
+	r.RemoteAddr = caddytest.Client4.String()
+	var local net.Addr = net.TCPAddrFromAddrPort(caddytest.Server4)
 	if wrapped {
-		local = newTestConn(On, v2With(textTLV(0x02, "a.test"), textTLV(0xea, "\x01vpce-1"))).LocalAddr()
+		local = newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"))).LocalAddr()
 	}
 	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
 }
@@ -98,10 +101,10 @@ func BenchmarkWhatTheWrapperCosts(b *testing.B) {
 	b.ReportMetric(extra[len(extra)/2], "extra-ns/request")
 }
 
-func BenchmarkDirective(b *testing.B) {
-	port := freePort(b)
-	startCaddy(b, serverOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nproxy_protocol on\nrespond 204\n}", port))
-	server, r := runningServer(b, port), benchRequest(b, true)
+func BenchmarkHandler(b *testing.B) {
+	port := caddytest.FreePort(b)
+	caddytest.Start(b, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nproxy_protocol on\nrespond 204\n}", port))
+	server, r := caddytest.Server(b, port), benchRequest(b, true)
 	w := &discardResponse{make(http.Header)}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -109,7 +112,7 @@ func BenchmarkDirective(b *testing.B) {
 	}
 }
 
-func TestARequestThatUsesNoneOfItPaysOneAllocation(t *testing.T) {
+func TestPlaceholders_CostOneAllocationIfUnused(t *testing.T) {
 	servers := benchServers(t, "respond 204")
 	allocs := func(kind string) float64 {
 		server, r := servers[kind], benchRequest(t, kind == "wrapped")

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // rules are what all connections of a listener wrapper have in common. They do not
@@ -21,25 +23,9 @@ type rules struct {
 	// mismatchedDestination accepts v1 lines whose destination is not of their family.
 	mismatchedDestination bool
 
-	log   *connLog
-	stats *stats
+	recorder
 	// timed says that the time headers take is measured.
 	timed bool
-}
-
-// refused keeps a record of a refusal.
-func (r *rules) refused(peer, local net.Addr, mode Mode, why outcome, received []byte, err error) {
-	if !isNoNews(why, err) {
-		r.stats.refused(peer, why, received)
-	}
-	r.log.refused(peer, local, mode, why, err)
-}
-
-// isNoNews reports whether a refusal is everyday life, and not worth a warning or a place
-// among the last refusals: the connection ended before its first byte, as health checks that
-// only connect do, or this server closed it when it stopped.
-func isNoNews(why outcome, err error) bool {
-	return why == reasonSilent || errors.Is(err, net.ErrClosed)
 }
 
 // listener wraps the connections of a listener.
@@ -84,14 +70,14 @@ func (l *listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 		l.refuse(accepted, peer, local, mode, reasonUntrusted, nil)
 		return nil
 	default:
-		return newConn(accepted, l.rules, mode, trust, time.Since(start))
+		return newConn(accepted, l.rules, mode, trust, monotime.Now())
 	}
 }
 
 func (l *listener) refuse(accepted net.Conn, peer, local net.Addr, mode Mode, why outcome, err error) {
-	closeSafely(accepted)
+	closeIgnoringPanic(accepted)
 	l.rules.stats.count(mode, 0, why)
-	l.rules.refused(peer, local, mode, why, nil, err)
+	l.rules.refuse(peer, local, mode, why, nil, err)
 }
 
 func isTLS(c net.Conn) bool {

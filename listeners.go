@@ -3,12 +3,9 @@ package proxyprotocol
 import (
 	"cmp"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // listeners are those in use, of the running configuration and, during a reload, of the
@@ -35,13 +32,8 @@ func (k listenerKey) tally() tallyKey {
 
 type listenerEntry struct {
 	stats *stats
-	users []wrapper // in the order of their configurations
-}
-
-// wrapper is a ListenerWrapper or a PacketConnWrapper. describe returns what the status
-// shows of its configuration.
-type wrapper interface {
-	describe() (mode Mode, trustedSource string, ranges []ModeRanges)
+	// users are the modules that listen there, in the order of their configurations.
+	users []any
 }
 
 type listenerPool struct {
@@ -63,8 +55,8 @@ func (t tallies) add(key tallyKey, counts *tally) {
 }
 
 // acquire returns the stats of a listener: those it had, if it has been there before the
-// reload.
-func (p *listenerPool) acquire(key listenerKey, user wrapper) *stats {
+// reload. The user must be comparable.
+func (p *listenerPool) acquire(key listenerKey, user any) *stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	entry := p.entries[key]
@@ -77,12 +69,12 @@ func (p *listenerPool) acquire(key listenerKey, user wrapper) *stats {
 }
 
 // release gives up all listeners of a user.
-func (p *listenerPool) release(user wrapper) {
+func (p *listenerPool) release(user any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	left := make(map[tallyKey]bool) // servers that are still there
 	for key, entry := range p.entries {
-		entry.users = slices.DeleteFunc(entry.users, func(u wrapper) bool { return u == user })
+		entry.users = slices.DeleteFunc(entry.users, func(u any) bool { return u == user })
 		if len(entry.users) > 0 {
 			left[key.tally()] = true
 			continue
@@ -107,8 +99,8 @@ func (p *listenerPool) tallies() tallies {
 	return sums
 }
 
-// each calls f for every listener, in order, with the wrapper that was configured last.
-func (p *listenerPool) each(f func(key listenerKey, stats *stats, user wrapper)) {
+// each calls f for every listener, in order, with the user that was configured last.
+func (p *listenerPool) each(f func(key listenerKey, stats *stats, user any)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keys := make([]listenerKey, 0, len(p.entries))
@@ -122,15 +114,4 @@ func (p *listenerPool) each(f func(key listenerKey, stats *stats, user wrapper))
 		entry := p.entries[key]
 		f(key, entry.stats, entry.users[len(entry.users)-1])
 	}
-}
-
-// listenAddress is the address of a listener as Caddy writes it.
-func listenAddress(addr net.Addr) string {
-	if addr == nil {
-		return ""
-	}
-	if caddy.IsUnixNetwork(addr.Network()) {
-		return addr.Network() + "/" + addr.String()
-	}
-	return addr.String()
 }

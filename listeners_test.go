@@ -1,7 +1,6 @@
 package proxyprotocol
 
 import (
-	"net"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -14,7 +13,7 @@ func newListenerPool() *listenerPool {
 // A counter must not go down.
 func TestCountsOfAListenerOutliveItAsLongAsItsServer(t *testing.T) {
 	pool := newListenerPool()
-	first, second := new(ListenerWrapper), new(ListenerWrapper)
+	const first, second = "first", "second"
 	pool.acquire(listenerKey{"srv0", "a"}, first).count(On, 1, outcomeClient)
 	pool.acquire(listenerKey{"srv0", "b"}, second).count(On, 1, outcomeClient)
 	of := tallyKey{server: "srv0"}
@@ -34,15 +33,9 @@ func TestListenersComeInOrder(t *testing.T) {
 		for _, address := range []string{"1", "2", "3"} {
 			key := listenerKey{server, address}
 			want = append(want, key)
-			pool.acquire(key, new(ListenerWrapper))
+			pool.acquire(key, "user")
 		}
 	}
-	pool.each(func(key listenerKey, _ *stats, _ wrapper) { got = append(got, key) })
+	pool.each(func(key listenerKey, _ *stats, _ any) { got = append(got, key) })
 	assert.Equal(t, want, got)
-}
-
-func TestListenAddressIsWrittenAsCaddyWritesIt(t *testing.T) {
-	assert.Empty(t, listenAddress(nil))
-	assert.Equal(t, "127.0.0.1:80", listenAddress(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}))
-	assert.Equal(t, "unix//run/socket", listenAddress(&net.UnixAddr{Name: "/run/socket", Net: "unix"}))
 }

@@ -3,22 +3,19 @@ package proxyprotocol
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
-
-	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // ListenerWrapper reads the PROXY protocol header (v1 or v2) at the beginning of
 // connections, so that access logs, matchers and TLS policies see the client instead of
 // the load balancer. Its mode says whether a header is mandatory (`on`), forbidden (`off`)
 // or parsed if present, with the connection marked by source port 0 (`unspecified`, for
-// tests only). What does not fit the mode is refused: the connection is closed without a
+// tests only). A connection that does not fit the mode is refused: it is closed without a
 // byte written to it, and a line is logged.
 //
 // It must come before the `tls` listener wrapper, because the header comes before the TLS
@@ -33,10 +30,10 @@ type ListenerWrapper struct {
 	// Which peers may send a header, as for the server's own `trusted_proxies`. Under
 	// `on` a connection from any other peer is refused before a byte is read. Under
 	// `unspecified` a header from any other peer is refused. Not allowed under `off`.
-	// Default: every peer may. A source that returns no ranges trusts nobody.
+	// Default: every peer may. If a source returns no ranges, no peer is trusted.
 	//
-	// The peers of a Unix socket are trusted, because the file's permissions decide who
-	// can connect, but not those of an abstract Unix socket.
+	// Peers on a Unix socket are trusted, because the file's permissions decide who can
+	// connect. Peers on an abstract Unix socket are not.
 	TrustedProxiesRaw json.RawMessage `json:"trusted_proxies,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
 
 	// Peers with a mode of their own, to which neither `mode` nor `trusted_proxies`
@@ -48,43 +45,32 @@ type ListenerWrapper struct {
 	// retransmit.
 	Timeout *caddy.Duration `json:"timeout,omitempty"`
 
-	// The size of the largest header to accept, in bytes, its signature and TLVs included.
-	// Default: 4096. At least 536, the size every receiver must take (section 2), and at
-	// most 65551, the largest there is (section 2.2).
+	// The size of the largest header to accept, in bytes, including its signature and TLVs.
+	// Default: 4096. Allowed: 536 (required by section 2 of the specification) to 65551
+	// (the largest possible, section 2.2).
 	MaxHeaderSize *int `json:"max_header_size,omitempty"`
 
 	// The only header version to accept, `v1` or `v2`. A header of the other one is refused
 	// in every mode. Default: both are accepted.
 	Version string `json:"version,omitempty"`
 
-	// Set to `allow` to keep HTTP/3 on a server whose mode, or that of any range, is `on`.
-	// By default it is disabled there, because the headers of this wrapper exist on TCP
-	// only: HTTP/3 would be a way around it.
+	// Set to `allow` to keep HTTP/3 on a server whose mode, or the mode of any range, is
+	// `on`. By default HTTP/3 is disabled there: this wrapper checks TCP only, so HTTP/3
+	// would bypass it. It stays enabled if the packet wrapper demands a header as well.
 	HTTP3 string `json:"http3,omitempty"`
 
 	// Set to `allow` to accept version 1 headers whose destination is an IP address of the
 	// other family than the client's, or `unix:` and a path. nginx writes these if it took
 	// the client's address from the header of another load balancer (`set_real_ip_from`)
 	// that reached it over the other family, or over a Unix socket. The destination is then
-	// not known: the connection's local address, by which TLS policies choose, is the
-	// socket's. By default these headers are refused as malformed, as the specification
-	// demands. Version 2 headers are not affected.
+	// unknown: the connection's local address, which TLS policies match, is the socket's.
+	// By default these headers are refused as malformed, as the specification demands.
+	// Version 2 headers are not affected.
 	MismatchedDestination string `json:"mismatched_destination,omitempty"`
 
 	serverName    string
 	trustedSource string // the module of trusted_proxies, if there is one
 	rules         *rules
-}
-
-// ModeRanges gives peers a mode of their own.
-type ModeRanges struct {
-	// The mode of these peers: `on`, `off` or `unspecified`; required.
-	Mode *Mode `json:"mode"`
-
-	// The IP addresses or CIDR ranges of these peers; at least one. A range must not stand
-	// under two modes. Zones are not allowed. An IPv4-mapped IPv6 range counts as IPv4; no
-	// other IPv6 range, `::/0` neither, covers IPv4.
-	Ranges []string `json:"ranges"`
 }
 
 const (
@@ -140,6 +126,17 @@ func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	return &listener{Listener: l, rules: &rules}
 }
 
+// listenAddress is the address of a listener as Caddy writes it.
+func listenAddress(addr net.Addr) string {
+	if addr == nil {
+		return ""
+	}
+	if caddy.IsUnixNetwork(addr.Network()) {
+		return addr.Network() + "/" + addr.String()
+	}
+	return addr.String()
+}
+
 // Cleanup gives up what outlives configurations, unless the next one uses it.
 func (lw *ListenerWrapper) Cleanup() error {
 	listeners.release(lw)
@@ -153,21 +150,17 @@ func (lw *ListenerWrapper) describe() (Mode, string, []ModeRanges) {
 // compile validates the configuration and makes rules of it.
 func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*rules, error) {
 	rules := &rules{
-		policy:        policy{mode: lw.Mode, server: server},
 		timeout:       defaultTimeout,
-		maxHeaderSize: defaultMaxHeaderSize,
-		log:           newConnLog(logger),
+		maxHeaderSize: headerLimit(lw.MaxHeaderSize),
+		recorder:      recorder{log: newConnLog(logger, false)},
 		timed:         wantsMetrics(ctx),
 	}
-	var err error
-	if rules.ranges, err = compileRanges(lw.Ranges); err != nil {
+	ranges, err := compileRanges(lw.Ranges)
+	if err != nil {
 		return nil, err
 	}
 	if lw.Timeout != nil {
 		rules.timeout = time.Duration(*lw.Timeout)
-	}
-	if lw.MaxHeaderSize != nil {
-		rules.maxHeaderSize = *lw.MaxHeaderSize
 	}
 	rules.version = versions[lw.Version]
 	rules.mismatchedDestination = lw.MismatchedDestination == allowed
@@ -180,86 +173,15 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 	); err != nil {
 		return nil, err
 	}
-	if lw.TrustedProxiesRaw == nil {
-		return rules, nil
-	}
-	if lw.Mode == Off {
-		return nil, inField("trusted_proxies", errTrustUnderOff)
-	}
-	source, err := ctx.LoadModule(lw, "TrustedProxiesRaw")
-	if err != nil {
-		return nil, fmt.Errorf("loading trusted proxies modules: %v", err)
-	}
-	lw.trustedSource = source.(caddy.Module).CaddyModule().ID.Name()
-	if static, ok := source.(*caddyhttp.StaticIPRange); ok {
-		rules.trusted, err = compileSet(static.Ranges)
-		return rules, inField("trusted_proxies", err)
-	}
-	rules.source, rules.asking = source.(caddyhttp.IPRangeSource), make(chan struct{}, maxAsking)
-	return rules, nil
-}
-
-// The checks below serve the Caddyfile, which names a line, and JSON, which names a field.
-
-var errTrustUnderOff = errors.New("nobody may send a header under mode 'off': remove it, or set the mode to 'on'")
-
-func inField(field string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", field, err)
-}
-
-func checkTimeout(d time.Duration) error {
-	if d <= 0 {
-		return fmt.Errorf("%s is not positive: use a duration like 5s", d)
-	}
-	return nil
-}
-
-func checkMaxHeaderSize(size int) error {
-	if size < wire.MinMaxSize || size > wire.MaxSize {
-		return fmt.Errorf("%d bytes is out of bounds: use %d to %d", size, wire.MinMaxSize, wire.MaxSize)
-	}
-	return nil
-}
-
-func checkVersion(version string) error {
-	if _, ok := versions[version]; !ok {
-		return fmt.Errorf("unknown version '%s': use v1 or v2, or leave it out to accept both", version)
-	}
-	return nil
-}
-
-func checkHTTP3(value string) error {
-	return checkAllow(value, "leave it out to disable HTTP/3 where a header is mandatory")
-}
-
-func checkMismatchedDestination(value string) error {
-	return checkAllow(value, "leave it out to refuse version 1 headers whose destination is not of their family")
-}
-
-// checkAllow checks the value of an option that permits something.
-func checkAllow(value, otherwise string) error {
-	if value != "" && value != allowed {
-		return fmt.Errorf("unknown value '%s': use %s, or %s", value, allowed, otherwise)
-	}
-	return nil
+	rules.policy, lw.trustedSource, err = compilePolicy(ctx, lw, server, lw.Mode, ranges, lw.TrustedProxiesRaw)
+	return rules, err
 }
 
 // warn logs what an operator should know of the configuration before traffic comes.
 func (lw *ListenerWrapper) warn(logger *zap.Logger) {
-	if lw.rules.uses(Unspecified) {
-		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")
-	}
-	if lw.Mode == On && lw.rules.anyoneTrusted() {
-		logger.Warn("mode 'on' believes any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8")
-	}
-	if lw.rules.trusted != nil && lw.rules.trusted.Size() == 0 {
-		logger.Warn("'trusted_proxies' has no ranges: no peer may send a header")
-	}
+	warnOfPolicy(&lw.rules.policy, logger)
 	if lw.rules.timeout < advisedTimeout {
-		logger.Warn("timeout is shorter than the PROXY protocol specification advises, to cover a TCP retransmit",
+		logger.Warn("'timeout' is shorter than the PROXY protocol specification advises; the advised time is long enough for a TCP retransmit",
 			zap.Duration("timeout", lw.rules.timeout), zap.Duration("advised", advisedTimeout))
 	}
 }

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"bufio"
@@ -20,6 +20,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -62,12 +64,12 @@ func (s *testSource) GetIPRanges(r *http.Request) []netip.Prefix {
 
 // startWrapper runs a plain server with this wrapper, on IPv4, IPv6 where there is some,
 // and a Unix socket.
-func startWrapper(t *testing.T, wrapper string) (c *running, ip4, ip6, unix endpoint) {
+func startWrapper(t *testing.T, wrapper string) (c *caddytest.Caddy, ip4, ip6, unix caddytest.Endpoint) {
 	t.Helper()
-	port, path := freePort(t), socketPath(t)
-	site := strings.Replace(plainSite(port), "bind ", "bind unix/"+path+" ", 1)
-	c = startCaddy(t, wrappers(wrapper), site)
-	return c, tcp4(port), tcp6(port), unixSocket(path)
+	port, path := caddytest.FreePort(t), caddytest.SocketPath(t)
+	site := strings.Replace(caddytest.PlainSite(port), "bind ", "bind unix/"+path+" ", 1)
+	c = caddytest.Start(t, caddytest.Wrappers(wrapper), site)
+	return c, caddytest.TCP4(port), caddytest.TCP6(port), caddytest.Unix(path)
 }
 
 // What a connection with a header, or a plain one, comes to: "client", "marked", "peer",
@@ -78,35 +80,35 @@ const (
 )
 
 // outcomeOf tries a connection that begins like this.
-func outcomeOf(t *testing.T, c *running, e endpoint, header string) string {
+func outcomeOf(t *testing.T, c *caddytest.Caddy, e caddytest.Endpoint, header string) string {
 	t.Helper()
-	logs := c.logs.tail()
-	conn := dial(t, e)
+	logs := c.Logs.Tail()
+	conn := caddytest.Dial(t, e)
 	defer conn.Close()
 	// It may be refused while this is written.
-	_, _ = io.WriteString(conn, header+request("/"))
+	_, _ = io.WriteString(conn, header+caddytest.Request("/"))
 	in := bufio.NewReader(conn)
 	if _, err := in.Peek(1); err != nil {
-		requireClosed(t, err)
-		entry := logs.waitForRefusal(t, nil)
-		assert.Empty(t, logs.find(ofAccess))
-		return entry.str("reason") + " under " + entry.str("mode")
+		caddytest.RequireClosed(t, err)
+		entry := logs.WaitForRefusal(t, nil)
+		assert.Empty(t, logs.Find(caddytest.OfAccess))
+		return entry.Str("reason") + " under " + entry.Str("mode")
 	}
 	response, err := http.ReadResponse(in, nil)
 	require.NoError(t, err)
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
-	assert.Empty(t, logs.refusals(nil))
+	assert.Empty(t, logs.Refusals(nil))
 
 	peer := conn.LocalAddr().String()
-	if e.network == "unix" {
+	if e.Network == "unix" {
 		peer = "@"
 	}
 	switch string(body) {
-	case client4.String():
+	case caddytest.Client4.String():
 		return asClient
-	case client4.Addr().String() + ":0":
+	case caddytest.Client4.Addr().String() + ":0":
 		return asMarked
 	case peer:
 		return "peer"
@@ -127,7 +129,7 @@ var (
 	untrustedUnspecified = fates{"untrusted under unspecified", "peer"}
 )
 
-func TestModeIsInForceForEachPeer(t *testing.T) {
+func TestListenerWrapper_ModeIsInForceForEachPeer(t *testing.T) {
 	for _, test := range []struct {
 		name, wrapper  string
 		ip4, ip6, unix fates
@@ -216,16 +218,16 @@ func TestModeIsInForceForEachPeer(t *testing.T) {
 			c, ip4, ip6, unix := startWrapper(t, "proxy_protocol_mode "+test.wrapper)
 			for _, network := range []struct {
 				name string
-				endpoint
+				caddytest.Endpoint
 				want fates
 			}{
 				{"IPv4", ip4, test.ip4}, {"IPv6", ip6, test.ip6}, {"Unix", unix, test.unix},
 			} {
 				t.Run(network.name, func(t *testing.T) {
 					if network.name == "IPv6" {
-						needIPv6(t)
+						caddytest.NeedIPv6(t)
 					}
-					got := fates{outcomeOf(t, c, network.endpoint, headerV2), outcomeOf(t, c, network.endpoint, "")}
+					got := fates{outcomeOf(t, c, network.Endpoint, headerV2), outcomeOf(t, c, network.Endpoint, "")}
 					assert.Equal(t, network.want, got)
 				})
 			}
@@ -233,36 +235,36 @@ func TestModeIsInForceForEachPeer(t *testing.T) {
 	}
 }
 
-func TestUntrustedPeerIsRefusedBeforeItSendsAByte(t *testing.T) {
+func TestListenerWrapper_RefusesUntrustedPeersAtAccept(t *testing.T) {
 	for _, source := range []string{"static 192.0.2.1", "proxy_protocol_test"} {
 		t.Run(source, func(t *testing.T) {
 			c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode on {\ntimeout 1h\ntrusted_proxies "+source+"\n}")
-			conn := dial(t, ip4)
-			requireRefused(t, conn)
-			entry := c.logs.waitForRefusal(t, fields{"peer": conn.LocalAddr().String(), "local": ip4.address})
-			assert.Equal(t, "untrusted", entry.str("reason"))
+			conn := caddytest.Dial(t, ip4)
+			caddytest.RequireRefused(t, conn)
+			entry := c.Logs.WaitForRefusal(t, caddytest.Fields{"peer": conn.LocalAddr().String(), "local": ip4.Address})
+			assert.Equal(t, "untrusted", entry.Str("reason"))
 		})
 	}
 }
 
 // Caddy hands a Unix socket on to the next config as a file of which it makes a listener.
-func TestUnixSocketIsTrustedAfterAReload(t *testing.T) {
-	path := socketPath(t)
-	options := wrappers("proxy_protocol_mode on {\ntrusted_proxies static 192.0.2.1\n}")
+func TestListenerWrapper_TrustsAUnixSocketAfterAReload(t *testing.T) {
+	path := caddytest.SocketPath(t)
+	options := caddytest.Wrappers("proxy_protocol_mode on {\ntrusted_proxies static 192.0.2.1\n}")
 	site := fmt.Sprintf("http://:80 {\nbind unix/%s\nlog\nrespond {remote}\n}", path)
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for range 3 {
-		require.NoError(t, c.load(options, site))
+		require.NoError(t, c.Load(options, site))
 		// The last config takes some connections that come now, and drops them.
-		eventually(t, func() bool {
-			_, body, err := tryGet(t, http1, unixSocket(path), headerV2, "/")
-			return err == nil && body == client4.String()
+		caddytest.Eventually(t, func() bool {
+			_, body, err := caddytest.TryGet(t, caddytest.HTTP1, caddytest.Unix(path), headerV2, "/")
+			return err == nil && body == caddytest.Client4.String()
 		}, "not trusted")
 	}
-	assert.Empty(t, c.logs.refusals(fields{"reason": "untrusted"}))
+	assert.Empty(t, c.Logs.Refusals(caddytest.Fields{"reason": "untrusted"}))
 }
 
-func TestAbstractUnixSocketIsNotTrusted(t *testing.T) {
+func TestListenerWrapper_DoesNotTrustAnAbstractUnixSocket(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("abstract sockets are Linux's")
 	}
@@ -282,8 +284,8 @@ func TestAbstractUnixSocketIsNotTrusted(t *testing.T) {
 				return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 			}
 			testSources.Store("everyone", everyone)
-			socket := unixSocket(fmt.Sprintf("@proxyprotocol-%d", freePort(t)))
-			c := startCaddy(t, wrappers("proxy_protocol_mode "+test.wrapper), fmt.Sprintf("http://:80 {\nbind unix/%s\nlog\nrespond {remote}\n}", socket.address))
+			socket := caddytest.Unix(fmt.Sprintf("@proxyprotocol-%d", caddytest.FreePort(t)))
+			c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+test.wrapper), fmt.Sprintf("http://:80 {\nbind unix/%s\nlog\nrespond {remote}\n}", socket.Address))
 			assert.Equal(t, test.want, fates{outcomeOf(t, c, socket, headerV2), outcomeOf(t, c, socket, "")})
 		})
 	}
@@ -291,7 +293,7 @@ func TestAbstractUnixSocketIsNotTrusted(t *testing.T) {
 
 // Sources that are asked for each connection
 
-func TestSourceIsToldWhoConnectedWhere(t *testing.T) {
+func TestSource_IsToldWhoConnectedWhere(t *testing.T) {
 	type question struct {
 		remote   string
 		server   string
@@ -318,9 +320,9 @@ func TestSourceIsToldWhoConnectedWhere(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			_, ip4, _, _ := startWrapper(t, askWrapper(t, mode, answer))
 			for range 2 {
-				conn := dial(t, ip4)
-				send(t, conn, headerV2, request("/"), request("/"))
-				readResponse(t, conn)
+				conn := caddytest.Dial(t, ip4)
+				caddytest.Send(t, conn, headerV2, caddytest.Request("/"), caddytest.Request("/"))
+				caddytest.ReadResponse(t, conn)
 				require.Len(t, questions, 1, "one question for one connection")
 				assert.Equal(t, question{conn.LocalAddr().String(), "srv0", true, true}, <-questions)
 			}
@@ -335,7 +337,7 @@ func askWrapper(t *testing.T, mode string, answer func(*http.Request) []netip.Pr
 	return fmt.Sprintf("proxy_protocol_mode %s {\ntrusted_proxies proxy_protocol_test {\nname %q\n}\n}", mode, t.Name())
 }
 
-func TestSourceMayChangeItsAnswer(t *testing.T) {
+func TestSource_MayChangeItsAnswer(t *testing.T) {
 	var answer atomic.Pointer[[]netip.Prefix]
 	c, ip4, _, _ := startWrapper(t, askWrapper(t, "on", func(*http.Request) []netip.Prefix { return *answer.Load() }))
 	for _, step := range []struct {
@@ -356,7 +358,7 @@ func TestSourceMayChangeItsAnswer(t *testing.T) {
 	}
 }
 
-func TestConnectionOutlivesTrustInItsPeer(t *testing.T) {
+func TestSource_ConnectionOutlivesTrustInItsPeer(t *testing.T) {
 	var revoked atomic.Bool
 	c, ip4, _, _ := startWrapper(t, askWrapper(t, "on", func(*http.Request) []netip.Prefix {
 		if revoked.Load() {
@@ -364,17 +366,17 @@ func TestConnectionOutlivesTrustInItsPeer(t *testing.T) {
 		}
 		return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	}))
-	conn := dial(t, ip4)
-	send(t, conn, headerV2, request("/"))
-	readResponse(t, conn)
+	conn := caddytest.Dial(t, ip4)
+	caddytest.Send(t, conn, headerV2, caddytest.Request("/"))
+	caddytest.ReadResponse(t, conn)
 	revoked.Store(true)
-	send(t, conn, request("/"))
-	_, body := readResponse(t, conn)
-	assert.Equal(t, client4.String(), body)
+	caddytest.Send(t, conn, caddytest.Request("/"))
+	_, body := caddytest.ReadResponse(t, conn)
+	assert.Equal(t, caddytest.Client4.String(), body)
 	assert.Equal(t, "untrusted under on", outcomeOf(t, c, ip4, headerV2))
 }
 
-func TestSourceThatPanicsRefuses(t *testing.T) {
+func TestSource_ThatPanicsRefuses(t *testing.T) {
 	var panics atomic.Bool
 	for _, test := range []struct {
 		mode, header, plain, then string
@@ -391,7 +393,7 @@ func TestSourceThatPanicsRefuses(t *testing.T) {
 				return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 			}))
 			assert.Equal(t, test.header, outcomeOf(t, c, ip4, headerV2))
-			assert.Equal(t, "panic: out of ranges", c.logs.refusals(nil)[0].str("error"))
+			assert.Equal(t, "panic: out of ranges", c.Logs.Refusals(nil)[0].Str("error"))
 			assert.Equal(t, test.plain, outcomeOf(t, c, ip4, ""))
 			panics.Store(false)
 			assert.Equal(t, test.then, outcomeOf(t, c, ip4, headerV2), "all goes on")
@@ -399,7 +401,7 @@ func TestSourceThatPanicsRefuses(t *testing.T) {
 	}
 }
 
-func TestSlowSourceHoldsUpNobodyElse(t *testing.T) {
+func TestSource_ThatIsSlowHoldsUpNobodyElse(t *testing.T) {
 	var slow atomic.Value
 	slow.Store("")
 	asked, release := make(chan struct{}), make(chan struct{})
@@ -416,24 +418,24 @@ func TestSlowSourceHoldsUpNobodyElse(t *testing.T) {
 	from := l.Addr()
 	require.NoError(t, l.Close())
 	slow.Store(from.String())
-	dialer := net.Dialer{LocalAddr: from, Timeout: patience}
-	first, err := dialer.Dial(ip4.network, ip4.address)
+	dialer := net.Dialer{LocalAddr: from, Timeout: caddytest.Patience}
+	first, err := dialer.Dial(ip4.Network, ip4.Address)
 	require.NoError(t, err)
 	defer first.Close()
-	require.NoError(t, first.SetDeadline(time.Now().Add(patience)))
-	send(t, first, headerV2, request("/"))
+	require.NoError(t, first.SetDeadline(time.Now().Add(caddytest.Patience)))
+	caddytest.Send(t, first, headerV2, caddytest.Request("/"))
 	<-asked
 
-	_, body := get(t, http1, ip4, headerV1, "/")
-	assert.Equal(t, client4.String(), body)
+	_, body := caddytest.Get(t, caddytest.HTTP1, ip4, headerV1, "/")
+	assert.Equal(t, caddytest.Client4.String(), body)
 	close(release)
-	_, body = readResponse(t, first)
-	assert.Equal(t, client4.String(), body)
+	_, body = caddytest.ReadResponse(t, first)
+	assert.Equal(t, caddytest.Client4.String(), body)
 }
 
 // The other options
 
-func TestVersionThatIsNotAllowedIsRefused(t *testing.T) {
+func TestListenerWrapper_RefusesAVersionThatIsNotAllowed(t *testing.T) {
 	headers := map[string]string{"v1": headerV1, "v2": headerV2, "LOCAL": headerLocal, "UNKNOWN": headerUnknown, "none": ""}
 	for _, test := range []struct {
 		wrapper string
@@ -456,7 +458,7 @@ func TestVersionThatIsNotAllowedIsRefused(t *testing.T) {
 	}
 }
 
-func TestMaxHeaderSizeCountsTheWholeHeader(t *testing.T) {
+func TestListenerWrapper_MaxHeaderSizeCountsTheWholeHeader(t *testing.T) {
 	for _, test := range []struct {
 		option string
 		max    int
@@ -477,21 +479,21 @@ func TestMaxHeaderSizeCountsTheWholeHeader(t *testing.T) {
 	}
 }
 
-func TestDefaultTimeoutIsFiveSeconds(t *testing.T) {
+func TestListenerWrapper_DefaultTimeoutIsFiveSeconds(t *testing.T) {
 	c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode on")
 	started := time.Now()
-	conn := dial(t, ip4)
-	send(t, conn, headerV2[:20])
-	requireRefused(t, conn)
+	conn := caddytest.Dial(t, ip4)
+	caddytest.Send(t, conn, headerV2[:20])
+	caddytest.RequireRefused(t, conn)
 	assert.InDelta(t, 5, time.Since(started).Seconds(), 2)
-	assert.Equal(t, "timeout", c.logs.waitForRefusal(t, nil).str("reason"))
+	assert.Equal(t, "timeout", c.Logs.WaitForRefusal(t, nil).Str("reason"))
 }
 
 // JSON
 
-func TestJSONIsTheSameAsTheCaddyfile(t *testing.T) {
-	port := freePort(t)
-	c := startCaddyJSON(t, fmt.Sprintf(`{"http": {"servers": {"lb": {
+func TestListenerWrapper_JSONIsTheSameAsTheCaddyfile(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.StartJSON(t, fmt.Sprintf(`{"http": {"servers": {"lb": {
 		"listen": ["127.0.0.1:%d"],
 		"listener_wrappers": [{
 			"wrapper": "proxy_protocol_mode",
@@ -506,16 +508,16 @@ func TestJSONIsTheSameAsTheCaddyfile(t *testing.T) {
 		"logs": {},
 		"routes": [{"handle": [{"handler": "static_response", "body": "{http.request.remote}"}]}]
 	}}}}`, port))
-	assert.Empty(t, c.logs.warnings())
-	assert.Equal(t, asClient, outcomeOf(t, c, tcp4(port), padded(600)))
-	assert.Equal(t, "too_large under on", outcomeOf(t, c, tcp4(port), padded(601)))
-	assert.Equal(t, "version under on", outcomeOf(t, c, tcp4(port), headerV1))
-	assert.Equal(t, "missing under on", outcomeOf(t, c, tcp4(port), ""))
-	assert.Equal(t, "lb", c.logs.refusals(nil)[0].str("server_name"))
+	assert.Empty(t, c.Logs.Warnings())
+	assert.Equal(t, asClient, outcomeOf(t, c, caddytest.TCP4(port), padded(600)))
+	assert.Equal(t, "too_large under on", outcomeOf(t, c, caddytest.TCP4(port), padded(601)))
+	assert.Equal(t, "version under on", outcomeOf(t, c, caddytest.TCP4(port), headerV1))
+	assert.Equal(t, "missing under on", outcomeOf(t, c, caddytest.TCP4(port), ""))
+	assert.Equal(t, "lb", c.Logs.Refusals(nil)[0].Str("server_name"))
 }
 
-func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
-	port := freePort(t)
+func TestListenerWrapper_ErrorsInJSON(t *testing.T) {
+	port := caddytest.FreePort(t)
 	config := func(wrapper string) string {
 		return fmt.Sprintf(`{"http": {"grace_period": "1s", "servers": {"lb": {
 			"listen": ["127.0.0.1:%d"],
@@ -523,7 +525,7 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 			"routes": [{"handle": [{"handler": "static_response", "body": "{http.request.remote}"}]}]
 		}}}}`, port, wrapper)
 	}
-	c := startCaddyJSON(t, config(`, "mode": "on"`))
+	c := caddytest.StartJSON(t, config(`, "mode": "on"`))
 
 	const (
 		decoding     = "decoding module config: caddy.listeners.proxy_protocol_mode: "
@@ -547,11 +549,11 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 		},
 		{
 			"a malformed range", `"ranges": [{"mode": "off", "ranges": ["::1", "10.0.0.0/33"]}]`,
-			provisioning + "ranges[0].ranges[1]: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
+			provisioning + "ranges[0].ranges[1]: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
 		},
 		{
 			"an empty range", `"ranges": [{"mode": "off", "ranges": [""]}]`,
-			provisioning + "ranges[0].ranges[0]: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
+			provisioning + "ranges[0].ranges[0]: '' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
 		},
 		{
 			"a range with a zone", `"ranges": [{"mode": "off", "ranges": ["fe80::1%eth0"]}]`,
@@ -559,11 +561,11 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 		},
 		{
 			"a range under two modes", `"ranges": [{"mode": "off", "ranges": ["10.0.0.0/8"]}, {"mode": "on", "ranges": ["::1", "10.9.9.9/8"]}]`,
-			provisioning + "ranges[1].ranges[1]: 10.0.0.0/8 has mode 'off' already and cannot have 'on' as well",
+			provisioning + "ranges[1].ranges[1]: 10.0.0.0/8 already has mode 'off' and cannot also have mode 'on': remove one",
 		},
 		{
 			"trusted_proxies under off", `"mode": "off", "trusted_proxies": {"source": "static", "ranges": ["10.0.0.0/8"]}`,
-			provisioning + "trusted_proxies: nobody may send a header under mode 'off': remove it, or set the mode to 'on'",
+			provisioning + "trusted_proxies: not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on'",
 		},
 		{
 			"trusted_proxies with a malformed range", `"mode": "on", "trusted_proxies": {"source": "static", "ranges": ["10.0.0"]}`,
@@ -581,39 +583,39 @@ func TestBadJSONNamesTheFieldAndWhatIsAccepted(t *testing.T) {
 			"trusted_proxies without source", `"mode": "on", "trusted_proxies": {}`,
 			provisioning + "loading trusted proxies modules: module name not specified with key 'source' in map[]",
 		},
-		{"a timeout of zero", `"timeout": 0`, provisioning + "timeout: 0s is not positive: use a duration like 5s"},
-		{"a negative timeout", `"timeout": "-1s"`, provisioning + "timeout: -1s is not positive: use a duration like 5s"},
+		{"a timeout of zero", `"timeout": 0`, provisioning + "timeout: 0s is not positive: use a value such as 5s"},
+		{"a negative timeout", `"timeout": "-1s"`, provisioning + "timeout: -1s is not positive: use a value such as 5s"},
 		{"a timeout that is none", `"timeout": "soon"`, decoding + `time: invalid duration "soon"`},
 		{"a size of zero", `"max_header_size": 0`, provisioning + "max_header_size: 0 bytes is out of bounds: use 536 to 65551"},
 		{"a size that is too small", `"max_header_size": 535`, provisioning + "max_header_size: 535 bytes is out of bounds: use 536 to 65551"},
 		{"a size that is too large", `"max_header_size": 65552`, provisioning + "max_header_size: 65552 bytes is out of bounds: use 536 to 65551"},
 		{"an unknown version", `"version": "2"`, provisioning + "version: unknown version '2': use v1 or v2, or leave it out to accept both"},
 		{"http3 with another word", `"http3": "on"`, provisioning + "http3: unknown value 'on': use allow, or leave it out to disable HTTP/3 where a header is mandatory"},
-		{"mismatched_destination with another word", `"mismatched_destination": "on"`, provisioning + "mismatched_destination: unknown value 'on': use allow, or leave it out to refuse version 1 headers whose destination is not of their family"},
+		{"mismatched_destination with another word", `"mismatched_destination": "on"`, provisioning + "mismatched_destination: unknown value 'on': use allow, or leave it out to refuse version 1 headers whose destination does not match their address family"},
 		{"mismatched_destination that is no text", `"mismatched_destination": true`, decoding + "json: cannot unmarshal bool into Go struct field ListenerWrapper.mismatched_destination of type string"},
 		{
 			"two faults", `"timeout": -1, "version": "v3"`,
-			provisioning + "timeout: -1ns is not positive: use a duration like 5s\nversion: unknown version 'v3': use v1 or v2, or leave it out to accept both",
+			provisioning + "timeout: -1ns is not positive: use a value such as 5s\nversion: unknown version 'v3': use v1 or v2, or leave it out to accept both",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := c.loadJSON(config(", " + test.json))
+			err := c.LoadJSON(config(", " + test.json))
 			assert.EqualError(t, err, "loading new config: loading http app module: provision http: loading listener wrapper modules: position 0: loading module 'proxy_protocol_mode': "+test.want)
 
-			_, body := get(t, http1, tcp4(port), headerV2, "/")
-			assert.Equal(t, client4.String(), body, "the running config stays")
+			_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headerV2, "/")
+			assert.Equal(t, caddytest.Client4.String(), body, "the running config stays")
 		})
 	}
 }
 
 // Warnings
 
-func TestConfigIsWarnedOf(t *testing.T) {
+func TestListenerWrapper_WarnsOfItsConfig(t *testing.T) {
 	const (
 		ofUnspecified = "mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'"
-		ofAnyone      = "mode 'on' believes any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8"
+		ofAnyone      = "mode 'on' without 'trusted_proxies' accepts headers from any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8"
 		ofNobody      = "'trusted_proxies' has no ranges: no peer may send a header"
-		ofTimeout     = "timeout is shorter than the PROXY protocol specification advises, to cover a TCP retransmit"
+		ofTimeout     = "'timeout' is shorter than the PROXY protocol specification advises; the advised time is long enough for a TCP retransmit"
 	)
 	for _, test := range []struct {
 		wrapper string
@@ -636,22 +638,28 @@ func TestConfigIsWarnedOf(t *testing.T) {
 	} {
 		t.Run(test.wrapper, func(t *testing.T) {
 			c, _, _, _ := startWrapper(t, "proxy_protocol_mode "+test.wrapper)
-			assert.Equal(t, test.want, c.logs.warnings())
+			assert.Equal(t, test.want, c.Logs.Warnings())
 		})
 	}
 }
 
-func TestMarkedConnectionIsWarnedOfWithWhatItClaims(t *testing.T) {
+func TestListenerWrapper_WarnsOfMarkedConnectionsAndTheirClaims(t *testing.T) {
 	c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode")
 	for range 3 {
 		assert.Equal(t, asMarked, outcomeOf(t, c, ip4, headerV2))
 		assert.Equal(t, "peer", outcomeOf(t, c, ip4, headerLocal))
 	}
-	warning := ofModule.with(fields{"msg": "a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0"})
-	c.logs.waitFor(t, warning) // a goroutine writes it
-	warned := c.logs.find(warning)
+	warning := caddytest.OfModule.With(caddytest.Fields{"msg": "a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0"})
+	c.Logs.WaitFor(t, warning) // a goroutine writes it
+	warned := c.Logs.Find(warning)
 	require.Len(t, warned, 1)
-	assert.Equal(t, "warn", warned[0].str("level"))
-	assert.Equal(t, ip4.address, warned[0].str("local"))
-	assert.Equal(t, client4.String(), warned[0].str("claimed"))
+	assert.Equal(t, "warn", warned[0].Str("level"))
+	assert.Equal(t, ip4.Address, warned[0].Str("local"))
+	assert.Equal(t, caddytest.Client4.String(), warned[0].Str("claimed"))
+}
+
+func TestListenAddressIsWrittenAsCaddyWritesIt(t *testing.T) {
+	assert.Empty(t, proxyprotocol.ListenAddress(nil))
+	assert.Equal(t, "127.0.0.1:80", proxyprotocol.ListenAddress(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}))
+	assert.Equal(t, "unix//run/socket", proxyprotocol.ListenAddress(&net.UnixAddr{Name: "/run/socket", Net: "unix"}))
 }

@@ -2,6 +2,7 @@ package proxyprotocol
 
 import (
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -9,6 +10,9 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // Log lines that a peer can cause are limited: so many of each message an interval.
@@ -30,7 +34,7 @@ type connLog struct {
 	datagrams bool // datagrams are refused, not connections
 	debug     bool // accepted headers are logged
 
-	// nextMarked is when the next marked connection is logged, since start.
+	// nextMarked is the monotime.Time when the next marked connection is logged.
 	nextMarked atomic.Int64
 
 	mu      sync.Mutex
@@ -46,8 +50,9 @@ type lineLimit struct {
 	omitted uint64    // lines not logged since the last summary
 }
 
-func newConnLog(logger *zap.Logger) *connLog {
-	return &connLog{logger: logger, debug: logger.Core().Enabled(zapcore.DebugLevel)}
+// newConnLog returns a log of connections or of datagrams.
+func newConnLog(logger *zap.Logger, datagrams bool) *connLog {
+	return &connLog{logger: logger, datagrams: datagrams, debug: logger.Core().Enabled(zapcore.DebugLevel)}
 }
 
 // limited returns a logger that writes so many of each message an interval.
@@ -112,7 +117,7 @@ func (l *connLog) sumUp(level zapcore.Level, why outcome) {
 	limit := &l.limits[why]
 	n := limit.omitted
 	if !l.enqueue(func() {
-		l.logger.Log(level, "more of the same was left out of the log", zap.String("message", l.message(why)), zap.Uint64("count", n))
+		l.logger.Log(level, "further lines with this message were not logged", zap.String("message", l.message(why)), zap.Uint64("count", n))
 	}) {
 		time.AfterFunc(refusalInterval, func() { l.sumUp(level, why) })
 		return
@@ -168,28 +173,32 @@ func writeLine(line func()) {
 	line()
 }
 
+// localAddresser is a socket. Its address is asked for only if a line is logged: the socket may
+// be another module's.
+type localAddresser interface{ LocalAddr() net.Addr }
+
 // accepted logs an accepted header. The fields are made in separate functions, because they
 // would enlarge the stack of every connection.
-func (l *connLog) accepted(c *conn) {
-	if c.marked {
-		l.marked(&c.facts, c.Conn, time.Since(start))
+func (l *connLog) accepted(peer net.Addr, socket localAddresser, mode Mode, h *wire.Header, marked bool) {
+	if marked {
+		l.marked(peer, socket, h, monotime.Now())
 	}
 	if l.debug {
-		l.debugAccepted(c)
+		l.debugAccepted(peer, mode, h)
 	}
 }
 
 // marked logs that the address of a client is not trustworthy.
-func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now time.Duration) {
+func (l *connLog) marked(peer net.Addr, socket localAddresser, h *wire.Header, now monotime.Time) {
 	next := l.nextMarked.Load()
-	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now+markedInterval)) {
+	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now.Add(markedInterval))) {
 		return
 	}
-	peer, local, claimed := f.peer, socket.LocalAddr(), f.header.Source()
+	local, claimed := socket.LocalAddr(), h.Source()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.enqueue(func() {
-		l.logger.Warn("a client address is not trustworthy: its PROXY protocol header was accepted under mode 'unspecified', and its source port is set to 0",
+		l.logger.Warn("a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0",
 			zap.String("peer", addrString(peer)),
 			zap.String("local", addrString(local)),
 			zap.Stringer("claimed", claimed),
@@ -199,13 +208,13 @@ func (l *connLog) marked(f *facts, socket interface{ LocalAddr() net.Addr }, now
 	}
 }
 
-func (l *connLog) debugAccepted(c *conn) {
+func (l *connLog) debugAccepted(peer net.Addr, mode Mode, h *wire.Header) {
 	l.logger.Debug("accepted PROXY protocol header",
-		zap.String("peer", addrString(c.peer)),
-		zap.Stringer("mode", c.mode),
-		zap.Uint8("version", c.header.Version()),
-		zap.String("source", textOf(c.header.Source())),
-		zap.String("destination", textOf(c.header.Destination())),
+		zap.String("peer", addrString(peer)),
+		zap.Stringer("mode", mode),
+		zap.Uint8("version", h.Version()),
+		zap.String("source", textOf(h.Source())),
+		zap.String("destination", textOf(h.Destination())),
 	)
 }
 
@@ -217,4 +226,12 @@ func addrString(addr net.Addr) (text string) {
 		return ""
 	}
 	return addr.String()
+}
+
+// textOf is the text of an address, and empty if there is none.
+func textOf(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }

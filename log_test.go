@@ -13,12 +13,14 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 func TestRefusalsBeyondTheLimitAreSummedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
-		log := newConnLog(zap.New(core))
+		log := newConnLog(zap.New(core), false)
 		const missing, forbidden = 3 * refusalsLogged, refusalsLogged + 7
 		for range missing {
 			log.refused(connPeer, connLocal, On, reasonMissing, nil)
@@ -32,7 +34,7 @@ func TestRefusalsBeyondTheLimitAreSummedUp(t *testing.T) {
 		time.Sleep(refusalInterval + time.Second) // in no time: the bubble's clock
 		synctest.Wait()
 		left := make(map[any]any)
-		for _, entry := range logs.FilterMessage("more of the same was left out of the log").All() {
+		for _, entry := range logs.FilterMessage("further lines with this message were not logged").All() {
 			assert.Equal(t, zapcore.WarnLevel, entry.Level)
 			left[entry.ContextMap()["message"]] = entry.ContextMap()["count"]
 		}
@@ -53,7 +55,7 @@ func TestRefusalSaysWhoWhereAndWhy(t *testing.T) {
 	for why := reasonMissing; why < outcomes; why++ {
 		t.Run(why.String(), func(t *testing.T) {
 			core, logs := observer.New(zapcore.DebugLevel)
-			log := newConnLog(zap.New(core))
+			log := newConnLog(zap.New(core), false)
 			log.refused(connPeer, connLocal, On, why, fmt.Errorf("what is wrong"))
 			log.wait()
 			require.Equal(t, 1, logs.Len())
@@ -75,8 +77,7 @@ func TestRefusalSaysWhoWhereAndWhy(t *testing.T) {
 func TestRefusalSaysWhatWasRefused(t *testing.T) {
 	for _, datagrams := range []bool{false, true} {
 		core, logs := observer.New(zapcore.DebugLevel)
-		log := newConnLog(zap.New(core))
-		log.datagrams = datagrams
+		log := newConnLog(zap.New(core), datagrams)
 		log.refused(connPeer, connLocal, On, reasonMissing, nil)
 		log.wait()
 		require.Equal(t, 1, logs.Len())
@@ -94,7 +95,7 @@ func TestRefusalSaysWhatWasRefused(t *testing.T) {
 func TestRefusalThatIsNoNewsIsLoggedAtDebugOnly(t *testing.T) {
 	for _, level := range []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel} {
 		core, logs := observer.New(level)
-		log := newConnLog(zap.New(core))
+		log := newConnLog(zap.New(core), false)
 		log.refused(connPeer, connLocal, On, reasonSilent, nil)
 		log.wait()
 		wanted := level == zapcore.DebugLevel
@@ -105,7 +106,7 @@ func TestRefusalThatIsNoNewsIsLoggedAtDebugOnly(t *testing.T) {
 
 func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 	core, logs := observer.New(zapcore.WarnLevel)
-	log := newConnLog(zap.New(core))
+	log := newConnLog(zap.New(core), false)
 	rules, _ := connRules(Unspecified)
 	c := connOf(connSays(connV1), rules)
 	c.RemoteAddr()
@@ -117,7 +118,7 @@ func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 		{0, true}, {time.Second, false}, {markedInterval - 1, false}, {markedInterval, true}, {markedInterval + 1, false},
 		{2*markedInterval - 1, false}, {2*markedInterval + 1, true}, {3 * markedInterval, false},
 	} {
-		log.marked(&c.facts, c.Conn, at.now)
+		log.marked(c.peer, c.Conn, &c.header, monotime.Time(at.now))
 		log.wait()
 		if at.logged {
 			lines++
@@ -132,7 +133,7 @@ func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 func TestAcceptedHeaderIsLoggedAtDebugOnly(t *testing.T) {
 	for _, level := range []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel} {
 		core, logs := observer.New(level)
-		rules, _ := connRules(On, func(r *rules) { r.log = newConnLog(zap.New(core)) })
+		rules, _ := connRules(On, func(r *rules) { r.log = newConnLog(zap.New(core), false) })
 		c := connOf(connSays(connV1), rules)
 		c.RemoteAddr()
 		rules.log.wait()
@@ -171,7 +172,7 @@ func TestRefusalsThatAreRemembered(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			rules, _ := connRules(On)
 			rules.stats = newStats()
-			rules.refused(connPeer, connLocal, On, tt.why, nil, tt.err)
+			rules.refuse(connPeer, connLocal, On, tt.why, nil, tt.err)
 			assert.Len(t, rules.stats.lastRefusals(), tt.want)
 		})
 	}

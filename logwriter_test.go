@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // A log writer is another module's code. While it panics or blocks, Caddy goes on accepting
@@ -28,11 +30,11 @@ func TestLogWriterThatFailsStopsNothing(t *testing.T) {
 	} {
 		for refused, text := range map[string]string{
 			"in the accept loop":           "", // of an untrusted peer
-			"in the connection's own time": request("/"),
+			"in the connection's own time": caddytest.Request("/"),
 		} {
 			t.Run(name+"/"+refused, func(t *testing.T) {
-				port := freePort(t)
-				c := startCaddy(t, wrappers("proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}"), plainSite(port))
+				port := caddytest.FreePort(t)
+				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on {\ntrusted_proxies static 127.0.0.1\n}"), caddytest.PlainSite(port))
 				over := make(chan struct{})
 				var failed atomic.Int32
 				before := func(line []byte) {
@@ -41,9 +43,9 @@ func TestLogWriterThatFailsStopsNothing(t *testing.T) {
 						fail(over)
 					}
 				}
-				beforeWrite.Store(&before)
+				caddytest.BeforeWrite.Store(&before)
 				release := sync.OnceFunc(func() {
-					beforeWrite.Store(nil)
+					caddytest.BeforeWrite.Store(nil)
 					close(over)
 				})
 				defer release()
@@ -52,22 +54,22 @@ func TestLogWriterThatFailsStopsNothing(t *testing.T) {
 					if text == "" {
 						from = "127.0.0.2"
 					}
-					conn := dialFrom(t, from, port)
-					send(t, conn, text)
-					requireRefused(t, conn)
+					conn := caddytest.DialFrom(t, from, port)
+					caddytest.Send(t, conn, text)
+					caddytest.RequireRefused(t, conn)
 					require.NoError(t, conn.Close())
 				}
 				assert.Positive(t, failed.Load())
 				if name == "blocks" {
 					assert.EqualValues(t, 1, failed.Load(), "one goroutine waits for the writer")
 				}
-				conn := dial(t, tcp4(port))
-				send(t, conn, v1(client4, server4)+request("/"))
-				response, body := readResponse(t, conn)
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
+				caddytest.Send(t, conn, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
+				response, body := caddytest.ReadResponse(t, conn)
 				assert.Equal(t, http.StatusOK, response.StatusCode)
-				assert.Equal(t, client4.String(), body)
+				assert.Equal(t, caddytest.Client4.String(), body)
 				release()
-				c.logs.waitFor(t, ofAccess)
+				c.Logs.WaitFor(t, caddytest.OfAccess)
 			})
 		}
 	}
@@ -93,7 +95,7 @@ func TestLinesThatWaitForTheLogAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
 		released := make(chan struct{})
-		log := newConnLog(zap.New(blockingCore{core, released}))
+		log := newConnLog(zap.New(blockingCore{core, released}), false)
 		refuse := func() {
 			for why := reasonMissing; why <= reasonIO; why++ {
 				for range refusalsLogged {
@@ -116,7 +118,7 @@ func TestLinesThatWaitForTheLogAreBounded(t *testing.T) {
 		synctest.Wait()
 		assert.Empty(t, log.waiting)
 		left := 0
-		for _, entry := range logs.FilterMessage("more of the same was left out of the log").All() {
+		for _, entry := range logs.FilterMessage("further lines with this message were not logged").All() {
 			left += int(entry.ContextMap()["count"].(uint64))
 		}
 		written := logs.FilterMessageSnippet("PROXY protocol").Len() + logs.FilterMessageSnippet("untrusted").Len()
@@ -129,7 +131,7 @@ func TestLineHasTheTimeOfTheRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
 		released := make(chan struct{})
-		log := newConnLog(zap.New(blockingCore{core, released}))
+		log := newConnLog(zap.New(blockingCore{core, released}), false)
 		began := time.Now()
 		for range 2 {
 			log.refused(connPeer, connLocal, On, reasonMissing, nil)
@@ -147,7 +149,7 @@ func TestLineHasTheTimeOfTheRefusal(t *testing.T) {
 
 func TestRefusalOfAConnectionWithoutAddressesIsLogged(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
-	log := newConnLog(zap.New(core))
+	log := newConnLog(zap.New(core), false)
 	for _, addr := range []net.Addr{nil, connBadAddr{}, (*net.TCPAddr)(nil)} {
 		log.refused(addr, addr, On, reasonMissing, nil)
 	}
@@ -159,10 +161,10 @@ func TestRefusalOfAConnectionWithoutAddressesIsLogged(t *testing.T) {
 func TestMarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	released := make(chan struct{})
-	log := newConnLog(zap.New(blockingCore{core, released}))
+	log := newConnLog(zap.New(blockingCore{core, released}), false)
 	log.debug = false // or the line of the accepted header blocks as well
 	log.refused(connPeer, connLocal, Unspecified, reasonIO, nil)
-	eventually(t, func() bool {
+	caddytest.Eventually(t, func() bool {
 		log.mu.Lock()
 		defer log.mu.Unlock()
 		return len(log.waiting) == 0
@@ -176,12 +178,12 @@ func TestMarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
 	connOf(connSays(connV1), rules).RemoteAddr()
 	close(released)
 	log.wait()
-	assert.Zero(t, logs.FilterMessageSnippet("is not trustworthy").Len())
+	assert.Zero(t, logs.FilterMessageSnippet("a client address is unverified").Len())
 	for range 2 {
 		connOf(connSays(connV1), rules).RemoteAddr() // the queue is empty again
 	}
 	log.wait()
-	assert.Equal(t, 1, logs.FilterMessageSnippet("is not trustworthy").Len())
+	assert.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())
 }
 
 type goexitCore struct {
@@ -201,7 +203,7 @@ func (c goexitCore) Write(e zapcore.Entry, f []zapcore.Field) error {
 func TestLogWriterThatEndsItsGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
-		log := newConnLog(zap.New(goexitCore{blockingCore{core, nil}, new(sync.Once)}))
+		log := newConnLog(zap.New(goexitCore{blockingCore{core, nil}, new(sync.Once)}), false)
 		log.refused(connPeer, connLocal, On, reasonMissing, nil)
 		synctest.Wait()
 		log.refused(connPeer, connLocal, On, reasonMissing, nil)

@@ -1,6 +1,7 @@
 package proxyprotocol
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 
@@ -48,6 +49,8 @@ func (a celArg) value(repl *caddy.Replacer) (string, error) {
 	}
 	return text.String(), nil
 }
+
+var errNoValue = errors.New("the placeholder has no value")
 
 // celArgs are the arguments of a CEL function.
 type celArgs []celArg

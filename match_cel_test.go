@@ -1,6 +1,7 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"slices"
@@ -11,12 +12,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // A client may choose the value of a placeholder. One that makes no sense must not be its way
 // to an error 500, or to lines in the log.
-func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
+func TestMatchCEL_UnusableValueDoesNotMatch(t *testing.T) {
 	// Of each expression: values with which it matches the connection, values with which it does
 	// not, and values that are unusable, with what the log says of them.
 	expressions := []struct {
@@ -29,76 +32,76 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 			[]string{"present", "version:v2", "peer:127.0.0.1", "peer:private_ranges", "tlv:authority", "tlv:authority=a.test", "tlv:0xea=017670"},
 			[]string{"absent", "local", "port_zero", "version:v1", "peer:10.0.0.1", "tlv:netns", "tlv:authority=b.test", "tlv:0xea=00"},
 			map[string]string{
-				"":                   "no value",
+				"":                   "the placeholder has no value",
 				"Present":            "unknown word 'Present'",
 				"present local":      "unknown word 'present local'",
 				"peers:127.0.0.1":    "unknown word 'peers:127.0.0.1'",
 				"{http.request.uri}": "unknown word '{http.request.uri}'",
 				"version:v3":         "version: unknown version 'v3'",
 				"version:":           "version: unknown version ''",
-				"peer:":              "peer: '' is no IP address",
-				"peer:x":             "peer: 'x' is no IP address",
+				"peer:":              "peer: '' is not an IP address",
+				"peer:x":             "peer: 'x' is not an IP address",
 				"tlv:":               "tlv: unknown TLV name ''",
 				"tlv:nonsense":       "tlv: unknown TLV name 'nonsense'",
-				"tlv:0xea=vp":        "tlv: value 'vp' of 0xea is not hexadecimal",
+				"tlv:0xea=vp":        "tlv: value 'vp' of 0xea is not hexadecimal: use pairs of digits such as 0aff",
 			},
 		},
 		{
 			"proxy_protocol('version:' + {http.request.header.X})",
 			[]string{"v2"}, []string{"v1"},
-			map[string]string{"": "no value", "2": "unknown version '2'", "V2": "unknown version 'V2'", "v1,v2": "unknown version 'v1,v2'"},
+			map[string]string{"": "the placeholder has no value", "2": "unknown version '2'", "V2": "unknown version 'V2'", "v1,v2": "unknown version 'v1,v2'"},
 		},
 		{
 			"proxy_protocol('version:v' + {http.request.header.X})",
 			[]string{"2"}, []string{"1"},
-			map[string]string{"": "no value", "3": "unknown version 'v3'", "{http.proxy_protocol.version}": "unknown version 'v{http.proxy_protocol.version}'"},
+			map[string]string{"": "the placeholder has no value", "3": "unknown version 'v3'", "{http.proxy_protocol.version}": "unknown version 'v{http.proxy_protocol.version}'"},
 		},
 		{
 			"proxy_protocol('peer:' + {http.request.header.X})",
 			[]string{"127.0.0.1", "127.0.0.0/8", "::ffff:127.0.0.1", "private_ranges"}, []string{"10.0.0.1", "::/0"},
 			map[string]string{
-				"": "no value", "127.0.0.1:80": "peer: '127.0.0.1:80'", "127.0.0.1/33": "peer: '127.0.0.1/33'", "fe80::1%lo": "has a zone", "localhost": "peer: 'localhost'",
+				"": "the placeholder has no value", "127.0.0.1:80": "peer: '127.0.0.1:80'", "127.0.0.1/33": "peer: '127.0.0.1/33'", "fe80::1%lo": "has a zone", "localhost": "peer: 'localhost'",
 				"127.0.0.1,10.0.0.1": "peer: '127.0.0.1,10.0.0.1'", "{http.proxy_protocol.peer_ip}": "peer: '{http.proxy_protocol.peer_ip}'", `\{http.proxy_protocol.peer_ip\}`: `peer: '\\{http`,
 			},
 		},
 		{
 			"proxy_protocol('peer:' + {http.request.header.X} + '/8')",
 			[]string{"127.0.0.0"}, []string{"10.0.0.0"},
-			map[string]string{"": "no value", "127.0.0.0/8": "peer: '127.0.0.0/8/8'"},
+			map[string]string{"": "the placeholder has no value", "127.0.0.0/8": "peer: '127.0.0.0/8/8'"},
 		},
 		{
 			"proxy_protocol('tlv:' + {http.request.header.X})",
 			[]string{"authority", "0xea", "0xEA", "authority=a.test"}, []string{"netns", "0xeb", "authority=b.test"},
-			map[string]string{"": "no value", "sni": "unknown TLV name 'sni'", "0x": "unknown TLV name '0x'", "0x100": "unknown TLV name '0x100'", "=": "unknown TLV name ''"},
+			map[string]string{"": "the placeholder has no value", "sni": "unknown TLV name 'sni'", "0x": "unknown TLV name '0x'", "0x100": "unknown TLV name '0x100'", "=": "unknown TLV name ''"},
 		},
 		{
 			"proxy_protocol('tlv:authority=' + {http.request.header.X})",
 			[]string{"a.test"}, []string{"b.test", "a.test=", "{http.request.header.Authority}", "A.test"},
-			map[string]string{"": "no value"},
+			map[string]string{"": "the placeholder has no value"},
 		},
 		{
 			"proxy_protocol('tlv:0xea=' + {http.request.header.X})",
 			[]string{"017670"}, []string{"00", "0176"},
-			map[string]string{"": "no value", "0": "not hexadecimal", "zz": "not hexadecimal", "0x01": "not hexadecimal"},
+			map[string]string{"": "the placeholder has no value", "0": "not hexadecimal", "zz": "not hexadecimal", "0x01": "not hexadecimal"},
 		},
 		{
 			"proxy_protocol('present', 'peer:127.0.0.1', 'tlv:0xea=' + {http.request.header.X})",
 			[]string{"017670"}, []string{"00"},
-			map[string]string{"": "no value", "g0": "not hexadecimal"},
+			map[string]string{"": "the placeholder has no value", "g0": "not hexadecimal"},
 		},
 		{
 			"proxy_protocol('present', {http.request.header.X})",
 			[]string{"present", "version:v2"}, []string{"version:v1", "local", "port_zero"},
-			map[string]string{"absent": "'absent' cannot be true together", "": "no value"},
+			map[string]string{"absent": "'absent' cannot be combined", "": "the placeholder has no value"},
 		},
 		{
 			// Placeholders that are not of text.
 			"proxy_protocol('version:v' + {http.proxy_protocol.version}, 'peer:' + {http.proxy_protocol.peer_ip}, 'tlv:authority=' + {http.request.header.X})",
-			[]string{"a.test"}, []string{"b.test"}, map[string]string{"": "no value"},
+			[]string{"a.test"}, []string{"b.test"}, map[string]string{"": "the placeholder has no value"},
 		},
-		{"proxy_protocol('peer:' + {http.vars.nothing})", nil, nil, map[string]string{"any": "no value"}},
-		{"proxy_protocol('peer:' + {http.nonsense})", nil, nil, map[string]string{"any": "no value"}},
-		{"proxy_protocol('peer:' + {http.request.header})", nil, nil, map[string]string{"any": "no value"}},
+		{"proxy_protocol('peer:' + {http.vars.nothing})", nil, nil, map[string]string{"any": "the placeholder has no value"}},
+		{"proxy_protocol('peer:' + {http.nonsense})", nil, nil, map[string]string{"any": "the placeholder has no value"}},
+		{"proxy_protocol('peer:' + {http.request.header})", nil, nil, map[string]string{"any": "the placeholder has no value"}},
 		{"proxy_protocol('peer:' + {http.request.remote.port})", nil, nil, map[string]string{"any": "peer: '51234'"}},
 		{"proxy_protocol('peer:' + {http.proxy_protocol})", nil, nil, map[string]string{"any": "peer: '{"}},
 	}
@@ -108,25 +111,25 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 		fmt.Fprintf(&site, "@not%d expression %s\nheader @not%[1]d +Not %[1]d\n", i, quoted("!"+e.cel))
 	}
 	site.WriteString("respond ok\n")
-	port := freePort(t)
-	c := startCaddy(t, serverOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n%s\n}\n", port, site.String()))
-	s := newSession(t, http1, tcp4(port), v2With(textTLV(0x02, "a.test"), textTLV(0xea, "\x01vp")))
-	defer s.close()
+	port := caddytest.FreePort(t)
+	c := caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n%s\n}\n", port, site.String()))
+	s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vp")))
+	defer s.Close()
 
 	for i, e := range expressions {
-		ask := func(t *testing.T, value string) (matched bool, lines []fields) {
-			log := c.logs.tail()
-			response, body := s.get("/", "X", value, "Authority", "a.test")
+		ask := func(t *testing.T, value string) (matched bool, lines []caddytest.Fields) {
+			log := c.Logs.Tail()
+			response, body := s.Get("/", "X", value, "Authority", "a.test")
 			require.Equal(t, http.StatusOK, response.StatusCode)
 			require.Equal(t, "ok", body)
 			number := strconv.Itoa(i)
 			matched = slices.Contains(response.Header["Matched"], number)
 			assert.Equal(t, !matched, slices.Contains(response.Header["Not"], number), "in front of it, ! turns it around")
 			for _, level := range []string{"warn", "error"} {
-				assert.Empty(t, log.find(fields{"level": level}))
+				assert.Empty(t, log.Find(caddytest.Fields{"level": level}))
 			}
 			args := strings.NewReplacer("proxy_protocol(", "", ")", "", "'", "", " + ", "").Replace(e.cel)
-			return matched, log.find(fields{"level": "debug", "msg": "proxy_protocol cannot use the value of a placeholder", "proxy_protocol": args})
+			return matched, log.Find(caddytest.Fields{"level": "debug", "msg": "proxy_protocol cannot use the value of a placeholder", "proxy_protocol": args})
 		}
 		t.Run(e.cel, func(t *testing.T) {
 			for _, value := range e.match {
@@ -143,20 +146,20 @@ func TestCELMatcherWithAnUnusableValueDoesNotMatch(t *testing.T) {
 				matched, lines := ask(t, value)
 				assert.False(t, matched, value)
 				if assert.NotEmpty(t, lines, value) {
-					assert.Contains(t, lines[0].str("error"), reason, value)
+					assert.Contains(t, lines[0].Str("error"), reason, value)
 				}
 			}
 		})
 	}
 }
 
-func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
+func TestMatchCEL_WrongConstantDoesNotLoad(t *testing.T) {
 	tests := []struct{ cel, want string }{
 		{"proxy_protocol('presnt', {query.x})", "unknown word 'presnt'"},
 		{"proxy_protocol({query.x}, 'version:v3')", "version: unknown version 'v3'"},
 		{"proxy_protocol('peer:' + {query.x}, 'peer:10.0.0.0/33')", "peer: '10.0.0.0/33'"},
 		{"proxy_protocol('tlv:authority=' + {query.x}, 'tlv:sni')", "tlv: unknown TLV name 'sni'"},
-		{"proxy_protocol('absent', 'present', {query.x})", "'absent' cannot be true together"},
+		{"proxy_protocol('absent', 'present', {query.x})", "'absent' cannot be combined"},
 		{"proxy_protocol('peers:' + {query.x})", "unknown word 'peers:{http.request.uri.query.x}'"},
 		{"proxy_protocol('tlv:sni=' + {query.x})", "tlv: unknown TLV name 'sni'"},
 		{"proxy_protocol('tlv:=' + {query.x})", "tlv: unknown TLV name ''"},
@@ -168,56 +171,26 @@ func TestCELMatcherWithAWrongConstantDoesNotLoad(t *testing.T) {
 		{"proxy_protocol(req)", "matcher arguments must be string constants"},
 		// In text, escaped placeholders are the text that they are.
 		{`proxy_protocol('\{query.x}')`, "unknown word '{http.request.uri.query.x}'"},
-		{`proxy_protocol('peer:\{query.x}')`, "peer: '{http.request.uri.query.x}' is no IP address"},
+		{`proxy_protocol('peer:\{query.x}')`, "peer: '{http.request.uri.query.x}' is not an IP address"},
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for _, tt := range tests {
-		err := c.load(serverOptions(1, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", freePort(t), quoted(tt.cel)))
+		err := c.Load(caddytest.ServerOptions(1, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", caddytest.FreePort(t), quoted(tt.cel)))
 		assert.ErrorContains(t, err, tt.want, tt.cel)
 	}
 }
 
-// Placeholders in the argument of a CEL function are evaluated once.
-func TestCELArgument(t *testing.T) {
-	repl := caddy.NewReplacer()
-	repl.Set("a", "{b}")
-	repl.Set("b", 2)
-	repl.Set("none", nil)
-	for _, tt := range []struct {
-		arg   celArg
-		text  string
-		value string
-		err   error
-	}{
-		{celArg{""}, "", "", nil},
-		{celArg{"{a}"}, "{a}", "{a}", nil},
-		{celArg{"", "a", ""}, "{a}", "{b}", nil},
-		{celArg{"x", "b", "y"}, "x{b}y", "x2y", nil},
-		{celArg{"", "b", "", "a", "z"}, "{b}{a}z", "2{b}z", nil},
-		{celArg{"x", "none", "y"}, "x{none}y", "", errNoValue},
-		{celArg{"x", "unknown", "y"}, "x{unknown}y", "", errNoValue},
-	} {
-		assert.Equal(t, tt.text, tt.arg.String())
-		value, err := tt.arg.value(repl)
-		assert.Equal(t, tt.value, value, tt.text)
-		assert.Equal(t, tt.err, err, tt.text)
-		assert.Equal(t, len(tt.arg) == 1, tt.arg.literal())
-	}
-	assert.NoError(t, checkPrefix(celArg{"peer:x=", "a", ""}), "no name of a TLV")
-	assert.Equal(t, "present, peer:{a}", celArgs{{"present"}, {"peer:", "a", ""}}.String())
-}
-
-func TestCELMatcherWithPlaceholdersNeedsARequestOfCaddys(t *testing.T) {
-	m, err := matchProxyProtocolOf(celArgs{{"", "word", ""}}, zap.NewNop())
+func TestMatchCEL_PlaceholdersNeedARequestOfCaddys(t *testing.T) {
+	m, err := proxyprotocol.NewCELMatcher("", "word", "")
 	require.NoError(t, err)
-	r := requestOn(newTestConn(On, v1(client4, server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	assert.False(t, matches(t, m, r), "no value")
+	assert.False(t, caddytest.Matches(t, m, r), "no value")
 	repl.Set("word", "present")
-	assert.True(t, matches(t, m, r))
-	assert.False(t, matches(t, m, r.WithContext(t.Context())), "no replacer")
+	assert.True(t, caddytest.Matches(t, m, r))
+	assert.False(t, caddytest.Matches(t, m, r.WithContext(t.Context())), "no replacer")
 
-	r.TLS = tlsState(false)
+	r.TLS = new(tls.ConnectionState)
 	repl.Set("word", "nonsense")
 	_, err = m.MatchWithError(r)
 	assert.ErrorContains(t, err, "TLS handshake not complete", "an address may be spoofed")

@@ -51,7 +51,7 @@ func (lw *ListenerWrapper) warnOfNegations(server *caddyhttp.Server, logger *zap
 		return
 	}
 	slices.Sort(s.found)
-	logger.Warn("a negated matcher also matches requests that it cannot judge: those whose header nobody vouched for (mode 'unspecified'), those over HTTP/3 that did not come through the packet wrapper, and those with a value of a placeholder that makes no sense; negate a matcher only to refuse requests, or write what must match, such as 'proxy_protocol absent' instead of 'not proxy_protocol present'",
+	logger.Warn("a negated matcher also matches requests that the matcher cannot check: requests with an unverified header (mode 'unspecified'), HTTP/3 requests that did not come through the packet conn wrapper, and requests for which a placeholder has an unusable value; negate a matcher only to refuse requests, or write what must match, such as 'proxy_protocol absent' instead of 'not proxy_protocol present'",
 		zap.Strings("matchers", slices.Compact(s.found)))
 }
 

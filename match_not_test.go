@@ -1,26 +1,25 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // negationWarnings are the matchers of each warning of negated ones.
-func negationWarnings(log logCapture) (warnings [][]string) {
-	for _, entry := range log.find(ofModule.with(fields{"level": "warn"})) {
-		if !strings.HasPrefix(entry.str("msg"), "a negated matcher also matches requests that it cannot judge") {
+func negationWarnings(log caddytest.Logs) (warnings [][]string) {
+	for _, entry := range log.Find(caddytest.OfModule.With(caddytest.Fields{"level": "warn"})) {
+		if !strings.HasPrefix(entry.Str("msg"), "a negated matcher also matches requests that the matcher cannot check") {
 			continue
 		}
 		var matchers []string
-		for _, m := range entry.get("matchers").([]any) {
+		for _, m := range entry.Get("matchers").([]any) {
 			matchers = append(matchers, m.(string))
 		}
 		warnings = append(warnings, matchers)
@@ -28,7 +27,7 @@ func negationWarnings(log logCapture) (warnings [][]string) {
 	return warnings
 }
 
-func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
+func TestMatchNot_IsWarnedOfAtLoad(t *testing.T) {
 	const present = "not proxy_protocol present"
 	tests := []struct {
 		name, site string
@@ -153,7 +152,7 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 				on, more   []string
 			}{"in a handle: " + e.expression, "handle {\n@m expression " + quoted(e.expression) + "\nrespond @m ok\n}", e.on, e.more})
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, mode := range []string{"on", "on {\nunspecified 127.0.0.1\n}", "unspecified"} {
@@ -161,9 +160,9 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 				if mode != "on" && len(tt.more) > 0 {
 					want = tt.more
 				}
-				log := c.logs.tail()
-				port := freePort(t)
-				require.NoError(t, c.load(serverOptions(port, "proxy_protocol_mode "+mode), fmt.Sprintf("http://:%d {\n%s\n}\n", port, tt.site)))
+				log := c.Logs.Tail()
+				port := caddytest.FreePort(t)
+				require.NoError(t, c.Load(caddytest.ServerOptions(port, "proxy_protocol_mode "+mode), fmt.Sprintf("http://:%d {\n%s\n}\n", port, tt.site)))
 				warnings := negationWarnings(log)
 				if len(want) == 0 {
 					assert.Empty(t, warnings, mode)
@@ -178,58 +177,36 @@ func TestNegatedMatchersAreWarnedOfAtLoad(t *testing.T) {
 
 // Of a request over HTTP/3 that did not come through the packet wrapper nothing is known, so
 // that any negated matcher matches it.
-func TestNegatedMatchersAreWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
+func TestMatchNot_IsWarnedOfWhereHTTP3IsUnwrapped(t *testing.T) {
 	const site = "@m not proxy_protocol port_zero\nrespond @m negated"
 	warning := [][]string{{"not proxy_protocol port_zero"}}
 	for _, tt := range []struct {
 		name, options string
 		want          [][]string
 	}{
-		{"on", packets("on", ""), nil},
-		{"on, allowed", packets("on {\nhttp3 allow\n}", ""), warning},
-		{"off", packets("off", ""), warning},
-		{"unspecified", packets("unspecified", ""), warning},
-		{"wrapped", packets("off", "off"), nil},
-		{"another protocol", strings.Replace(packets("off", ""), "servers {", "servers {\nprotocols h1 h2", 1), nil},
+		{"on", caddytest.Packets("on", ""), nil},
+		{"on, allowed", caddytest.Packets("on {\nhttp3 allow\n}", ""), warning},
+		{"off", caddytest.Packets("off", ""), warning},
+		{"unspecified", caddytest.Packets("unspecified", ""), warning},
+		{"wrapped", caddytest.Packets("off", "off"), nil},
+		{"another protocol", strings.Replace(caddytest.Packets("off", ""), "servers {", "servers {\nprotocols h1 h2", 1), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			port := freePort(t)
-			c := startCaddy(t, tt.options, h3Site(t, port, site))
-			assert.Equal(t, tt.want, negationWarnings(c.logs))
+			port := caddytest.FreePort(t)
+			c := caddytest.Start(t, tt.options, caddytest.HTTP3Site(t, port, site))
+			assert.Equal(t, tt.want, negationWarnings(c.Logs))
 			if tt.want != nil {
-				_, body := newH3Client(t, tcp4(port).address).get("/")
+				_, body := caddytest.NewHTTP3Client(t, caddytest.TCP4(port).Address).Get("/")
 				assert.Equal(t, "negated", body, "what the warning is about")
 			}
 		})
 	}
-	for _, tt := range []struct {
-		protocols []string
-		listen    [][]string
-		want      bool
-	}{
-		{[]string{"h1", "h3"}, nil, true},
-		{[]string{"h1"}, nil, false},
-		{[]string{"h1"}, [][]string{{"h1"}, {"h3"}}, true},
-		{[]string{"h3"}, [][]string{{"h1"}, {"h2"}}, false},
-		{[]string{"h3"}, [][]string{{"h1"}, nil}, true},
-		{[]string{"h3"}, [][]string{nil, {"h1"}}, true},
-		{[]string{"h1"}, [][]string{{"h1"}, nil}, false},
-	} {
-		server := &caddyhttp.Server{Protocols: tt.protocols, ListenProtocols: tt.listen}
-		assert.False(t, servesUnwrappedHTTP3(server), "no TLS")
-		server.TLSConnPolicies = append(server.TLSConnPolicies, nil)
-		assert.Equal(t, tt.want, servesUnwrappedHTTP3(server), tt)
-		server.PacketConnWrappersRaw = []json.RawMessage{json.RawMessage(`{"wrapper":"another"}`)}
-		assert.Equal(t, tt.want, servesUnwrappedHTTP3(server), tt)
-		server.PacketConnWrappersRaw = []json.RawMessage{json.RawMessage(`[]`)}
-		assert.False(t, servesUnwrappedHTTP3(server), "not to be read")
-	}
 }
 
 // A marked connection, of which the warning speaks, matches.
-func TestNegatedMatchersMatchWhatTheyCannotJudge(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, serverOptions(port, "proxy_protocol_mode unspecified"), fmt.Sprintf(`http://:%d {
+func TestMatchNot_MatchesWhatItCannotJudge(t *testing.T) {
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode unspecified"), fmt.Sprintf(`http://:%d {
 		@present not proxy_protocol present
 		header @present +Matched present
 		@pinned not pinned_ip 203.0.113.7
@@ -240,12 +217,12 @@ func TestNegatedMatchersMatchWhatTheyCannotJudge(t *testing.T) {
 		header @absent +Matched absent
 		respond ok
 	}`, port))
-	response, _ := get(t, http1, tcp4(port), v2(client4, server4), "/")
+	response, _ := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), "/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	assert.ElementsMatch(t, []string{"present", "pinned", "cel"}, response.Header["Matched"])
 }
 
-func TestNegatedMatchersInJSON(t *testing.T) {
+func TestMatchNot_InJSON(t *testing.T) {
 	const matched = `"handle":[{"handler":"static_response"}]`
 	for _, tt := range []struct {
 		name, server string
@@ -264,35 +241,8 @@ func TestNegatedMatchersInJSON(t *testing.T) {
 		{"no matchers", `"routes":[{"match":[],"handle":[{"handler":"subroute","routes":[{"match":[{}],"handle":[{"handler":"proxy_protocol","mode":"unspecified"}]}]}]}]`, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := startCaddyJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],%s}}}}`, freePort(t), tt.server))
-			assert.Equal(t, tt.want, negationWarnings(c.logs))
+			c := caddytest.StartJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode","mode":"on"}],%s}}}}`, caddytest.FreePort(t), tt.server))
+			assert.Equal(t, tt.want, negationWarnings(c.Logs))
 		})
 	}
-}
-
-// What cannot be read is left to Caddy, whose error says more.
-func TestNegatedMatchersThatCannotBeReadAreLeftToCaddy(t *testing.T) {
-	const negated = `{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}]}`
-	for _, handler := range []string{
-		``, `null`, `3`, `"pinned_ip"`, `[`, `{"pinned_ip"`, `{"pinned_ip":`, `{"match":"pinned_ip"}`, `{"match":["pinned_ip"]}`, `{"match":{"not":[{"pinned_ip":3}]}}`,
-		`{"match":[{"not":"pinned_ip"}]}`, `{"match":[{"not":{"pinned_ip":{}}}]}`, `{"match":[{"not":[{"pinned_ip":3}]}]}`, `{"match":[{"not":[{"proxy_protocol":3}]}]}`,
-		`{"match":[{"not":[{"proxy_protocol":{"is":["presnt"]}}]}]}`, `{"match":[{"expression":3,"pinned_ip":null}]}`, `{"match":[{"expression":{"expr":3,"name":"pinned_ip"}}]}`,
-		`{"match":[{"expression":"!pinned_ip("}]}`, `{"match":[{"expression":"!pinned_ip(1)"}]}`, `{"match":[{"expression":"!proxy_protocol"}]}`, `{"match":[{"expression":"!x.pinned_ip('::1')"}]}`,
-		`{"match":[{"expression":""}],"x":"pinned_ip"}`, `{"match":null,"x":"pinned_ip"}`, `{"match":[null],"x":"pinned_ip"}`, `[[[{"match":[{"not":null}],"x":"pinned_ip"}]]]`,
-		`{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}],"handle":3}`, `{"match":[{"another":[{"pinned_ip":{"ranges":["::1"]}}]}]}`,
-		`{"match":[{"expression":"` + strings.Repeat("!(", 1000) + "pinned_ip('::1')" + strings.Repeat(")", 1000) + `"}]}`,
-	} {
-		s := new(negationScan)
-		s.raw(json.RawMessage(handler))
-		assert.Empty(t, s.found, handler)
-	}
-	(&ListenerWrapper{rules: new(rules)}).warnOfNegations(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"null": nil}}, zap.NewNop())
-
-	s := new(negationScan)
-	s.raw(json.RawMessage(strings.Repeat(`{"x":[`, 500) + negated + strings.Repeat(`]}`, 500)))
-	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "deep")
-
-	s = new(negationScan)
-	s.route(caddyhttp.RawMatcherSets{{"not": json.RawMessage(`[{"pinned_ip":{"ranges":["::1"]}}]`)}}, []json.RawMessage{json.RawMessage(`3`)})
-	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "a handler that cannot be read does not refuse")
 }

@@ -3,6 +3,7 @@ package proxyprotocol
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -18,15 +19,15 @@ import (
 
 // MatchPinnedIP matches requests whose client IP, as the `client_ip` matcher has it, is one
 // of these and can be relied on: the connection is not marked, and its PROXY protocol
-// header, if it began with one, named an IP address and a source port other than 0, which
-// is an earlier hop's mark.
+// header, if it began with one, named an IP address and a source port other than 0. (Port 0
+// is the mark of an earlier hop.)
 //
-// Nothing matches a request whose connection did not come through the
+// This matcher never matches a request whose connection did not come through the
 // `proxy_protocol_mode` listener wrapper.
 type MatchPinnedIP struct {
 	// The IP addresses or CIDR ranges to match; at least one. Placeholders are evaluated
-	// for every request and may hold several, separated by commas or spaces. One that
-	// holds nothing, or anything that is no IP address or CIDR range, matches nothing.
+	// for every request and may hold several, separated by commas or spaces. A placeholder
+	// that is empty, or holds anything but IP addresses and CIDR ranges, matches nothing.
 	Ranges []string `json:"ranges,omitempty"`
 
 	fixed   *bart.Lite
@@ -116,7 +117,7 @@ func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 	if err := checkHandshake(r); err != nil {
 		return false, err
 	}
-	if f := factsOf(r); f == nil || !f.vouched() {
+	if f := factsOf(r); f == nil || !vouched(f) {
 		return false, nil
 	}
 	text, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
@@ -125,7 +126,7 @@ func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 		return false, nil // the peer of a Unix socket has none
 	}
 	client = client.Unmap().WithZone("")
-	if contains(m.fixed, client) {
+	if m.fixed.Contains(client) {
 		return true, nil
 	}
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
@@ -151,7 +152,7 @@ func (m *MatchPinnedIP) pins(client netip.Addr, text string, values []string) bo
 	if len(ranges) > 0 {
 		var set *bart.Lite
 		if set, err = compileSet(ranges); err == nil {
-			return contains(set, client)
+			return set.Contains(client)
 		}
 	}
 	logUnusable(m.logger, "pinned_ip", text, err)
@@ -169,10 +170,28 @@ func placeholderValues(repl *caddy.Replacer, s string) []string {
 	return []string{repl.ReplaceAll(s, "")}
 }
 
+// textsOf returns the value of a placeholder as text. That of the IP addresses of a client
+// certificate is a list.
+func textsOf(value any) []string {
+	switch value := value.(type) {
+	case []net.IP:
+		var texts []string
+		for _, ip := range value {
+			texts = append(texts, ip.String())
+		}
+		return texts
+	case textList:
+		return value
+	case []string:
+		return value
+	}
+	return []string{caddy.ToString(value)}
+}
+
 // vouched reports whether the client's address can be relied on: it is the peer's own, or
 // a header named it under mode On and no earlier hop marked it.
-func (f *facts) vouched() bool {
-	return !f.marked && (!f.present() || f.header.HasAddrs() && f.header.Source().Port() != 0)
+func vouched(f *facts) bool {
+	return !f.Marked() && (!f.present() || f.header.HasAddrs() && f.header.Source().Port() != 0)
 }
 
 // Interface guards

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"encoding/base64"
@@ -14,10 +14,12 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
-func TestPinnedIPMatcher(t *testing.T) {
+func TestMatchPinnedIP(t *testing.T) {
 	client := []string{"v1", "v2", "TLVs"}
 	direct := names(withoutHeader)
 	runMatchTests(t, "pinned_ip", allConnections, []matchTest{
@@ -39,13 +41,13 @@ func TestPinnedIPMatcher(t *testing.T) {
 	})
 }
 
-func TestPinnedIPOfIPv6Clients(t *testing.T) {
+func TestMatchPinnedIP_OfIPv6Clients(t *testing.T) {
 	mapped := []beginning{
-		{"IPv6", "on", v2(client6, server6)},
-		{"IPv4-mapped IPv6", "on", v2(mappedOf(client4), mappedOf(server4))},
+		{"IPv6", "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6)},
+		{"IPv4-mapped IPv6", "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4))},
 		{"IPv4-mapped IPv6 in v1", "on", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:192.0.2.1 51234 443\r\n"},
-		{"datagrams", "on", v2UDP(client4, server4)},
-		{"Unix socket", "on", connBlock(1, 0x31, strings.Repeat("\x00", 216))},
+		{"datagrams", "on", v2UDP(caddytest.Client4, caddytest.Server4)},
+		{"Unix socket", "on", caddytest.HeaderRaw(proxy, 0x31, strings.Repeat("\x00", 216))},
 	}
 	v4 := []string{"IPv4-mapped IPv6", "IPv4-mapped IPv6 in v1", "datagrams"}
 	runMatchTests(t, "pinned_ip", mapped, []matchTest{
@@ -73,19 +75,19 @@ var pinValues = []struct {
 	{"several with spaces", "10.0.0.0/8 203.0.113.7", true, ""},
 	{"several with both", " , 10.0.0.0/8 , , 203.0.113.7 , ", true, ""},
 	{"several others", "10.0.0.0/8, 198.51.100.1", false, ""},
-	{"nothing", "", false, "no value"},
-	{"only separators", " , ,", false, "no value"},
-	{"garbage", "garbage", false, "'garbage' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"garbage behind the address", "203.0.113.7, garbage", false, "'garbage' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"a range that does not parse", "203.0.113.7/33", false, "'203.0.113.7/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"a port", "203.0.113.7:51234", false, "'203.0.113.7:51234' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+	{"nothing", "", false, "the placeholder has no value"},
+	{"only separators", " , ,", false, "the placeholder has no value"},
+	{"garbage", "garbage", false, "'garbage' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"garbage behind the address", "203.0.113.7, garbage", false, "'garbage' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"a range that does not parse", "203.0.113.7/33", false, "'203.0.113.7/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"a port", "203.0.113.7:51234", false, "'203.0.113.7:51234' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 	{"a zone", "fe80::1%eth0", false, "'fe80::1%eth0' has a zone: use an IP address or CIDR range without one"},
-	{"a word of the Caddyfile", "private_ranges", false, "'private_ranges' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"another placeholder", "{http.request.remote.host}", false, "'{http.request.remote.host}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-	{"another placeholder, escaped", `\{http.request.remote.host\}`, false, `'\\{http.request.remote.host\\}' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1`},
+	{"a word of the Caddyfile", "private_ranges", false, "'private_ranges' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"another placeholder", "{http.request.remote.host}", false, "'{http.request.remote.host}' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+	{"another placeholder, escaped", `\{http.request.remote.host\}`, false, `'\\{http.request.remote.host\\}' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1`},
 }
 
-func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {
+func TestMatchPinnedIP_TakesPlaceholdersForAddressesOnly(t *testing.T) {
 	tests := []struct{ name, matcher string }{
 		{"Caddyfile", "pinned_ip {http.request.header.Pin}"},
 		{"CEL, escaped", `expression ` + quoted(`pinned_ip('\{http.request.header.Pin}')`)},
@@ -95,30 +97,30 @@ func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {
 	options, sites := "", ""
 	var ports []int
 	for _, tt := range tests {
-		port := freePort(t)
+		port := caddytest.FreePort(t)
 		ports = append(ports, port)
-		options += serverOptions(port, "proxy_protocol_mode on")
+		options += caddytest.ServerOptions(port, "proxy_protocol_mode on")
 		sites += fmt.Sprintf("http://:%d {\n@pinned %s\nrespond @pinned pinned\nrespond elsewhere\n}\n", port, tt.matcher)
 	}
-	c := startCaddy(t, options, sites)
+	c := caddytest.Start(t, options, sites)
 	logged := 0
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, pin := range pinValues {
 				t.Run(pin.name, func(t *testing.T) {
-					s := newSession(t, http1, tcp4(ports[i]), v1(client4, server4))
-					defer s.close()
-					response, body := s.get("/", "Pin", pin.value)
+					s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(ports[i]), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4))
+					defer s.Close()
+					response, body := s.Get("/", "Pin", pin.value)
 					assert.Equal(t, http.StatusOK, response.StatusCode)
 					assert.Equal(t, map[bool]string{true: "pinned", false: "elsewhere"}[pin.match], body)
-					entries := c.logs.find(fields{"msg": "pinned_ip cannot use the value of a placeholder"})[logged:]
+					entries := c.Logs.Find(caddytest.Fields{"msg": "pinned_ip cannot use the value of a placeholder"})[logged:]
 					logged += len(entries)
 					if pin.err == "" {
 						assert.Empty(t, entries)
 					} else if assert.Len(t, entries, 1) {
-						assert.Equal(t, "debug", entries[0].str("level"))
-						assert.Contains(t, entries[0].str("pinned_ip"), "{http.request.header.Pin}")
-						assert.Equal(t, pin.err, entries[0].str("error"))
+						assert.Equal(t, "debug", entries[0].Str("level"))
+						assert.Contains(t, entries[0].Str("pinned_ip"), "{http.request.header.Pin}")
+						assert.Equal(t, pin.err, entries[0].Str("error"))
 					}
 				})
 			}
@@ -127,9 +129,9 @@ func TestPinnedIPTakesAPlaceholdersValueForAddressesOnly(t *testing.T) {
 }
 
 // This is IP pinning: a client's certificate is good from the addresses in it only.
-func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
+func TestMatchPinnedIP_BindsACertificateToItsAddresses(t *testing.T) {
 	other := netip.MustParseAddrPort("198.51.100.1:51234")
-	withPortZero := v2(netip.AddrPortFrom(client4.Addr(), 0), server4)
+	withPortZero := caddytest.HeaderV2(netip.AddrPortFrom(caddytest.Client4.Addr(), 0), caddytest.Server4)
 	tests := []struct {
 		name       string
 		ips        []string
@@ -137,27 +139,27 @@ func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
 		preamble   string
 		first, any bool // matched by the first address, by any of them
 	}{
-		{"right address", []string{"203.0.113.7"}, "on", v1(client4, server4), true, true},
-		{"right address, v2", []string{"203.0.113.7"}, "on", v2(client4, server4), true, true},
-		{"right address, IPv4-mapped", []string{"203.0.113.7"}, "on", v2(mappedOf(client4), mappedOf(server4)), true, true},
-		{"right IPv6 address", []string{"2001:db8::7"}, "on", v2(client6, server6), true, true},
-		{"wrong address", []string{"203.0.113.7"}, "on", v1(other, server4), false, false},
-		{"right address but marked", []string{"203.0.113.7"}, "unspecified", v1(client4, server4), false, false},
+		{"right address", []string{"203.0.113.7"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), true, true},
+		{"right address, v2", []string{"203.0.113.7"}, "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), true, true},
+		{"right address, IPv4-mapped", []string{"203.0.113.7"}, "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), true, true},
+		{"right IPv6 address", []string{"2001:db8::7"}, "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), true, true},
+		{"wrong address", []string{"203.0.113.7"}, "on", caddytest.HeaderV1(other, caddytest.Server4), false, false},
+		{"right address but marked", []string{"203.0.113.7"}, "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
 		{"right address with port 0 from an earlier hop", []string{"203.0.113.7"}, "on", withPortZero, false, false},
 		{"right address with port 0 from an earlier hop, and marked", []string{"203.0.113.7"}, "unspecified", withPortZero, false, false},
-		{"LOCAL from the right address", []string{"127.0.0.1"}, "on", local(), false, false},
-		{"LOCAL from the right address under unspecified", []string{"127.0.0.1"}, "unspecified", local(), false, false},
-		{"UNKNOWN from the right address", []string{"127.0.0.1"}, "on", unknown(1), false, false},
-		{"UNKNOWN v2 from the right address", []string{"127.0.0.1"}, "on", unknown(2), false, false},
+		{"LOCAL from the right address", []string{"127.0.0.1"}, "on", caddytest.HeaderLocal(), false, false},
+		{"LOCAL from the right address under unspecified", []string{"127.0.0.1"}, "unspecified", caddytest.HeaderLocal(), false, false},
+		{"UNKNOWN from the right address", []string{"127.0.0.1"}, "on", caddytest.HeaderUnknown(1), false, false},
+		{"UNKNOWN v2 from the right address", []string{"127.0.0.1"}, "on", caddytest.HeaderUnknown(2), false, false},
 		{"no header from the right address under off", []string{"127.0.0.1"}, "off", "", true, true},
 		{"no header from the right address under unspecified", []string{"127.0.0.1"}, "unspecified", "", true, true},
 		{"no header from the wrong address", []string{"203.0.113.7"}, "off", "", false, false},
-		{"a load balancer's address", []string{"127.0.0.1"}, "on", v1(client4, server4), false, false},
-		{"second of several addresses", []string{"198.51.100.1", "203.0.113.7"}, "on", v1(client4, server4), false, true},
-		{"first of several addresses", []string{"203.0.113.7", "198.51.100.1"}, "on", v1(client4, server4), true, true},
-		{"none of several addresses", []string{"198.51.100.2", "2001:db8::7"}, "on", v1(client4, server4), false, false},
-		{"several addresses but marked", []string{"198.51.100.1", "203.0.113.7"}, "unspecified", v1(client4, server4), false, false},
-		{"certificate without an address", nil, "on", v1(client4, server4), false, false},
+		{"a load balancer's address", []string{"127.0.0.1"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
+		{"second of several addresses", []string{"198.51.100.1", "203.0.113.7"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, true},
+		{"first of several addresses", []string{"203.0.113.7", "198.51.100.1"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), true, true},
+		{"none of several addresses", []string{"198.51.100.2", "2001:db8::7"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
+		{"several addresses but marked", []string{"198.51.100.1", "203.0.113.7"}, "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
+		{"certificate without an address", nil, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
 	}
 	matchers := []struct {
 		name, matcher string
@@ -172,7 +174,7 @@ func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
 		{"CEL, all addresses", `expression ` + quoted("pinned_ip({http.request.tls.client.san.ips})"), true},
 	}
 	site := fmt.Sprintf("tls %s {\nclient_auth {\nmode require_and_verify\ntrust_pool inline {\ntrust_der %s\n}\n}\n}\n",
-		tlsFiles(t), base64.StdEncoding.EncodeToString(clientCA().cert.Raw))
+		caddytest.CertificateFiles(t), base64.StdEncoding.EncodeToString(caddytest.ClientCA().Certificate.Raw))
 	for i, m := range matchers {
 		// Each in a path of its own: one that fails must not hide the others.
 		site += fmt.Sprintf("@%d %s\nhandle /%[1]d {\nrespond @%[1]d pinned\nrespond elsewhere\n}\n", i, m.matcher)
@@ -182,38 +184,38 @@ func TestPinnedIPBindsACertificateToItsAddresses(t *testing.T) {
 	site += "@names pinned_ip {http.request.tls.client.san.dns_names} {http.request.tls.client.subject}\nhandle /names {\nrespond @names pinned\nrespond elsewhere\n}\n"
 	options, sites := "auto_https disable_redirects\n", ""
 	for _, mode := range modes {
-		ports[mode] = freePort(t)
-		options += serverOptions(ports[mode], "proxy_protocol_mode "+mode+"\ntls", "protocols h1 h2")
+		ports[mode] = caddytest.FreePort(t)
+		options += caddytest.ServerOptions(ports[mode], "proxy_protocol_mode "+mode+"\ntls", "protocols h1 h2")
 		sites += fmt.Sprintf("https://localhost:%d {\n%s\n}\n", ports[mode], site)
 	}
-	startCaddy(t, options, sites)
+	caddytest.Start(t, options, sites)
 
 	for _, tt := range tests {
-		certificate := clientCert(t, tt.ips...)
-		for _, tr := range []transport{https1, https2} {
+		certificate := caddytest.NewClientCertificate(t, tt.ips...)
+		for _, tr := range []caddytest.Transport{caddytest.HTTPS1, caddytest.HTTPS2} {
 			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
-				s := newSession(t, tr, tcp4(ports[tt.mode]), tt.preamble)
-				defer s.close()
-				s.present(certificate)
+				s := caddytest.NewSession(t, tr, caddytest.TCP4(ports[tt.mode]), tt.preamble)
+				defer s.Close()
+				s.Present(certificate)
 				for i, m := range matchers {
-					response, body := s.get(fmt.Sprintf("/%d", i))
+					response, body := s.Get(fmt.Sprintf("/%d", i))
 					assert.Equal(t, http.StatusOK, response.StatusCode, m.name)
 					want := map[bool]string{true: "pinned", false: "elsewhere"}[m.any && tt.any || tt.first]
 					assert.Equal(t, want, body, m.name)
 				}
-				_, body := s.get("/names")
+				_, body := s.Get("/names")
 				assert.Equal(t, "elsewhere", body, "names are no addresses")
 			})
 		}
 	}
 	t.Run("no certificate", func(t *testing.T) {
-		_, _, err := tryGet(t, https1, tcp4(ports["on"]), v1(client4, server4), "/0")
+		_, _, err := caddytest.TryGet(t, caddytest.HTTPS1, caddytest.TCP4(ports["on"]), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "/0")
 		assert.ErrorContains(t, err, "certificate required")
 	})
 }
 
-func TestPinnedIPMatcherErrorsInACaddyfile(t *testing.T) {
-	const like = " is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"
+func TestMatchPinnedIP_ErrorsInACaddyfile(t *testing.T) {
+	const like = " is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"
 	tests := []struct{ name, text, want string }{
 		{"nothing", "pinned_ip", "pinned_ip needs at least one IP address, CIDR range or placeholder, at Caddyfile:2"},
 		{"nothing the second time", "{\npinned_ip 203.0.113.7\npinned_ip\n}", "pinned_ip needs at least one IP address, CIDR range or placeholder, at Caddyfile:4"},
@@ -227,56 +229,56 @@ func TestPinnedIPMatcherErrorsInACaddyfile(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := adapt("http:// {\n@m " + tt.text + "\nrespond @m ok\n}")
+			_, err := caddytest.Adapt("http:// {\n@m " + tt.text + "\nrespond @m ok\n}")
 			assert.EqualError(t, err, tt.want)
 		})
 	}
 }
 
-func TestPinnedIPMatcherErrorsInJSON(t *testing.T) {
-	c := newCaddy(t)
+func TestMatchPinnedIP_ErrorsInJSON(t *testing.T) {
+	c := caddytest.New(t)
 	tests := []struct{ name, json, want string }{
 		{"nothing", `{}`, "pinned_ip needs at least one IP address, CIDR range or placeholder"},
 		{"empty list", `{"ranges":[]}`, "pinned_ip needs at least one IP address, CIDR range or placeholder"},
-		{"range", `{"ranges":["nonsense"]}`, "pinned_ip: 'nonsense' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+		{"range", `{"ranges":["nonsense"]}`, "pinned_ip: 'nonsense' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := c.loadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"pinned_ip":%s}]}]}}}}`, freePort(t), tt.json))
+			err := c.LoadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"pinned_ip":%s}]}]}}}}`, caddytest.FreePort(t), tt.json))
 			assert.EqualError(t, err, "loading new config: loading http app module: provision http: server web: setting up route matchers: route 0: loading matcher modules: module name 'pinned_ip': provision http.matchers.pinned_ip: "+tt.want)
 		})
 	}
 	t.Run("unknown field", func(t *testing.T) {
-		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"ips":[]}`), new(MatchPinnedIP)), "ips")
+		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"ips":[]}`), new(proxyprotocol.MatchPinnedIP)), "ips")
 	})
 }
 
-func TestPinnedIPMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
-	m := new(MatchPinnedIP)
+func TestMatchPinnedIP_OfOneNameTwiceIsOneMatcher(t *testing.T) {
+	m := new(proxyprotocol.MatchPinnedIP)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("pinned_ip 203.0.113.7\npinned_ip 10.0.0.0/8 {client_ip}")))
 	assert.Equal(t, []string{"203.0.113.7", "10.0.0.0/8", "{client_ip}"}, m.Ranges)
 }
 
-func TestPinnedIPNeedsToKnowTheConnection(t *testing.T) {
-	m := &MatchPinnedIP{Ranges: []string{"0.0.0.0/0", "::/0"}}
-	require.NoError(t, m.compile())
-	known := requestOn(newTestConn(On, v1(client4, server4)))
-	assert.True(t, matches(t, m, known))
+func TestMatchPinnedIP_NeedsToKnowTheConnection(t *testing.T) {
+	m := &proxyprotocol.MatchPinnedIP{Ranges: []string{"0.0.0.0/0", "::/0"}}
+	require.NoError(t, provision(m))
+	known := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	assert.True(t, caddytest.Matches(t, m, known))
 
-	elsewhere := requestOn(newTestConn(On, v1(client4, server4)))
+	elsewhere := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	elsewhere = elsewhere.WithContext(withoutLocalAddr{elsewhere.Context()})
 	match, err := m.MatchWithError(elsewhere)
 	assert.NoError(t, err)
 	assert.False(t, match)
 }
 
-func TestPinnedIPTakesAClientIPThatIsMapped(t *testing.T) {
-	m := &MatchPinnedIP{Ranges: []string{"203.0.113.7", "2001:db8::/32"}}
-	require.NoError(t, m.compile())
+func TestMatchPinnedIP_TakesAClientIPThatIsMapped(t *testing.T) {
+	m := &proxyprotocol.MatchPinnedIP{Ranges: []string{"203.0.113.7", "2001:db8::/32"}}
+	require.NoError(t, provision(m))
 	for client, want := range map[string]bool{
 		"203.0.113.7": true, "::ffff:203.0.113.7": true, "2001:db8::1%eth0": true, "203.0.113.8": false, "": false, "@": false,
 	} {
-		r := requestOn(newTestConn(On, connV1))
+		r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, client)
 		match, err := m.MatchWithError(r)
 		require.NoError(t, err)
@@ -284,20 +286,14 @@ func TestPinnedIPTakesAClientIPThatIsMapped(t *testing.T) {
 	}
 }
 
-func TestPinnedIPWithBadPlaceholderNeedsNoLog(t *testing.T) {
-	m := &MatchPinnedIP{logger: zap.NewNop()}
-	assert.False(t, m.pins(netip.MustParseAddr("192.0.2.1"), "{x}", []string{"nonsense"}))
-	assert.False(t, m.pins(netip.MustParseAddr("192.0.2.1"), "{x}", nil))
-}
-
-func TestTextInCELIsConstant(t *testing.T) {
-	c := newCaddy(t)
+func TestMatchCEL_TextIsConstant(t *testing.T) {
+	c := caddytest.New(t)
 	for _, expression := range []string{
 		"pinned_ip('192.0.2.' + string(1))",
 		"pinned_ip(string(1) + '92.0.2.1')",
 		"pinned_ip('192.0.2.1' - {client_ip})",
 	} {
-		err := c.load("", "http://:1234 {\n@m expression "+quoted(expression)+"\nrespond @m ok\n}")
+		err := c.Load("", "http://:1234 {\n@m expression "+quoted(expression)+"\nrespond @m ok\n}")
 		assert.ErrorContains(t, err, "matcher arguments must be string constants", expression)
 	}
 }

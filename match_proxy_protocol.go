@@ -15,20 +15,23 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
 // MatchProxyProtocol matches requests by the PROXY protocol header of their connection.
-// All that is given must be true; of several values for the same thing one is enough.
+// All given conditions must be true. If a condition has several values, one must match.
 //
 // The claims of a header (`present`, `version`, `tlv`) match only if the listener accepted
-// the header under mode `on`, or with `port_zero` or `local` beside them: under
-// `unspecified` anyone may have sent it. Nothing matches a request whose connection did not
-// come through the `proxy_protocol_mode` listener wrapper, so `not` in front of this matcher
-// matches such a request, and one with claims that nobody vouched for.
+// the header under mode `on`, or if `port_zero` or `local` is given as well: under
+// `unspecified` any peer may have sent the header. This matcher never matches a request whose
+// connection did not come through the `proxy_protocol_mode` listener wrapper. So `not` in
+// front of this matcher matches such requests, and requests with unverified claims.
 type MatchProxyProtocol struct {
-	// What the connection must be; at least one of these or of the fields below is needed:
+	// What is required of the connection; give at least one of these, or one of the fields
+	// below:
 	//
 	// - `present`: it began with a header, LOCAL and UNKNOWN ones included, that the listener
 	// accepted under mode `on`
@@ -40,13 +43,14 @@ type MatchProxyProtocol struct {
 	// The header's version, `v1` or `v2`.
 	Version []string `json:"version,omitempty"`
 
-	// IP addresses or CIDR ranges of the peer: the load balancer, or whoever connected
-	// directly.
+	// IP addresses or CIDR ranges of the peer: the load balancer, or the host that
+	// connected directly.
 	Peer []string `json:"peer,omitempty"`
 
-	// TLVs that the header must have, by the names of the placeholders (`authority`,
-	// `0xea`), each with the values of which it must have one; with none, any value will
-	// do. Values are compared byte by byte; those of `0xNN` are given in hexadecimal.
+	// TLVs that the header must have. The keys are the names of the placeholders
+	// (`authority`, `0xea`). A TLV must have one of the values in its list; if the list is
+	// empty, any value matches. Values are compared byte by byte; write values of `0xNN` in
+	// hexadecimal.
 	TLV map[string][]string `json:"tlv,omitempty"`
 
 	// compiled from the above
@@ -215,6 +219,14 @@ func (v *variableMatch) MatchWithError(r *http.Request) (bool, error) {
 	return m.MatchWithError(r)
 }
 
+// logUnusable logs that an argument of a matcher has a placeholder whose value the matcher
+// cannot use. The level is DEBUG, because a client may choose the value.
+func logUnusable(logger *zap.Logger, matcher, arg string, err error) {
+	if entry := logger.Check(zapcore.DebugLevel, matcher+" cannot use the value of a placeholder"); entry != nil {
+		entry.Write(zap.String(matcher, escape.Text(arg)), zap.String("error", escape.Text(err.Error())))
+	}
+}
+
 // matcher returns the matcher with the values that placeholders have now.
 func (v *variableMatch) matcher(repl *caddy.Replacer) (*MatchProxyProtocol, error) {
 	m := new(MatchProxyProtocol)
@@ -281,7 +293,7 @@ func (m *MatchProxyProtocol) compile() error {
 		for _, value := range values {
 			if strings.HasPrefix(name, "0x") {
 				if _, err := hex.DecodeString(value); err != nil {
-					return fmt.Errorf("tlv: value '%s' of %s is not hexadecimal", value, name)
+					return fmt.Errorf("tlv: value '%s' of %s is not hexadecimal: use pairs of digits such as 0aff", value, name)
 				}
 				value = strings.ToLower(value)
 			}
@@ -296,9 +308,9 @@ func (m *MatchProxyProtocol) compile() error {
 	case !claims && !m.states[isAbsent] && m.peers == nil:
 		return fmt.Errorf("the proxy_protocol matcher needs at least one of %s, %s", strings.Join(matchWords, ", "), strings.Join(matchOptions, ", "))
 	case claims && m.states[isAbsent]:
-		return errors.New("'absent' cannot be true together with anything that a header says")
+		return errors.New("'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header")
 	case m.states[isLocal] && (m.states[isPortZero] || len(m.tlvs) > 0):
-		return errors.New("'local' cannot be true together with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs")
+		return errors.New("'local' cannot be combined with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs")
 	default:
 		return nil
 	}
@@ -323,10 +335,10 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 	}
 	if m.states[isPresent] && !f.present() ||
 		m.states[isAbsent] && f.present() ||
-		m.states[isPortZero] && !f.marked ||
+		m.states[isPortZero] && !f.Marked() ||
 		m.states[isLocal] && commandOf(f.header) != "LOCAL" ||
 		m.versions != nil && !slices.Contains(m.versions, f.header.Version()) ||
-		m.peers != nil && !contains(m.peers, peerIP(f.peer)) {
+		m.peers != nil && !m.peers.Contains(peerIP(f.peer)) {
 		return false, nil
 	}
 	for name, values := range m.tlvs {

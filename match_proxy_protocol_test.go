@@ -1,6 +1,7 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -15,6 +16,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // matchTest is one matcher in the forms it has, and the connections it matches.
@@ -41,13 +45,13 @@ func runMatchTests(t *testing.T, matcher string, connections []beginning, tests 
 	for _, c := range connections {
 		modes[c.mode] = true
 	}
-	f := startFarm(t, slices.Sorted(maps.Keys(modes)), "", site.String())
+	f := caddytest.StartFarm(t, slices.Sorted(maps.Keys(modes)), "", site.String())
 
 	for _, c := range connections {
 		// The transports differ in how a request finds its connection, not in matchers.
-		for _, tr := range []transport{http1, https2} {
+		for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.HTTPS2} {
 			t.Run(c.name+"/"+string(tr), func(t *testing.T) {
-				response, _ := get(t, tr, f.at(c.mode, tr), c.preamble, "/")
+				response, _ := caddytest.Get(t, tr, f.At(c.mode, tr), c.preamble, "/")
 				require.Equal(t, http.StatusOK, response.StatusCode)
 				for i, tt := range tests {
 					want := slices.Contains(tt.match, c.name)
@@ -72,7 +76,7 @@ func quoted(s string) string { return "`" + s + "`" }
 // adaptedMatcher is the JSON that a matcher in a Caddyfile adapts to.
 func adaptedMatcher(t *testing.T, matcher, text string) string {
 	t.Helper()
-	config, err := adapt("http:// {\n@m " + matcher + " " + text + "\nrespond @m ok\n}")
+	config, err := caddytest.Adapt("http:// {\n@m " + matcher + " " + text + "\nrespond @m ok\n}")
 	require.NoError(t, err)
 	var parsed struct {
 		Apps struct {
@@ -102,41 +106,41 @@ func names(of []beginning) []string {
 
 // The connections of the tests of matchers.
 var (
-	matchTLVs = v2With(textTLV(0x02, "a.test"), textTLV(0x01, "h2"), textTLV(0x05, "a\r\n\xff"), textTLV(0xea, "\x01vpce-1"), textTLV(0xf1, "\x00\xff"), sslTLV(sslUsed, 0, textTLV(0x21, "TLSv1.3")))
+	matchTLVs = caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0x01, "h2"), caddytest.TextTLV(0x05, "a\r\n\xff"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xf1, "\x00\xff"), caddytest.SSLTLV(caddytest.SSLUsed, 0, caddytest.TextTLV(0x21, "TLSv1.3")))
 
 	withoutHeader = []beginning{
 		{"no header under off", "off", ""},
 		{"no header under unspecified", "unspecified", ""},
 	}
 	withClient = []beginning{
-		{"v1", "on", v1(client4, server4)},
-		{"v2", "on", v2(client4, server4)},
+		{"v1", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)},
+		{"v2", "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)},
 		{"TLVs", "on", matchTLVs},
 		{"an earlier hop's port 0", "on", "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n"},
 	}
 	withLocal = []beginning{
-		{"LOCAL", "on", local()},
-		{"LOCAL under unspecified", "unspecified", local()},
+		{"LOCAL", "on", caddytest.HeaderLocal()},
+		{"LOCAL under unspecified", "unspecified", caddytest.HeaderLocal()},
 	}
 	withUnknown = []beginning{
-		{"UNKNOWN v1", "on", unknown(1)},
-		{"UNKNOWN v2", "on", unknown(2)},
+		{"UNKNOWN v1", "on", caddytest.HeaderUnknown(1)},
+		{"UNKNOWN v2", "on", caddytest.HeaderUnknown(2)},
 	}
 	// Nobody vouched for these headers, and there is no address to mark.
 	withClaim = []beginning{
-		{"UNKNOWN v1 under unspecified", "unspecified", unknown(1)},
+		{"UNKNOWN v1 under unspecified", "unspecified", caddytest.HeaderUnknown(1)},
 	}
 	withMark = []beginning{
-		{"marked v1", "unspecified", v1(client4, server4)},
-		{"marked v2", "unspecified", v2(client4, server4)},
+		{"marked v1", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)},
+		{"marked v2", "unspecified", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)},
 		{"marked TLVs", "unspecified", matchTLVs},
 		{"marked with port 0", "unspecified", "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n"},
 	}
 	wrappedConnections = slices.Concat(withoutHeader, withClient, withLocal, withUnknown, withClaim, withMark)
-	allConnections     = append(slices.Clone(wrappedConnections), beginning{"unwrapped", unwrapped, ""})
+	allConnections     = append(slices.Clone(wrappedConnections), beginning{"unwrapped", caddytest.Unwrapped, ""})
 )
 
-func TestProxyProtocolMatcher(t *testing.T) {
+func TestMatchProxyProtocol(t *testing.T) {
 	vouched := slices.Concat(names(withClient), []string{"LOCAL"}, names(withUnknown)) // of those with a header
 	runMatchTests(t, "proxy_protocol", allConnections, []matchTest{
 		{"present", "proxy_protocol('present')", `{"is":["present"]}`, vouched},
@@ -191,8 +195,8 @@ func TestProxyProtocolMatcher(t *testing.T) {
 	})
 }
 
-func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
-	c := newTestConn(On, v2With(textTLV(0x02, "a\r\n\xff"), textTLV(0xf1, "=a:b=")))
+func TestMatchProxyProtocol_ComparesBytes(t *testing.T) {
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a\r\n\xff"), caddytest.TextTLV(0xf1, "=a:b=")))
 	tests := []struct {
 		tlv  map[string][]string
 		want bool
@@ -204,24 +208,24 @@ func TestProxyProtocolMatcherComparesBytes(t *testing.T) {
 		{map[string][]string{"0xf1": {"3d613a623d"}}, true},
 	}
 	for _, tt := range tests {
-		m := &MatchProxyProtocol{TLV: tt.tlv}
-		require.NoError(t, m.compile())
-		assert.Equal(t, tt.want, matches(t, m, requestOn(c)), "%q", tt.tlv)
+		m := &proxyprotocol.MatchProxyProtocol{TLV: tt.tlv}
+		require.NoError(t, provision(m))
+		assert.Equal(t, tt.want, caddytest.Matches(t, m, caddytest.RequestOn(c)), "%q", tt.tlv)
 	}
 }
 
-func TestProxyProtocolMatcherOfOneNameTwiceIsOneMatcher(t *testing.T) {
-	m := new(MatchProxyProtocol)
+func TestMatchProxyProtocol_OfOneNameTwiceIsOneMatcher(t *testing.T) {
+	m := new(proxyprotocol.MatchProxyProtocol)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("proxy_protocol present {\ntlv alpn h2\npeer 10.0.0.0/8\n}\nproxy_protocol port_zero {\ntlv alpn http/1.1\n}")))
 	b, err := json.Marshal(m)
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"is":["present","port_zero"],"peer":["10.0.0.0/8"],"tlv":{"alpn":["h2","http/1.1"]}}`, string(b))
 
-	_, err = adapt("http:// {\n@m {\nproxy_protocol present\nproxy_protocol absent\n}\nrespond @m ok\n}")
-	assert.EqualError(t, err, "'absent' cannot be true together with anything that a header says, at Caddyfile:4")
+	_, err = caddytest.Adapt("http:// {\n@m {\nproxy_protocol present\nproxy_protocol absent\n}\nrespond @m ok\n}")
+	assert.EqualError(t, err, "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:4")
 }
 
-func TestProxyProtocolMatcherErrorsInACaddyfile(t *testing.T) {
+func TestMatchProxyProtocol_ErrorsInACaddyfile(t *testing.T) {
 	const tlvNames = "alpn, authority, unique_id, netns, ssl.version, ssl.cn, ssl.cipher, ssl.sig_alg, ssl.key_alg, ssl.group, ssl.sig_scheme, ssl.client_cert, ssl.verified, ssl.verify_result, ssl.cert_conn, ssl.cert_sess, aws_vpce_id, azure_private_endpoint_link_id, gcp_psc_connection_id, alibaba_vpc_id, alibaba_endpoint_id, alibaba_endpoint_service_id, " +
 		"ssl.client_cert.fingerprint, ssl.client_cert.subject, ssl.client_cert.issuer, ssl.client_cert.serial, ssl.client_cert.san.dns_names, ssl.client_cert.san.emails, ssl.client_cert.san.ips, ssl.client_cert.san.uris, or 0xNN for any type"
 	tests := []struct{ name, text, want string }{
@@ -237,75 +241,75 @@ func TestProxyProtocolMatcherErrorsInACaddyfile(t *testing.T) {
 		{"tlv without a name", "{\nversion v2\ntlv\n}", "tlv needs an argument, at Caddyfile:4"},
 		{"unknown version", "{\nversion 2\n}", "version: unknown version '2': use v1 or v2, at Caddyfile:3"},
 		{"empty version", "{\nversion \"\"\n}", "version: unknown version '': use v1 or v2, at Caddyfile:3"},
-		{"range that does not parse", "{\npeer 10.0.0.0/33\n}", "peer: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:3"},
-		{"host name", "{\npeer 10.0.0.1 lb.test\n}", "peer: 'lb.test' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1, at Caddyfile:3"},
+		{"range that does not parse", "{\npeer 10.0.0.0/33\n}", "peer: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1, at Caddyfile:3"},
+		{"host name", "{\npeer 10.0.0.1 lb.test\n}", "peer: 'lb.test' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1, at Caddyfile:3"},
 		{"zone", "{\npeer fe80::1%eth0\n}", "peer: 'fe80::1%eth0' has a zone: use an IP address or CIDR range without one, at Caddyfile:3"},
 		{"unknown TLV", "{\ntlv sni a.test\n}", "tlv: unknown TLV name 'sni': use " + tlvNames + ", at Caddyfile:3"},
 		{"TLV number out of range", "{\ntlv 0x100\n}", "tlv: unknown TLV name '0x100': use " + tlvNames + ", at Caddyfile:3"},
-		{"value that is not hexadecimal", "{\ntlv 0xea vpce\n}", "tlv: value 'vpce' of 0xea is not hexadecimal, at Caddyfile:3"},
-		{"absent and present", "absent present", "'absent' cannot be true together with anything that a header says, at Caddyfile:2"},
-		{"absent and a version", "absent {\nversion v1\n}", "'absent' cannot be true together with anything that a header says, at Caddyfile:3"},
-		{"absent and port_zero", "port_zero absent", "'absent' cannot be true together with anything that a header says, at Caddyfile:2"},
-		{"local and port_zero", "local port_zero", "'local' cannot be true together with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs, at Caddyfile:2"},
-		{"local and a TLV", "local {\npeer 10.0.0.0/8\ntlv alpn h2\n}", "'local' cannot be true together with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs, at Caddyfile:4"},
+		{"value that is not hexadecimal", "{\ntlv 0xea vpce\n}", "tlv: value 'vpce' of 0xea is not hexadecimal: use pairs of digits such as 0aff, at Caddyfile:3"},
+		{"absent and present", "absent present", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:2"},
+		{"absent and a version", "absent {\nversion v1\n}", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:3"},
+		{"absent and port_zero", "port_zero absent", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:2"},
+		{"local and port_zero", "local port_zero", "'local' cannot be combined with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs, at Caddyfile:2"},
+		{"local and a TLV", "local {\npeer 10.0.0.0/8\ntlv alpn h2\n}", "'local' cannot be combined with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs, at Caddyfile:4"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := adapt("http:// {\n@m proxy_protocol " + tt.text + "\nrespond @m ok\n}")
+			_, err := caddytest.Adapt("http:// {\n@m proxy_protocol " + tt.text + "\nrespond @m ok\n}")
 			assert.EqualError(t, err, tt.want)
 		})
 	}
 }
 
-func TestProxyProtocolMatcherErrorsInJSON(t *testing.T) {
+func TestMatchProxyProtocol_ErrorsInJSON(t *testing.T) {
 	tests := []struct{ name, json, want string }{
 		{"nothing", `{}`, "the proxy_protocol matcher needs at least one of present, absent, port_zero, local, version, peer, tlv"},
 		{"empty lists", `{"is":[],"version":[],"peer":[],"tlv":{}}`, "the proxy_protocol matcher needs at least one of present, absent, port_zero, local, version, peer, tlv"},
 		{"unknown word", `{"is":["trusted"]}`, "unknown word 'trusted': use present, absent, port_zero, local"},
 		{"unknown version", `{"version":["v3"]}`, "version: unknown version 'v3': use v1 or v2"},
-		{"range", `{"peer":["private_ranges"]}`, "peer: 'private_ranges' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-		{"TLV value", `{"tlv":{"0xea":["0"]}}`, "tlv: value '0' of 0xea is not hexadecimal"},
-		{"contradiction", `{"is":["absent"],"tlv":{"alpn":null}}`, "'absent' cannot be true together with anything that a header says"},
+		{"range", `{"peer":["private_ranges"]}`, "peer: 'private_ranges' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+		{"TLV value", `{"tlv":{"0xea":["0"]}}`, "tlv: value '0' of 0xea is not hexadecimal: use pairs of digits such as 0aff"},
+		{"contradiction", `{"is":["absent"],"tlv":{"alpn":null}}`, "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			m := new(MatchProxyProtocol)
+			m := new(proxyprotocol.MatchProxyProtocol)
 			require.NoError(t, caddy.StrictUnmarshalJSON([]byte(tt.json), m))
-			assert.EqualError(t, m.compile(), tt.want)
+			assert.EqualError(t, provision(m), tt.want)
 		})
 	}
 	t.Run("unknown field", func(t *testing.T) {
-		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"present":true}`), new(MatchProxyProtocol)), "present")
+		assert.ErrorContains(t, caddy.StrictUnmarshalJSON([]byte(`{"present":true}`), new(proxyprotocol.MatchProxyProtocol)), "present")
 	})
 }
 
-func TestMatcherErrorsNameTheRouteInCEL(t *testing.T) {
+func TestMatchCEL_ErrorsNameTheRoute(t *testing.T) {
 	tests := []struct{ expression, want string }{
 		{"proxy_protocol('presnt')", "unknown word 'presnt': use present, absent, port_zero, local"},
 		{"proxy_protocol('version:v3')", "version: unknown version 'v3': use v1 or v2"},
 		{"proxy_protocol('peers:10.0.0.0/8')", "unknown word 'peers:10.0.0.0/8': use present, absent, port_zero, local"},
-		{"proxy_protocol('peer:')", "peer: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+		{"proxy_protocol('peer:')", "peer: '' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 		{"proxy_protocol('tlv:')", "tlv: unknown TLV name ''"},
 		{"proxy_protocol('tlv:sni=a.test')", "tlv: unknown TLV name 'sni'"},
-		{"proxy_protocol('absent', 'present')", "'absent' cannot be true together with anything that a header says"},
+		{"proxy_protocol('absent', 'present')", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header"},
 		{"proxy_protocol()", "matcher requires at least one argument"},
 		{"proxy_protocol(1)", "matcher arguments must be string constants"},
-		{"pinned_ip('10.0.0.0/33')", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
-		{"pinned_ip('')", "pinned_ip: '' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+		{"pinned_ip('10.0.0.0/33')", "pinned_ip: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
+		{"pinned_ip('')", "pinned_ip: '' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 		{"pinned_ip()", "at least one"},
 		{"pinned_ip(1)", "matcher arguments must be string constants"},
 		{"pinned_ip({client_ip} == '203.0.113.7')", "matcher arguments must be string constants"},
-		{"pinned_ip('10.0.0.0/33', {client_ip})", "pinned_ip: '10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1"},
+		{"pinned_ip('10.0.0.0/33', {client_ip})", "pinned_ip: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for _, tt := range tests {
-		err := c.load("", fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", freePort(t), quoted(tt.expression)))
+		err := c.Load("", fmt.Sprintf("http://:%d {\n@m expression %s\nrespond @m ok\n}", caddytest.FreePort(t), quoted(tt.expression)))
 		assert.ErrorContains(t, err, tt.want, tt.expression)
 		assert.ErrorContains(t, err, "server srv0: setting up route matchers: route 0: loading matcher modules: module name 'expression': ", tt.expression)
 	}
 }
 
-func TestMatchersInExpressions(t *testing.T) {
+func TestMatchCEL_MatchesAsTheMatchers(t *testing.T) {
 	client := []string{"v1", "v2", "TLVs"}
 	tests := []struct {
 		expression string
@@ -346,12 +350,12 @@ func TestMatchersInExpressions(t *testing.T) {
 		fmt.Fprintf(&site, "@%d expression %s\nheader @%[1]d +Matched %[1]d\n", i, quoted(tt.expression))
 	}
 	site.WriteString("respond ok\n")
-	f := startFarm(t, []string{"on", "off", "unspecified", unwrapped}, "", site.String())
+	f := caddytest.StartFarm(t, []string{"on", "off", "unspecified", caddytest.Unwrapped}, "", site.String())
 	for _, c := range allConnections {
 		t.Run(c.name, func(t *testing.T) {
-			s := newSession(t, http1, f.at(c.mode, http1), c.preamble)
-			defer s.close()
-			response, _ := s.get("/", "Pin", "203.0.113.7", "Net", "203.0.113", "Several", "10.0.0.0/8, 203.0.113.7", "Alpn", "h2", "Word", "present")
+			s := caddytest.NewSession(t, caddytest.HTTP1, f.At(c.mode, caddytest.HTTP1), c.preamble)
+			defer s.Close()
+			response, _ := s.Get("/", "Pin", "203.0.113.7", "Net", "203.0.113", "Several", "10.0.0.0/8, 203.0.113.7", "Alpn", "h2", "Word", "present")
 			require.Equal(t, http.StatusOK, response.StatusCode)
 			for i, tt := range tests {
 				assert.Equal(t, slices.Contains(tt.match, c.name), slices.Contains(response.Header["Matched"], strconv.Itoa(i)), tt.expression)
@@ -361,15 +365,15 @@ func TestMatchersInExpressions(t *testing.T) {
 }
 
 // Before the handshake is complete an address may be spoofed: the request must be retried.
-func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
-	proxyProtocol := &MatchProxyProtocol{Peer: []string{"0.0.0.0/0"}}
-	require.NoError(t, proxyProtocol.compile())
-	pinnedIP := &MatchPinnedIP{Ranges: []string{"203.0.113.7"}}
-	require.NoError(t, pinnedIP.compile())
+func TestMatchers_RefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
+	proxyProtocol := &proxyprotocol.MatchProxyProtocol{Peer: []string{"0.0.0.0/0"}}
+	require.NoError(t, provision(proxyProtocol))
+	pinnedIP := &proxyprotocol.MatchPinnedIP{Ranges: []string{"203.0.113.7"}}
+	require.NoError(t, provision(pinnedIP))
 	for _, m := range []caddyhttp.RequestMatcherWithError{proxyProtocol, pinnedIP} {
 		t.Run(fmt.Sprintf("%T", m), func(t *testing.T) {
-			early := requestOn(newTestConn(On, v1(client4, server4)))
-			early.TLS = tlsState(false)
+			early := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+			early.TLS = new(tls.ConnectionState)
 			match, err := m.MatchWithError(early)
 			assert.False(t, match)
 			var handlerErr caddyhttp.HandlerError
@@ -377,8 +381,8 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 			assert.Equal(t, http.StatusTooEarly, handlerErr.StatusCode)
 			assert.EqualError(t, handlerErr.Err, "TLS handshake not complete, remote IP cannot be verified")
 
-			complete := requestOn(newTestConn(On, v1(client4, server4)))
-			complete.TLS = tlsState(true)
+			complete := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+			complete.TLS = &tls.ConnectionState{HandshakeComplete: true}
 			match, err = m.MatchWithError(complete)
 			assert.NoError(t, err)
 			assert.True(t, match)
@@ -387,47 +391,29 @@ func TestMatchersRefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 }
 
 // The matcher reads what it wrote.
-func TestProxyProtocolMatcherSurvivesJSON(t *testing.T) {
-	m := new(MatchProxyProtocol)
+func TestMatchProxyProtocol_SurvivesJSON(t *testing.T) {
+	m := new(proxyprotocol.MatchProxyProtocol)
 	require.NoError(t, m.UnmarshalCaddyfile(caddyfile.NewTestDispenser("proxy_protocol present {\nversion v2\npeer 10.0.0.0/8\ntlv alpn h2\n}")))
 	b, err := json.Marshal(m)
 	require.NoError(t, err)
-	again := new(MatchProxyProtocol)
+	again := new(proxyprotocol.MatchProxyProtocol)
 	require.NoError(t, caddy.StrictUnmarshalJSON(b, again))
-	require.NoError(t, again.compile())
+	require.NoError(t, provision(again))
 	assert.Equal(t, m, again)
 }
 
-func TestPlaceholderIsAListIfItStandsAlone(t *testing.T) {
-	repl := caddy.NewReplacer()
-	repl.Set("list", []string{"a", "b"})
-	repl.Set("one", "1")
-	for text, want := range map[string][]string{
-		"{list}":     {"a", "b"},
-		"{one}":      {"1"},
-		"{one}{one}": {"11"},
-		"x{one}":     {"x1"},
-		"{one}x":     {"1x"},
-		"{one":       {"{one"},
-		"one}":       {"one}"},
-		"plain":      {"plain"},
-	} {
-		assert.Equal(t, want, placeholderValues(repl, text), text)
-	}
-}
-
 // JSON goes past the Caddyfile's checks.
-func TestProxyProtocolMatcherInWrongJSONIsRefused(t *testing.T) {
-	c := newCaddy(t)
+func TestMatchProxyProtocol_WrongJSONIsRefused(t *testing.T) {
+	c := caddytest.New(t)
 	for _, tt := range []struct{ json, want string }{
 		{`{}`, "the proxy_protocol matcher needs at least one of present"},
 		{`{"is":["presnt"]}`, "unknown word 'presnt'"},
 		{`{"version":["v3"]}`, "version: unknown version 'v3'"},
 		{`{"peer":["10.0.0.0/33"]}`, "peer: "},
 		{`{"tlv":{"athority":[]}}`, "tlv: "},
-		{`{"is":["absent","present"]}`, "'absent' cannot be true together with"},
+		{`{"is":["absent","present"]}`, "'absent' cannot be combined with"},
 	} {
-		err := c.loadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"proxy_protocol":%s}]}]}}}}`, freePort(t), tt.json))
+		err := c.LoadJSON(fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"routes":[{"match":[{"proxy_protocol":%s}]}]}}}}`, caddytest.FreePort(t), tt.json))
 		assert.ErrorContains(t, err, tt.want, tt.json)
 	}
 }

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"fmt"
@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -26,60 +28,62 @@ type headerRow struct {
 // headerRows are all kinds of beginnings that the listener can accept.
 func headerRows() []headerRow {
 	tlvs := "\xea\x00\x07\x01vpce-1"
-	ipv4 := strings.TrimPrefix(v2(client4, server4), wire.SignatureV2)[4:]
+	ipv4 := strings.TrimPrefix(caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), wire.SignatureV2)[4:]
 	paths := strings.Repeat("/run/web.sock\x00\x00\x00", 216/16+1)[:216]
 	return []headerRow{
 		{name: "no header"},
-		{name: "v1", preamble: v1(client4, server4), version: 1, addrs: true, port: true},
+		{name: "v1", preamble: caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), version: 1, addrs: true, port: true},
 		{name: "v1 with port 0", preamble: "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n", version: 1, addrs: true},
-		{name: "v1 UNKNOWN", preamble: unknown(1), version: 1},
+		{name: "v1 UNKNOWN", preamble: caddytest.HeaderUnknown(1), version: 1},
 		{name: "v1 UNKNOWN with addresses", preamble: "PROXY UNKNOWN 203.0.113.7 192.0.2.1 51234 443\r\n", version: 1},
-		{name: "v2", preamble: v2(client4, server4), version: 2, addrs: true, port: true},
-		{name: "v2 with TLVs", preamble: connBlock(1, 0x11, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
-		{name: "v2 IPv4-mapped", preamble: v2(mappedOf(client4), mappedOf(server4)), version: 2, addrs: true, port: true},
-		{name: "v2 of datagrams", preamble: connBlock(1, 0x12, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
-		{name: "v2 LOCAL", preamble: local(), version: 2, local: true},
-		{name: "v2 LOCAL with addresses and TLVs", preamble: connBlock(0, 0x11, ipv4+tlvs), version: 2, local: true},
-		{name: "v2 LOCAL of AF_UNIX", preamble: connBlock(0, 0x31, paths+tlvs), version: 2, local: true},
-		{name: "v2 unspecified", preamble: connBlock(1, 0x00, tlvs), version: 2},
-		{name: "v2 unspecified transport", preamble: connBlock(1, 0x10, ipv4+tlvs), version: 2},
-		{name: "v2 unspecified family", preamble: connBlock(1, 0x01, ipv4+tlvs), version: 2},
-		{name: "v2 AF_UNIX", preamble: connBlock(1, 0x31, paths), version: 2},
-		{name: "v2 AF_UNIX with TLVs", preamble: connBlock(1, 0x31, paths+tlvs), version: 2, tlv: true},
-		{name: "v2 AF_UNIX of datagrams with TLVs", preamble: connBlock(1, 0x32, paths+tlvs), version: 2, tlv: true},
+		{name: "v2", preamble: caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), version: 2, addrs: true, port: true},
+		{name: "v2 with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x11, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
+		{name: "v2 IPv4-mapped", preamble: caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), version: 2, addrs: true, port: true},
+		{name: "v2 of datagrams", preamble: caddytest.HeaderRaw(proxy, 0x12, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
+		{name: "v2 LOCAL", preamble: caddytest.HeaderLocal(), version: 2, local: true},
+		{name: "v2 LOCAL with addresses and TLVs", preamble: caddytest.HeaderRaw(0x20, 0x11, ipv4+tlvs), version: 2, local: true},
+		{name: "v2 LOCAL of AF_UNIX", preamble: caddytest.HeaderRaw(0x20, 0x31, paths+tlvs), version: 2, local: true},
+		{name: "v2 unspecified", preamble: caddytest.HeaderRaw(proxy, 0x00, tlvs), version: 2},
+		{name: "v2 unspecified transport", preamble: caddytest.HeaderRaw(proxy, 0x10, ipv4+tlvs), version: 2},
+		{name: "v2 unspecified family", preamble: caddytest.HeaderRaw(proxy, 0x01, ipv4+tlvs), version: 2},
+		{name: "v2 AF_UNIX", preamble: caddytest.HeaderRaw(proxy, 0x31, paths), version: 2},
+		{name: "v2 AF_UNIX with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x31, paths+tlvs), version: 2, tlv: true},
+		{name: "v2 AF_UNIX of datagrams with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x32, paths+tlvs), version: 2, tlv: true},
 	}
 }
 
 // believed is a matcher, and the contract for it: which rows it matches under a mode.
 type believed struct {
 	caddyfile, cel string
-	want           func(mode Mode, r headerRow) bool
+	want           func(mode proxyprotocol.Mode, r headerRow) bool
 }
 
 func believedMatchers() []believed {
-	vouched := func(mode Mode, r headerRow) bool { return r.version != 0 && mode == On }
-	marked := func(mode Mode, r headerRow) bool { return r.addrs && mode == Unspecified }
-	reliable := func(mode Mode, r headerRow) bool { return !marked(mode, r) && (r.version == 0 || r.addrs && r.port) }
+	vouched := func(mode proxyprotocol.Mode, r headerRow) bool { return r.version != 0 && mode == proxyprotocol.On }
+	marked := func(mode proxyprotocol.Mode, r headerRow) bool { return r.addrs && mode == proxyprotocol.Unspecified }
+	reliable := func(mode proxyprotocol.Mode, r headerRow) bool {
+		return !marked(mode, r) && (r.version == 0 || r.addrs && r.port)
+	}
 	return []believed{
 		{"proxy_protocol present", "proxy_protocol('present')", vouched},
-		{"proxy_protocol absent", "proxy_protocol('absent')", func(_ Mode, r headerRow) bool { return r.version == 0 }},
+		{"proxy_protocol absent", "proxy_protocol('absent')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.version == 0 }},
 		{"proxy_protocol port_zero", "proxy_protocol('port_zero')", marked},
-		{"proxy_protocol local", "proxy_protocol('local')", func(_ Mode, r headerRow) bool { return r.local }},
-		{"proxy_protocol present local", "proxy_protocol('present', 'local')", func(_ Mode, r headerRow) bool { return r.local }},
+		{"proxy_protocol local", "proxy_protocol('local')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.local }},
+		{"proxy_protocol present local", "proxy_protocol('present', 'local')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.local }},
 		{"proxy_protocol present port_zero", "proxy_protocol('present', 'port_zero')", marked},
-		{"proxy_protocol {\nversion v1\n}", "proxy_protocol('version:v1')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.version == 1 }},
-		{"proxy_protocol {\nversion v2\n}", "proxy_protocol('version:v2')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.version == 2 }},
+		{"proxy_protocol {\nversion v1\n}", "proxy_protocol('version:v1')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.version == 1 }},
+		{"proxy_protocol {\nversion v2\n}", "proxy_protocol('version:v2')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.version == 2 }},
 		{"proxy_protocol {\nversion v1 v2\n}", "proxy_protocol('version:v1', 'version:v2')", vouched},
-		{"proxy_protocol local {\nversion v2\n}", "proxy_protocol('local', 'version:v2')", func(_ Mode, r headerRow) bool { return r.local }},
-		{"proxy_protocol port_zero {\nversion v2\n}", "proxy_protocol('port_zero', 'version:v2')", func(mode Mode, r headerRow) bool { return marked(mode, r) && r.version == 2 }},
-		{"proxy_protocol {\ntlv aws_vpce_id\n}", "proxy_protocol('tlv:aws_vpce_id')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
-		{"proxy_protocol {\ntlv aws_vpce_id vpce-1\n}", "proxy_protocol('tlv:aws_vpce_id=vpce-1')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
-		{"proxy_protocol {\ntlv 0xea\n}", "proxy_protocol('tlv:0xea')", func(mode Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
-		{"proxy_protocol port_zero {\ntlv aws_vpce_id vpce-1\n}", "proxy_protocol('port_zero', 'tlv:aws_vpce_id=vpce-1')", func(mode Mode, r headerRow) bool { return marked(mode, r) && r.tlv }},
-		{"proxy_protocol {\npeer 127.0.0.1\n}", "proxy_protocol('peer:127.0.0.1')", func(Mode, headerRow) bool { return true }},
+		{"proxy_protocol local {\nversion v2\n}", "proxy_protocol('local', 'version:v2')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.local }},
+		{"proxy_protocol port_zero {\nversion v2\n}", "proxy_protocol('port_zero', 'version:v2')", func(mode proxyprotocol.Mode, r headerRow) bool { return marked(mode, r) && r.version == 2 }},
+		{"proxy_protocol {\ntlv aws_vpce_id\n}", "proxy_protocol('tlv:aws_vpce_id')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
+		{"proxy_protocol {\ntlv aws_vpce_id vpce-1\n}", "proxy_protocol('tlv:aws_vpce_id=vpce-1')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
+		{"proxy_protocol {\ntlv 0xea\n}", "proxy_protocol('tlv:0xea')", func(mode proxyprotocol.Mode, r headerRow) bool { return vouched(mode, r) && r.tlv }},
+		{"proxy_protocol port_zero {\ntlv aws_vpce_id vpce-1\n}", "proxy_protocol('port_zero', 'tlv:aws_vpce_id=vpce-1')", func(mode proxyprotocol.Mode, r headerRow) bool { return marked(mode, r) && r.tlv }},
+		{"proxy_protocol {\npeer 127.0.0.1\n}", "proxy_protocol('peer:127.0.0.1')", func(proxyprotocol.Mode, headerRow) bool { return true }},
 		{"proxy_protocol present {\npeer 127.0.0.1\n}", "proxy_protocol('present', 'peer:127.0.0.1')", vouched},
-		{"pinned_ip 203.0.113.7", "pinned_ip('203.0.113.7')", func(mode Mode, r headerRow) bool { return reliable(mode, r) && r.addrs }},
-		{"pinned_ip 127.0.0.1", "pinned_ip('127.0.0.1')", func(_ Mode, r headerRow) bool { return r.version == 0 }},
+		{"pinned_ip 203.0.113.7", "pinned_ip('203.0.113.7')", func(mode proxyprotocol.Mode, r headerRow) bool { return reliable(mode, r) && r.addrs }},
+		{"pinned_ip 127.0.0.1", "pinned_ip('127.0.0.1')", func(_ proxyprotocol.Mode, r headerRow) bool { return r.version == 0 }},
 		{"pinned_ip 0.0.0.0/0 ::/0", "pinned_ip('0.0.0.0/0', '::/0')", reliable},
 	}
 }
@@ -99,7 +103,7 @@ func believedSite(matchers []believed) string {
 }
 
 // requireBelieved asks for the paths of a believedSite over one connection.
-func requireBelieved(t *testing.T, matchers []believed, mode Mode, row headerRow, get func(path string) *http.Response) {
+func requireBelieved(t *testing.T, matchers []believed, mode proxyprotocol.Mode, row headerRow, get func(path string) *http.Response) {
 	t.Helper()
 	response := get("/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
@@ -109,7 +113,7 @@ func requireBelieved(t *testing.T, matchers []believed, mode Mode, row headerRow
 		assert.Equal(t, want, slices.Contains(response.Header["Matched"], number), m.caddyfile)
 		assert.Equal(t, want, slices.Contains(response.Header["Cel"], number), m.cel)
 	}
-	for path, served := range map[string]bool{"/on": row.version != 0 && mode == On, "/off": row.version == 0, "/unspecified": true} {
+	for path, served := range map[string]bool{"/on": row.version != 0 && mode == proxyprotocol.On, "/off": row.version == 0, "/unspecified": true} {
 		want := http.StatusForbidden
 		if served {
 			want = http.StatusOK
@@ -120,38 +124,38 @@ func requireBelieved(t *testing.T, matchers []believed, mode Mode, row headerRow
 
 // A header under a mode other than On is anyone's claim, whether the connection is marked or
 // not. The mode is the one in force for the peer.
-func TestMatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
+func TestMatchers_BelieveOnlyHeadersUnderOn(t *testing.T) {
 	matchers := believedMatchers()
 	modes := []struct {
 		wrapper string
-		mode    Mode
+		mode    proxyprotocol.Mode
 		without bool // a connection without a header is served
 	}{
-		{"on", On, false},
-		{"off", Off, true},
-		{"unspecified", Unspecified, true},
-		{"on {\nunspecified 127.0.0.0/8\n}", Unspecified, true},
-		{"off {\nunspecified 127.0.0.0/8\n}", Unspecified, true},
-		{"unspecified {\non 127.0.0.0/8\n}", On, false},
-		{"off {\non 127.0.0.0/8\n}", On, false},
-		{"unspecified {\ntrusted_proxies static 127.0.0.1\n}", Unspecified, true},
+		{"on", proxyprotocol.On, false},
+		{"off", proxyprotocol.Off, true},
+		{"unspecified", proxyprotocol.Unspecified, true},
+		{"on {\nunspecified 127.0.0.0/8\n}", proxyprotocol.Unspecified, true},
+		{"off {\nunspecified 127.0.0.0/8\n}", proxyprotocol.Unspecified, true},
+		{"unspecified {\non 127.0.0.0/8\n}", proxyprotocol.On, false},
+		{"off {\non 127.0.0.0/8\n}", proxyprotocol.On, false},
+		{"unspecified {\ntrusted_proxies static 127.0.0.1\n}", proxyprotocol.Unspecified, true},
 	}
 	var wrappers []string
 	for _, m := range modes {
 		wrappers = append(wrappers, m.wrapper)
 	}
-	f := startFarm(t, wrappers, "", believedSite(matchers))
+	f := caddytest.StartFarm(t, wrappers, "", believedSite(matchers))
 	for _, m := range modes {
 		for _, row := range headerRows() {
-			if row.version == 0 && !m.without || row.version != 0 && m.mode == Off {
+			if row.version == 0 && !m.without || row.version != 0 && m.mode == proxyprotocol.Off {
 				continue // refused by the listener
 			}
-			for _, tr := range []transport{http1, https2} {
+			for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.HTTPS2} {
 				t.Run(strings.ReplaceAll(m.wrapper, "\n", " ")+"/"+row.name+"/"+string(tr), func(t *testing.T) {
-					s := newSession(t, tr, f.at(m.wrapper, tr), row.preamble)
-					defer s.close()
+					s := caddytest.NewSession(t, tr, f.At(m.wrapper, tr), row.preamble)
+					defer s.Close()
 					requireBelieved(t, matchers, m.mode, row, func(path string) *http.Response {
-						response, _ := s.get(path)
+						response, _ := s.Get(path)
 						return response
 					})
 				})
@@ -160,33 +164,33 @@ func TestMatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 	}
 }
 
-func TestHTTP3MatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
+func TestMatchers_BelieveOnlyHeadersUnderOnWithHTTP3(t *testing.T) {
 	matchers := believedMatchers()
 	rows := []headerRow{
 		{name: "no header"},
-		{name: "header", preamble: dgram(client4, server4), version: 2, addrs: true, port: true},
-		{name: "TLVs", preamble: dgram(client4, server4, textTLV(0xea, "\x01vpce-1")), version: 2, addrs: true, port: true, tlv: true},
-		{name: "LOCAL", preamble: local(), version: 2, local: true},
+		{name: "header", preamble: caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), version: 2, addrs: true, port: true},
+		{name: "TLVs", preamble: caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, caddytest.TextTLV(0xea, "\x01vpce-1")), version: 2, addrs: true, port: true, tlv: true},
+		{name: "LOCAL", preamble: caddytest.HeaderLocal(), version: 2, local: true},
 	}
 	for _, m := range []struct {
 		packet string
-		mode   Mode
+		mode   proxyprotocol.Mode
 	}{
-		{"on {\ntrusted_proxies static 127.0.0.1\n}", On},
-		{"off", Off},
-		{"unspecified", Unspecified},
-		{"on {\ntrusted_proxies static 127.0.0.1\nunspecified 127.0.0.1\n}", Unspecified},
+		{"on {\ntrusted_proxies static 127.0.0.1\n}", proxyprotocol.On},
+		{"off", proxyprotocol.Off},
+		{"unspecified", proxyprotocol.Unspecified},
+		{"on {\ntrusted_proxies static 127.0.0.1\nunspecified 127.0.0.1\n}", proxyprotocol.Unspecified},
 	} {
-		port := freePort(t)
-		startCaddy(t, packets("", m.packet), h3Site(t, port, believedSite(matchers)))
+		port := caddytest.FreePort(t)
+		caddytest.Start(t, caddytest.Packets("", m.packet), caddytest.HTTP3Site(t, port, believedSite(matchers)))
 		for _, row := range rows {
-			if row.version == 0 && m.mode == On || row.version != 0 && m.mode == Off {
+			if row.version == 0 && m.mode == proxyprotocol.On || row.version != 0 && m.mode == proxyprotocol.Off {
 				continue // dropped by the packet wrapper
 			}
 			t.Run(strings.ReplaceAll(m.packet, "\n", " ")+"/"+row.name, func(t *testing.T) {
-				client := newH3Client(t, startRelay(t, "127.0.0.1", tcp4(port), row.preamble).address())
+				client := caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.1", caddytest.TCP4(port), row.preamble).Address())
 				requireBelieved(t, matchers, m.mode, row, func(path string) *http.Response {
-					response, _ := client.get(path)
+					response, _ := client.Get(path)
 					return response
 				})
 			})
@@ -195,17 +199,17 @@ func TestHTTP3MatchersAndDirectiveBelieveOnlyHeadersUnderOn(t *testing.T) {
 }
 
 // Without facts, no matcher matches and only the directive that checks nothing serves.
-func TestMatchersAndDirectiveBelieveNothingOfUnknownConnections(t *testing.T) {
+func TestMatchers_BelieveNothingOfUnknownConnections(t *testing.T) {
 	matchers := believedMatchers()
-	port := freePort(t)
-	startCaddy(t, packets("on {\nhttp3 allow\n}", ""), h3Site(t, port, believedSite(matchers)))
-	client := newH3Client(t, tcp4(port).address)
-	response, _ := client.get("/")
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Packets("on {\nhttp3 allow\n}", ""), caddytest.HTTP3Site(t, port, believedSite(matchers)))
+	client := caddytest.NewHTTP3Client(t, caddytest.TCP4(port).Address)
+	response, _ := client.Get("/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Empty(t, response.Header["Matched"])
 	assert.Empty(t, response.Header["Cel"])
 	for path, status := range map[string]int{"/on": 403, "/off": 403, "/unspecified": 200} {
-		response, _ := client.get(path)
+		response, _ := client.Get(path)
 		assert.Equal(t, status, response.StatusCode, path)
 	}
 }

@@ -14,11 +14,11 @@ type metrics struct{}
 
 var (
 	connectionsDesc = prometheus.NewDesc("caddy_proxy_protocol_connections_total",
-		"Counter of connections whose beginning was judged, by the mode in force for the peer, the version of the PROXY protocol header (none, v1, v2) and what became of them (client, marked, local, direct, or the reason of a refusal).",
+		"Counter of connections, by the mode in force for the peer, the version of the PROXY protocol header (none, v1, v2) and the outcome (client, marked, local, direct, or the reason of a refusal).",
 		[]string{"server", "mode", "version", "outcome"}, nil)
 
 	datagramsDesc = prometheus.NewDesc("caddy_proxy_protocol_datagrams_total",
-		"Counter of datagrams that arrived for HTTP/3, by the mode in force for the peer, the version of the PROXY protocol header (none, v2) and what became of them (client, marked, local, direct, or the reason why they were dropped).",
+		"Counter of datagrams that arrived for HTTP/3, by the mode in force for the peer, the version of the PROXY protocol header (none, v2) and the outcome (client, marked, local, direct, or the reason why the datagram was dropped).",
 		[]string{"server", "mode", "version", "outcome"}, nil)
 
 	headerSecondsDesc = prometheus.NewDesc("caddy_proxy_protocol_header_duration_seconds",
@@ -62,32 +62,19 @@ func (metrics) Collect(ch chan<- prometheus.Metric) {
 		if key.datagrams {
 			counted = datagramsDesc
 		}
-		tally.collect(counted, key.server, ch)
+		collect(tally, counted, key.server, ch)
 	}
 }
 
-func (t *tally) collect(counted *prometheus.Desc, server string, ch chan<- prometheus.Metric) {
-	for mode := range t.outcomes {
-		for version := range t.outcomes[mode] {
-			for o := range t.outcomes[mode][version] {
-				if n := t.outcomes[mode][version][o].Load(); n > 0 {
-					ch <- prometheus.MustNewConstMetric(counted, prometheus.CounterValue, float64(n),
-						server, Mode(mode).String(), versionNames[version], outcome(o).String())
-				}
-			}
-		}
-	}
-	var n uint64
-	buckets := make(map[float64]uint64)
-	for i := range t.headers.counts {
-		n += t.headers.counts[i].Load()
-		if i < len(durationBounds) {
-			buckets[durationBounds[i].Seconds()] = n
-		}
-	}
+// collect sends what a tally has counted.
+func collect(t *tally, counted *prometheus.Desc, server string, ch chan<- prometheus.Metric) {
+	t.each(func(mode Mode, version string, o outcome, n uint64) {
+		ch <- prometheus.MustNewConstMetric(counted, prometheus.CounterValue, float64(n),
+			server, mode.String(), version, o.String())
+	})
+	n, sum, buckets := t.headerTimes()
 	if n == 0 {
 		return // nobody asked for it, or there was no header yet
 	}
-	sum := float64(t.headers.sum.Load()) / 1e9
-	ch <- prometheus.MustNewConstHistogram(headerSecondsDesc, n, sum, buckets, server)
+	ch <- prometheus.MustNewConstHistogram(headerSecondsDesc, n, float64(sum)/1e9, buckets, server)
 }

@@ -1,7 +1,6 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -17,12 +16,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // counted is a Caddy whose metrics are read.
 type counted struct {
-	*running
+	*caddytest.Caddy
 	options, sites string
 	scraped        string // where the metrics are
 	ports          map[string]int
@@ -31,7 +32,7 @@ type counted struct {
 // startCounted runs a server for each way to be refused, and one with the metrics.
 func startCounted(t testing.TB) *counted {
 	t.Helper()
-	c := &counted{running: newCaddy(t), ports: make(map[string]int)}
+	c := &counted{Caddy: caddytest.New(t), ports: make(map[string]int)}
 	for name, wrapper := range map[string]string{
 		"on":          "on {\ntrusted_proxies static 127.0.0.1\n}",
 		"slow":        "on {\ntimeout 50ms\n}",
@@ -39,16 +40,16 @@ func startCounted(t testing.TB) *counted {
 		"off":         "off",
 		"unspecified": "unspecified",
 	} {
-		port := freePort(t)
+		port := caddytest.FreePort(t)
 		c.ports[name] = port
-		c.options += serverOptions(port, "proxy_protocol_mode "+wrapper+"\ntls", "name "+name)
+		c.options += caddytest.ServerOptions(port, "proxy_protocol_mode "+wrapper+"\ntls", "name "+name)
 		c.sites += fmt.Sprintf("http://:%d {\nrespond ok\n}\n", port)
 	}
 	c.options += "metrics\n"
-	port := freePort(t)
+	port := caddytest.FreePort(t)
 	c.scraped = fmt.Sprintf("http://127.0.0.1:%d/", port)
 	c.sites += fmt.Sprintf("http://:%d {\nmetrics\n}\n", port)
-	require.NoError(t, c.load(c.options, c.sites))
+	require.NoError(t, c.Load(c.options, c.sites))
 	return c
 }
 
@@ -95,12 +96,10 @@ func more(before, counts map[string]int) map[string]int {
 	return diff
 }
 
-const countedGET = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-func TestEveryOutcomeIsCountedOnce(t *testing.T) {
+func TestMetrics_CountEveryOutcomeOnce(t *testing.T) {
 	c := startCounted(t)
-	header1, header2 := v1(client4, server4), v2(client4, server4)
-	badSum := []byte(encodeTLVs(mustHeader(wire.NewProxy(2, wire.Stream, client4, server4)), nil, true))
+	header1, header2 := caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
+	badSum := []byte(caddytest.HeaderWith(mustHeader(wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)), nil, true))
 	badSum[len(badSum)-1] ^= 1
 
 	tests := []struct {
@@ -108,15 +107,15 @@ func TestEveryOutcomeIsCountedOnce(t *testing.T) {
 		answered          bool
 		want              string
 	}{
-		{server: "on", say: header1 + countedGET, answered: true, want: "on on v1 client"},
-		{server: "on", say: header2 + countedGET, answered: true, want: "on on v2 client"},
-		{server: "on", say: local() + countedGET, answered: true, want: "on on v2 local"},
-		{server: "on", say: unknown(1) + countedGET, answered: true, want: "on on v1 local"},
-		{server: "off", say: countedGET, answered: true, want: "off off none direct"},
-		{server: "unspecified", say: countedGET, answered: true, want: "unspecified unspecified none direct"},
-		{server: "unspecified", say: header1 + countedGET, answered: true, want: "unspecified unspecified v1 marked"},
-		{server: "unspecified", say: local() + countedGET, answered: true, want: "unspecified unspecified v2 local"},
-		{server: "on", say: countedGET, want: "on on none missing"},
+		{server: "on", say: header1 + caddytest.Request("/"), answered: true, want: "on on v1 client"},
+		{server: "on", say: header2 + caddytest.Request("/"), answered: true, want: "on on v2 client"},
+		{server: "on", say: caddytest.HeaderLocal() + caddytest.Request("/"), answered: true, want: "on on v2 local"},
+		{server: "on", say: caddytest.HeaderUnknown(1) + caddytest.Request("/"), answered: true, want: "on on v1 local"},
+		{server: "off", say: caddytest.Request("/"), answered: true, want: "off off none direct"},
+		{server: "unspecified", say: caddytest.Request("/"), answered: true, want: "unspecified unspecified none direct"},
+		{server: "unspecified", say: header1 + caddytest.Request("/"), answered: true, want: "unspecified unspecified v1 marked"},
+		{server: "unspecified", say: caddytest.HeaderLocal() + caddytest.Request("/"), answered: true, want: "unspecified unspecified v2 local"},
+		{server: "on", say: caddytest.Request("/"), want: "on on none missing"},
 		{server: "off", say: header1, want: "off off v1 forbidden"},
 		{server: "off", say: header2, want: "off off v2 forbidden"},
 		{server: "on", from: "127.0.0.2", want: "on on none untrusted"},
@@ -133,20 +132,20 @@ func TestEveryOutcomeIsCountedOnce(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.want, func(t *testing.T) {
 			before := c.scrape(t)
-			conn := dialFrom(t, tt.from, c.ports[tt.server])
-			send(t, conn, tt.say)
+			conn := caddytest.DialFrom(t, tt.from, c.ports[tt.server])
+			caddytest.Send(t, conn, tt.say)
 			if tt.answered {
 				// a second request is the same connection
 				for range 2 {
-					_, body := readResponse(t, conn)
+					_, body := caddytest.ReadResponse(t, conn)
 					assert.Equal(t, "ok", body)
-					send(t, conn, countedGET)
+					caddytest.Send(t, conn, caddytest.Request("/"))
 				}
 			} else {
-				requireRefused(t, conn)
+				caddytest.RequireRefused(t, conn)
 			}
 			want := map[string]int{tt.want: 1}
-			eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "%s is not all that is counted", tt.want)
+			caddytest.Eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "%s is not all that is counted", tt.want)
 			require.NoError(t, conn.Close())
 		})
 		all[tt.want]++
@@ -154,66 +153,54 @@ func TestEveryOutcomeIsCountedOnce(t *testing.T) {
 
 	t.Run("silent", func(t *testing.T) {
 		before := c.scrape(t)
-		require.NoError(t, dialFrom(t, "", c.ports["on"]).Close())
+		require.NoError(t, caddytest.DialFrom(t, "", c.ports["on"]).Close())
 		want := map[string]int{"on on none silent": 1}
-		eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "silent is not all that is counted")
+		caddytest.Eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "silent is not all that is counted")
 		all["on on none silent"]++
 	})
 
 	// Nothing was counted again when connections ended, and a reload forgets nothing.
-	require.NoError(t, c.load(c.options, c.sites))
+	require.NoError(t, c.Load(c.options, c.sites))
 	assert.Equal(t, all, more(first, c.scrape(t)))
 	assert.Equal(t, "5", c.headers(t, "on"), "headers accepted, one of them with a second behind it")
 
-	conn := dialFrom(t, "", c.ports["on"])
-	send(t, conn, header1+countedGET)
-	readResponse(t, conn)
+	conn := caddytest.DialFrom(t, "", c.ports["on"])
+	caddytest.Send(t, conn, header1+caddytest.Request("/"))
+	caddytest.ReadResponse(t, conn)
 	all["on on v1 client"]++
 	assert.Equal(t, all, more(first, c.scrape(t)))
 
 	// A server that is gone takes its series along.
-	require.NoError(t, c.load("", strings.SplitAfter(c.sites, "metrics")[0][strings.LastIndex(strings.SplitAfter(c.sites, "metrics")[0], "http://"):]+"\n}\n"))
-	eventually(t, func() bool { return len(c.scrape(t)) == 0 }, "series of servers that are gone")
+	require.NoError(t, c.Load("", strings.SplitAfter(c.sites, "metrics")[0][strings.LastIndex(strings.SplitAfter(c.sites, "metrics")[0], "http://"):]+"\n}\n"))
+	caddytest.Eventually(t, func() bool { return len(c.scrape(t)) == 0 }, "series of servers that are gone")
 }
 
-func TestConnectionThatSaysNothingIsCountedWhenItEnds(t *testing.T) {
+func TestMetrics_CountASilentConnectionWhenItEnds(t *testing.T) {
 	c := startCounted(t)
 	for _, tt := range []struct{ server, say, want string }{
-		{"on", v1(client4, server4), "on on v1 client"},
+		{"on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "on on v1 client"},
 		{"off", "", "off off none silent"},
 		{"unspecified", "", "unspecified unspecified none silent"},
 		{"on", "", "on on none silent"},
 	} {
 		t.Run(tt.want, func(t *testing.T) {
 			before := c.scrape(t)
-			conn := dialFrom(t, "", c.ports[tt.server])
-			send(t, conn, tt.say)
+			conn := caddytest.DialFrom(t, "", c.ports[tt.server])
+			caddytest.Send(t, conn, tt.say)
 			require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 			want := map[string]int{tt.want: 1}
-			eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "%s is not all that is counted", tt.want)
+			caddytest.Eventually(t, func() bool { return maps.Equal(want, more(before, c.scrape(t))) }, "%s is not all that is counted", tt.want)
 		})
 	}
 }
 
-func TestCountingAndLoggingAllocateNothingOnTheGoodPath(t *testing.T) {
-	rules := connQuiet(On)
-	rules.stats = newStats()
-	c := newConn(connOf(connSays(""), rules).Conn, rules, On, trusted, time.Since(start))
-	assert.Zero(t, testing.AllocsPerRun(100, func() {
-		rules.stats.count(On, 2, outcomeClient)
-		rules.stats.headers.observe(time.Millisecond)
-		rules.stats.sawPeer(client4.Addr())
-		rules.log.accepted(c)
-	}))
-}
-
 // A flood of refused connections fills neither the log nor the status, and does not keep a
 // good client from its answers.
-func TestFloodOfRefusalsIsBounded(t *testing.T) {
+func TestStatus_IsBoundedInAFloodOfRefusals(t *testing.T) {
 	c := startCounted(t)
-	good := dialFrom(t, "", c.ports["on"])
-	send(t, good, v1(client4, server4)+countedGET)
-	readResponse(t, good)
+	good := caddytest.DialFrom(t, "", c.ports["on"])
+	caddytest.Send(t, good, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
+	caddytest.ReadResponse(t, good)
 
 	const floods, each = 4, 500
 	var wait sync.WaitGroup
@@ -221,69 +208,32 @@ func TestFloodOfRefusalsIsBounded(t *testing.T) {
 	for range floods {
 		wait.Go(func() {
 			for range each {
-				conn, err := net.Dial("tcp", tcp4(c.ports["on"]).address)
+				conn, err := net.Dial("tcp", caddytest.TCP4(c.ports["on"]).Address)
 				if !assert.NoError(t, err) {
 					return
 				}
-				_, _ = io.WriteString(conn, countedGET)
+				_, _ = io.WriteString(conn, caddytest.Request("/"))
 				_, _ = io.Copy(io.Discard, conn)
 				conn.Close()
 			}
 		})
 	}
 	for range 50 {
-		send(t, good, countedGET)
-		_, body := readResponse(t, good)
+		caddytest.Send(t, good, caddytest.Request("/"))
+		_, body := caddytest.ReadResponse(t, good)
 		assert.Equal(t, "ok", body)
 	}
 	wait.Wait()
 
-	eventually(t, func() bool { return c.scrape(t)["on on none missing"] == floods*each }, "not all refusals are counted")
-	intervals := int(time.Since(began)/refusalInterval) + 2
-	assert.LessOrEqual(t, len(c.logs.refusals(fields{"reason": "missing"})), intervals*refusalsLogged)
-	for _, listener := range currentStatus().Listeners {
-		assert.LessOrEqual(t, len(listener.Refusals), refusalsKept)
+	caddytest.Eventually(t, func() bool { return c.scrape(t)["on on none missing"] == floods*each }, "not all refusals are counted")
+	intervals := int(time.Since(began)/proxyprotocol.RefusalInterval) + 2
+	assert.LessOrEqual(t, len(c.Logs.Refusals(caddytest.Fields{"reason": "missing"})), intervals*proxyprotocol.RefusalsLogged)
+	for _, listener := range caddytest.CurrentStatus(t).Listeners {
+		assert.LessOrEqual(t, len(listener.Refusals), proxyprotocol.RefusalsKept)
 	}
-}
-
-func BenchmarkRefusal(b *testing.B) {
-	rules := connQuiet(On)
-	rules.stats = newStats()
-	var p [64]byte
-	b.ReportAllocs()
-	for b.Loop() {
-		c := newConn(connSays(countedGET), rules, On, trusted, time.Since(start))
-		if _, err := c.Read(p[:]); err == nil {
-			b.Fatal("not refused")
-		}
-	}
-}
-
-// dialFrom connects to a port from a loopback address, or from any if it is empty.
-func dialFrom(t testing.TB, from string, port int) net.Conn {
-	t.Helper()
-	dialer := net.Dialer{Timeout: patience}
-	if from != "" {
-		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
-	}
-	conn, err := dialer.DialContext(context.Background(), "tcp", tcp4(port).address)
-	require.NoError(t, err)
-	t.Cleanup(func() { conn.Close() })
-	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-	return conn
 }
 
 func mustHeader(h wire.Header, err error) wire.Header {
-	must(err)
+	caddytest.Must(err)
 	return h
-}
-
-func TestDurationsFallIntoTheirBuckets(t *testing.T) {
-	for i, bound := range durationBounds {
-		var d durations
-		d.observe(bound)
-		d.observe(bound + 1)
-		assert.EqualValues(t, 1, d.counts[i].Load(), "bounds are inclusive: %s", bound)
-		assert.EqualValues(t, 1, d.counts[i+1].Load(), bound)
-	}
 }

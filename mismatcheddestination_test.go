@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"encoding/json"
@@ -11,14 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-)
 
-// What nginx 1.22.1 writes as a chain: the client of the header before it, and its own
-// address as the destination. ngx_proxy_protocol_write in its src/core/ngx_proxy_protocol.c.
-const (
-	nginxOverIPv4 = "PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n"
-	nginxOverIPv6 = "PROXY TCP4 203.0.113.7 ::1 51234 21120\r\n"
-	nginxOverUnix = "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // mismatchedSite is a plain site that answers all that it knows of the addresses.
@@ -35,46 +29,46 @@ func mismatchedSite(port int) string {
 		vars @pinned pinned yes
 		respond "{remote}|{http.request.local}|{http.proxy_protocol.source}|{http.proxy_protocol.destination}|{http.proxy_protocol.server_ip}:{http.proxy_protocol.server_port}|{http.proxy_protocol.port_zero}|{http.proxy_protocol.transport}|{vars.client}|{vars.pinned}|{http.proxy_protocol}"
 	}
-	`, port, strings.Join(loopbacks(), " "))
+	`, port, strings.Join(caddytest.Loopbacks(), " "))
 }
 
 // ask sends a header and a request, and returns the answer's body.
 func ask(t *testing.T, conn net.Conn, header string) string {
 	t.Helper()
-	send(t, conn, header+request("/"))
-	response, body := readResponse(t, conn)
+	caddytest.Send(t, conn, header+caddytest.Request("/"))
+	response, body := caddytest.ReadResponse(t, conn)
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	return body
 }
 
-func TestMismatchedDestinationIsRefusedWithTheCauseAndTheOption(t *testing.T) {
+func TestMismatchedDestination_RefusalNamesTheCauseAndTheOption(t *testing.T) {
 	for _, options := range []string{"", "http3 allow", "version v1"} {
 		for _, mode := range []string{"on", "unspecified"} {
 			c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode "+mode+" {\n"+options+"\n}")
-			for _, header := range []string{nginxOverIPv4, nginxOverIPv6, nginxOverUnix} {
+			for _, header := range []string{caddytest.NginxOverIPv4, caddytest.NginxOverIPv6, caddytest.NginxOverUnix} {
 				t.Run(mode+options+header, func(t *testing.T) {
-					logs := c.logs.tail()
-					conn := dial(t, ip4)
-					_, _ = io.WriteString(conn, header+request("/"))
-					requireRefused(t, conn)
-					entry := logs.waitForRefusal(t, nil)
-					assert.Equal(t, "malformed", entry.str("reason"))
-					assert.Contains(t, entry.str("error"), "byte 23: destination is not of the announced family, as nginx writes it")
-					assert.Contains(t, entry.str("error"), "add to 'proxy_protocol_mode': mismatched_destination allow")
+					logs := c.Logs.Tail()
+					conn := caddytest.Dial(t, ip4)
+					_, _ = io.WriteString(conn, header+caddytest.Request("/"))
+					caddytest.RequireRefused(t, conn)
+					entry := logs.WaitForRefusal(t, nil)
+					assert.Equal(t, "malformed", entry.Str("reason"))
+					assert.Contains(t, entry.Str("error"), "byte 23: destination is not of the announced family; nginx writes this")
+					assert.Contains(t, entry.Str("error"), "add 'mismatched_destination allow' to 'proxy_protocol_mode'")
 				})
 			}
 		}
 	}
 }
 
-func TestMismatchedDestinationIsAllowed(t *testing.T) {
-	port := freePort(t)
+func TestMismatchedDestination_IsAllowed(t *testing.T) {
+	port := caddytest.FreePort(t)
 	caddyfile := func(mode string) (string, string) {
-		return wrappers("proxy_protocol_mode " + mode + " {\nmismatched_destination allow\n}"), mismatchedSite(port)
+		return caddytest.Wrappers("proxy_protocol_mode " + mode + " {\nmismatched_destination allow\n}"), mismatchedSite(port)
 	}
 	ofJSON := func(t *testing.T) string {
 		options, sites := caddyfile("on")
-		config, err := adapt(newCaddy(t).caddyfile(options, sites))
+		config, err := caddytest.Adapt(caddytest.New(t).Caddyfile(options, sites))
 		require.NoError(t, err)
 		require.Contains(t, string(config), `"mismatched_destination":"allow"`)
 		var apps struct{ Apps json.RawMessage }
@@ -84,13 +78,15 @@ func TestMismatchedDestinationIsAllowed(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		mode   string
-		start  func(t *testing.T) *running
+		start  func(t *testing.T) *caddytest.Caddy
 		marked bool
 	}{
-		{"Caddyfile", "on", func(t *testing.T) *running { return startCaddy(t, first(caddyfile("on")), mismatchedSite(port)) }, false},
-		{"JSON", "on", func(t *testing.T) *running { return startCaddyJSON(t, ofJSON(t)) }, false},
-		{"unspecified", "unspecified", func(t *testing.T) *running {
-			return startCaddy(t, first(caddyfile("unspecified")), mismatchedSite(port))
+		{"Caddyfile", "on", func(t *testing.T) *caddytest.Caddy {
+			return caddytest.Start(t, first(caddyfile("on")), mismatchedSite(port))
+		}, false},
+		{"JSON", "on", func(t *testing.T) *caddytest.Caddy { return caddytest.StartJSON(t, ofJSON(t)) }, false},
+		{"unspecified", "unspecified", func(t *testing.T) *caddytest.Caddy {
+			return caddytest.Start(t, first(caddyfile("unspecified")), mismatchedSite(port))
 		}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -100,43 +96,43 @@ func TestMismatchedDestinationIsAllowed(t *testing.T) {
 				clientPort, mark, pinned = "0", "true", "no"
 			}
 			for _, from := range []struct{ header, client, source, transport string }{
-				{nginxOverIPv4, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
-				{nginxOverIPv6, "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
-				{nginxOverUnix, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
+				{caddytest.NginxOverIPv4, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
+				{caddytest.NginxOverIPv6, "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
+				{caddytest.NginxOverUnix, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
 				{"PROXY TCP4 203.0.113.7 unix: 51234 0\r\n", "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
 			} {
 				t.Run(from.header, func(t *testing.T) {
-					logs := c.logs.tail()
-					conn := dial(t, tcp4(port))
-					socket, peer := tcp4(port).address, conn.LocalAddr().String()
+					logs := c.Logs.Tail()
+					conn := caddytest.Dial(t, caddytest.TCP4(port))
+					socket, peer := caddytest.TCP4(port).Address, conn.LocalAddr().String()
 					whole := fmt.Sprintf(`{"mode":%q,"peer":%q,"port_zero":%s,"present":true,"source":%q,"transport":%q,"version":1}`,
 						test.mode, peer, mark, from.source, from.transport)
 					assert.Equal(t, strings.Join([]string{
 						from.client + clientPort, socket, from.source, "", socket, mark, from.transport, "yes", pinned, whole,
 					}, "|"), ask(t, conn, from.header))
 
-					access := logs.waitFor(t, ofAccess)
-					assert.Equal(t, clientPort, access.str("request.remote_port"))
-					assert.Equal(t, from.source, access.str("proxy_protocol.source"))
-					assert.Nil(t, access.get("proxy_protocol.destination"), "there is none")
-					accepted := logs.waitFor(t, ofModule.with(fields{"msg": "accepted PROXY protocol header"}))
-					assert.Equal(t, from.source, accepted.str("source"))
-					assert.Equal(t, "", accepted.str("destination"))
+					access := logs.WaitFor(t, caddytest.OfAccess)
+					assert.Equal(t, clientPort, access.Str("request.remote_port"))
+					assert.Equal(t, from.source, access.Str("proxy_protocol.source"))
+					assert.Nil(t, access.Get("proxy_protocol.destination"), "there is none")
+					accepted := logs.WaitFor(t, caddytest.OfModule.With(caddytest.Fields{"msg": "accepted PROXY protocol header"}))
+					assert.Equal(t, from.source, accepted.Str("source"))
+					assert.Equal(t, "", accepted.Str("destination"))
 				})
 			}
 
 			// In pieces, one byte each.
-			conn := dial(t, tcp4(port))
-			for _, b := range []byte(nginxOverUnix) {
-				send(t, conn, string(b))
+			conn := caddytest.Dial(t, caddytest.TCP4(port))
+			for _, b := range []byte(caddytest.NginxOverUnix) {
+				caddytest.Send(t, conn, string(b))
 			}
-			assert.True(t, strings.HasPrefix(ask(t, conn, ""), "[2001:db8::7]:"+clientPort+"|"+tcp4(port).address+"|"))
+			assert.True(t, strings.HasPrefix(ask(t, conn, ""), "[2001:db8::7]:"+clientPort+"|"+caddytest.TCP4(port).Address+"|"))
 
 			// Nothing else is different.
-			conn = dial(t, tcp4(port))
+			conn = caddytest.Dial(t, caddytest.TCP4(port))
 			local := "198.51.100.10:443"
 			if test.marked {
-				local = tcp4(port).address
+				local = caddytest.TCP4(port).Address
 			}
 			assert.True(t, strings.HasPrefix(ask(t, conn, plainV1), "203.0.113.7:"+clientPort+"|"+local+"|203.0.113.7:51234|198.51.100.10:443|"))
 			for _, bad := range []string{
@@ -152,18 +148,18 @@ func TestMismatchedDestinationIsAllowed(t *testing.T) {
 				"PROXY TCP6 2001:db8::7 unix:/" + strings.Repeat("p", 80) + " 51234 0\r\n",
 				signatureV2 + "\x21\x21\x00\x0c" + "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x07",
 			} {
-				logs := c.logs.tail()
-				conn := dial(t, tcp4(port))
-				_, _ = io.WriteString(conn, bad+request("/"))
-				requireRefused(t, conn)
-				entry := logs.waitForRefusal(t, nil)
-				assert.Equal(t, "malformed", entry.str("reason"), "%q", bad)
-				assert.NotContains(t, entry.str("error"), "mismatched_destination", "%q", bad)
+				logs := c.Logs.Tail()
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
+				_, _ = io.WriteString(conn, bad+caddytest.Request("/"))
+				caddytest.RequireRefused(t, conn)
+				entry := logs.WaitForRefusal(t, nil)
+				assert.Equal(t, "malformed", entry.Str("reason"), "%q", bad)
+				assert.NotContains(t, entry.Str("error"), "mismatched_destination", "%q", bad)
 			}
-			conn = dial(t, tcp4(port))
-			_, _ = io.WriteString(conn, nginxOverIPv4+nginxOverIPv4+request("/"))
-			requireRefused(t, conn)
-			c.logs.waitForRefusal(t, fields{"reason": "duplicate"})
+			conn = caddytest.Dial(t, caddytest.TCP4(port))
+			_, _ = io.WriteString(conn, caddytest.NginxOverIPv4+caddytest.NginxOverIPv4+caddytest.Request("/"))
+			caddytest.RequireRefused(t, conn)
+			c.Logs.WaitForRefusal(t, caddytest.Fields{"reason": "duplicate"})
 		})
 	}
 }
@@ -171,7 +167,7 @@ func TestMismatchedDestinationIsAllowed(t *testing.T) {
 func first[A, B any](a A, _ B) A { return a }
 
 // A peer that may send no header may send no mismatched one either.
-func TestMismatchedDestinationChangesNoMode(t *testing.T) {
+func TestMismatchedDestination_ChangesNoMode(t *testing.T) {
 	const option = "\nmismatched_destination allow\n}"
 	for _, test := range []struct{ wrapper, want string }{
 		{"proxy_protocol_mode off {" + option, "forbidden under off"},
@@ -180,6 +176,6 @@ func TestMismatchedDestinationChangesNoMode(t *testing.T) {
 		{"proxy_protocol_mode on {\nversion v2" + option, "version under on"},
 	} {
 		c, ip4, _, _ := startWrapper(t, test.wrapper)
-		assert.Equal(t, test.want, outcomeOf(t, c, ip4, nginxOverIPv4), test.wrapper)
+		assert.Equal(t, test.want, outcomeOf(t, c, ip4, caddytest.NginxOverIPv4), test.wrapper)
 	}
 }

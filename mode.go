@@ -22,6 +22,9 @@ const acceptedModes = "on, off or unspecified"
 
 var modeNames = [...]string{Unspecified: "unspecified", On: "on", Off: "off"}
 
+// modes is how many modes there are.
+const modes = len(modeNames)
+
 // ParseMode returns the mode of this name. Names are lower-case.
 func ParseMode(name string) (Mode, error) {
 	for mode, n := range modeNames {

@@ -2,19 +2,16 @@
 // and fail-closed: on, off or unspecified.
 //
 // Bytes flow one way: internal/wire decodes headers, policy.go decides what a peer's
-// connection must begin with, judge.go judges the beginning of a connection by both, and
+// connection must begin with, header.go judges the beginning of a connection by both, and
 // conn.go is the connection that Caddy then sees. For HTTP/3, packetconn.go judges each
 // datagram by the same, quicaddr.go is the address that QUIC then sees, and route.go has the
 // way of its replies; http3.go judges requests once more by the configuration that serves
-// them. facts.go has what is known of either, for placeholders, matchers and the site
-// directive.
+// them. facts.go has what is known of either, recorder.go what is counted and logged, and
+// request.go leads from a request to its connection, for placeholders, matchers and the site
+// directive. options.go has the options that both wrappers have.
 package proxyprotocol
 
 import (
-	"io"
-	"net"
-	"syscall"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -45,8 +42,4 @@ var (
 	_ caddy.PacketConnWrapper = (*PacketConnWrapper)(nil)
 	_ caddy.CleanerUpper      = (*PacketConnWrapper)(nil)
 	_ caddyfile.Unmarshaler   = (*PacketConnWrapper)(nil)
-
-	_ net.Conn      = (*conn)(nil)
-	_ io.ReaderFrom = (*conn)(nil)
-	_ syscall.Conn  = (*conn)(nil)
 )

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 // The module as Caddy runs it: the decision table of README.md, cell by cell, and what
 // becomes of connections when Caddy reloads and stops.
@@ -29,6 +29,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -37,26 +39,26 @@ import (
 type tableRow struct {
 	name       string
 	say        func(*speaker)
-	method     string      // of the request; GET if empty
-	transports []transport // of the request; all of them if nil
+	method     string                // of the request; GET if empty
+	transports []caddytest.Transport // of the request; all of them if nil
 
 	on, off, unspecified verdict
 }
 
 // A verdict is what becomes of a connection.
 type verdict struct {
-	reason outcome        // why it is refused, if accepted is false
+	reason string         // why it is refused, if accepted is false
 	client netip.AddrPort // who sent the request, if accepted; the peer if this is zero
 	server netip.AddrPort // where it came in; the socket's address if this is zero
 
 	accepted bool
 }
 
-func (r tableRow) verdict(mode Mode) verdict {
-	return [...]verdict{On: r.on, Off: r.off, Unspecified: r.unspecified}[mode]
+func (r tableRow) verdict(mode proxyprotocol.Mode) verdict {
+	return [...]verdict{proxyprotocol.On: r.on, proxyprotocol.Off: r.off, proxyprotocol.Unspecified: r.unspecified}[mode]
 }
 
-func refuse(why outcome) verdict { return verdict{reason: why} }
+func refuse(why string) verdict { return verdict{reason: why} }
 
 var asPeer = verdict{accepted: true}
 
@@ -65,24 +67,24 @@ func accepts(name string, say func(*speaker), client, server netip.AddrPort) tab
 	return tableRow{
 		name: name, say: say,
 		on:          verdict{accepted: true, client: client, server: server},
-		off:         refuse(reasonForbidden),
+		off:         refuse("forbidden"),
 		unspecified: verdict{accepted: true, client: netip.AddrPortFrom(client.Addr(), 0)},
 	}
 }
 
 // acceptsPeer is the row of a valid header that names no client.
 func acceptsPeer(name string, say func(*speaker)) tableRow {
-	return tableRow{name: name, say: say, on: asPeer, off: refuse(reasonForbidden), unspecified: asPeer}
+	return tableRow{name: name, say: say, on: asPeer, off: refuse("forbidden"), unspecified: asPeer}
 }
 
 // refuses is the row of a header that is refused for this, but for being there under off.
-func refuses(name string, say func(*speaker), why outcome) tableRow {
-	return tableRow{name: name, say: say, on: refuse(why), off: refuse(reasonForbidden), unspecified: refuse(why)}
+func refuses(name string, say func(*speaker), why string) tableRow {
+	return tableRow{name: name, say: say, on: refuse(why), off: refuse("forbidden"), unspecified: refuse(why)}
 }
 
 // bare is the row of a connection that begins with something else.
 func bare(name string, say func(*speaker)) tableRow {
-	return tableRow{name: name, say: say, on: refuse(reasonMissing), off: asPeer, unspecified: asPeer}
+	return tableRow{name: name, say: say, on: refuse("missing"), off: asPeer, unspecified: asPeer}
 }
 
 func (r tableRow) with(method string) tableRow {
@@ -92,7 +94,7 @@ func (r tableRow) with(method string) tableRow {
 }
 
 // only restricts the row to some transports.
-func (r tableRow) only(transports ...transport) tableRow {
+func (r tableRow) only(transports ...caddytest.Transport) tableRow {
 	r.transports = transports
 	return r
 }
@@ -101,7 +103,7 @@ func (r tableRow) only(transports ...transport) tableRow {
 // lost on a connection that was refused in the meantime: only what comes back counts.
 type speaker struct {
 	net.Conn
-	logs   logCapture
+	logs   caddytest.Logs
 	server floorServer
 	// The first bytes that http.Client writes are sent one by one, or with a wait for
 	// the timeout behind them, or behind others in the same write.
@@ -169,11 +171,11 @@ func (s *speaker) trickle(text string) {
 }
 
 // pause waits until Caddy has judged what was sent.
-func (s *speaker) pause() { s.waitForLog(ofModule.with(s.who())) }
+func (s *speaker) pause() { s.waitForLog(caddytest.OfModule.With(s.who())) }
 
 // who are the log entries of this connection.
-func (s *speaker) who() fields {
-	return fields{"peer": s.address(), "server_name": s.server.name()}
+func (s *speaker) who() caddytest.Fields {
+	return caddytest.Fields{"peer": s.address(), "server_name": s.server.name()}
 }
 
 // address is what the server sees of this end. It does not look at the name that the
@@ -187,13 +189,13 @@ func (s *speaker) address() string {
 
 // outlast waits until the timeout has passed.
 func (s *speaker) outlast() {
-	s.waitForLog(ofAccept.with(fields{"local": s.server.endpoint.address}))
+	s.waitForLog(caddytest.OfAccept.With(caddytest.Fields{"local": s.server.endpoint.Address}))
 	time.Sleep(shortTimeout * 3 / 2)
 }
 
-func (s *speaker) waitForLog(want fields) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(tick) {
-		if len(s.logs.find(want)) > 0 {
+func (s *speaker) waitForLog(want caddytest.Fields) {
+	for deadline := time.Now().Add(caddytest.Patience); time.Now().Before(deadline); time.Sleep(caddytest.Tick) {
+		if len(s.logs.Find(want)) > 0 {
 			return
 		}
 	}
@@ -220,22 +222,17 @@ func nothing(*speaker) {}
 // The headers of the table.
 
 var (
-	headerV1      = v1(client4, server4)
-	headerV2      = v2(client4, server4)
-	headerLocal   = local()
-	headerUnknown = unknown(1)
+	headerV1      = caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)
+	headerV2      = caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
+	headerLocal   = caddytest.HeaderLocal()
+	headerUnknown = caddytest.HeaderUnknown(1)
 )
-
-// raw is the text of a v2 header of any command, family and content.
-func raw(command, family byte, block string) string {
-	return wire.SignatureV2 + string([]byte{command, family, byte(len(block) >> 8), byte(len(block))}) + block
-}
 
 func tlvOf(typ wire.Type, value string) wire.TLV { return wire.TLV{Type: typ, Value: []byte(value)} }
 
 func withTLVs(checksum bool, tlvs ...wire.TLV) string {
-	h, err := wire.NewProxy(2, wire.Stream, client4, server4)
-	return encodeTLVs(h, err, checksum, tlvs...)
+	h, err := wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)
+	return caddytest.HeaderWith(h, err, checksum, tlvs...)
 }
 
 // padded is the text of a valid v2 header of this size.
@@ -251,33 +248,33 @@ const (
 // decisions is the decision table without its second headers and timeouts.
 func decisions() []tableRow {
 	var (
-		mapped4       = netip.AddrPortFrom(netip.AddrFrom16(client4.Addr().As16()), client4.Port())
-		mappedServer4 = netip.AddrPortFrom(netip.AddrFrom16(server4.Addr().As16()), server4.Port())
+		mapped4       = netip.AddrPortFrom(netip.AddrFrom16(caddytest.Client4.Addr().As16()), caddytest.Client4.Port())
+		mappedServer4 = netip.AddrPortFrom(netip.AddrFrom16(caddytest.Server4.Addr().As16()), caddytest.Server4.Port())
 		nowhere       = netip.MustParseAddrPort("0.0.0.0:0")
 		nowhere6      = netip.MustParseAddrPort("[::]:0")
-		dgram, err    = wire.NewProxy(2, wire.Dgram, client6, server6)
+		dgram, err    = wire.NewProxy(2, wire.Dgram, caddytest.Client6, caddytest.Server6)
 		full          = withTLVs(true, tlvOf(wire.TypeAuthority, "example.com"), tlvOf(wire.TypeUniqueID, strings.Repeat("u", 128)), tlvOf(0xea, "\x01vpce-1"))
 	)
 	wrongChecksum := []byte(full)
 	wrongChecksum[len(wrongChecksum)-1] ^= 1
 
 	return []tableRow{
-		accepts("v1 TCP4", says(headerV1), client4, server4),
-		accepts("v1 TCP6", says(v1(client6, server6)), client6, server6),
-		accepts("v1 TCP6 with mapped IPv4", says(v1(mapped4, mappedServer4)), client4, server4),
-		accepts("v1 in pieces", says(headerV1[:3], headerV1[3:20], headerV1[20:]), client4, server4),
-		accepts("v1 byte by byte", trickles(headerV1), client4, server4),
-		accepts("v1 together with the request", func(s *speaker) { s.together = headerV1 }, client4, server4),
-		accepts("v1 without destination", says(v1(client4, nowhere)), client4, netip.AddrPort{}),
-		accepts("v2 TCP4", says(headerV2), client4, server4),
-		accepts("v2 TCP6", says(v2(client6, server6)), client6, server6),
-		accepts("v2 TCP6 with mapped IPv4", says(v2(mapped4, mappedServer4)), client4, server4),
-		accepts("v2 UDP6", says(encode(dgram, err)), client6, server6),
-		accepts("v2 with TLVs and CRC32C", says(full), client4, server4),
-		accepts("v2 of 4096 bytes", says(padded(4096)), client4, server4),
-		accepts("v2 byte by byte", trickles(headerV2), client4, server4),
-		accepts("v2 together with the request", func(s *speaker) { s.together = full }, client4, server4),
-		accepts("v2 without destination", says(v2(client6, nowhere6)), client6, netip.AddrPort{}),
+		accepts("v1 TCP4", says(headerV1), caddytest.Client4, caddytest.Server4),
+		accepts("v1 TCP6", says(caddytest.HeaderV1(caddytest.Client6, caddytest.Server6)), caddytest.Client6, caddytest.Server6),
+		accepts("v1 TCP6 with mapped IPv4", says(caddytest.HeaderV1(mapped4, mappedServer4)), caddytest.Client4, caddytest.Server4),
+		accepts("v1 in pieces", says(headerV1[:3], headerV1[3:20], headerV1[20:]), caddytest.Client4, caddytest.Server4),
+		accepts("v1 byte by byte", trickles(headerV1), caddytest.Client4, caddytest.Server4),
+		accepts("v1 together with the request", func(s *speaker) { s.together = headerV1 }, caddytest.Client4, caddytest.Server4),
+		accepts("v1 without destination", says(caddytest.HeaderV1(caddytest.Client4, nowhere)), caddytest.Client4, netip.AddrPort{}),
+		accepts("v2 TCP4", says(headerV2), caddytest.Client4, caddytest.Server4),
+		accepts("v2 TCP6", says(caddytest.HeaderV2(caddytest.Client6, caddytest.Server6)), caddytest.Client6, caddytest.Server6),
+		accepts("v2 TCP6 with mapped IPv4", says(caddytest.HeaderV2(mapped4, mappedServer4)), caddytest.Client4, caddytest.Server4),
+		accepts("v2 UDP6", says(caddytest.Header(dgram, err)), caddytest.Client6, caddytest.Server6),
+		accepts("v2 with TLVs and CRC32C", says(full), caddytest.Client4, caddytest.Server4),
+		accepts("v2 of 4096 bytes", says(padded(4096)), caddytest.Client4, caddytest.Server4),
+		accepts("v2 byte by byte", trickles(headerV2), caddytest.Client4, caddytest.Server4),
+		accepts("v2 together with the request", func(s *speaker) { s.together = full }, caddytest.Client4, caddytest.Server4),
+		accepts("v2 without destination", says(caddytest.HeaderV2(caddytest.Client6, nowhere6)), caddytest.Client6, netip.AddrPort{}),
 
 		acceptsPeer("v1 UNKNOWN", says(headerUnknown)),
 		acceptsPeer("v1 UNKNOWN with addresses", says("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n")),
@@ -285,38 +282,38 @@ func decisions() []tableRow {
 		acceptsPeer("v2 LOCAL", says(headerLocal)),
 		acceptsPeer("v2 LOCAL byte by byte", trickles(headerLocal)),
 		acceptsPeer("v2 LOCAL together with the request", func(s *speaker) { s.together = headerLocal }),
-		acceptsPeer("v2 LOCAL TCP4 with TLVs in place of addresses", says(raw(0x20, 0x11, "\x03\x00\x04\x00\x00\x00\x00\x04\x00\x01\x00"))),
-		acceptsPeer("v2 LOCAL of an unknown family", says(raw(0x20, 0xff, "anything"))),
-		acceptsPeer("v2 unspecified", says(raw(proxy, 0x00, "anything"))),
-		acceptsPeer("v2 IPv4 over unspecified transport", says(raw(proxy, 0x10, addrs4))),
-		acceptsPeer("v2 IPv6 over unspecified transport", says(raw(proxy, 0x20, ""))),
-		acceptsPeer("v2 unspecified family over TCP", says(raw(proxy, 0x01, addrs4))),
-		acceptsPeer("v2 unspecified family over UDP", says(raw(proxy, 0x02, ""))),
-		acceptsPeer("v2 Unix stream", says(raw(proxy, 0x31, strings.Repeat("/", 216)))),
-		acceptsPeer("v2 Unix datagram", says(raw(proxy, 0x32, strings.Repeat("/", 216)))),
-		acceptsPeer("v2 Unix over unspecified transport", says(raw(proxy, 0x30, ""))),
+		acceptsPeer("v2 LOCAL TCP4 with TLVs in place of addresses", says(caddytest.HeaderRaw(0x20, 0x11, "\x03\x00\x04\x00\x00\x00\x00\x04\x00\x01\x00"))),
+		acceptsPeer("v2 LOCAL of an unknown family", says(caddytest.HeaderRaw(0x20, 0xff, "anything"))),
+		acceptsPeer("v2 unspecified", says(caddytest.HeaderRaw(proxy, 0x00, "anything"))),
+		acceptsPeer("v2 IPv4 over unspecified transport", says(caddytest.HeaderRaw(proxy, 0x10, addrs4))),
+		acceptsPeer("v2 IPv6 over unspecified transport", says(caddytest.HeaderRaw(proxy, 0x20, ""))),
+		acceptsPeer("v2 unspecified family over TCP", says(caddytest.HeaderRaw(proxy, 0x01, addrs4))),
+		acceptsPeer("v2 unspecified family over UDP", says(caddytest.HeaderRaw(proxy, 0x02, ""))),
+		acceptsPeer("v2 Unix stream", says(caddytest.HeaderRaw(proxy, 0x31, strings.Repeat("/", 216)))),
+		acceptsPeer("v2 Unix datagram", says(caddytest.HeaderRaw(proxy, 0x32, strings.Repeat("/", 216)))),
+		acceptsPeer("v2 Unix over unspecified transport", says(caddytest.HeaderRaw(proxy, 0x30, ""))),
 
-		refuses("v1 with two spaces", says("PROXY TCP4  203.0.113.7 192.0.2.1 1 2\r\n"), reasonMalformed),
-		refuses("v1 with a name for an address", says("PROXY TCP4 localhost 192.0.2.1 1 2\r\n"), reasonMalformed),
-		refuses("v1 with addresses of the other family", says("PROXY TCP6 203.0.113.7 192.0.2.1 1 2\r\n"), reasonMalformed),
-		refuses("v1 that ends in LF", says("PROXY TCP4 203.0.113.7 192.0.2.1 1 2\n"), reasonMalformed),
-		refuses("v1 longer than 107 bytes", says("PROXY UNKNOWN "+strings.Repeat("x", 107)), reasonMalformed),
-		refuses("v1 without anything right", says("PROXY!"), reasonMalformed),
-		refuses("v1 cut off", func(s *speaker) { s.cut(headerV1[:len(headerV1)-1]) }, reasonMalformed),
-		refuses("v1 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV1) }, reasonMalformed),
-		refuses("v2 of version 3", says(raw(0x31, 0x11, addrs4)), reasonMalformed),
-		refuses("v2 of an unknown command", says(raw(0x22, 0x11, addrs4)), reasonMalformed),
-		refuses("v2 of an unknown family", says(raw(proxy, 0x41, addrs4)), reasonMalformed),
-		refuses("v2 of an unknown transport", says(raw(proxy, 0x13, addrs4)), reasonMalformed),
-		refuses("v2 shorter than its addresses", says(raw(proxy, 0x21, addrs4)), reasonMalformed),
-		refuses("v2 with a TLV that overruns it", says(raw(proxy, 0x11, addrs4+"\x04\x00\x02\x00")), reasonMalformed),
-		refuses("v2 with two CRC32C", says(raw(proxy, 0x11, addrs4+strings.Repeat("\x03\x00\x04\x00\x00\x00\x00", 2))), reasonMalformed),
-		refuses("v2 with a unique ID of 129 bytes", says(withTLVs(false, tlvOf(wire.TypeUniqueID, strings.Repeat("u", 129)))), reasonMalformed),
-		refuses("v2 cut off", func(s *speaker) { s.cut(full[:len(full)-1]) }, reasonMalformed),
-		refuses("v2 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV2) }, reasonMalformed),
-		refuses("v2 with a wrong CRC32C", says(string(wrongChecksum)), reasonChecksum),
-		refuses("v2 of 4097 bytes", says(padded(4097)), reasonTooLarge),
-		refuses("v2 that announces 65551 bytes", says(wire.SignatureV2+"\x21\x11\xff\xff"), reasonTooLarge),
+		refuses("v1 with two spaces", says("PROXY TCP4  203.0.113.7 192.0.2.1 1 2\r\n"), "malformed"),
+		refuses("v1 with a name for an address", says("PROXY TCP4 localhost 192.0.2.1 1 2\r\n"), "malformed"),
+		refuses("v1 with addresses of the other family", says("PROXY TCP6 203.0.113.7 192.0.2.1 1 2\r\n"), "malformed"),
+		refuses("v1 that ends in LF", says("PROXY TCP4 203.0.113.7 192.0.2.1 1 2\n"), "malformed"),
+		refuses("v1 longer than 107 bytes", says("PROXY UNKNOWN "+strings.Repeat("x", 107)), "malformed"),
+		refuses("v1 without anything right", says("PROXY!"), "malformed"),
+		refuses("v1 cut off", func(s *speaker) { s.cut(headerV1[:len(headerV1)-1]) }, "malformed"),
+		refuses("v1 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV1) }, "malformed"),
+		refuses("v2 of version 3", says(caddytest.HeaderRaw(0x31, 0x11, addrs4)), "malformed"),
+		refuses("v2 of an unknown command", says(caddytest.HeaderRaw(0x22, 0x11, addrs4)), "malformed"),
+		refuses("v2 of an unknown family", says(caddytest.HeaderRaw(proxy, 0x41, addrs4)), "malformed"),
+		refuses("v2 of an unknown transport", says(caddytest.HeaderRaw(proxy, 0x13, addrs4)), "malformed"),
+		refuses("v2 shorter than its addresses", says(caddytest.HeaderRaw(proxy, 0x21, addrs4)), "malformed"),
+		refuses("v2 with a TLV that overruns it", says(caddytest.HeaderRaw(proxy, 0x11, addrs4+"\x04\x00\x02\x00")), "malformed"),
+		refuses("v2 with two CRC32C", says(caddytest.HeaderRaw(proxy, 0x11, addrs4+strings.Repeat("\x03\x00\x04\x00\x00\x00\x00", 2))), "malformed"),
+		refuses("v2 with a unique ID of 129 bytes", says(withTLVs(false, tlvOf(wire.TypeUniqueID, strings.Repeat("u", 129)))), "malformed"),
+		refuses("v2 cut off", func(s *speaker) { s.cut(full[:len(full)-1]) }, "malformed"),
+		refuses("v2 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV2) }, "malformed"),
+		refuses("v2 with a wrong CRC32C", says(string(wrongChecksum)), "checksum"),
+		refuses("v2 of 4097 bytes", says(padded(4097)), "too_large"),
+		refuses("v2 that announces 65551 bytes", says(wire.SignatureV2+"\x21\x11\xff\xff"), "too_large"),
 
 		bare("nothing before", nothing),
 		bare("byte by byte", func(s *speaker) { s.trickled = 24 }),
@@ -326,9 +323,9 @@ func decisions() []tableRow {
 		bare("nothing before", nothing).with("PATCH"),
 		bare("nothing before", nothing).with("PROPFIND"),
 		bare("byte by byte", func(s *speaker) { s.trickled = 24 }).with("PROPFIND"),
-		accepts("v1 and byte by byte", func(s *speaker) { s.send(headerV1); s.trickled = 24 }, client4, server4).with("PROPFIND"),
-		accepts("v2 and byte by byte", func(s *speaker) { s.send(headerV2); s.trickled = 24 }, client4, server4).with("PROPPATCH"),
-		accepts("v2 in one write with", func(s *speaker) { s.together = headerV2 }, client4, server4).with("PUT"),
+		accepts("v1 and byte by byte", func(s *speaker) { s.send(headerV1); s.trickled = 24 }, caddytest.Client4, caddytest.Server4).with("PROPFIND"),
+		accepts("v2 and byte by byte", func(s *speaker) { s.send(headerV2); s.trickled = 24 }, caddytest.Client4, caddytest.Server4).with("PROPPATCH"),
+		accepts("v2 in one write with", func(s *speaker) { s.together = headerV2 }, caddytest.Client4, caddytest.Server4).with("PUT"),
 		acceptsPeer("LOCAL and byte by byte", func(s *speaker) { s.send(headerLocal); s.trickled = 24 }).with("PATCH"),
 		acceptsPeer("LOCAL, a pause and", func(s *speaker) { s.send(headerLocal); s.pause() }).with("POST"),
 	}
@@ -346,13 +343,13 @@ func secondHeaders() (rows []tableRow) {
 		for _, second := range seconds {
 			name := fmt.Sprintf("%s and %s", first.name, second.name)
 			rows = append(rows,
-				refuses(name+" right behind", says(first.text+second.text), reasonDuplicate),
+				refuses(name+" right behind", says(first.text+second.text), "duplicate"),
 				refuses(name+" after a pause", func(s *speaker) {
 					s.send(first.text)
 					s.pause()
 					s.send(second.text)
-				}, reasonDuplicate),
-				refuses(name+" byte by byte", trickles(first.text+second.text), reasonDuplicate),
+				}, "duplicate"),
+				refuses(name+" byte by byte", trickles(first.text+second.text), "duplicate"),
 			)
 		}
 	}
@@ -368,7 +365,7 @@ func lateDecisions() []tableRow {
 			s.send(late)
 		}
 	}
-	late := tableRow{on: refuse(reasonTimeout), off: refuse(reasonForbidden), unspecified: refuse(reasonTimeout)}
+	late := tableRow{on: refuse("timeout"), off: refuse("forbidden"), unspecified: refuse("timeout")}
 	lateRow := func(name string, say func(*speaker)) tableRow {
 		r := late
 		r.name, r.say = name, say
@@ -376,13 +373,13 @@ func lateDecisions() []tableRow {
 	}
 	silentRow := func(name, late string) tableRow {
 		r := lateRow(name, lateHeader("", late))
-		r.on = refuse(reasonSilent)
+		r.on = refuse("silent")
 		return r
 	}
 	lateRequest := func(name string, early int) tableRow {
-		on := refuse(reasonTimeout)
+		on := refuse("timeout")
 		if early == 0 {
-			on = refuse(reasonSilent)
+			on = refuse("silent")
 		}
 		return tableRow{
 			name: name, say: func(s *speaker) { s.early = early; s.outlastIf(early == 0) },
@@ -391,8 +388,8 @@ func lateDecisions() []tableRow {
 	}
 	return []tableRow{
 		lateRequest("nothing, then a request", 0),
-		lateRequest("the beginning of a signature, then of a request", 3).with("PROPFIND").only(http1),
-		lateRequest("the beginning of a signature, then of a request", 2).only(h2c),
+		lateRequest("the beginning of a signature, then of a request", 3).with("PROPFIND").only(caddytest.HTTP1),
+		lateRequest("the beginning of a signature, then of a request", 2).only(caddytest.H2C),
 		silentRow("nothing, then v1", headerV1),
 		silentRow("nothing, then v2", headerV2),
 		silentRow("nothing, then LOCAL", headerLocal),
@@ -414,10 +411,10 @@ func lateDecisions() []tableRow {
 			}
 		}),
 		// Silence behind a header is no fault, and not the end of the watch.
-		accepts("v2, then silence", lateHeader(headerV2, ""), client4, server4),
+		accepts("v2, then silence", lateHeader(headerV2, ""), caddytest.Client4, caddytest.Server4),
 		acceptsPeer("LOCAL, then silence", lateHeader(headerLocal, "")),
-		refuses("v1, then silence, then v2", lateHeader(headerV1, headerV2), reasonDuplicate),
-		refuses("v1 and the beginning of v1, then the rest", lateHeader(headerV1+headerV1[:4], headerV1[4:]), reasonDuplicate),
+		refuses("v1, then silence, then v2", lateHeader(headerV1, headerV2), "duplicate"),
+		refuses("v1 and the beginning of v1, then the rest", lateHeader(headerV1+headerV1[:4], headerV1[4:]), "duplicate"),
 	}
 }
 
@@ -437,30 +434,30 @@ func (s *speaker) cut(text string) {
 
 func TestDecisionTable(t *testing.T) {
 	// No cell is about the timeout, so no cell may run into it, however slow the machine.
-	startFloor(t, patience, 1).run(t, decisions(), 8)
+	startFloor(t, caddytest.Patience, 1).run(t, decisions(), 8)
 }
 
-func TestDecisionTableOfSecondHeaders(t *testing.T) {
-	startFloor(t, patience, 1).run(t, secondHeaders(), 8)
+func TestDecisionTable_SecondHeaders(t *testing.T) {
+	startFloor(t, caddytest.Patience, 1).run(t, secondHeaders(), 8)
 }
 
-func TestDecisionTableAtTimeout(t *testing.T) {
+func TestDecisionTable_AtTimeout(t *testing.T) {
 	startFloor(t, shortTimeout, 3).run(t, lateDecisions(), 1000)
 }
 
 // A floor is a Caddy with servers for every mode, transport and network.
 type floor struct {
-	*running
+	*caddytest.Caddy
 	servers []floorServer
 	copies  int
 }
 
 type floorServer struct {
-	mode      Mode
-	transport transport
+	mode      proxyprotocol.Mode
+	transport caddytest.Transport
 	network   string
 	copy      int
-	endpoint  endpoint
+	endpoint  caddytest.Endpoint
 }
 
 func (s floorServer) name() string {
@@ -471,18 +468,18 @@ func (s floorServer) name() string {
 // its own on equal log lines, and no table has so many rows as to reach it.
 func startFloor(t *testing.T, timeout time.Duration, copies int) *floor {
 	var (
-		f        = &floor{running: newCaddy(t), copies: copies}
+		f        = &floor{Caddy: caddytest.New(t), copies: copies}
 		options  strings.Builder
 		sites    strings.Builder
-		tlsFiles = tlsFiles(t)
+		tlsFiles = caddytest.CertificateFiles(t)
 		networks = []string{"IPv4", "Unix"}
 	)
-	if len(loopbacks()) > 1 {
+	if len(caddytest.Loopbacks()) > 1 {
 		networks = append(networks, "IPv6")
 	}
 	options.WriteString("auto_https disable_redirects\n")
-	for _, mode := range []Mode{On, Off, Unspecified} {
-		for _, tr := range transports {
+	for _, mode := range []proxyprotocol.Mode{proxyprotocol.On, proxyprotocol.Off, proxyprotocol.Unspecified} {
+		for _, tr := range caddytest.Transports {
 			for _, network := range networks {
 				for i := range copies {
 					f.servers = append(f.servers, floorServer{mode: mode, transport: tr, network: network, copy: i})
@@ -492,21 +489,21 @@ func startFloor(t *testing.T, timeout time.Duration, copies int) *floor {
 	}
 	for i := range f.servers {
 		server := &f.servers[i]
-		port := freePort(t)
+		port := caddytest.FreePort(t)
 		var bind, address string
 		switch server.network {
 		case "IPv4":
-			server.endpoint = tcp4(port)
-			bind, address = "127.0.0.1", server.endpoint.address
+			server.endpoint = caddytest.TCP4(port)
+			bind, address = "127.0.0.1", server.endpoint.Address
 		case "IPv6":
-			server.endpoint = tcp6(port)
-			bind, address = "::1", server.endpoint.address
+			server.endpoint = caddytest.TCP6(port)
+			bind, address = "::1", server.endpoint.Address
 		case "Unix":
-			server.endpoint = unixSocket(socketPath(t))
-			bind, address = "unix/"+server.endpoint.address, "unix/"+server.endpoint.address
+			server.endpoint = caddytest.Unix(caddytest.SocketPath(t))
+			bind, address = "unix/"+server.endpoint.Address, "unix/"+server.endpoint.Address
 		}
 		protocols, scheme, tlsLine := "h1 h2c", "http", ""
-		if server.transport.isTLS() {
+		if server.transport.IsTLS() {
 			protocols, scheme, tlsLine = "h1 h2", "https", "tls "+tlsFiles
 		}
 		fmt.Fprintf(&options, `servers %s {
@@ -520,7 +517,7 @@ func startFloor(t *testing.T, timeout time.Duration, copies int) *floor {
 				tls
 			}
 		}
-		`, address, server.name(), protocols, testAcceptName, server.mode, timeout)
+		`, address, server.name(), protocols, caddytest.AcceptWrapper, server.mode, timeout)
 		fmt.Fprintf(&sites, `%s://localhost:%d {
 			bind %s
 			%s
@@ -529,7 +526,7 @@ func startFloor(t *testing.T, timeout time.Duration, copies int) *floor {
 		}
 		`, scheme, port, bind, tlsLine)
 	}
-	require.NoError(t, f.load(options.String(), sites.String()))
+	require.NoError(t, f.Load(options.String(), sites.String()))
 	return f
 }
 
@@ -540,7 +537,7 @@ func (f *floor) run(t *testing.T, rows []tableRow, atATime int) {
 		servers           sync.WaitGroup
 		slots             = make(chan struct{}, atATime)
 		dir               = t.TempDir()
-		logs              = f.logs.tail()
+		logs              = f.Logs.Tail()
 		accepted, refused atomic.Int64
 	)
 	for _, server := range f.servers {
@@ -558,7 +555,7 @@ func (f *floor) run(t *testing.T, rows []tableRow, atATime int) {
 					refused.Add(1)
 				}
 				t.Run(fmt.Sprintf("%s/%s/%s/%s", r.name, server.mode, server.transport, server.network), func(t *testing.T) {
-					tableCell{r, server, verdict, fmt.Sprintf("/%d", i), dir}.run(t, f.logs.tail())
+					tableCell{r, server, verdict, fmt.Sprintf("/%d", i), dir}.run(t, f.Logs.Tail())
 				})
 			}
 		})
@@ -566,8 +563,8 @@ func (f *floor) run(t *testing.T, rows []tableRow, atATime int) {
 	servers.Wait()
 
 	// No connection left more than its one line, not even later.
-	assert.Equal(t, int(accepted.Load()), len(logs.find(ofAccess)))
-	assert.Equal(t, int(refused.Load()), len(logs.refusals(nil)))
+	assert.Equal(t, int(accepted.Load()), len(logs.Find(caddytest.OfAccess)))
+	assert.Equal(t, int(refused.Load()), len(logs.Refusals(nil)))
 }
 
 type tableCell struct {
@@ -578,17 +575,17 @@ type tableCell struct {
 	dir     string
 }
 
-func (c tableCell) run(t *testing.T, logs logCapture) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (c tableCell) run(t *testing.T, logs caddytest.Logs) {
+	ctx, cancel := context.WithTimeout(context.Background(), caddytest.Patience)
 	defer cancel()
-	inner, err := c.endpoint.open(ctx, c.dir)
+	inner, err := c.endpoint.Open(ctx, c.dir)
 	require.NoError(t, err)
 	defer inner.Close()
-	require.NoError(t, inner.SetDeadline(time.Now().Add(2*patience)))
+	require.NoError(t, inner.SetDeadline(time.Now().Add(2*caddytest.Patience)))
 	s := &speaker{Conn: inner, logs: logs, server: c.floorServer}
 
 	dialed := false
-	client := c.transport.client(func(context.Context) (net.Conn, error) {
+	client := c.transport.Client(func(context.Context) (net.Conn, error) {
 		if dialed {
 			return nil, errors.New("a second connection")
 		}
@@ -601,7 +598,7 @@ func (c tableCell) run(t *testing.T, logs logCapture) {
 	if method == "" {
 		method = http.MethodGet
 	}
-	request, err := http.NewRequestWithContext(ctx, method, c.transport.url(c.path), nil)
+	request, err := http.NewRequestWithContext(ctx, method, c.transport.URL(c.path), nil)
 	require.NoError(t, err)
 	response, err := client.Do(request)
 	if c.verdict.accepted {
@@ -613,7 +610,7 @@ func (c tableCell) run(t *testing.T, logs logCapture) {
 	}
 }
 
-func (c tableCell) checkAccepted(t *testing.T, s *speaker, logs logCapture, response *http.Response) {
+func (c tableCell) checkAccepted(t *testing.T, s *speaker, logs caddytest.Logs, response *http.Response) {
 	defer response.Body.Close()
 	body := new(strings.Builder)
 	_, err := io.Copy(body, response.Body)
@@ -630,44 +627,44 @@ func (c tableCell) checkAccepted(t *testing.T, s *speaker, logs logCapture, resp
 	} else {
 		host = remote // a Unix socket's
 	}
-	local := c.endpoint.address
+	local := c.endpoint.Address
 	if c.verdict.server.IsValid() {
 		local = c.verdict.server.String()
 	}
 	assert.Equal(t, fmt.Sprintf("%s %s %s", host, remote, local), body.String())
 
-	entry := logs.waitFor(t, ofAccess.with(fields{"request.uri": c.path, "request.remote_ip": host, "request.remote_port": port}))
-	assert.Equal(t, clientIP, entry.str("request.client_ip"))
-	assert.Empty(t, logs.refusals(s.who()))
+	entry := logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.uri": c.path, "request.remote_ip": host, "request.remote_port": port}))
+	assert.Equal(t, clientIP, entry.Str("request.client_ip"))
+	assert.Empty(t, logs.Refusals(s.who()))
 }
 
-func (c tableCell) checkRefused(t *testing.T, s *speaker, logs logCapture) {
+func (c tableCell) checkRefused(t *testing.T, s *speaker, logs caddytest.Logs) {
 	got, err := s.end()
 	assert.Zero(t, got, "bytes received")
-	requireClosed(t, err)
+	caddytest.RequireClosed(t, err)
 
-	entry := logs.waitForRefusal(t, s.who())
-	assert.Equal(t, c.endpoint.address, entry.str("local"))
-	assert.Equal(t, c.mode.String(), entry.str("mode"))
-	assert.Equal(t, c.verdict.reason.String(), entry.str("reason"))
+	entry := logs.WaitForRefusal(t, s.who())
+	assert.Equal(t, c.endpoint.Address, entry.Str("local"))
+	assert.Equal(t, c.mode.String(), entry.Str("mode"))
+	assert.Equal(t, c.verdict.reason, entry.Str("reason"))
 	level := "warn"
-	if c.verdict.reason == reasonSilent {
+	if c.verdict.reason == "silent" {
 		level = "debug"
 	}
-	assert.Equal(t, level, entry.str("level"))
+	assert.Equal(t, level, entry.Str("level"))
 }
 
 // What is no header must come to the HTTP server as it was sent.
-func TestWhatIsNoHeaderIsAnsweredAsWithoutTheWrapper(t *testing.T) {
+func TestListenerWrapper_AnswersWhatIsNoHeaderAsWithoutIt(t *testing.T) {
 	const get = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-	ports := map[string]endpoint{}
+	ports := map[string]caddytest.Endpoint{}
 	var options, sites strings.Builder
 	options.WriteString("auto_https disable_redirects\n")
-	cert := tlsFiles(t)
+	cert := caddytest.CertificateFiles(t)
 	for _, scheme := range []string{"http", "https"} {
 		for _, mode := range []string{"none", "on", "off", "unspecified"} {
-			port := freePort(t)
-			ports[scheme+" "+mode] = tcp4(port)
+			port := caddytest.FreePort(t)
+			ports[scheme+" "+mode] = caddytest.TCP4(port)
 			if mode != "none" {
 				fmt.Fprintf(&options, "servers 127.0.0.1:%d {\nprotocols h1\nlistener_wrappers {\nproxy_protocol_mode %s\ntls\n}\n}\n", port, mode)
 			} else {
@@ -680,7 +677,7 @@ func TestWhatIsNoHeaderIsAnsweredAsWithoutTheWrapper(t *testing.T) {
 			sites.WriteString("respond \"{method} {http.request.body}\"\n}\n")
 		}
 	}
-	startCaddy(t, options.String(), sites.String())
+	caddytest.Start(t, options.String(), sites.String())
 
 	tests := []struct {
 		name, text string
@@ -731,24 +728,24 @@ func TestWhatIsNoHeaderIsAnsweredAsWithoutTheWrapper(t *testing.T) {
 func whole(text string) func(*speaker) { return says(text) }
 
 // converse says something and nothing more, and returns all that comes back.
-func converse(t *testing.T, e endpoint, say func(*speaker)) string {
+func converse(t *testing.T, e caddytest.Endpoint, say func(*speaker)) string {
 	t.Helper()
-	c := dial(t, e)
+	c := caddytest.Dial(t, e)
 	defer c.Close()
 	s := &speaker{Conn: c}
 	say(s)
 	s.cut("")
 	reply, err := io.ReadAll(c)
 	if err != nil {
-		requireClosed(t, err) // by a reset
+		caddytest.RequireClosed(t, err) // by a reset
 	}
 	date := regexp.MustCompile(`Date: .*`)
 	return date.ReplaceAllString(string(reply), "Date: then")
 }
 
-func TestMatchersSeeTheClient(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, wrappers("proxy_protocol_mode on"), fmt.Sprintf(`http://:%d {
+func TestMatchers_SeeTheClient(t *testing.T) {
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on"), fmt.Sprintf(`http://:%d {
 		bind 127.0.0.1
 		@client remote_ip 203.0.113.0/24
 		@client6 client_ip 2001:db8::/64
@@ -759,24 +756,24 @@ func TestMatchersSeeTheClient(t *testing.T) {
 	}`, port))
 	for header, want := range map[string]string{
 		headerV1: "client", headerV2: "client",
-		v1(client6, server6): "client6", v2(client6, server6): "client6",
+		caddytest.HeaderV1(caddytest.Client6, caddytest.Server6): "client6", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6): "client6",
 		headerLocal: "peer", headerUnknown: "peer",
 	} {
-		_, body := get(t, http1, tcp4(port), header, "/")
+		_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), header, "/")
 		assert.Equal(t, want, body, "%q", header)
 	}
 }
 
 // The addresses choose the TLS policy, but for the destination in a header that nobody
 // vouched for.
-func TestTLSPolicySeesTheAddresses(t *testing.T) {
-	files := strings.Fields(tlsFiles(t))
+func TestListenerWrapper_TLSPolicySeesTheAddresses(t *testing.T) {
+	files := strings.Fields(caddytest.CertificateFiles(t))
 	var servers []string
 	ports := make(map[string]int)
 	for _, mode := range []string{"on", "off", "unspecified"} {
 		for _, match := range []string{`"remote_ip": {"ranges": ["203.0.113.7"]}`, `"local_ip": {"ranges": ["192.0.2.1"]}`} {
 			name := mode + " " + match[1:strings.Index(match, ":")-1]
-			ports[name] = freePort(t)
+			ports[name] = caddytest.FreePort(t)
 			servers = append(servers, fmt.Sprintf(`%q: {
 				"listen": ["127.0.0.1:%d"],
 				"automatic_https": {"disable": true},
@@ -785,7 +782,7 @@ func TestTLSPolicySeesTheAddresses(t *testing.T) {
 			}`, name, ports[name], mode, match))
 		}
 	}
-	startCaddyJSON(t, fmt.Sprintf(`{
+	caddytest.StartJSON(t, fmt.Sprintf(`{
 		"tls": {"certificates": {"load_files": [{"certificate": %s, "key": %s}]}},
 		"http": {"grace_period": "1s", "servers": {%s}}
 	}`, files[0], files[1], strings.Join(servers, ",")))
@@ -796,7 +793,7 @@ func TestTLSPolicySeesTheAddresses(t *testing.T) {
 	}{
 		{"on remote_ip", headerV1, tls.VersionTLS12},
 		{"on remote_ip", headerV2, tls.VersionTLS12},
-		{"on remote_ip", v2(client6, server6), tls.VersionTLS13},
+		{"on remote_ip", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), tls.VersionTLS13},
 		{"on remote_ip", headerLocal, tls.VersionTLS13},
 		{"on local_ip", headerV1, tls.VersionTLS12},
 		{"on local_ip", headerV2, tls.VersionTLS12},
@@ -808,19 +805,19 @@ func TestTLSPolicySeesTheAddresses(t *testing.T) {
 		{"off remote_ip", "", tls.VersionTLS13},
 		{"off local_ip", "", tls.VersionTLS13},
 	} {
-		response, _ := get(t, https2, tcp4(ports[test.server]), test.header, "/")
+		response, _ := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(ports[test.server]), test.header, "/")
 		assert.Equal(t, test.version, response.TLS.Version, "%s %q", test.server, test.header)
 	}
 }
 
 // A peer that only connects, or that waits for the other end to speak first, is gone
 // when the HTTP server says so.
-func TestHTTPServersDeadlinesRuleASilentConnection(t *testing.T) {
+func TestListenerWrapper_HTTPDeadlinesRuleASilentConnection(t *testing.T) {
 	for _, mode := range []string{"off", "unspecified"} {
 		for _, text := range []string{"", "PRO", "\r\n\r\n"} {
 			t.Run(fmt.Sprintf("%s %q", mode, text), func(t *testing.T) {
-				port := freePort(t)
-				c := startCaddy(t, fmt.Sprintf(`servers {
+				port := caddytest.FreePort(t)
+				c := caddytest.Start(t, fmt.Sprintf(`servers {
 					timeouts {
 						read_header 600ms
 					}
@@ -830,30 +827,30 @@ func TestHTTPServersDeadlinesRuleASilentConnection(t *testing.T) {
 						}
 					}
 				}`, mode), fmt.Sprintf("http://:%d", port))
-				conn := dial(t, tcp4(port))
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
 				started := time.Now()
-				send(t, conn, text)
-				requireRefused(t, conn)
+				caddytest.Send(t, conn, text)
+				caddytest.RequireRefused(t, conn)
 				assert.Greater(t, time.Since(started), 500*time.Millisecond)
-				for _, entry := range c.logs.refusals(nil) {
-					assert.Equal(t, []string{"", "silent", "debug"}, []string{text, entry.str("reason"), entry.str("level")}, "the HTTP server ended it")
+				for _, entry := range c.Logs.Refusals(nil) {
+					assert.Equal(t, []string{"", "silent", "debug"}, []string{text, entry.Str("reason"), entry.Str("level")}, "the HTTP server ended it")
 				}
 			})
 		}
 	}
 }
 
-func TestFileGoesOutWhole(t *testing.T) {
+func TestListenerWrapper_FileGoesOutWhole(t *testing.T) {
 	dir := t.TempDir()
 	content := strings.Repeat("All work and no play\n", 100_000)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file.txt"), []byte(content), 0o600))
-	port := freePort(t)
-	startCaddy(t, wrappers("proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nroot %q\nfile_server\n}", port, dir))
-	_, body := get(t, http1, tcp4(port), headerV2, "/file.txt")
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nroot %q\nfile_server\n}", port, dir))
+	_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headerV2, "/file.txt")
 	assert.Equal(t, content, body)
 }
 
-func TestWhatComesAfterAnUpgradeIsNotLookedAt(t *testing.T) {
+func TestListenerWrapper_DoesNotLookBehindAnUpgrade(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if !assert.NoError(t, err) {
@@ -865,20 +862,20 @@ func TestWhatComesAfterAnUpgradeIsNotLookedAt(t *testing.T) {
 	}))
 	defer backend.Close()
 	for _, test := range []struct{ mode, header, client string }{
-		{"on", headerV1, client4.Addr().String()}, {"off", "", "127.0.0.1"}, {"unspecified", headerV2, client4.Addr().String()},
+		{"on", headerV1, caddytest.Client4.Addr().String()}, {"off", "", "127.0.0.1"}, {"unspecified", headerV2, caddytest.Client4.Addr().String()},
 	} {
 		t.Run(test.mode, func(t *testing.T) {
-			port := freePort(t)
-			startCaddy(t, wrappers("proxy_protocol_mode "+test.mode), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nreverse_proxy %s\n}", port, backend.Listener.Addr()))
-			conn := dial(t, tcp4(port))
-			send(t, conn, test.header, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			port := caddytest.FreePort(t)
+			caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+test.mode), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nreverse_proxy %s\n}", port, backend.Listener.Addr()))
+			conn := caddytest.Dial(t, caddytest.TCP4(port))
+			caddytest.Send(t, conn, test.header, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 			in := bufio.NewReader(conn)
 			response, err := http.ReadResponse(in, nil)
 			require.NoError(t, err)
 			assert.Equal(t, http.StatusSwitchingProtocols, response.StatusCode)
 			assert.Equal(t, test.client, response.Header.Get("X-Client"))
 
-			send(t, conn, headerV1, headerV2)
+			caddytest.Send(t, conn, headerV1, headerV2)
 			echo := make([]byte, len(headerV1+headerV2))
 			_, err = io.ReadFull(in, echo)
 			require.NoError(t, err)
@@ -887,27 +884,25 @@ func TestWhatComesAfterAnUpgradeIsNotLookedAt(t *testing.T) {
 	}
 }
 
-func TestHeaderIsOnlyLookedForAtTheBeginning(t *testing.T) {
-	port := freePort(t)
-	c := startCaddy(t, wrappers("proxy_protocol_mode off"), plainSite(port))
-	conn := dial(t, tcp4(port))
-	send(t, conn, request("/"))
-	readResponse(t, conn)
-	send(t, conn, headerV1)
-	response, _ := readResponse(t, conn)
+func TestListenerWrapper_LooksForAHeaderAtTheBeginningOnly(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode off"), caddytest.PlainSite(port))
+	conn := caddytest.Dial(t, caddytest.TCP4(port))
+	caddytest.Send(t, conn, caddytest.Request("/"))
+	caddytest.ReadResponse(t, conn)
+	caddytest.Send(t, conn, headerV1)
+	response, _ := caddytest.ReadResponse(t, conn)
 	assert.Equal(t, http.StatusBadRequest, response.StatusCode, "it is a bad request by now")
-	assert.Empty(t, c.logs.refusals(nil))
+	assert.Empty(t, c.Logs.Refusals(nil))
 }
 
 // Reloads and stops
 
 // modeSite is a Caddyfile with a plain server in this mode.
 func modeSite(port int, mode, site string) (options, sites string) {
-	return fmt.Sprintf("servers {\nlistener_wrappers {\n%s\nproxy_protocol_mode %s\n}\n}", testAcceptName, mode),
+	return fmt.Sprintf("servers {\nlistener_wrappers {\n%s\nproxy_protocol_mode %s\n}\n}", caddytest.AcceptWrapper, mode),
 		fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nlog\n%s\n}", port, site)
 }
-
-func request(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n" }
 
 // halves are the parts of headers that have been sent when Caddy reloads or stops.
 var halves = []struct{ name, sent, rest string }{
@@ -922,58 +917,58 @@ var halves = []struct{ name, sent, rest string }{
 	{"a header and a part of a request", headerV2 + "G", ""},
 }
 
-func TestReloadLeavesHeadersInProgressToTheOldConfig(t *testing.T) {
-	port := freePort(t)
-	c := newCaddy(t)
-	c.grace = patience
-	require.NoError(t, c.load(modeSite(port, "on", `respond "old {remote}"`)))
+func TestReload_LeavesHeadersInProgressToTheOldConfig(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.New(t)
+	c.Grace = caddytest.Patience
+	require.NoError(t, c.Load(modeSite(port, "on", `respond "old {remote}"`)))
 	conns := make([]net.Conn, len(halves))
 	for i, half := range halves {
-		conns[i] = dial(t, tcp4(port))
-		send(t, conns[i], half.sent)
-		c.logs.waitFor(t, ofAccept.with(fields{"peer": conns[i].LocalAddr().String()}))
+		conns[i] = caddytest.Dial(t, caddytest.TCP4(port))
+		caddytest.Send(t, conns[i], half.sent)
+		c.Logs.WaitFor(t, caddytest.OfAccept.With(caddytest.Fields{"peer": conns[i].LocalAddr().String()}))
 	}
 
-	require.NoError(t, c.load(modeSite(port, "off", `respond "new {remote}"`)))
+	require.NoError(t, c.Load(modeSite(port, "off", `respond "new {remote}"`)))
 	for i, half := range halves {
-		peer := fields{"peer": conns[i].LocalAddr().String()}
-		send(t, conns[i], half.rest)
-		entry := c.logs.waitFor(t, ofModule.with(peer).with(fields{"msg": "accepted PROXY protocol header"}))
-		assert.Equal(t, "on", entry.str("mode"), half.name)
+		peer := caddytest.Fields{"peer": conns[i].LocalAddr().String()}
+		caddytest.Send(t, conns[i], half.rest)
+		entry := c.Logs.WaitFor(t, caddytest.OfModule.With(peer).With(caddytest.Fields{"msg": "accepted PROXY protocol header"}))
+		assert.Equal(t, "on", entry.Str("mode"), half.name)
 		// net/http takes no first request once it shuts down, with or without wrapper.
-		_, _ = io.WriteString(conns[i], request("/"))
-		requireRefused(t, conns[i])
-		assert.Empty(t, c.logs.refusals(peer), half.name)
+		_, _ = io.WriteString(conns[i], caddytest.Request("/"))
+		caddytest.RequireRefused(t, conns[i])
+		assert.Empty(t, c.Logs.Refusals(peer), half.name)
 	}
 
-	eventually(t, func() bool {
-		fresh, err := tcp4(port).open(t.Context(), "")
+	caddytest.Eventually(t, func() bool {
+		fresh, err := caddytest.TCP4(port).Open(t.Context(), "")
 		if err != nil {
 			return false
 		}
 		defer fresh.Close()
-		_ = fresh.SetDeadline(time.Now().Add(patience))
+		_ = fresh.SetDeadline(time.Now().Add(caddytest.Patience))
 		_, _ = io.WriteString(fresh, headerV2)
-		requireRefused(t, fresh)
-		return len(c.logs.refusals(fields{"mode": "off", "reason": "forbidden"})) > 0
+		caddytest.RequireRefused(t, fresh)
+		return len(c.Logs.Refusals(caddytest.Fields{"mode": "off", "reason": "forbidden"})) > 0
 	}, "the new config is not in force")
 }
 
-func TestReloadPutsTheWrapperOnAndTakesItAway(t *testing.T) {
-	port := freePort(t)
-	c := newCaddy(t)
+func TestReload_PutsTheWrapperOnAndTakesItAway(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.New(t)
 	site := fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond \"%%s {remote}\"\n}", port)
 	// The old config stops in the background. It drops some of the connections that come
 	// now, and answers none.
 	answer := func(text string) (body string) {
-		eventually(t, func() bool { return caddy.ListenerUsage("tcp", tcp4(port).address) == 1 }, "the old config does not stop")
-		eventually(t, func() bool {
-			conn, err := tcp4(port).open(t.Context(), "")
+		caddytest.Eventually(t, func() bool { return caddy.ListenerUsage("tcp", caddytest.TCP4(port).Address) == 1 }, "the old config does not stop")
+		caddytest.Eventually(t, func() bool {
+			conn, err := caddytest.TCP4(port).Open(t.Context(), "")
 			if err != nil {
 				return false
 			}
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(patience))
+			_ = conn.SetDeadline(time.Now().Add(caddytest.Patience))
 			_, _ = io.WriteString(conn, text)
 			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
@@ -986,69 +981,69 @@ func TestReloadPutsTheWrapperOnAndTakesItAway(t *testing.T) {
 		}, "no answer")
 		return body
 	}
-	require.NoError(t, c.load("", fmt.Sprintf(site, "none")))
-	assert.Equal(t, "none peer", answer(request("/")))
-	require.NoError(t, c.load(wrappers("proxy_protocol_mode on"), fmt.Sprintf(site, "on")))
-	assert.Equal(t, "on "+client4.String(), answer(headerV2+request("/")))
-	conn := dial(t, tcp4(port))
-	send(t, conn, request("/"))
-	requireRefused(t, conn)
-	require.NoError(t, c.load("", fmt.Sprintf(site, "none")))
-	assert.Equal(t, "none peer", answer(request("/")))
-	assert.Equal(t, "400 Bad Request", answer(headerV1+request("/")), "nobody looks for a header")
+	require.NoError(t, c.Load("", fmt.Sprintf(site, "none")))
+	assert.Equal(t, "none peer", answer(caddytest.Request("/")))
+	require.NoError(t, c.Load(caddytest.Wrappers("proxy_protocol_mode on"), fmt.Sprintf(site, "on")))
+	assert.Equal(t, "on "+caddytest.Client4.String(), answer(headerV2+caddytest.Request("/")))
+	conn := caddytest.Dial(t, caddytest.TCP4(port))
+	caddytest.Send(t, conn, caddytest.Request("/"))
+	caddytest.RequireRefused(t, conn)
+	require.NoError(t, c.Load("", fmt.Sprintf(site, "none")))
+	assert.Equal(t, "none peer", answer(caddytest.Request("/")))
+	assert.Equal(t, "400 Bad Request", answer(headerV1+caddytest.Request("/")), "nobody looks for a header")
 }
 
-func TestClientsComeThroughReloads(t *testing.T) {
-	plain, secure := freePort(t), freePort(t)
-	c := newCaddy(t)
+func TestReload_ClientsComeThrough(t *testing.T) {
+	plain, secure := caddytest.FreePort(t), caddytest.FreePort(t)
+	c := caddytest.New(t)
 	load := func() {
-		require.NoError(t, c.load("auto_https disable_redirects\n"+withProtocols("h1 h2 h2c", "proxy_protocol_mode on\ntls"), plainSite(plain)+secureSite(t, secure)))
+		require.NoError(t, c.Load("auto_https disable_redirects\n"+withProtocols("h1 h2 h2c", "proxy_protocol_mode on\ntls"), caddytest.PlainSite(plain)+caddytest.SecureSite(t, secure)))
 	}
 	load()
-	clients := make(map[transport]*http.Client)
-	for _, tr := range transports {
-		e := tcp4(plain)
-		if tr.isTLS() {
-			e = tcp4(secure)
+	clients := make(map[caddytest.Transport]*http.Client)
+	for _, tr := range caddytest.Transports {
+		e := caddytest.TCP4(plain)
+		if tr.IsTLS() {
+			e = caddytest.TCP4(secure)
 		}
-		clients[tr] = sender(t, tr, e, headerV1)
+		clients[tr] = caddytest.Sender(t, tr, e, headerV1)
 	}
 	for range 5 {
-		for _, tr := range transports {
+		for _, tr := range caddytest.Transports {
 			// As without the wrapper, a request may meet the end of its connection.
-			eventually(t, func() bool {
-				response, err := clients[tr].Get(tr.url("/"))
+			caddytest.Eventually(t, func() bool {
+				response, err := clients[tr].Get(tr.URL("/"))
 				if err != nil {
 					return false
 				}
 				defer response.Body.Close()
 				body, err := io.ReadAll(response.Body)
-				return assert.NoError(t, err) && assert.Equal(t, client4.String(), string(body))
+				return assert.NoError(t, err) && assert.Equal(t, caddytest.Client4.String(), string(body))
 			}, "no answer over %s", tr)
 		}
 		load()
 	}
-	assert.Empty(t, c.logs.refusals(nil))
+	assert.Empty(t, c.Logs.Refusals(nil))
 }
 
-func TestReloadLeavesSecondHeadersToTheOldConfig(t *testing.T) {
-	port := freePort(t)
-	c := newCaddy(t)
-	c.grace = patience
-	require.NoError(t, c.load(modeSite(port, "on", "respond old")))
-	conn := dial(t, tcp4(port))
-	send(t, conn, headerV2+"PRO")
-	c.logs.waitFor(t, ofModule.with(fields{"peer": conn.LocalAddr().String()}))
+func TestReload_LeavesSecondHeadersToTheOldConfig(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.New(t)
+	c.Grace = caddytest.Patience
+	require.NoError(t, c.Load(modeSite(port, "on", "respond old")))
+	conn := caddytest.Dial(t, caddytest.TCP4(port))
+	caddytest.Send(t, conn, headerV2+"PRO")
+	c.Logs.WaitFor(t, caddytest.OfModule.With(caddytest.Fields{"peer": conn.LocalAddr().String()}))
 
-	require.NoError(t, c.load(modeSite(port, "unspecified", "respond new")))
-	send(t, conn, "XY")
-	requireRefused(t, conn)
-	entry := c.logs.waitForRefusal(t, fields{"peer": conn.LocalAddr().String()})
-	assert.Equal(t, "on", entry.str("mode"))
-	assert.Equal(t, "duplicate", entry.str("reason"))
+	require.NoError(t, c.Load(modeSite(port, "unspecified", "respond new")))
+	caddytest.Send(t, conn, "XY")
+	caddytest.RequireRefused(t, conn)
+	entry := c.Logs.WaitForRefusal(t, caddytest.Fields{"peer": conn.LocalAddr().String()})
+	assert.Equal(t, "on", entry.Str("mode"))
+	assert.Equal(t, "duplicate", entry.Str("reason"))
 }
 
-func TestReloadDoesNotDisturbARequestInProgress(t *testing.T) {
+func TestReload_DoesNotDisturbARequestInProgress(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(arrived)
@@ -1059,87 +1054,87 @@ func TestReloadDoesNotDisturbARequestInProgress(t *testing.T) {
 		fmt.Fprint(w, r.Header.Get("X-Forwarded-For"))
 	}))
 	defer backend.Close()
-	port := freePort(t)
-	c := newCaddy(t)
-	c.grace = patience
-	require.NoError(t, c.load(modeSite(port, "on", "reverse_proxy "+backend.Listener.Addr().String())))
-	conn := dial(t, tcp4(port))
-	send(t, conn, headerV1, request("/"))
+	port := caddytest.FreePort(t)
+	c := caddytest.New(t)
+	c.Grace = caddytest.Patience
+	require.NoError(t, c.Load(modeSite(port, "on", "reverse_proxy "+backend.Listener.Addr().String())))
+	conn := caddytest.Dial(t, caddytest.TCP4(port))
+	caddytest.Send(t, conn, headerV1, caddytest.Request("/"))
 	select {
 	case <-arrived:
-	case <-time.After(patience):
+	case <-time.After(caddytest.Patience):
 		require.Fail(t, "no request")
 	}
 
-	require.NoError(t, c.load(modeSite(port, "off", "respond new")))
+	require.NoError(t, c.Load(modeSite(port, "off", "respond new")))
 	close(release)
-	_, body := readResponse(t, conn)
-	assert.Equal(t, client4.Addr().String(), body)
+	_, body := caddytest.ReadResponse(t, conn)
+	assert.Equal(t, caddytest.Client4.Addr().String(), body)
 }
 
-func TestStopEndsPendingConnections(t *testing.T) {
+func TestStop_EndsPendingConnections(t *testing.T) {
 	modes := []string{"on", "off", "unspecified"}
 	var options, sites strings.Builder
 	ports := make(map[string]int)
 	for _, mode := range modes {
-		ports[mode] = freePort(t)
-		fmt.Fprintf(&options, "servers 127.0.0.1:%d {\nlistener_wrappers {\n%s\nproxy_protocol_mode %s {\ntimeout 1m\n}\n}\n}\n", ports[mode], testAcceptName, mode)
+		ports[mode] = caddytest.FreePort(t)
+		fmt.Fprintf(&options, "servers 127.0.0.1:%d {\nlistener_wrappers {\n%s\nproxy_protocol_mode %s {\ntimeout 1m\n}\n}\n}\n", ports[mode], caddytest.AcceptWrapper, mode)
 		fmt.Fprintf(&sites, "http://:%d {\nbind 127.0.0.1\n}\n", ports[mode])
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	// net/http ends connections that have not sent a request within 5 seconds.
-	c.grace = patience
-	require.NoError(t, c.load(options.String(), sites.String()))
+	c.Grace = caddytest.Patience
+	require.NoError(t, c.Load(options.String(), sites.String()))
 	var conns []net.Conn
 	for _, mode := range modes {
 		for _, half := range halves {
 			if state, _ := wire.Signature([]byte(half.sent)); state == wire.Partial && mode == "off" {
 				continue // refused at once
 			}
-			conn := dial(t, tcp4(ports[mode]))
-			send(t, conn, half.sent)
-			c.logs.waitFor(t, ofAccept.with(fields{"peer": conn.LocalAddr().String()}))
+			conn := caddytest.Dial(t, caddytest.TCP4(ports[mode]))
+			caddytest.Send(t, conn, half.sent)
+			c.Logs.WaitFor(t, caddytest.OfAccept.With(caddytest.Fields{"peer": conn.LocalAddr().String()}))
 			conns = append(conns, conn)
 		}
 	}
 	goroutines := runtime.NumGoroutine()
-	c.stop()
+	c.Stop()
 	for _, conn := range conns {
-		requireRefused(t, conn)
+		caddytest.RequireRefused(t, conn)
 	}
-	for _, entry := range c.logs.refusals(nil) {
-		assert.Equal(t, "debug", entry.str("level"), "that Caddy stops is not the peer's fault")
+	for _, entry := range c.Logs.Refusals(nil) {
+		assert.Equal(t, "debug", entry.Str("level"), "that Caddy stops is not the peer's fault")
 	}
-	eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines-len(conns) }, "goroutines of connections that are closed")
+	caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines-len(conns) }, "goroutines of connections that are closed")
 }
 
 // Many connections
 
-func TestSilentConnectionsCostNothingOnceTheyAreGone(t *testing.T) {
+func TestSilentConnections_CostNothingOnceTheyAreGone(t *testing.T) {
 	const silent = 1000
 	for _, mode := range []string{"on", "off", "unspecified"} {
 		t.Run(mode, func(t *testing.T) {
-			port := freePort(t)
-			c := startCaddy(t, fmt.Sprintf(`servers {
+			port := caddytest.FreePort(t)
+			c := caddytest.Start(t, fmt.Sprintf(`servers {
 				listener_wrappers {
 					%s
 					proxy_protocol_mode %s {
 						timeout 3s
 					}
 				}
-			}`, testAcceptName, mode), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}", port))
-			header, remote := headerV2, client4.String()
+			}`, caddytest.AcceptWrapper, mode), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}", port))
+			header, remote := headerV2, caddytest.Client4.String()
 			switch mode {
 			case "off":
 				header, remote = "", ""
 			case "unspecified":
-				remote = client4.Addr().String() + ":0"
+				remote = caddytest.Client4.Addr().String() + ":0"
 			}
 			serves := func() {
-				conn := dial(t, tcp4(port))
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
 				defer conn.Close()
-				send(t, conn, header+request("/"))
-				_, body := readResponse(t, conn)
+				caddytest.Send(t, conn, header+caddytest.Request("/"))
+				_, body := caddytest.ReadResponse(t, conn)
 				if remote != "" {
 					assert.Equal(t, remote, body)
 				} else {
@@ -1151,21 +1146,21 @@ func TestSilentConnectionsCostNothingOnceTheyAreGone(t *testing.T) {
 
 			conns := make([]net.Conn, silent)
 			for i := range conns {
-				conns[i] = dial(t, tcp4(port))
+				conns[i] = caddytest.Dial(t, caddytest.TCP4(port))
 			}
-			eventually(t, func() bool { return len(c.logs.find(ofAccept)) >= silent }, "not all accepted")
+			caddytest.Eventually(t, func() bool { return len(c.Logs.Find(caddytest.OfAccept)) >= silent }, "not all accepted")
 			serves()
 			if mode == "on" {
 				for _, conn := range conns {
-					requireRefused(t, conn) // at the timeout
+					caddytest.RequireRefused(t, conn) // at the timeout
 				}
 			}
 			for _, conn := range conns {
 				conn.Close()
 			}
 			const others = 5 // Caddy has timers and so on
-			eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+others }, "goroutines are left")
-			eventually(t, func() bool { return openFiles(t) <= files+others }, "open files are left")
+			caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+others }, "goroutines are left")
+			caddytest.Eventually(t, func() bool { return openFiles(t) <= files+others }, "open files are left")
 			serves()
 		})
 	}
@@ -1181,34 +1176,34 @@ func openFiles(t *testing.T) int {
 	return len(files)
 }
 
-func TestConnectionsDoNotDisturbEachOther(t *testing.T) {
-	port, securePort := freePort(t), freePort(t)
-	c := startCaddy(t, `auto_https disable_redirects
+func TestListenerWrapper_ConnectionsDoNotDisturbEachOther(t *testing.T) {
+	port, securePort := caddytest.FreePort(t), caddytest.FreePort(t)
+	c := caddytest.Start(t, `auto_https disable_redirects
 	servers {
 		protocols h1 h2 h2c
 		listener_wrappers {
 			proxy_protocol_mode on
 			tls
 		}
-	}`, fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}\nhttps://localhost:%d {\nbind 127.0.0.1\ntls %s\nrespond {remote}\n}", port, securePort, tlsFiles(t)))
-	endpoints := map[bool]endpoint{false: tcp4(port), true: tcp4(securePort)}
+	}`, fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}\nhttps://localhost:%d {\nbind 127.0.0.1\ntls %s\nrespond {remote}\n}", port, securePort, caddytest.CertificateFiles(t)))
+	endpoints := map[bool]caddytest.Endpoint{false: caddytest.TCP4(port), true: caddytest.TCP4(securePort)}
 
 	// One connection for each transport lives through all of what follows.
-	clients := make(map[transport]*http.Client)
-	for _, tr := range transports {
-		clients[tr] = sender(t, tr, endpoints[tr.isTLS()], headerV2)
+	clients := make(map[caddytest.Transport]*http.Client)
+	for _, tr := range caddytest.Transports {
+		clients[tr] = caddytest.Sender(t, tr, endpoints[tr.IsTLS()], headerV2)
 	}
-	dialed := len(transports)
+	dialed := len(caddytest.Transports)
 	serves := func(t *testing.T) {
-		for _, tr := range transports {
-			response, err := clients[tr].Get(tr.url("/"))
+		for _, tr := range caddytest.Transports {
+			response, err := clients[tr].Get(tr.URL("/"))
 			require.NoError(t, err)
 			body, err := io.ReadAll(response.Body)
 			response.Body.Close()
 			require.NoError(t, err)
-			assert.Equal(t, client4.String(), string(body))
-			_, fresh := get(t, tr, endpoints[tr.isTLS()], headerV1, "/")
-			assert.Equal(t, client4.String(), fresh)
+			assert.Equal(t, caddytest.Client4.String(), string(body))
+			_, fresh := caddytest.Get(t, tr, endpoints[tr.IsTLS()], headerV1, "/")
+			assert.Equal(t, caddytest.Client4.String(), fresh)
 			dialed++
 		}
 	}
@@ -1222,7 +1217,7 @@ func TestConnectionsDoNotDisturbEachOther(t *testing.T) {
 		{"in the middle of a header", headerV2[:20], false},
 		{"silent behind a header", headerV2, false},
 		{"in the middle of a second signature", headerV2 + "PRO", false},
-		{"without header", request("/"), true},
+		{"without header", caddytest.Request("/"), true},
 		{"malformed", "PROXY \r\n", true},
 		{"with a second header", headerV2 + headerV1, true},
 	}
@@ -1230,10 +1225,10 @@ func TestConnectionsDoNotDisturbEachOther(t *testing.T) {
 		t.Run(other.name, func(t *testing.T) {
 			for range 20 {
 				for _, e := range endpoints {
-					conn := dial(t, e)
-					send(t, conn, other.text)
+					conn := caddytest.Dial(t, e)
+					caddytest.Send(t, conn, other.text)
 					if other.refused {
-						requireRefused(t, conn)
+						caddytest.RequireRefused(t, conn)
 					}
 				}
 			}
@@ -1242,8 +1237,8 @@ func TestConnectionsDoNotDisturbEachOther(t *testing.T) {
 	}
 	// Each was the connection it had been all the time.
 	accepted := 0
-	for _, entry := range c.logs.find(ofModule.with(fields{"msg": "accepted PROXY protocol header"})) {
-		if entry.str("source") == client4.String() {
+	for _, entry := range c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"msg": "accepted PROXY protocol header"})) {
+		if entry.Str("source") == caddytest.Client4.String() {
 			accepted++
 		}
 	}

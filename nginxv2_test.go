@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 // nginx 1.31.4 and later writes version 2 ('proxy_protocol v2' in stream). No package of it
 // runs where the tests run, so these headers are built as its source builds them:
@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // nginxTLV is a TLV, or one inside of the SSL TLV.
@@ -66,14 +68,14 @@ func nginxTLS(client byte, verify uint32, cn ...string) []string {
 	return append([]string{nginxHTTP2[0], nginxHTTP2[1]}, nginxSSL(client, verify, append(subs, nginxServerCert...)...))
 }
 
-func TestHeadersAsNginx1314BuildsThemAreAccepted(t *testing.T) {
-	port := freePort(t)
+func TestMismatchedDestination_HeadersOfNginx1314AreAccepted(t *testing.T) {
+	port := caddytest.FreePort(t)
 	names := []string{"authority", "alpn", "ssl.version", "ssl.cn", "ssl.cipher", "ssl.sig_alg", "ssl.key_alg", "ssl.verified"}
 	body := "{remote} {http.request.local} {http.proxy_protocol.version} {http.proxy_protocol.command} {http.proxy_protocol.transport}"
 	for _, name := range names {
 		body += "|{http.proxy_protocol.tlv." + name + "}"
 	}
-	c := startCaddy(t, wrappers("proxy_protocol_mode on"),
+	c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on"),
 		fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nlog\nrespond %q\n}\n", port, body))
 
 	const (
@@ -108,17 +110,17 @@ func TestHeadersAsNginx1314BuildsThemAreAccepted(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for _, pieces := range [][]string{{test.header}, strings.Split(test.header, "")} {
-				conn := dial(t, tcp4(port))
-				send(t, conn, pieces...)
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
+				caddytest.Send(t, conn, pieces...)
 				assert.Equal(t, test.want, ask(t, conn, ""))
 			}
 			wrong := []byte(test.header)
 			wrong[len(wrong)-1] ^= 1
-			logs := c.logs.tail()
-			conn := dial(t, tcp4(port))
-			_, _ = io.WriteString(conn, string(wrong)+request("/"))
-			requireRefused(t, conn)
-			assert.Equal(t, "checksum", logs.waitForRefusal(t, nil).str("reason"))
+			logs := c.Logs.Tail()
+			conn := caddytest.Dial(t, caddytest.TCP4(port))
+			_, _ = io.WriteString(conn, string(wrong)+caddytest.Request("/"))
+			caddytest.RequireRefused(t, conn)
+			assert.Equal(t, "checksum", logs.WaitForRefusal(t, nil).Str("reason"))
 		})
 	}
 
@@ -128,8 +130,8 @@ func TestHeadersAsNginx1314BuildsThemAreAccepted(t *testing.T) {
 		"a chain over a Unix socket with TLS": nginxV2("", "", nginxTLS(7, 0, "alice")...),
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn := dial(t, tcp4(port))
-			assert.Equal(t, conn.LocalAddr().String()+" "+tcp4(port).address+" 2 LOCAL "+noTLVs, ask(t, conn, header))
+			conn := caddytest.Dial(t, caddytest.TCP4(port))
+			assert.Equal(t, conn.LocalAddr().String()+" "+caddytest.TCP4(port).Address+" 2 LOCAL "+noTLVs, ask(t, conn, header))
 		})
 	}
 }

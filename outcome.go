@@ -94,7 +94,22 @@ var dropMessages = [outcomes]string{
 	reasonChecksum:  "dropped datagram with wrong PROXY protocol checksum",
 	reasonTooLarge:  "dropped datagram with too large PROXY protocol header",
 	reasonDuplicate: "dropped datagram with second PROXY protocol header",
-	reasonIO:        "dropped datagram that could not be judged",
+	reasonIO:        "dropped datagram that could not be checked",
+}
+
+// acceptedAs is the outcome of what was accepted with this header, or with none, if it is the
+// zero Header.
+func acceptedAs(h *wire.Header, marked bool) outcome {
+	switch {
+	case marked:
+		return outcomeMarked
+	case h.HasAddrs():
+		return outcomeClient
+	case h.Version() != 0:
+		return outcomeLocal
+	default:
+		return outcomeDirect
+	}
 }
 
 // refused reports whether the outcome is a reason for a refusal.

@@ -17,7 +17,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/cputime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -49,7 +50,7 @@ func newHeaderClient(t testing.TB, udp *headerConn, port int) *http3.Transport {
 	to := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}
 	transport := &quic.Transport{Conn: udp}
 	client := &http3.Transport{
-		TLSClientConfig:    clientTLS(http3.NextProtoH3),
+		TLSClientConfig:    caddytest.ClientTLS(http3.NextProtoH3),
 		DisableCompression: true,
 		Dial: func(ctx context.Context, _ string, tlsConfig *tls.Config, config *quic.Config) (*quic.Conn, error) {
 			return transport.Dial(ctx, to, tlsConfig, config)
@@ -83,14 +84,14 @@ func BenchmarkHTTP3(b *testing.B) {
 	for _, bench := range []struct{ name, wrapper, header string }{
 		{"unwrapped", "", ""},
 		{"off", "off", ""},
-		{"on", "on", dgram(client4, server4)},
+		{"on", "on", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			port := freePort(b)
-			startCaddy(b, packets("", bench.wrapper), fmt.Sprintf(
+			port := caddytest.FreePort(b)
+			caddytest.Start(b, caddytest.Packets("", bench.wrapper), fmt.Sprintf(
 				"https://localhost:%d {\nbind 127.0.0.1\ntls %s\nhandle /big {\nroot %s\nfile_server\n}\nhandle /up {\nreverse_proxy 127.0.0.1:%d\n}\nrespond ok\n}\n",
-				port, tlsFiles(b), dir, sink(b, make(chan int64, 1))))
-			client := newHeaderClient(b, &headerConn{PacketConn: listenUDP(b, "127.0.0.1"), header: bench.header}, port)
+				port, caddytest.CertificateFiles(b), dir, sink(b, make(chan int64, 1))))
+			client := newHeaderClient(b, &headerConn{PacketConn: caddytest.ListenUDP(b, "127.0.0.1"), header: bench.header}, port)
 			do := func(b *testing.B, method, path string, body io.Reader, want int64) {
 				r, err := http.NewRequest(method, "https://localhost"+path, body)
 				require.NoError(b, err)
@@ -134,16 +135,16 @@ func BenchmarkDatagram(b *testing.B) {
 		mode  Mode
 		bytes string
 	}{
-		{"known", On, dgram(client4, server4) + quicLike},
+		{"known", On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + quicLike},
 		{"none under off", Off, quicLike},
 		{"missing", On, quicLike},
-		{"malformed", On, v2(client4, server4) + quicLike},
+		{"malformed", On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + quicLike},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			c := newPacketConn(listenUDP(b, "127.0.0.1"), true).(udpPacketConn)
-			rules := connQuiet(bench.mode)
+			c := newPacketConn(caddytest.ListenUDP(b, "127.0.0.1"), true).forQUIC().(udpPacketConn)
+			rules := packetQuiet(bench.mode)
 			rules.stats = newStats()
-			c.rules.Store(rules)
+			c.config.Store(rules)
 			d := datagram{bytes: []byte(bench.bytes), from: netip.MustParseAddrPort("192.0.2.1:7")}
 			b.ReportAllocs()
 			for b.Loop() {
@@ -152,11 +153,11 @@ func BenchmarkDatagram(b *testing.B) {
 		})
 	}
 	b.Run("invented", func(b *testing.B) {
-		c := newPacketConn(listenUDP(b, "127.0.0.1"), true).(udpPacketConn)
-		rules := connQuiet(On)
+		c := newPacketConn(caddytest.ListenUDP(b, "127.0.0.1"), true).forQUIC().(udpPacketConn)
+		rules := packetQuiet(On)
 		rules.stats = newStats()
-		c.rules.Store(rules)
-		d := datagram{bytes: []byte(encode(wire.NewProxy(2, wire.Dgram, client4, server4)) + quicLike), from: netip.MustParseAddrPort("192.0.2.1:7")}
+		c.config.Store(rules)
+		d := datagram{bytes: []byte(caddytest.Header(wire.NewProxy(2, wire.Dgram, caddytest.Client4, caddytest.Server4)) + quicLike), from: netip.MustParseAddrPort("192.0.2.1:7")}
 		b.ReportAllocs()
 		for n := uint32(0); b.Loop(); n++ {
 			binary.BigEndian.PutUint32(d.bytes[16:], n)

@@ -10,17 +10,17 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/gaissmai/bart"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // packetConn takes the header from each datagram and gives QUIC the client's address. What
-// does not fit the rules is dropped, and never surfaces as an error: that would end QUIC.
+// does not fit its config is dropped, and never surfaces as an error: that would end QUIC.
 type packetConn struct {
 	net.PacketConn
 	udp    *net.UDPConn // the same, if it is a UDP socket
@@ -29,9 +29,9 @@ type packetConn struct {
 	// key is the key by which Caddy opened the socket, or empty if that is not known.
 	key string
 
-	// rules are those of the running configuration, or nil if it has none: then datagrams
+	// config is that of the running configuration, or nil if it has none: then datagrams
 	// pass as they are.
-	rules atomic.Pointer[rules]
+	config atomic.Pointer[packetConfig]
 	// adopted are the configurations that want to have a say, in order. packetConns.mu guards
 	// it.
 	adopted []adoption
@@ -41,11 +41,10 @@ type packetConn struct {
 	buffer  [maxDatagram]byte
 	oob     [oobSize]byte
 	seed    maphash.Seed
-	// before are the rules of the datagram before.
-	before *rules
+	// lastConfig is the config of the datagram before.
+	lastConfig *packetConfig
 	// recent has addresses that came lately, each where its hash says. An address that is not
-	// there costs a few allocations and nothing else. It has addresses of the rules before
-	// only.
+	// there costs a few allocations and nothing else. It has addresses of lastConfig only.
 	recent [1 << 11]*quicAddr
 	routes routes
 }
@@ -59,9 +58,40 @@ const (
 	recentHeader = wire.MinMaxSize
 )
 
+// packetConfig is what a configuration wants of the datagrams of a socket. It does not change
+// once it is built.
+type packetConfig struct {
+	policy
+	// maxHeaderSize is the size of the largest header, in bytes.
+	maxHeaderSize int
+	// list has what the policy's source answered last: datagrams cannot wait for it. It is nil
+	// if there is no source.
+	list *trustedList
+	recorder
+}
+
+// fits reports whether a connection that was accepted from this address, perhaps under another
+// config, may be served under this one: during a reload, the configuration before still judges
+// datagrams of connections that the new one serves.
+func (c *packetConfig) fits(a *quicAddr) bool {
+	mode, trust := c.judge(a.peer, nil)
+	switch {
+	case !a.present():
+		return mode != On
+	case a.mode != mode:
+		return false // the mode says who vouches for the header
+	case trust != unasked:
+		return trust == trusted
+	case a.config.list == c.list:
+		return true // trust is decided datagram by datagram
+	}
+	ranges, err := c.list.ranges()
+	return err == nil && ranges.Contains(peerIP(a.peer))
+}
+
 // newPacketConn wraps a socket. If it may be unwrapped, what lies below Caddy's own
 // wrapper is used, as Caddy does for QUIC.
-func newPacketConn(inner net.PacketConn, unwrap bool) net.PacketConn {
+func newPacketConn(inner net.PacketConn, unwrap bool) *packetConn {
 	c := &packetConn{PacketConn: inner, seed: maphash.MakeSeed()}
 	below := inner
 	for unwrap {
@@ -82,6 +112,14 @@ func newPacketConn(inner net.PacketConn, unwrap bool) net.PacketConn {
 		// Replies must come from the address that the peer sent to. One of these fails.
 		_ = ipv4.NewPacketConn(udp).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
 		_ = ipv6.NewPacketConn(udp).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
+	}
+	return c
+}
+
+// forQUIC returns the socket as QUIC gets it.
+func (c *packetConn) forQUIC() net.PacketConn {
+	if c.udp == nil {
+		return c
 	}
 	return udpPacketConn{c}
 }
@@ -152,29 +190,29 @@ func (c *packetConn) WriteTo(p []byte, addr net.Addr) (n int, err error) {
 	}
 }
 
-var errNotOurs = errors.New("not an address that a datagram came from")
+var errNotOurs = errors.New("no datagram came from this address")
 
 // accept returns the address to give to QUIC with the payload of a datagram, or nil if it
 // dropped the datagram.
 func (c *packetConn) accept(d *datagram) (a *quicAddr) {
-	rules := c.rules.Load()
+	config := c.config.Load()
 	// A panic here ends the process. The address of a peer may be another module's.
 	defer func() {
 		if r := recover(); r != nil {
 			a = nil
-			if rules != nil {
-				c.drop(rules, d, &facts{mode: rules.mode}, reasonIO, fmt.Errorf("panic: %v", r))
+			if config != nil {
+				c.drop(config, d, &facts{mode: config.mode}, reasonIO, fmt.Errorf("panic: %v", r))
 			}
 		}
 	}()
-	d.parse(rules != nil)
-	if rules != c.before {
+	d.parse(config != nil)
+	if config != c.lastConfig {
 		clear(c.recent[:]) // or it would keep a configuration that is gone
-		c.before = rules
+		c.lastConfig = config
 	}
 	slot := c.slot(d)
 	if a = *slot; a == nil || !a.is(d) || a.portIsReused(d) {
-		if a = c.learn(rules, d); a == nil {
+		if a = c.learn(config, d); a == nil {
 			return nil
 		}
 		if len(d.header) <= recentHeader && d.via == nil {
@@ -184,8 +222,8 @@ func (c *packetConn) accept(d *datagram) (a *quicAddr) {
 	if a.route != nil {
 		c.follow(a, d.payload)
 	}
-	if rules != nil && len(d.payload) > 0 {
-		rules.stats.count(a.mode, a.header.Version(), a.outcome())
+	if config != nil && len(d.payload) > 0 {
+		config.count(a.mode, a.header.Version(), acceptedAs(&a.header, a.Marked()))
 	}
 	return a
 }
@@ -215,7 +253,7 @@ func (a *quicAddr) is(d *datagram) bool {
 	if a.trustedBy == nil {
 		return true
 	}
-	ranges, _ := a.rules.list.ranges() // nil if there is an error
+	ranges, _ := a.config.list.ranges() // nil if there is an error
 	return ranges == a.trustedBy
 }
 
@@ -250,36 +288,36 @@ func headerSize(b []byte) int {
 
 // learn judges a datagram and returns a new address for it, or nil if it dropped it. One that
 // is dropped allocates nothing before it is known that it must be logged or remembered.
-func (c *packetConn) learn(rules *rules, d *datagram) *quicAddr {
+func (c *packetConn) learn(config *packetConfig, d *datagram) *quicAddr {
 	var f facts
 	var trustedBy *bart.Lite
-	if rules != nil {
+	if config != nil {
 		ip := d.from.Addr().Unmap().WithZone("")
-		why, err := c.judge(rules, d, ip, &f, &trustedBy)
+		why, err := c.judge(config, d, ip, &f, &trustedBy)
 		// Under On anyone could fill the list with forged addresses.
 		if f.mode != On || f.trust == trusted {
-			rules.stats.sawPeer(ip)
+			config.sawPeer(ip)
 		}
 		if why.refused() {
-			c.drop(rules, d, &f, why, err)
+			c.drop(config, d, &f, why, err)
 			return nil
 		}
 	}
 	f.peer = peerOf(d)
-	a := &quicAddr{facts: f, rules: rules, trustedBy: trustedBy, from: d.from, raw: string(d.header), oob: string(d.oob)}
+	a := &quicAddr{facts: f, config: config, trustedBy: trustedBy, from: d.from, raw: string(d.header), oob: string(d.oob)}
 	local, replyOOB := c.replyWith(d.oob)
 	a.local = local
 	switch client := unmapped(a.header.Source()); {
-	case a.marked:
+	case a.Marked():
 		a.text = netip.AddrPortFrom(client.Addr(), 0).String()
-		rules.log.marked(&a.facts, c, time.Since(start))
+		config.marked(a.peer, c, &a.header)
 	case a.header.HasAddrs():
 		a.text = client.String()
 	default:
 		a.text = strings.Clone(a.peer.String()) // another's type may give out the same string again
 	}
 	if a.header.HasAddrs() && d.from.IsValid() {
-		c.routes.age(time.Since(start))
+		c.routes.age(monotime.Now())
 		a.route = c.routes.keep(a.routeKey(), new(route))
 		if a.portIsReused(d) {
 			a.route = new(route)
@@ -353,7 +391,7 @@ func (a *quicAddr) routeKey() routeKey {
 // another one.
 func (a *quicAddr) connectionKey(id connectionID) routeKey {
 	client := unmapped(a.header.Source())
-	if a.marked {
+	if a.Marked() {
 		client = netip.AddrPortFrom(client.Addr(), 0)
 	}
 	return routeKey{client, netip.AddrPortFrom(a.from.Addr().Unmap(), 0), id}
@@ -361,8 +399,8 @@ func (a *quicAddr) connectionKey(id connectionID) routeKey {
 
 // judge finds out the facts of a datagram but its peer, or why it must be dropped. What can
 // be told from its bytes alone comes before the source of trusted peers is asked.
-func (c *packetConn) judge(rules *rules, d *datagram, ip netip.Addr, f *facts, trustedBy **bart.Lite) (why outcome, err error) {
-	f.mode, f.trust = rules.judgeIP(ip, c.LocalAddr())
+func (c *packetConn) judge(config *packetConfig, d *datagram, ip netip.Addr, f *facts, trustedBy **bart.Lite) (why outcome, err error) {
+	f.mode, f.trust = config.judgeIP(ip, c.LocalAddr())
 	switch {
 	case f.mode == On && f.trust == untrusted:
 		return reasonUntrusted, nil
@@ -375,7 +413,7 @@ func (c *packetConn) judge(rules *rules, d *datagram, ip netip.Addr, f *facts, t
 	case f.trust == untrusted:
 		return reasonUntrusted, nil
 	}
-	r := wire.Decode(d.header, rules.maxHeaderSize)
+	r := wire.Decode(d.header, config.maxHeaderSize)
 	switch {
 	case r.State == wire.Invalid:
 		return reasonOf(r.Err), r.Err
@@ -389,7 +427,7 @@ func (c *packetConn) judge(rules *rules, d *datagram, ip netip.Addr, f *facts, t
 		return reasonDuplicate, nil
 	}
 	if f.trust == unasked {
-		ranges, err := rules.list.ranges()
+		ranges, err := config.list.ranges()
 		if err != nil {
 			return reasonIO, err
 		}
@@ -402,29 +440,25 @@ func (c *packetConn) judge(rules *rules, d *datagram, ip netip.Addr, f *facts, t
 		}
 		f.trust, *trustedBy = trusted, ranges
 	}
-	f.header = r.Header
-	if len(r.TLVs) > 0 {
-		f.tlvs = keepTLVs(r.TLVs)
-	}
-	f.marked = f.mode == Unspecified && f.header.HasAddrs()
-	return f.outcome(), nil
+	f.setHeader(r.Header, r.TLVs)
+	return acceptedAs(&f.header, f.Marked()), nil
 }
 
 var (
 	errDatagramCutOff = errors.New("cut off by the end of the datagram")
-	errNotDatagrams   = errors.New("the header is not one of datagrams (DGRAM) over IPv4 or IPv6")
-	errNoPayload      = errors.New("nothing follows the header: a load balancer must put it before each datagram, not into one of its own")
+	errNotDatagrams   = errors.New("the header's transport is not DGRAM over IPv4 or IPv6")
+	errNoPayload      = errors.New("nothing follows the header: the load balancer must put it in front of each datagram's data, not into a datagram of its own")
 )
 
 // drop counts, logs and remembers a datagram that is dropped.
-func (c *packetConn) drop(rules *rules, d *datagram, f *facts, why outcome, err error) {
+func (c *packetConn) drop(config *packetConfig, d *datagram, f *facts, why outcome, err error) {
 	defer func() { _ = recover() }() // what panicked may do it again
 	var version uint8
 	if hasHeader(d.bytes) {
 		version = 2
 	}
-	rules.stats.count(f.mode, version, why)
-	rules.refused(peerOf(d), c.LocalAddr(), f.mode, why, d.bytes, err)
+	config.count(f.mode, version, why)
+	config.refuse(peerOf(d), c.LocalAddr(), f.mode, why, d.bytes, err)
 }
 
 // peerOf returns the address of the peer that sent a datagram.

@@ -16,12 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // provisioned is a packet wrapper of a server whose sockets have these keys.
 func provisioned(t *testing.T, mode Mode, keys ...string) *PacketConnWrapper {
-	rules, _ := connRules(mode)
-	pw := &PacketConnWrapper{rules: rules, serverName: t.Name(), keys: make(socketKeys), unwrap: true}
+	rules, _ := packetRules(mode)
+	pw := &PacketConnWrapper{config: rules, serverName: t.Name(), keys: make(socketKeys), unwrap: true}
 	for _, key := range keys {
 		pw.keys[key] = true
 	}
@@ -38,14 +40,14 @@ type openedBy struct {
 func (c openedBy) Unwrap() net.PacketConn { return c.PacketConn }
 
 func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
-	udp := listenUDP(t, "127.0.0.1")
+	udp := caddytest.ListenUDP(t, "127.0.0.1")
 	at := udp.LocalAddr().String()
 	first, second := provisioned(t, On, "udp/"+at, "udp/:1"), provisioned(t, Off, "udp/"+at)
 	elsewhere := provisioned(t, Unspecified, "udp4/"+at, "udp/:1", "udp6/"+at, "udp/"+at+"0", at, "")
 	runs := func(pw *PacketConnWrapper) { require.NoError(t, startHandler{pw}.Handle(t.Context(), caddy.Event{})) }
 
 	counted := func() (addresses []string) {
-		listeners.each(func(key listenerKey, _ *stats, _ wrapper) {
+		listeners.each(func(key listenerKey, _ *stats, _ any) {
 			if key.server == t.Name() {
 				addresses = append(addresses, key.address)
 			}
@@ -54,26 +56,26 @@ func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
 	}
 
 	c := first.WrapPacketConn(openedBy{udp, "udp/" + at}).(udpPacketConn).packetConn
-	rules := c.rules.Load()
+	rules := c.config.Load()
 	require.NotNil(t, rules, "before the configuration runs")
 	require.Equal(t, On, rules.mode)
 	require.Equal(t, []string{packetAddress + at}, counted())
 	runs(first)
-	require.Same(t, rules, c.rules.Load(), "they are the same when it does")
+	require.Same(t, rules, c.config.Load(), "they are the same when it does")
 	runs(elsewhere)
-	require.Same(t, rules, c.rules.Load())
+	require.Same(t, rules, c.config.Load())
 
 	runs(second)
-	require.Equal(t, Off, c.rules.Load().mode)
+	require.Equal(t, Off, c.config.Load().mode)
 	require.NoError(t, second.Cleanup())
-	require.Same(t, rules, c.rules.Load(), "the reload failed")
+	require.Same(t, rules, c.config.Load(), "the reload failed")
 	runs(second)
 	require.NoError(t, first.Cleanup())
-	require.Equal(t, Off, c.rules.Load().mode)
+	require.Equal(t, Off, c.config.Load().mode)
 	runs(second)
 	require.Len(t, c.adopted, 1)
 	require.NoError(t, second.Cleanup())
-	require.Nil(t, c.rules.Load(), "nobody wants it")
+	require.Nil(t, c.config.Load(), "nobody wants it")
 	require.Empty(t, counted(), "nor what it counted")
 }
 
@@ -81,9 +83,9 @@ func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 	pool := packetConnPool{conns: make(map[*packetConn]struct{})}
 	pw := provisioned(t, On, "udp/:1", "udp/:2")
 	open := func(key string) *packetConn {
-		c := newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn
+		c := newPacketConn(caddytest.ListenUDP(t, "127.0.0.1"), true)
 		c.key = key
-		pool.add(c, pw)
+		pool.add(c, socketsOf{pw})
 		return c
 	}
 	known := func() (conns []*packetConn) {
@@ -94,16 +96,16 @@ func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 	require.ElementsMatch(t, []*packetConn{first, second}, known())
 	pool.forget(first)
 	require.Equal(t, []*packetConn{second}, known())
-	pool.release(pw)
+	pool.release(socketsOf{pw})
 	require.Equal(t, []*packetConn{second}, known(), "the next configuration may want it")
 
 	third := open("udp/:2")
 	require.Equal(t, []*packetConn{third}, known(), "Caddy opens a key again when the socket is closed")
 	unknown := []*packetConn{open(""), open("")}
 	require.ElementsMatch(t, append(unknown, third), known(), "they may be different ones")
-	pool.release(provisioned(t, On))
+	pool.release(socketsOf{provisioned(t, On)})
 	require.ElementsMatch(t, append(unknown, third), known(), "another configuration ends")
-	pool.release(pw)
+	pool.release(socketsOf{pw})
 	require.Equal(t, []*packetConn{third}, known())
 }
 
@@ -122,12 +124,12 @@ func TestSocketOfNoConfigurationHasNoRulesUnlessItIsLost(t *testing.T) {
 		{"", Unspecified, false},
 	} {
 		pool := packetConnPool{conns: make(map[*packetConn]struct{})}
-		c, pw := newPacketConn(listenUDP(t, "127.0.0.1"), true).(udpPacketConn).packetConn, provisioned(t, test.mode)
+		c, pw := newPacketConn(caddytest.ListenUDP(t, "127.0.0.1"), true), provisioned(t, test.mode)
 		c.key = test.key
-		pool.add(c, pw)
-		require.NotNil(t, c.rules.Load())
-		pool.release(pw)
-		assert.Equal(t, test.kept, c.rules.Load() != nil, "'%s', %s", test.key, test.mode)
+		pool.add(c, socketsOf{pw})
+		require.NotNil(t, c.config.Load())
+		pool.release(socketsOf{pw})
+		assert.Equal(t, test.kept, c.config.Load() != nil, "'%s', %s", test.key, test.mode)
 	}
 }
 
@@ -146,8 +148,8 @@ func TestSocketThatCannotBeKnownAgainIsWarnedOf(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			pw := provisioned(t, On, test.keys...)
 			core, logs := observer.New(zap.WarnLevel)
-			pw.rules.log = newConnLog(zap.New(core))
-			udp := listenUDP(t, "127.0.0.1")
+			pw.logger = zap.New(core)
+			udp := caddytest.ListenUDP(t, "127.0.0.1")
 			var socket net.PacketConn = openedBy{udp, "udp/:1"}
 			if test.hidden {
 				socket = opaque{udp}
@@ -165,7 +167,7 @@ func TestSocketThatCannotBeKnownAgainIsWarnedOf(t *testing.T) {
 
 // QUIC reads with deadlines, and goes on when one is over.
 func TestReadThatSaysThatTheSocketIsClosedForgetsIt(t *testing.T) {
-	wrapped := provisioned(t, On, "udp/:1").WrapPacketConn(openedBy{listenUDP(t, "127.0.0.1"), "udp/:1"}).(udpPacketConn)
+	wrapped := provisioned(t, On, "udp/:1").WrapPacketConn(openedBy{caddytest.ListenUDP(t, "127.0.0.1"), "udp/:1"}).(udpPacketConn)
 	known := func() (found bool) {
 		packetConns.each(func(c *packetConn) { found = found || c == wrapped.packetConn })
 		return found
@@ -233,7 +235,7 @@ type sharedSocket struct {
 type fakeClose struct{ *sharedSocket }
 
 func TestKeyOfASocketIsFoundOrNotGuessed(t *testing.T) {
-	udp := listenUDP(t, "127.0.0.1")
+	udp := caddytest.ListenUDP(t, "127.0.0.1")
 	keys := socketKeys{"udp/:1": true, "udp/:2": true}
 	for _, test := range []struct {
 		name   string

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,8 +23,9 @@ import (
 // with the client marked by source port 0 (`unspecified`, for tests only). A datagram that
 // does not fit the mode is dropped and counted, and a line is logged.
 //
-// It is for HTTP/3 what the `proxy_protocol_mode` listener wrapper is for TCP. Beside one
-// whose mode is `on` it must be `on` as well, or HTTP/3 is disabled.
+// It does for HTTP/3 what the `proxy_protocol_mode` listener wrapper does for TCP. If the
+// mode of that wrapper on the same server is `on`, the mode of this one must be `on` as
+// well, or HTTP/3 is disabled.
 //
 // The protocol is specified in doc/proxy-protocol.txt of HAProxy.
 type PacketConnWrapper struct {
@@ -32,34 +34,35 @@ type PacketConnWrapper struct {
 	Mode Mode `json:"mode,omitempty"`
 
 	// Which peers may send a header, as for the server's own `trusted_proxies`. Required
-	// under `on`, which drops the datagrams of any other peer. Under `unspecified` those
-	// with a header are dropped; default there: every peer may send one. Not allowed under
-	// `off`. A source that returns no ranges trusts nobody; the ranges `0.0.0.0/0` and
-	// `::/0` trust everybody.
+	// under `on`: datagrams from any other peer are dropped. Optional under `unspecified`:
+	// datagrams from any other peer are dropped if they have a header; by default, every
+	// peer may send one. Not allowed under `off`. If a source returns no ranges, no peer is
+	// trusted; the ranges `0.0.0.0/0` and `::/0` trust every peer.
 	//
 	// A source other than `static` is asked at most once a second, and for all peers at
 	// once: its request has the RemoteAddr `0.0.0.0:0`. It has 5 seconds to answer. While
-	// it gives no answer, its last one holds, until it is 10 seconds old; then, and before
-	// the first answer, no peer is trusted.
+	// it does not answer, its last answer stays in use until it is 10 seconds old. After
+	// that, and before the first answer, no peer is trusted.
 	//
-	// The source address of a datagram is easily forged: a firewall must see to it that
-	// datagrams with the address of a trusted peer come from there.
+	// The source address of a datagram is easily forged. A firewall must drop datagrams
+	// that have the address of a trusted peer but come from elsewhere.
 	TrustedProxiesRaw json.RawMessage `json:"trusted_proxies,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
 
 	// Peers with a mode of their own, to which neither `mode` nor `trusted_proxies`
 	// applies. The most specific range that contains a peer wins.
 	Ranges []ModeRanges `json:"ranges,omitempty"`
 
-	// The size of the largest header to accept, in bytes, its signature and TLVs included.
-	// Default: 4096. At least 536 and at most 65551. A header must fit into one datagram
-	// with what it stands before.
+	// The size of the largest header to accept, in bytes, including its signature and TLVs.
+	// Default: 4096. Allowed: 536 to 65551. A header and the data behind it must fit into
+	// one datagram.
 	MaxHeaderSize *int `json:"max_header_size,omitempty"`
 
-	shared     *ListenerWrapper // what both wrappers do alike
-	serverName string
-	keys       socketKeys // of the server's sockets
-	rules      *rules
-	unwrap     bool
+	serverName    string
+	trustedSource string     // the module of trusted_proxies, if there is one
+	keys          socketKeys // of the server's sockets
+	config        *packetConfig
+	logger        *zap.Logger
+	unwrap        bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -94,14 +97,14 @@ func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // notOfDatagrams has the options of the listener wrapper that the packet wrapper has not,
 // and why.
 var notOfDatagrams = map[string]string{
-	"timeout":                "a datagram has its header or has none, there is nothing to wait for: remove it",
-	"version":                "datagrams have v2 headers, there are no others: remove it",
-	"mismatched_destination": "datagrams have v2 headers, and only v1 lines can have one: remove it",
-	"http3":                  "it belongs to the listener wrapper, and is not needed with this one: remove it",
+	"timeout":                "not supported for datagrams, because a header arrives whole or not at all: remove it",
+	"version":                "not supported for datagrams, because they have v2 headers only: remove it",
+	"mismatched_destination": "not supported for datagrams, because only v1 headers can have a mismatched destination: remove it",
+	"http3":                  "an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it",
 }
 
 // errNobodyTrusted has an address that is nobody's, so that its lines are safe as they stand.
-var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because anyone can forge the source address of a datagram; write, with the addresses of your load balancers in place of 192.0.2.10:
+var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because the source address of a datagram can be forged; write, with the addresses of your load balancers in place of 192.0.2.10:
 
 	packet_conn_wrappers {
 		proxy_protocol_mode on {
@@ -113,7 +116,7 @@ or in JSON, beside "mode": "on":
 
 	"trusted_proxies": {"source": "static", "ranges": ["192.0.2.10"]}
 
-To trust every host that can reach the port, say so: trusted_proxies static 0.0.0.0/0 ::/0`)
+To trust every host that can reach the port, write: trusted_proxies static 0.0.0.0/0 ::/0`)
 
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the
 // server that the wrapper is configured on.
@@ -127,26 +130,44 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx); err != nil {
 		return err
 	}
-	pw.shared = &ListenerWrapper{Mode: pw.Mode, TrustedProxiesRaw: pw.TrustedProxiesRaw, Ranges: pw.Ranges, MaxHeaderSize: pw.MaxHeaderSize}
-	rules, err := pw.shared.compile(ctx, server, logger)
+	config, err := pw.compile(ctx, server, logger)
 	if err != nil {
 		return err
 	}
-	if pw.Mode == On && rules.anyoneTrusted() {
-		return inField("trusted_proxies", errNobodyTrusted)
-	}
-	rules.log.datagrams = true
-	if rules.source != nil {
-		rules.list = newTrustedList(ctx, &rules.policy, logger)
-	}
-	pw.rules, pw.shared.rules = rules, rules
+	pw.config, pw.logger = config, logger
 	if server != nil {
 		if err := pw.prepareServer(server, logger); err != nil {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}
-	pw.shared.warn(logger)
+	warnOfPolicy(&pw.config.policy, logger)
 	return pw.onStart(ctx)
+}
+
+// compile validates the configuration and makes a config of it.
+func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*packetConfig, error) {
+	config := &packetConfig{
+		maxHeaderSize: headerLimit(pw.MaxHeaderSize),
+		recorder:      recorder{log: newConnLog(logger, true)},
+	}
+	ranges, err := compileRanges(pw.Ranges)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMaxHeaderSize(config.maxHeaderSize); err != nil {
+		return nil, inField("max_header_size", err)
+	}
+	config.policy, pw.trustedSource, err = compilePolicy(ctx, pw, server, pw.Mode, ranges, pw.TrustedProxiesRaw)
+	if err != nil {
+		return nil, err
+	}
+	if pw.Mode == On && config.anyoneTrusted() {
+		return nil, inField("trusted_proxies", errNobodyTrusted)
+	}
+	if config.source != nil {
+		config.list = newTrustedList(ctx, config.source, logger)
+	}
+	return config, nil
 }
 
 func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap.Logger) error {
@@ -156,7 +177,7 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	}
 	own := slices.Index(names, wrapperName)
 	if slices.Contains(names[own+1:], wrapperName) {
-		return fmt.Errorf("packet conn wrapper '%s' is there twice, and a datagram has one header: keep one", wrapperName)
+		return fmt.Errorf("duplicate packet conn wrapper '%s': a datagram has only one header: remove one wrapper", wrapperName)
 	}
 	// What another wrapper does must not be passed by.
 	pw.unwrap = own == 0
@@ -181,40 +202,118 @@ type startHandler struct{ pw *PacketConnWrapper }
 
 // Handle implements caddyevents.Handler.
 func (h startHandler) Handle(context.Context, caddy.Event) error {
-	packetConns.adopt(h.pw)
+	packetConns.adopt(socketsOf{h.pw})
 	return nil
 }
 
 // WrapPacketConn wraps a socket that is new.
 func (pw *PacketConnWrapper) WrapPacketConn(inner net.PacketConn) net.PacketConn {
-	wrapped := newPacketConn(inner, pw.unwrap)
-	c, ok := wrapped.(*packetConn)
-	if !ok {
-		c = wrapped.(udpPacketConn).packetConn
-	}
-	c.key = pw.keys.of(inner)
-	if c.key == "" && len(pw.keys) > 0 {
-		pw.rules.log.logger.Warn("the UDP socket cannot be known again after a reload, because another module hides it: then restart Caddy, or HTTP/3 is answered 421 under mode 'on'",
+	key := pw.keys.of(inner)
+	if key == "" && len(pw.keys) > 0 {
+		pw.logger.Warn("another module hides the UDP socket, so this wrapper cannot recognize it after a reload; restart Caddy instead of reloading it, or HTTP/3 requests are answered with 421 under mode 'on'",
 			zap.String("local", addrString(inner.LocalAddr())))
 	}
-	packetConns.add(c, pw)
-	return wrapped
+	return packetConns.wrap(inner, key, pw.unwrap, socketsOf{pw})
 }
 
 // Cleanup gives up what outlives configurations, unless the next one uses it.
 func (pw *PacketConnWrapper) Cleanup() error {
-	packetConns.release(pw)
+	packetConns.release(socketsOf{pw})
 	listeners.release(pw)
 	return nil
 }
 
-// rulesOf returns the rules for a socket.
-func (pw *PacketConnWrapper) rulesOf(addr netip.AddrPort) *rules {
-	rules := *pw.rules
-	rules.stats = listeners.acquire(listenerKey{pw.serverName, packetAddress + addr.String()}, pw)
-	return &rules
+// socketsOf is the packetOwner of a packet wrapper, whose own methods are those of its module.
+type socketsOf struct{ pw *PacketConnWrapper }
+
+// owns implements packetOwner.
+func (s socketsOf) owns(key string) bool { return s.pw.keys[key] }
+
+// configOf implements packetOwner.
+func (s socketsOf) configOf(addr netip.AddrPort) *packetConfig {
+	config := *s.pw.config
+	config.stats = listeners.acquire(listenerKey{s.pw.serverName, packetAddress + addr.String()}, s.pw)
+	return &config
 }
 
 func (pw *PacketConnWrapper) describe() (Mode, string, []ModeRanges) {
-	return pw.Mode, pw.shared.trustedSource, pw.Ranges
+	return pw.Mode, pw.trustedSource, pw.Ranges
+}
+
+// socketKeys are the keys by which Caddy opens sockets: a network for datagrams, and host
+// and port as they are written in the configuration, like "udp4/0.0.0.0:443". Caddy hands a
+// socket over to the next configuration by its key alone. Sockets with the same key are the
+// same, those with another key are not, even if they have the same address.
+type socketKeys map[string]bool
+
+// socketKeysOf returns the keys of the sockets for HTTP/3 of a server. Without TLS Caddy opens
+// none, and the sockets with these keys are another server's.
+func socketKeysOf(server *caddyhttp.Server) (socketKeys, error) {
+	keys := make(socketKeys)
+	if len(server.TLSConnPolicies) == 0 {
+		return keys, nil
+	}
+	for i, listen := range server.Listen {
+		addr, err := caddy.ParseNetworkAddress(listen)
+		if err != nil {
+			return nil, err
+		}
+		protocols := server.Protocols
+		if i < len(server.ListenProtocols) && server.ListenProtocols[i] != nil {
+			protocols = server.ListenProtocols[i]
+		}
+		if addr.IsUnixNetwork() || len(protocols) > 0 && !slices.Contains(protocols, "h3") {
+			continue
+		}
+		network := addr.Network
+		if datagrams, ok := datagramNetworks[network]; ok {
+			network = datagrams
+		}
+		for offset := range addr.PortRangeSize() {
+			keys[network+"/"+addr.JoinHostPort(offset)] = true
+		}
+	}
+	return keys, nil
+}
+
+// datagramNetworks are the networks of HTTP/3 on addresses of TCP. Others are the same.
+var datagramNetworks = map[string]string{"tcp": "udp", "tcp4": "udp4", "tcp6": "udp6"}
+
+// of returns the key of a socket that Caddy opened for the server of these keys, or an empty
+// one if it cannot be told.
+func (k socketKeys) of(socket net.PacketConn) string {
+	// Caddy does not tell the key, but writes it into an unexported field of the socket, to
+	// count its uses by it.
+	for below := socket; below != nil; {
+		for _, field := range [...]string{"lnKey", "key"} {
+			if key := stringField(below, field); k[key] {
+				return key
+			}
+		}
+		wrapped, ok := below.(interface{ Unwrap() net.PacketConn })
+		if !ok {
+			break
+		}
+		below = wrapped.Unwrap()
+	}
+	if len(k) == 1 {
+		for only := range k {
+			return only
+		}
+	}
+	return ""
+}
+
+// stringField returns the value of a string field, unexported ones too, or an empty string
+// if there is none.
+func stringField(of any, name string) (value string) {
+	defer func() { _ = recover() }() // an embedded pointer on the way may be nil
+	v := reflect.Indirect(reflect.ValueOf(of))
+	if v.Kind() != reflect.Struct {
+		return ""
+	}
+	if field := v.FieldByName(name); field.IsValid() && field.Kind() == reflect.String {
+		return field.String()
+	}
+	return ""
 }

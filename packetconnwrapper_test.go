@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"encoding/json"
@@ -7,18 +7,19 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
-func TestPacketWrapperCaddyfile(t *testing.T) {
+func TestPacketConnWrapper_Caddyfile(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"proxy_protocol_mode", `{}`},
 		{"proxy_protocol_mode on {\ntrusted_proxies static\n}", `{"mode": "on", "trusted_proxies": {"source": "static"}}`},
@@ -28,7 +29,7 @@ func TestPacketWrapperCaddyfile(t *testing.T) {
 			`{"mode": "on", "trusted_proxies": {"source": "static", "ranges": ["10.0.0.0/8"]}, "ranges": [{"mode": "off", "ranges": ["::1"]}], "max_header_size": 1000}`,
 		},
 	} {
-		pw := new(PacketConnWrapper)
+		pw := new(proxyprotocol.PacketConnWrapper)
 		require.NoError(t, pw.UnmarshalCaddyfile(caddyfile.NewTestDispenser(test.text)))
 		got, err := json.Marshal(pw)
 		require.NoError(t, err)
@@ -36,21 +37,21 @@ func TestPacketWrapperCaddyfile(t *testing.T) {
 	}
 }
 
-func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
+func TestPacketConnWrapper_ThatCannotWorkDoesNotLoad(t *testing.T) {
 	for _, test := range []struct{ name, packet, want string }{
 		{"another mode", "maybe", "unknown mode 'maybe': use on, off or unspecified"},
-		{"timeout", "on {\ntimeout 5s\n}", "timeout: a datagram has its header or has none, there is nothing to wait for: remove it"},
-		{"version", "on {\nversion v2\n}", "version: datagrams have v2 headers, there are no others: remove it"},
-		{"http3", "on {\nhttp3 allow\n}", "http3: it belongs to the listener wrapper, and is not needed with this one: remove it"},
-		{"mismatched_destination", "on {\nmismatched_destination allow\n}", "mismatched_destination: datagrams have v2 headers, and only v1 lines can have one: remove it"},
+		{"timeout", "on {\ntimeout 5s\n}", "timeout: not supported for datagrams, because a header arrives whole or not at all: remove it"},
+		{"version", "on {\nversion v2\n}", "version: not supported for datagrams, because they have v2 headers only: remove it"},
+		{"http3", "on {\nhttp3 allow\n}", "http3: an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it"},
+		{"mismatched_destination", "on {\nmismatched_destination allow\n}", "mismatched_destination: not supported for datagrams, because only v1 headers can have a mismatched destination: remove it"},
 		{"another option", "on {\ntrust\n}", "unrecognized option 'trust': use trusted_proxies, max_header_size, or a mode (on, off or unspecified) with ranges"},
-		{"trust under off", "off {\ntrusted_proxies static 10.0.0.0/8\n}", "trusted_proxies: nobody may send a header under mode 'off'"},
-		{"two modes for a range", "on {\noff 10.0.0.0/8\nunspecified 10.0.0.0/8\n}", "10.0.0.0/8 has mode 'off' already and cannot have 'unspecified' as well"},
+		{"trust under off", "off {\ntrusted_proxies static 10.0.0.0/8\n}", "trusted_proxies: not allowed under mode 'off', which refuses every header"},
+		{"two modes for a range", "on {\noff 10.0.0.0/8\nunspecified 10.0.0.0/8\n}", "10.0.0.0/8 already has mode 'off' and cannot also have mode 'unspecified': remove one"},
 		{"no size", "on {\nmax_header_size 1\n}", "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},
-		{"twice", "off\nproxy_protocol_mode off", "packet conn wrapper 'proxy_protocol_mode' is there twice, and a datagram has one header: keep one"},
+		{"twice", "off\nproxy_protocol_mode off", "duplicate packet conn wrapper 'proxy_protocol_mode': a datagram has only one header: remove one wrapper"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := newCaddy(t).load(packets("", test.packet), h3Site(t, freePort(t), ""))
+			err := caddytest.New(t).Load(caddytest.Packets("", test.packet), caddytest.HTTP3Site(t, caddytest.FreePort(t), ""))
 			require.Error(t, err)
 			assert.Contains(t, err.Error(), test.want)
 		})
@@ -58,15 +59,15 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 	for _, test := range []struct{ name, fields, want string }{
 		{"timeout", `"timeout": "5s"`, `unknown field "timeout"`},
 		{"mismatched_destination", `"mismatched_destination": "allow"`, `unknown field "mismatched_destination"`},
-		{"trust under off", `"mode": "off", "trusted_proxies": {"source": "static"}`, "trusted_proxies: nobody may send a header under mode 'off'"},
+		{"trust under off", `"mode": "off", "trusted_proxies": {"source": "static"}`, "trusted_proxies: not allowed under mode 'off', which refuses every header"},
 		{"no size", `"max_header_size": 1`, "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},
 		{"a range without mode", `"ranges": [{"ranges": ["::1"]}]`, "ranges[0].mode: missing"},
 	} {
 		t.Run("JSON, "+test.name, func(t *testing.T) {
-			err := newCaddy(t).loadJSON(fmt.Sprintf(`{"http": {"servers": {"srv0": {
+			err := caddytest.New(t).LoadJSON(fmt.Sprintf(`{"http": {"servers": {"srv0": {
 				"listen": ["127.0.0.1:%d"],
 				"packet_conn_wrappers": [{"wrapper": "proxy_protocol_mode", %s}]
-			}}}}`, freePort(t), test.fields))
+			}}}}`, caddytest.FreePort(t), test.fields))
 			require.Error(t, err)
 			assert.Contains(t, err.Error(), test.want)
 		})
@@ -74,7 +75,7 @@ func TestPacketWrapperThatCannotWorkDoesNotLoad(t *testing.T) {
 }
 
 // UDP proves nothing of its sender, so that nobody is trusted by default.
-func TestPacketWrapperThatIsOnMustSayWhomItTrusts(t *testing.T) {
+func TestPacketConnWrapper_ThatIsOnMustSayWhomItTrusts(t *testing.T) {
 	const lines = `
 	packet_conn_wrappers {
 		proxy_protocol_mode on {
@@ -82,39 +83,39 @@ func TestPacketWrapperThatIsOnMustSayWhomItTrusts(t *testing.T) {
 		}
 	}
 `
-	site := h3Site(t, freePort(t), "")
+	site := caddytest.HTTP3Site(t, caddytest.FreePort(t), "")
 	options := func(packet string) string {
 		return "auto_https disable_redirects\nservers {\npacket_conn_wrappers {\nproxy_protocol_mode " + packet + "\n}\n}\n"
 	}
 	for _, packet := range []string{"on", "on {\nmax_header_size 1KB\n}", "on {\noff 127.0.0.1\n}", "on {\non 10.0.0.0/8\n}"} {
-		c := newCaddy(t)
-		err := c.load(options(packet), site)
+		c := caddytest.New(t)
+		err := c.Load(options(packet), site)
 		require.Error(t, err)
 		assert.Contains(t, err.Error(), "trusted_proxies: missing: mode 'on'")
 		assert.Contains(t, err.Error(), lines)
 		assert.Contains(t, err.Error(), "0.0.0.0/0 ::/0")
-		text := c.caddyfile(options(packet), site)
+		text := c.Caddyfile(options(packet), site)
 		line := strings.Count(text[:strings.Index(text, "proxy_protocol_mode")], "\n") + 1
 		assert.Contains(t, err.Error(), fmt.Sprintf("Caddyfile:%d", line), "the line of the wrapper")
 	}
 	// The lines can be used as they stand.
-	require.NoError(t, newCaddy(t).load("auto_https disable_redirects\nservers {"+lines+"}\n", site))
+	require.NoError(t, caddytest.New(t).Load("auto_https disable_redirects\nservers {"+lines+"}\n", site))
 	for _, packet := range []string{"on {\ntrusted_proxies static 0.0.0.0/0 ::/0\n}", "on {\ntrusted_proxies static\n}", "off {\non 127.0.0.2\n}", "unspecified", "unspecified {\non 127.0.0.2\n}"} {
-		assert.NoError(t, newCaddy(t).load(options(packet), site), packet)
+		assert.NoError(t, caddytest.New(t).Load(options(packet), site), packet)
 	}
 
-	at := []string{fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	at := []string{fmt.Sprintf("127.0.0.1:%d", caddytest.FreePort(t))}
 	for _, packet := range []string{`"mode": "on"`, `"mode": "on", "ranges": [{"mode": "on", "ranges": ["127.0.0.2"]}]`} {
-		err := newCaddy(t).loadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet}))
+		err := caddytest.New(t).LoadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet}))
 		require.Error(t, err)
 		assert.Contains(t, err.Error(), "trusted_proxies: missing: mode 'on'")
 		_, field, _ := strings.Cut(err.Error(), "beside \"mode\": \"on\":")
 		field, _, _ = strings.Cut(strings.TrimSpace(field), "\n")
-		assert.NoError(t, newCaddy(t).loadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet + ", " + field})))
+		assert.NoError(t, caddytest.New(t).LoadJSON(h3Apps(t, "", h3Server{name: "srv0", listen: at, packet: packet + ", " + field})))
 	}
 }
 
-func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
+func TestPacketConnWrapper_WarnsOfWhatItLetsPass(t *testing.T) {
 	for _, test := range []struct{ packet, want string }{
 		{"on {\ntrusted_proxies static\n}", "'trusted_proxies' has no ranges: no peer may send a header"},
 		{"on {\ntrusted_proxies static 0.0.0.0/0 ::/0\n}", ""},
@@ -122,10 +123,10 @@ func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
 		{"on {\ntrusted_proxies static 10.0.0.0/8\n}", ""},
 		{"off", ""},
 	} {
-		c := startCaddy(t, packets("", test.packet), h3Site(t, freePort(t), ""))
+		c := caddytest.Start(t, caddytest.Packets("", test.packet), caddytest.HTTP3Site(t, caddytest.FreePort(t), ""))
 		var warned []string
-		for _, entry := range c.logs.find(ofPackets.with(fields{"level": "warn", "server_name": "srv0"})) {
-			warned = append(warned, entry.str("msg"))
+		for _, entry := range c.Logs.Find(caddytest.OfPackets.With(caddytest.Fields{"level": "warn", "server_name": "srv0"})) {
+			warned = append(warned, entry.Str("msg"))
 		}
 		if test.want == "" {
 			assert.Empty(t, warned)
@@ -137,8 +138,8 @@ func TestPacketWrapperWarnsOfWhatItLetsPass(t *testing.T) {
 
 // HTTP/3 stays where the listener wrapper mandates a header if the packet wrapper does so
 // as well, for the same peers.
-func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
-	const as = "'proxy_protocol_mode' in 'packet_conn_wrappers' has the mode "
+func TestHTTP3_StaysBehindThePacketWrapper(t *testing.T) {
+	const as = "'proxy_protocol_mode' in 'packet_conn_wrappers' has mode "
 	for _, test := range []struct{ listener, packet, way string }{
 		{"on", "on", ""},
 		{"off {\non 10.0.0.0/8\n}", "on", ""},
@@ -149,38 +150,21 @@ func TestHTTP3StaysBehindThePacketWrapper(t *testing.T) {
 		{"on", "off", as + "'off'"},
 		{"on", "unspecified", as + "'unspecified'"},
 		{"on", "off {\non 0.0.0.0/0\n}", as + "'off'"},
-		{"on", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, and the listener wrapper has not"},
-		{"on", "on {\nunspecified 10.0.0.0/8\n}", as + "'unspecified' for 10.0.0.0/8, and the listener wrapper has not"},
-		{"on {\noff 127.0.0.1\n}", "on {\noff 127.0.0.0/8\n}", as + "'off' for 127.0.0.0/8, and the listener wrapper has not"},
-		{"on {\nunspecified 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, and the listener wrapper has not"},
-		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\n}", as + "'off' for 10.1.0.0/16, and the listener wrapper has 'on'"},
+		{"on", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, but the listener wrapper does not"},
+		{"on", "on {\nunspecified 10.0.0.0/8\n}", as + "'unspecified' for 10.0.0.0/8, but the listener wrapper does not"},
+		{"on {\noff 127.0.0.1\n}", "on {\noff 127.0.0.0/8\n}", as + "'off' for 127.0.0.0/8, but the listener wrapper does not"},
+		{"on {\nunspecified 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", as + "'off' for 127.0.0.1/32, but the listener wrapper does not"},
+		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\n}", as + "'off' for 10.1.0.0/16, but the listener wrapper has mode 'on'"},
 		{"on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", "on {\noff 10.0.0.0/8\non 10.1.0.0/16\n}", ""},
 		{"off {\non 10.0.0.0/8\noff 127.0.0.1\n}", "on {\noff 127.0.0.1\n}", ""},
 	} {
 		t.Run(test.listener+" and "+test.packet, func(t *testing.T) {
-			port := freePort(t)
-			c := startCaddy(t, packets(test.listener, test.packet), h3Site(t, port, ""))
-			assert.Equal(t, test.way == "", listensOnUDP(t, port))
-			disabled := c.logs.find(ofModule.with(fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "UDP carries no header on this wrapper's watch", test.way, 1)}))
+			port := caddytest.FreePort(t)
+			c := caddytest.Start(t, caddytest.Packets(test.listener, test.packet), caddytest.HTTP3Site(t, port, ""))
+			assert.Equal(t, test.way == "", caddytest.ListensOnUDP(t, port))
+			disabled := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"level": "warn", "msg": strings.Replace(ofHTTP3, "this wrapper cannot check UDP", test.way, 1)}))
 			assert.Equal(t, test.way != "", len(disabled) == 1)
 		})
-	}
-}
-
-// What cannot be read must not pass for something that closes the way.
-func TestConfigurationThatCannotBeReadIsRefused(t *testing.T) {
-	mode, logger := On, zap.NewNop()
-	pw := &PacketConnWrapper{rules: &rules{policy: policy{mode: On}}, shared: &ListenerWrapper{Mode: On}}
-	for _, s := range []string{`{"wrapper": 1}`, `{"wrapper": "proxy_protocol_mode", "mode": "maybe"}`} {
-		raw := []json.RawMessage{json.RawMessage(s)}
-		_, err := packetWrapperOf(&caddyhttp.Server{PacketConnWrappersRaw: raw})
-		assert.Error(t, err)
-	}
-	assert.Error(t, pw.prepareServer(&caddyhttp.Server{PacketConnWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper": 1}`)}}, logger))
-	assert.Error(t, pw.prepareServer(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}, TLSConnPolicies: caddytls.ConnectionPolicies{{}}}, logger))
-	for _, ranges := range [][]ModeRanges{{{Mode: &mode, Ranges: []string{"nowhere"}}}, {{Ranges: []string{"::1"}}}} {
-		_, err := (&ListenerWrapper{Mode: On, rules: new(rules)}).wayAround(&PacketConnWrapper{Mode: On, Ranges: ranges})
-		assert.Error(t, err)
 	}
 }
 
@@ -247,21 +231,26 @@ func (a *testApp) Stop() error {
 	return nil
 }
 
-func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
+func TestPacketConnWrapper_OutsideOfAnHTTPServer(t *testing.T) {
 	load := func(t *testing.T, options string) *testApp {
-		require.NoError(t, newCaddy(t).loadJSON(`{"proxy_protocol_test_app": {`+options+`}}`))
+		require.NoError(t, caddytest.New(t).LoadJSON(`{"proxy_protocol_test_app": {`+options+`}}`))
 		return <-testAppRuns
 	}
 	t.Run("works", func(t *testing.T) {
 		app := load(t, "")
 		require.NoError(t, app.err)
-		c, peer := app.socket.(udpPacketConn).packetConn, listenUDP(t, "127.0.0.1")
-		_, err := peer.WriteTo([]byte("no header"), c.LocalAddr())
+		peer := caddytest.ListenUDP(t, "127.0.0.1")
+		for _, datagram := range []string{"no header", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x"} {
+			_, err := peer.WriteTo([]byte(datagram), app.socket.LocalAddr())
+			require.NoError(t, err)
+		}
+		require.NoError(t, app.socket.SetReadDeadline(time.Now().Add(caddytest.Patience)))
+		var p [100]byte
+		n, addr, err := app.socket.ReadFrom(p[:])
 		require.NoError(t, err)
-		payload, addr := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"x")
-		assert.Equal(t, "x", payload)
-		assert.Equal(t, client4.String(), addr.String())
-		assert.Equal(t, On, addr.mode)
+		assert.Equal(t, "x", string(p[:n]))
+		assert.Equal(t, caddytest.Client4.String(), addr.String())
+		assert.Equal(t, proxyprotocol.On, proxyprotocol.ModeOfDatagram(addr))
 	})
 	t.Run("too late to learn when the configuration runs", func(t *testing.T) {
 		assert.ErrorContains(t, load(t, `"late": true`).err, "new subscriptions")
@@ -272,9 +261,9 @@ func TestPacketWrapperOutsideOfAnHTTPServer(t *testing.T) {
 }
 
 // Caddy loads apps in any order.
-func TestPacketWrapperNeedsTheEvents(t *testing.T) {
+func TestPacketConnWrapper_NeedsTheEvents(t *testing.T) {
 	for range 10 {
-		require.ErrorContains(t, newCaddy(t).loadJSON(`{"proxy_protocol_test_app": {}, "events": {"nothing": true}}`), `unknown field "nothing"`)
+		require.ErrorContains(t, caddytest.New(t).LoadJSON(`{"proxy_protocol_test_app": {}, "events": {"nothing": true}}`), `unknown field "nothing"`)
 		select {
 		case app := <-testAppRuns:
 			require.ErrorContains(t, app.err, "loading events app module")
@@ -284,47 +273,47 @@ func TestPacketWrapperNeedsTheEvents(t *testing.T) {
 }
 
 // The header of a datagram is nothing to TCP.
-func TestOnlyHTTP3NeedsThePacketWrapper(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, packets("", "on"), h3Site(t, port, ""))
-	for _, tr := range []transport{https1, https2} {
-		response, _ := get(t, tr, tcp4(port), "", "/")
+func TestPacketConnWrapper_IsNeededForHTTP3Only(t *testing.T) {
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, ""))
+	for _, tr := range []caddytest.Transport{caddytest.HTTPS1, caddytest.HTTPS2} {
+		response, _ := caddytest.Get(t, tr, caddytest.TCP4(port), "", "/")
 		assert.Equal(t, http.StatusOK, response.StatusCode)
 	}
 }
 
-func TestAltSvcStaysBehindThePacketWrapper(t *testing.T) {
-	port := freePort(t)
-	startCaddy(t, packets("on", "on"), h3Site(t, port, ""))
-	response, _ := get(t, https2, tcp4(port), headerV2, "/")
+func TestHTTP3_AltSvcStaysBehindThePacketWrapper(t *testing.T) {
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, ""))
+	response, _ := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(port), headerV2, "/")
 	assert.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Contains(t, response.Header.Get("Alt-Svc"), fmt.Sprintf(`h3=":%d"`, port))
 	// TCP and UDP have the facts of their own headers.
-	_, body := get(t, https2, tcp4(port), v2(client6, server6), "/")
-	assert.Contains(t, body, client6.String()+" marked=false present=true mode=on peer=127.0.0.1")
-	_, body = newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address()).get("/")
-	assert.Contains(t, body, client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
+	_, body := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), "/")
+	assert.Contains(t, body, caddytest.Client6.String()+" marked=false present=true mode=on peer=127.0.0.1")
+	_, body = caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()).Get("/")
+	assert.Contains(t, body, caddytest.Client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
 }
 
-func TestDatagramsAreInMetricsAndStatus(t *testing.T) {
-	port, metrics := freePort(t), freePort(t)
-	startCaddy(t, packets("on", "on"), h3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
-	newH3Client(t, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address()).get("/")
-	sender := listenUDP(t, "127.0.0.3")
-	_, err := sender.WriteTo([]byte(quicLike), startRelay(t, "127.0.0.3", tcp4(port), "").front.LocalAddr())
+func TestPacketConnWrapper_DatagramsAreInMetricsAndStatus(t *testing.T) {
+	port, metrics := caddytest.FreePort(t), caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
+	caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()).Get("/")
+	sender := caddytest.ListenUDP(t, "127.0.0.3")
+	_, err := sender.WriteTo([]byte(quicPacket), caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), "").Front.LocalAddr())
 	require.NoError(t, err)
-	eventually(t, func() bool { return datagramsOf(t)["missing"] == 1 }, "not counted")
+	caddytest.Eventually(t, func() bool { return caddytest.Datagrams(t)["missing"] == 1 }, "not counted")
 
-	_, text := get(t, http1, endpoint{"tcp", fmt.Sprintf("127.0.0.9:%d", metrics)}, headerV1, "/")
+	_, text := caddytest.Get(t, caddytest.HTTP1, caddytest.Endpoint{Network: "tcp", Address: fmt.Sprintf("127.0.0.9:%d", metrics)}, headerV1, "/")
 	assert.Regexp(t, `(?m)^caddy_proxy_protocol_datagrams_total\{mode="on",outcome="client",server="srv\d",version="v2"\} \d+$`, text)
 	assert.Regexp(t, `(?m)^caddy_proxy_protocol_datagrams_total\{mode="on",outcome="missing",server="srv\d",version="none"\} 1$`, text)
 	var found bool
-	for _, l := range currentStatus().Listeners {
+	for _, l := range caddytest.CurrentStatus(t).Listeners {
 		if l.Address != fmt.Sprintf("udp/127.0.0.1:%d", port) {
 			continue
 		}
 		found = true
-		assert.Equal(t, On, l.Mode)
+		assert.Equal(t, "on", l.Mode)
 		assert.Equal(t, "static", l.TrustedProxies)
 		assert.Equal(t, 2, l.Peers.Count)
 		require.Len(t, l.Refusals, 1)

@@ -4,6 +4,7 @@ package proxyprotocol
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"runtime"
@@ -15,28 +16,51 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// packetRules are rules with stats of their own.
-func packetRules(mode Mode, options ...func(*rules)) (*rules, *connLogs) {
-	rules, logs := connRules(mode, options...)
-	rules.stats = newStats()
-	if rules.source != nil {
-		rules.list = newTrustedList(context.Background(), &rules.policy, zap.NewNop())
+// packetRules are rules of datagrams that log everything, with stats of their own.
+func packetRules(mode Mode, options ...func(*packetConfig)) (*packetConfig, *connLogs) {
+	core, logs := observer.New(zap.DebugLevel)
+	config := &packetConfig{
+		policy:        policy{mode: mode},
+		maxHeaderSize: defaultMaxHeaderSize,
+		recorder:      recorder{newConnLog(zap.New(core), true), newStats()},
 	}
-	return rules, logs
+	for _, option := range options {
+		option(config)
+	}
+	if config.source != nil {
+		config.list = newTrustedList(context.Background(), config.source, zap.NewNop())
+	}
+	return config, &connLogs{logs, config.log}
+}
+
+// packetQuiet are rules as in production, where a header is nothing to log.
+func packetQuiet(mode Mode) *packetConfig {
+	config, _ := packetRules(mode)
+	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
+	config.log = newConnLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)), true)
+	return config
+}
+
+// packetTrusting are rules whose source trusts these ranges; asked counts.
+func packetTrusting(asked *atomic.Int32, ranges ...string) func(*packetConfig) {
+	return func(c *packetConfig) { c.source = connTrusted(asked, ranges...) }
 }
 
 // wrappedSocket is a wrapped socket at an address of this machine, under rules.
-func wrappedSocket(t *testing.T, network, address string, rules *rules) *packetConn {
+func wrappedSocket(t *testing.T, network, address string, rules *packetConfig) *packetConn {
 	t.Helper()
 	socket, err := net.ListenPacket(network, address)
 	require.NoError(t, err)
 	t.Cleanup(func() { socket.Close() })
-	c := newPacketConn(socket, true).(udpPacketConn).packetConn
-	c.rules.Store(rules)
+	c := newPacketConn(socket, true)
+	c.config.Store(rules)
 	return c
 }
 
@@ -46,7 +70,7 @@ func pass(t *testing.T, from *net.UDPConn, c *packetConn, ip, datagram string) (
 	t.Helper()
 	_, err := from.WriteToUDPAddrPort([]byte(datagram), netip.AddrPortFrom(netip.MustParseAddr(ip), c.addr.Port()))
 	require.NoError(t, err)
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(caddytest.Patience)))
 	var p [maxDatagram]byte
 	n, addr, err := c.ReadFrom(p[:])
 	require.NoError(t, err)
@@ -55,8 +79,8 @@ func pass(t *testing.T, from *net.UDPConn, c *packetConn, ip, datagram string) (
 
 func TestAddressStaysTheSameAsLongAsDatagramsSayTheSame(t *testing.T) {
 	ofSize := func(size int) string {
-		empty := dgram(client4, server4, wire.TLV{Type: wire.TypeNoop})
-		return dgram(client4, server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, size-len(empty))})
+		empty := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, wire.TLV{Type: wire.TypeNoop})
+		return caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, size-len(empty))})
 	}
 	for _, test := range []struct {
 		name          string
@@ -65,17 +89,17 @@ func TestAddressStaysTheSameAsLongAsDatagramsSayTheSame(t *testing.T) {
 		same          bool
 	}{
 		{"no header", Off, "", "", true},
-		{"a header", On, dgram(client4, server4), dgram(client4, server4), true},
-		{"a marked client", Unspecified, dgram(client4, server4), dgram(client4, server4), true},
-		{"another client", On, dgram(client4, server4), dgram(client6, server6), false},
-		{"a header no more", Unspecified, local(), "", false},
+		{"a header", On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), true},
+		{"a marked client", Unspecified, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), true},
+		{"another client", On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6), false},
+		{"a header no more", Unspecified, caddytest.HeaderLocal(), "", false},
 		{"a header of the size that is kept", On, ofSize(recentHeader), ofSize(recentHeader), true},
 		{"a larger one", On, ofSize(recentHeader + 1), ofSize(recentHeader + 1), false},
 		{"a much larger one", On, ofSize(2000), ofSize(2000), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			rules, _ := packetRules(test.mode)
-			c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.1")
+			c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.1")
 			_, first := pass(t, peer, c, "127.0.0.1", test.first+"a")
 			payload, second := pass(t, peer, c, "127.0.0.1", test.second+"b")
 			assert.Equal(t, "b", payload)
@@ -92,22 +116,22 @@ func TestAddressOfAnotherIsNotTaken(t *testing.T) {
 		name                      string
 		from, to, header, payload string
 	}{
-		{"another peer", "127.0.0.3", "127.0.0.1", dgram(client4, server4), "b"},
-		{"another peer, of a connection", "127.0.0.3", "127.0.0.1", dgram(client4, server4), ofConnection("one\x00")},
-		{"sent to another address", "127.0.0.2", "127.0.0.7", dgram(client4, server4), "b"},
-		{"another header", "127.0.0.2", "127.0.0.1", dgram(client6, server6), "b"},
+		{"another peer", "127.0.0.3", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "b"},
+		{"another peer, of a connection", "127.0.0.3", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), ofConnection("one\x00")},
+		{"sent to another address", "127.0.0.2", "127.0.0.7", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "b"},
+		{"another header", "127.0.0.2", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6), "b"},
 		{"no header", "127.0.0.2", "127.0.0.1", "", "b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			rules, _ := packetRules(Unspecified)
 			c := wrappedSocket(t, "udp4", "0.0.0.0:0", rules)
-			peer := listenUDP(t, "127.0.0.2")
-			_, first := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+			peer := caddytest.ListenUDP(t, "127.0.0.2")
+			_, first := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 			for i := range c.recent {
 				c.recent[i] = first
 			}
 			if test.from != "127.0.0.2" {
-				peer = listenUDP(t, test.from)
+				peer = caddytest.ListenUDP(t, test.from)
 			}
 			payload, second := pass(t, peer, c, test.to, test.header+test.payload)
 			assert.Equal(t, test.payload, payload)
@@ -122,8 +146,8 @@ func TestAddressOfAnotherIsNotTaken(t *testing.T) {
 // What an accepted datagram began with does not vouch for what follows it in the next one.
 func TestDatagramsAreJudgedBehindAHeaderThatIsKnown(t *testing.T) {
 	rules, logs := packetRules(On)
-	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
-	for _, header := range []string{dgram(client4, server4), local()} {
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
+	for _, header := range []string{caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderLocal()} {
 		_, first := pass(t, peer, c, "127.0.0.1", header+"a")
 		for _, bad := range []string{header, header + header + "bad"} {
 			_, err := peer.WriteTo([]byte(bad), c.LocalAddr())
@@ -142,8 +166,8 @@ func TestDatagramsAreJudgedBehindAHeaderThatIsKnown(t *testing.T) {
 // nothing.
 func TestEmptyDatagramsArePassedOver(t *testing.T) {
 	off, _ := packetRules(Off)
-	for _, rules := range []*rules{off, nil} {
-		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
+	for _, rules := range []*packetConfig{off, nil} {
+		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
 		_, first := pass(t, peer, c, "127.0.0.1", "a")
 		_, err := peer.WriteTo(nil, c.LocalAddr())
 		require.NoError(t, err)
@@ -157,9 +181,9 @@ func TestEmptyDatagramsArePassedOver(t *testing.T) {
 // The buffer still has what came before.
 func TestBeginningOfASignatureIsNoHeader(t *testing.T) {
 	rules, _ := packetRules(Unspecified)
-	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
 	for size := 1; size < len(wire.SignatureV2); size++ {
-		pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+		pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 		payload, addr := pass(t, peer, c, "127.0.0.1", wire.SignatureV2[:size])
 		assert.Equal(t, wire.SignatureV2[:size], payload)
 		assert.False(t, addr.present())
@@ -168,8 +192,8 @@ func TestBeginningOfASignatureIsNoHeader(t *testing.T) {
 
 func TestDatagramsThatQUICGetsAreCounted(t *testing.T) {
 	rules, _ := packetRules(Unspecified)
-	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2")
-	for _, datagram := range []string{"x", local() + "x", dgram(client4, server4) + "x", dgram(client4, server4) + "xx"} {
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
+	for _, datagram := range []string{"x", caddytest.HeaderLocal() + "x", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "xx"} {
 		pass(t, peer, c, "127.0.0.1", datagram)
 	}
 	counted := &rules.stats.outcomes[Unspecified]
@@ -180,44 +204,44 @@ func TestDatagramsThatQUICGetsAreCounted(t *testing.T) {
 
 func TestNothingIsRememberedOfRulesThatAreGone(t *testing.T) {
 	var asked atomic.Int32
-	before, _ := packetRules(On, connTrusting(&asked, "127.0.0.0/8"))
+	before, _ := packetRules(On, packetTrusting(&asked, "127.0.0.0/8"))
 	after, _ := packetRules(On)
 	kept := weak.Make(before)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
 	for _, ip := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.4"} {
-		pass(t, listenUDP(t, ip), c, "127.0.0.1", dgram(client4, server4)+"a")
+		pass(t, caddytest.ListenUDP(t, ip), c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	}
 	require.EqualValues(t, 1, asked.Load())
 	before = nil
-	c.rules.Store(after)
-	_, addr := pass(t, listenUDP(t, "127.0.0.5"), c, "127.0.0.1", dgram(client4, server4)+"a")
-	assert.Same(t, after, addr.rules)
-	eventually(t, func() bool { runtime.GC(); return kept.Value() == nil }, "the rules are kept")
+	c.config.Store(after)
+	_, addr := pass(t, caddytest.ListenUDP(t, "127.0.0.5"), c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+	assert.Same(t, after, addr.config)
+	caddytest.Eventually(t, func() bool { runtime.GC(); return kept.Value() == nil }, "the rules are kept")
 	runtime.KeepAlive(c)
 }
 
 func TestTrustEndsWithTheRules(t *testing.T) {
 	var asked atomic.Int32
-	before, _ := packetRules(On, connTrusting(&asked, "127.0.0.0/8"))
-	after, logs := packetRules(On, connTrusting(&asked, "127.0.0.3/32"))
-	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", before), listenUDP(t, "127.0.0.2")
-	pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
-	c.rules.Store(after)
-	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	before, _ := packetRules(On, packetTrusting(&asked, "127.0.0.0/8"))
+	after, logs := packetRules(On, packetTrusting(&asked, "127.0.0.3/32"))
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", before), caddytest.ListenUDP(t, "127.0.0.2")
+	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+	c.config.Store(after)
+	_, err := peer.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
-	payload, _ := pass(t, listenUDP(t, "127.0.0.3"), c, "127.0.0.1", dgram(client4, server4)+"good")
+	payload, _ := pass(t, caddytest.ListenUDP(t, "127.0.0.3"), c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	assert.Equal(t, "good", payload)
 	assert.Equal(t, []string{"untrusted"}, connReasons(logs))
 }
 
 // Nobody judges datagrams, and nobody takes anything from them.
 func TestDatagramsPassAsTheyAreWithoutRules(t *testing.T) {
-	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", nil), listenUDP(t, "127.0.0.2")
-	for _, datagram := range []string{"a", dgram(client4, server4) + "a", wire.SignatureV2, local() + local()} {
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", nil), caddytest.ListenUDP(t, "127.0.0.2")
+	for _, datagram := range []string{"a", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "a", wire.SignatureV2, caddytest.HeaderLocal() + caddytest.HeaderLocal()} {
 		payload, addr := pass(t, peer, c, "127.0.0.1", datagram)
 		assert.Equal(t, datagram, payload)
 		assert.Equal(t, peer.LocalAddr().String(), addr.String())
-		assert.Nil(t, addr.rules)
+		assert.Nil(t, addr.config)
 	}
 }
 
@@ -267,9 +291,9 @@ func TestPeersOfOtherSocketsAreNotMixedUp(t *testing.T) {
 		socket.says = append(socket.says, "x")
 	}
 	from := socket.from
-	c := newPacketConn(socket, true).(*packetConn)
+	c := newPacketConn(socket, true)
 	rules, _ := packetRules(Unspecified)
-	c.rules.Store(rules)
+	c.config.Store(rules)
 	var p [10]byte
 	for _, want := range want {
 		n, addr, err := c.ReadFrom(p[:])
@@ -282,7 +306,7 @@ func TestPeersOfOtherSocketsAreNotMixedUp(t *testing.T) {
 	for i := range from {
 		assert.Same(t, from[i], socket.replies[i])
 	}
-	for _, foreign := range []*quicAddr{{}, {back: &wayBack{to: client4}}} { // of no socket, and of a UDP socket
+	for _, foreign := range []*quicAddr{{}, {back: &wayBack{to: caddytest.Client4}}} { // of no socket, and of a UDP socket
 		_, err := c.WriteTo(p[:], foreign)
 		assert.ErrorIs(t, err, errNotOurs)
 	}
@@ -293,16 +317,16 @@ func TestPanicOfAnotherSocketsAddressDropsOneDatagram(t *testing.T) {
 	on, _ := packetRules(On)
 	off, _ := packetRules(Off)
 	for _, test := range []struct {
-		rules *rules
+		rules *packetConfig
 		good  string
 	}{
-		{on, local() + "good"},
+		{on, caddytest.HeaderLocal() + "good"},
 		{off, "good"},
 		{nil, "good"},
 	} {
 		socket := &otherSocket{from: []net.Addr{&otherAddr{}, &otherAddr{"192.0.2.1:7"}}, says: []string{"bad", test.good}}
-		c := newPacketConn(socket, true).(*packetConn)
-		c.rules.Store(test.rules)
+		c := newPacketConn(socket, true)
+		c.config.Store(test.rules)
 		var p [10]byte
 		n, addr, err := c.ReadFrom(p[:])
 		require.NoError(t, err)
@@ -330,10 +354,10 @@ func (c *restlessSocket) LocalAddr() net.Addr {
 // The record of what is dropped has the address as well.
 func TestPanicOfAnotherSocketsOwnAddressDropsDatagrams(t *testing.T) {
 	socket := &restlessSocket{otherSocket: otherSocket{from: []net.Addr{&otherAddr{"somewhere"}}, says: []string{"x"}}}
-	c := newPacketConn(socket, true).(*packetConn)
+	c := newPacketConn(socket, true)
 	socket.wrapped = true
 	rules, _ := packetRules(Off)
-	c.rules.Store(rules)
+	c.config.Store(rules)
 	_, _, err := c.ReadFrom(make([]byte, 10))
 	require.ErrorIs(t, err, net.ErrClosed)
 	assert.EqualValues(t, 1, rules.stats.outcomes[Off][0][reasonIO].Load())

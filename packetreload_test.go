@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 // Which configuration has a say in which socket, and in which request.
 
@@ -15,6 +15,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // h3Server is a server in JSON that answers its name, and the fields of its packet wrapper, if
@@ -34,7 +37,7 @@ const (
 // onPackets are the fields of a packet wrapper that trusts these ranges.
 func onPackets(ranges ...string) string {
 	text, err := json.Marshal(ranges)
-	must(err)
+	caddytest.Must(err)
 	return `"mode": "on", "trusted_proxies": {"source": "static", "ranges": ` + string(text) + `}`
 }
 
@@ -58,20 +61,23 @@ func h3Apps(t testing.TB, more string, servers ...h3Server) string {
 		}
 		all = append(all, fmt.Sprintf(`"%s": {%s}`, s.name, strings.Join(fields, ", ")))
 	}
-	files := strings.Fields(tlsFiles(t))
+	files := strings.Fields(caddytest.CertificateFiles(t))
 	return fmt.Sprintf(`{%s "http": {"grace_period": "100ms", "servers": {%s}}, "tls": {"certificates": {"load_files": [{"certificate": %s, "key": %s}]}}}`,
 		more, strings.Join(all, ", "), files[0], files[1])
 }
 
 // dropsOf returns how many datagrams the packet wrappers of a server dropped.
-func dropsOf(server string) (n uint64) {
-	for _, l := range currentStatus().Listeners {
-		if l.Server != server || !strings.HasPrefix(l.Address, packetAddress) {
+func dropsOf(t testing.TB, server string) (n uint64) {
+	t.Helper()
+	for _, l := range caddytest.CurrentStatus(t).Listeners {
+		if l.Server != server || !strings.HasPrefix(l.Address, "udp/") {
 			continue
 		}
-		for o := range outcomes {
-			if o.refused() {
-				n += l.Outcomes[o.String()]
+		for outcome, count := range l.Outcomes {
+			switch outcome {
+			case "client", "marked", "local", "direct":
+			default:
+				n += count
 			}
 		}
 	}
@@ -82,17 +88,17 @@ func dropsOf(server string) (n uint64) {
 // datagrams are dropped by a server.
 func requireDropped(t *testing.T, server, address string) {
 	t.Helper()
-	before := dropsOf(server)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	before := dropsOf(t, server)
+	ctx, cancel := context.WithTimeout(t.Context(), caddytest.Patience)
 	defer cancel()
-	client := newH3Client(t, address)
+	client := caddytest.NewHTTP3Client(t, address)
 	answered := make(chan string, 1)
 	go func() {
-		if response, body, err := client.try(ctx, http.MethodGet, "/", nil); err == nil {
+		if response, body, err := client.Try(ctx, http.MethodGet, "/", nil); err == nil {
 			answered <- fmt.Sprint(response.StatusCode, " ", body)
 		}
 	}()
-	eventually(t, func() bool { return dropsOf(server) > before || len(answered) > 0 }, "%s drops nothing", server)
+	caddytest.Eventually(t, func() bool { return dropsOf(t, server) > before || len(answered) > 0 }, "%s drops nothing", server)
 	select {
 	case answer := <-answered:
 		t.Fatalf("%s was asked without a header, and the answer is %s", server, answer)
@@ -103,35 +109,35 @@ func requireDropped(t *testing.T, server, address string) {
 // requireAnswered sends a request over a new connection, which this server must answer.
 func requireAnswered(t *testing.T, server, address string) {
 	t.Helper()
-	_, body := newH3Client(t, address).get("/")
+	_, body := caddytest.NewHTTP3Client(t, address).Get("/")
 	require.Equal(t, server, strings.Fields(body)[0])
 }
 
 // Both sockets have an unspecified address and the same port.
-func TestWildcardsOfBothFamiliesKeepTheirRules(t *testing.T) {
-	needIPv6(t)
-	c := newCaddy(t)
+func TestReload_WildcardsOfBothFamiliesKeepTheirRules(t *testing.T) {
+	caddytest.NeedIPv6(t)
+	c := caddytest.New(t)
 	for i := range 50 {
-		port := freePort(t)
+		port := caddytest.FreePort(t)
 		// Caddy provisions and starts servers in the order of a map.
 		names := [][2]string{{"first", "second"}, {"second", "first"}}[i%2]
 		on := h3Server{name: names[0], listen: []string{fmt.Sprintf("tcp4/0.0.0.0:%d", port)}, packet: onPackets("127.0.0.2")}
 		off := h3Server{name: names[1], listen: []string{fmt.Sprintf("tcp6/[::]:%d", port)}, packet: offPackets}
-		require.NoError(t, c.loadJSON(h3Apps(t, "", on, off)))
-		requireDropped(t, on.name, tcp4(port).address)
-		requireAnswered(t, off.name, tcp6(port).address)
+		require.NoError(t, c.LoadJSON(h3Apps(t, "", on, off)))
+		requireDropped(t, on.name, caddytest.TCP4(port).Address)
+		requireAnswered(t, off.name, caddytest.TCP6(port).Address)
 		if i%10 == 0 {
-			requireAnswered(t, on.name, startRelay(t, "127.0.0.2", tcp4(port), dgram(client4, server4)).address())
-			require.NoError(t, c.loadJSON(h3Apps(t, "", on, off)), "a reload")
-			requireDropped(t, on.name, tcp4(port).address)
-			requireAnswered(t, off.name, tcp6(port).address)
+			requireAnswered(t, on.name, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address())
+			require.NoError(t, c.LoadJSON(h3Apps(t, "", on, off)), "a reload")
+			requireDropped(t, on.name, caddytest.TCP4(port).Address)
+			requireAnswered(t, off.name, caddytest.TCP6(port).Address)
 		}
 	}
 }
 
 // Sockets that look alike, and the address by which each is reached.
-func TestServersGovernTheirOwnSocketsOnly(t *testing.T) {
-	needIPv6(t)
+func TestReload_ServersGovernTheirOwnSocketsOnly(t *testing.T) {
+	caddytest.NeedIPv6(t)
 	for _, test := range []struct {
 		name             string
 		on, off          string // what the servers listen on, with the port as N
@@ -145,13 +151,13 @@ func TestServersGovernTheirOwnSocketsOnly(t *testing.T) {
 		{"a scoped address", "[::1%lo]:N", "127.0.0.1:N", "::1", "127.0.0.1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			port := freePort(t)
+			port := caddytest.FreePort(t)
 			at := func(s string) []string { return []string{strings.Replace(s, "N", fmt.Sprint(port), 1)} }
 			to := func(ip string) string { return net.JoinHostPort(ip, fmt.Sprint(port)) }
 			on, off := h3Server{name: "on", listen: at(test.on), packet: onPackets("192.0.2.10")}, h3Server{name: "off", listen: at(test.off), packet: offPackets}
-			c := newCaddy(t)
+			c := caddytest.New(t)
 			for range 3 {
-				require.NoError(t, c.loadJSON(h3Apps(t, "", on, off)))
+				require.NoError(t, c.LoadJSON(h3Apps(t, "", on, off)))
 				requireDropped(t, "on", to(test.reachOn))
 				requireAnswered(t, "off", to(test.reachIt))
 			}
@@ -159,13 +165,13 @@ func TestServersGovernTheirOwnSocketsOnly(t *testing.T) {
 	}
 }
 
-func TestPortsOfARangeBelongToTheirServer(t *testing.T) {
-	port := freePort(t)
-	c := newCaddy(t)
+func TestReload_PortsOfARangeBelongToTheirServer(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.New(t)
 	on := h3Server{name: "on", listen: []string{fmt.Sprintf("127.0.0.1:%d-%d", port, port+1)}, packet: onPackets("192.0.2.10")}
 	off := h3Server{name: "off", listen: []string{fmt.Sprintf("127.0.0.7:%d-%d", port, port+1)}, packet: offPackets}
 	for range 2 {
-		require.NoError(t, c.loadJSON(h3Apps(t, "", on, off)))
+		require.NoError(t, c.LoadJSON(h3Apps(t, "", on, off)))
 		for _, port := range []int{port, port + 1} {
 			requireDropped(t, "on", fmt.Sprintf("127.0.0.1:%d", port))
 			requireAnswered(t, "off", fmt.Sprintf("127.0.0.7:%d", port))
@@ -174,50 +180,50 @@ func TestPortsOfARangeBelongToTheirServer(t *testing.T) {
 }
 
 // Caddy hands a socket over by its key, so the rules go with the key.
-func TestSocketsChangeHandsWithTheirKey(t *testing.T) {
-	port := freePort(t)
+func TestReload_SocketsChangeHandsWithTheirKey(t *testing.T) {
+	port := caddytest.FreePort(t)
 	first, second := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.7:%d", port)
 	on := func(at ...string) h3Server { return h3Server{name: "on", listen: at, packet: onPackets("192.0.2.10")} }
 	off := func(at ...string) h3Server { return h3Server{name: "off", listen: at, packet: offPackets} }
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	check := func(on, off string) {
 		t.Helper()
 		requireDropped(t, "on", on)
-		h3Eventually(t, off, http.StatusOK, "off ")
+		caddytest.EventuallyHTTP3(t, off, http.StatusOK, "off ")
 	}
-	require.NoError(t, c.loadJSON(h3Apps(t, "", on(first), off(second))))
+	require.NoError(t, c.LoadJSON(h3Apps(t, "", on(first), off(second))))
 	check(first, second)
-	require.NoError(t, c.loadJSON(h3Apps(t, "", on(second), off(first))), "two servers swap their addresses")
+	require.NoError(t, c.LoadJSON(h3Apps(t, "", on(second), off(first))), "two servers swap their addresses")
 	check(second, first)
 
 	// What has the address of another family or network is another socket.
-	require.Error(t, c.loadJSON(h3Apps(t, `"proxy_protocol_test_fails": {},`, on(first), off(second))), "a reload that fails")
+	require.Error(t, c.LoadJSON(h3Apps(t, `"proxy_protocol_test_fails": {},`, on(first), off(second))), "a reload that fails")
 	check(second, first)
-	require.Error(t, c.loadJSON(h3Apps(t, `"proxy_protocol_test_fails": {},`, off(first, second))))
+	require.Error(t, c.LoadJSON(h3Apps(t, `"proxy_protocol_test_fails": {},`, off(first, second))))
 	check(second, first)
 
-	require.NoError(t, c.loadJSON(h3Apps(t, "", h3Server{name: "plain", listen: []string{second}}, off(first))), "a server drops its wrapper")
-	h3Eventually(t, second, http.StatusOK, "plain ")
-	h3Eventually(t, first, http.StatusOK, "off ")
-	require.NoError(t, c.loadJSON(h3Apps(t, "", on(first, second))), "and another one takes over both")
+	require.NoError(t, c.LoadJSON(h3Apps(t, "", h3Server{name: "plain", listen: []string{second}}, off(first))), "a server drops its wrapper")
+	caddytest.EventuallyHTTP3(t, second, http.StatusOK, "plain ")
+	caddytest.EventuallyHTTP3(t, first, http.StatusOK, "off ")
+	require.NoError(t, c.LoadJSON(h3Apps(t, "", on(first, second))), "and another one takes over both")
 	requireDropped(t, "on", first)
 	requireDropped(t, "on", second)
 }
 
 // Caddy gives servers on the TCP and the UDP network of an address the same socket, and
 // either of them any of its connections.
-func TestServersThatShareASocketKeepTheirOwnRules(t *testing.T) {
-	port := freePort(t)
+func TestReload_ServersThatShareASocketKeepTheirOwnRules(t *testing.T) {
+	port := caddytest.FreePort(t)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for range 3 {
-		require.NoError(t, c.loadJSON(h3Apps(t, "",
+		require.NoError(t, c.LoadJSON(h3Apps(t, "",
 			h3Server{name: "on", listen: []string{address}, packet: onPackets("127.0.0.2")},
 			h3Server{name: "off", listen: []string{"udp/" + address}, packet: offPackets, more: `"protocols": ["h3"]`},
 		)))
 		for range 3 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second/5)
-			response, body, err := newH3Client(t, address).try(ctx, http.MethodGet, "/", nil)
+			response, body, err := caddytest.NewHTTP3Client(t, address).Try(ctx, http.MethodGet, "/", nil)
 			cancel()
 			if err == nil && response.StatusCode == http.StatusOK {
 				require.Equal(t, "off", strings.Fields(body)[0])
@@ -227,19 +233,19 @@ func TestServersThatShareASocketKeepTheirOwnRules(t *testing.T) {
 }
 
 // An operating system chooses port 0 once, and Caddy keeps the socket.
-func TestRulesOfPort0ChangeWithAReload(t *testing.T) {
-	c := newCaddy(t)
+func TestReload_ChangesTheRulesOfPort0(t *testing.T) {
+	c := caddytest.New(t)
 	server := h3Server{name: "any", listen: []string{"127.0.0.1:0"}, packet: offPackets, more: `"protocols": ["h3"]`}
-	require.NoError(t, c.loadJSON(h3Apps(t, "", server)))
+	require.NoError(t, c.LoadJSON(h3Apps(t, "", server)))
 	var address string
-	packetConns.each(func(c *packetConn) {
-		if c.key == "udp/127.0.0.1:0" {
-			address = c.LocalAddr().String()
+	proxyprotocol.EachPacketConn(func(key string, local net.Addr, _ proxyprotocol.Mode) {
+		if key == "udp/127.0.0.1:0" {
+			address = local.String()
 		}
 	})
 	requireAnswered(t, "any", address)
 	server.packet = onPackets("192.0.2.10")
-	require.NoError(t, c.loadJSON(h3Apps(t, "", server)))
+	require.NoError(t, c.LoadJSON(h3Apps(t, "", server)))
 	requireDropped(t, "any", address)
 }
 
@@ -278,7 +284,7 @@ func (testSlow) Stop() error { return nil }
 
 // While another app of a new configuration starts, its HTTP server may run already, and the
 // configuration before still judges the datagrams.
-func TestRequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
+func TestReload_RequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 	const header = "header"
 	for _, test := range []struct {
 		name          string
@@ -300,21 +306,21 @@ func TestRequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 		{"on to on", onPackets("127.0.0.2"), onPackets("127.0.0.2", "127.0.0.3"), header, "", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			port := freePort(t)
+			port := caddytest.FreePort(t)
 			preamble := ""
 			if test.with == header {
-				preamble = dgram(client4, server4)
+				preamble = caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
 			}
-			relay := startRelay(t, "127.0.0.2", tcp4(port), preamble).address()
+			relay := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), preamble).Address()
 			at := []string{fmt.Sprintf("127.0.0.1:%d", port)}
-			c := newCaddy(t)
+			c := caddytest.New(t)
 			seen := make(map[string]int) // answers of the new configuration
 			for attempt := 0; attempt < 20 && len(seen) == 0; attempt++ {
-				require.NoError(t, c.loadJSON(h3Apps(t, "", h3Server{name: "before", listen: at, packet: test.before})))
-				h3Eventually(t, relay, http.StatusOK, "before ")
+				require.NoError(t, c.LoadJSON(h3Apps(t, "", h3Server{name: "before", listen: at, packet: test.before})))
+				caddytest.EventuallyHTTP3(t, relay, http.StatusOK, "before ")
 				loaded := make(chan error, 1)
 				go func() {
-					loaded <- c.loadJSON(h3Apps(t, `"proxy_protocol_test_slow": {},`, h3Server{name: "after", listen: at, packet: test.after, more: test.more}))
+					loaded <- c.LoadJSON(h3Apps(t, `"proxy_protocol_test_slow": {},`, h3Server{name: "after", listen: at, packet: test.after, more: test.more}))
 				}()
 				var goOn chan struct{}
 				select {
@@ -324,7 +330,7 @@ func TestRequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 				}
 				for range 6 {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-					response, body, err := newH3Client(t, relay).try(ctx, http.MethodGet, "/", nil)
+					response, body, err := caddytest.NewHTTP3Client(t, relay).Try(ctx, http.MethodGet, "/", nil)
 					cancel()
 					if err == nil && !strings.HasPrefix(body, "before") {
 						seen[fmt.Sprint(response.StatusCode, " ", strings.Fields(body + " -")[0])]++
@@ -344,36 +350,19 @@ func TestRequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 }
 
 // Caddy opens no socket for HTTP/3 without TLS. What has its key is another server's.
-func TestServerWithoutTLSClaimsNoSocket(t *testing.T) {
-	c := newCaddy(t)
+func TestPacketConnWrapper_WithoutTLSClaimsNoSocket(t *testing.T) {
+	c := caddytest.New(t)
 	for i := range 6 {
-		port := freePort(t)
+		port := caddytest.FreePort(t)
 		address := fmt.Sprintf("127.0.0.1:%d", port)
-		require.NoError(t, c.loadJSON(h3Apps(t, "",
+		require.NoError(t, c.LoadJSON(h3Apps(t, "",
 			h3Server{name: "on", listen: []string{"udp/" + address}, packet: onPackets("127.0.0.2"), more: `"protocols": ["h3"]`},
 			h3Server{name: "plain", listen: []string{address}, packet: offPackets, more: `"tls_connection_policies": null`},
 		)))
-		packetConns.each(func(s *packetConn) {
-			if s.key == "udp/"+address {
-				assert.Equal(t, On, s.rules.Load().mode, "start %d: the rules of another server", i)
+		proxyprotocol.EachPacketConn(func(key string, _ net.Addr, mode proxyprotocol.Mode) {
+			if key == "udp/"+address {
+				assert.Equal(t, proxyprotocol.On, mode, "start %d: the rules of another server", i)
 			}
 		})
 	}
-}
-
-// A wrapper of an app other than http has no server, and nothing behind it refuses requests.
-func TestSocketThatNoConfigurationCanAdoptStaysClosed(t *testing.T) {
-	rules, _ := packetRules(On)
-	pw := &PacketConnWrapper{Mode: On, rules: rules, unwrap: true, shared: &ListenerWrapper{Mode: On}}
-	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer socket.Close()
-	wrapped := pw.WrapPacketConn(socket)
-	require.NoError(t, pw.Cleanup()) // a reload: Caddy keeps the socket and its wrapper
-	peer := listenUDP(t, "127.0.0.3")
-	_, err = peer.WriteTo([]byte("no header"), socket.LocalAddr())
-	require.NoError(t, err)
-	require.NoError(t, wrapped.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
-	_, from, err := wrapped.ReadFrom(make([]byte, 100))
-	assert.Error(t, err, "a datagram without a header passes, from %v", from)
 }

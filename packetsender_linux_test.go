@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // busySender is a sender that looks as if the kernel was busy: what waits for it waits until
@@ -36,7 +38,7 @@ func numbered(n, size int) []byte {
 // these sizes, in order.
 func requireReplies(t *testing.T, client *net.UDPConn, first int, sizes ...int) {
 	t.Helper()
-	require.NoError(t, client.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, client.SetReadDeadline(time.Now().Add(caddytest.Patience)))
 	var p [1 << 16]byte
 	for i, size := range sizes {
 		n, _, err := client.ReadFromUDPAddrPort(p[:])
@@ -76,7 +78,7 @@ func listenUDPLite(t *testing.T) *net.UDPConn {
 // listenWithoutChecksums is a socket that segments in general, and cannot now.
 func listenWithoutChecksums(t *testing.T) *net.UDPConn {
 	t.Helper()
-	udp := listenUDP(t, "127.0.0.1")
+	udp := caddytest.ListenUDP(t, "127.0.0.1")
 	raw, err := udp.SyscallConn()
 	require.NoError(t, err)
 	require.NoError(t, raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }))
@@ -149,12 +151,12 @@ func TestSingleReplyIsNotSegmented(t *testing.T) {
 }
 
 func TestSocketThatCannotSegmentIsKnown(t *testing.T) {
-	udp := listenUDP(t, "127.0.0.1")
+	udp := caddytest.ListenUDP(t, "127.0.0.1")
 	assert.False(t, newPacketSender(udp).single)
 	require.NoError(t, udp.Close())
 	s := newPacketSender(udp)
 	assert.True(t, s.single)
-	_, err := s.write(numbered(1, smallReply), replyTo(listenUDP(t, "127.0.0.1")))
+	_, err := s.write(numbered(1, smallReply), replyTo(caddytest.ListenUDP(t, "127.0.0.1")))
 	assert.ErrorIs(t, err, net.ErrClosed)
 }
 
@@ -184,9 +186,9 @@ func TestRepliesOfOneSizeToOneClientLeaveTogether(t *testing.T) {
 		{"as large as a batch", []int{batchSize, 1}, [][]int{{batchSize}, {1}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			client, other := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
+			client, other := caddytest.ListenUDP(t, "127.0.0.1"), caddytest.ListenUDP(t, "127.0.0.1")
 			require.NoError(t, client.SetReadBuffer(1<<20))
-			s := busySender(listenUDP(t, "127.0.0.1"))
+			s := busySender(caddytest.ListenUDP(t, "127.0.0.1"))
 			to, between := replyTo(client), replyTo(other)
 			for n, size := range test.sizes {
 				_, err := s.write(numbered(n, size), to)
@@ -208,8 +210,8 @@ func TestRepliesOfOneSizeToOneClientLeaveTogether(t *testing.T) {
 
 // What waits for one client goes on behind what waits for another.
 func TestClientsHaveBatchesOfTheirOwn(t *testing.T) {
-	first, second := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
-	s := busySender(listenUDP(t, "127.0.0.1"))
+	first, second := caddytest.ListenUDP(t, "127.0.0.1"), caddytest.ListenUDP(t, "127.0.0.1")
+	s := busySender(caddytest.ListenUDP(t, "127.0.0.1"))
 	to := []*wayBack{replyTo(first), replyTo(second)}
 	for n := range 4 {
 		for _, to := range to {
@@ -236,8 +238,8 @@ func TestOnlyWhatIsWorthItWaits(t *testing.T) {
 		{"larger than a batch", batchSize + 1, true, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			client := listenUDP(t, "127.0.0.1")
-			s := newPacketSender(listenUDP(t, "127.0.0.1"))
+			client := caddytest.ListenUDP(t, "127.0.0.1")
+			s := newPacketSender(caddytest.ListenUDP(t, "127.0.0.1"))
 			began := make(chan bool, 1)
 			s.sending, s.send = test.sending, func() { began <- true }
 			written, err := s.write(numbered(1, test.size), replyTo(client))
@@ -256,7 +258,7 @@ func TestOnlyWhatIsWorthItWaits(t *testing.T) {
 
 // Writers wait if too much does, and then join what others wrote meanwhile.
 func TestWritersWaitForRoom(t *testing.T) {
-	udp, client := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
+	udp, client := caddytest.ListenUDP(t, "127.0.0.1"), caddytest.ListenUDP(t, "127.0.0.1")
 	require.NoError(t, client.SetReadBuffer(1<<20))
 	synctest.Test(t, func(t *testing.T) {
 		s := busySender(udp)
@@ -300,12 +302,12 @@ func TestWritersWaitForRoom(t *testing.T) {
 // What was written before the socket is closed has left.
 func TestLastReplyLeavesBeforeTheSocketIsClosed(t *testing.T) {
 	for range 20 {
-		udp, client := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
+		udp, client := caddytest.ListenUDP(t, "127.0.0.1"), caddytest.ListenUDP(t, "127.0.0.1")
 		_, err := newPacketSender(udp).write([]byte("bye"), replyTo(client))
 		require.NoError(t, err)
 		require.NoError(t, udp.Close())
 		var p [10]byte
-		require.NoError(t, client.SetReadDeadline(time.Now().Add(patience)))
+		require.NoError(t, client.SetReadDeadline(time.Now().Add(caddytest.Patience)))
 		n, _, err := client.ReadFrom(p[:])
 		require.NoError(t, err)
 		assert.Equal(t, "bye", string(p[:n]))

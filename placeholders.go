@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -81,31 +79,28 @@ func (p placeholders) MatchWithError(r *http.Request) (bool, error) {
 		return false, caddyhttp.Error(http.StatusMisdirectedRequest, errOtherRules)
 	}
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		if c := requestConn(r); c != nil {
-			repl.Map(c.placeholders())
-		} else {
-			repl.Map(ofNoConn)
-		}
+		repl.Map(placeholdersOf(requestConn(r)))
 	}
 	return false, nil
 }
 
-// placeholders returns what all requests of the connection share.
-func (c *conn) placeholders() caddy.ReplacerFunc { return mappingOf(c, &c.extra().mapping) }
-
-// mappingOf returns the placeholders of a connection, and keeps them.
-func mappingOf(c connection, kept *atomic.Pointer[caddy.ReplacerFunc]) caddy.ReplacerFunc {
-	mapping := kept.Load()
-	if mapping == nil {
-		f := caddy.ReplacerFunc(func(key string) (any, bool) { return placeholder(c, key) })
-		mapping = &f
-		kept.Store(mapping)
+// placeholdersOf returns the placeholders of a connection's requests. They share one function,
+// which the connection keeps. The connection is nil if it is not known.
+func placeholdersOf(c connection) caddy.ReplacerFunc {
+	if c == nil {
+		return unknownConn
 	}
-	return *mapping
+	cache := c.lookups()
+	if kept := cache.load(); kept != nil {
+		return caddy.ReplacerFunc(kept)
+	}
+	get := func(key string) (any, bool) { return placeholder(c, key) }
+	cache.store(get)
+	return get
 }
 
-// ofNoConn has the placeholders of requests on a connection that is not known.
-func ofNoConn(key string) (any, bool) { return placeholder(nil, key) }
+// unknownConn has the placeholders of requests on a connection that is not known.
+func unknownConn(key string) (any, bool) { return placeholder(nil, key) }
 
 // placeholder returns the value of a placeholder, and whether it is known. One that is
 // known and has no value is empty. The connection may be nil.
@@ -174,7 +169,7 @@ var getters = map[string]func(c connection, f *facts) any{
 	".version":     func(_ connection, f *facts) any { return versionOf(f.header) },
 	".command":     func(_ connection, f *facts) any { return commandOf(f.header) },
 	".transport":   func(_ connection, f *facts) any { return transportOf(f.header) },
-	".port_zero":   func(_ connection, f *facts) any { return f.marked },
+	".port_zero":   func(_ connection, f *facts) any { return f.Marked() },
 	".source":      func(_ connection, f *facts) any { return textOf(f.header.Source()) },
 	".destination": func(_ connection, f *facts) any { return textOf(f.header.Destination()) },
 	".client_ip":   func(c connection, _ *facts) any { return hostOf(c.RemoteAddr()) },
@@ -230,13 +225,6 @@ func transportOf(h wire.Header) string {
 	}
 }
 
-func textOf(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
-}
-
 // hostOf and portOf return the parts of an IP address with port, and nothing of another,
 // like that of a Unix socket.
 func hostOf(addr net.Addr) string {
@@ -273,7 +261,7 @@ func (s *summary) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 			enc.AddString(field.key, field.value)
 		}
 	}
-	enc.AddBool("port_zero", f.marked)
+	enc.AddBool("port_zero", f.Marked())
 	named := f.say()
 	if len(named.Telling) == 0 {
 		return nil

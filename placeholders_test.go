@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"crypto/sha256"
@@ -22,6 +22,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -77,7 +79,9 @@ func (v values) with(more values) values {
 	return all
 }
 
-func v2UDP(src, dst netip.AddrPort) string { return encode(wire.NewProxy(2, wire.Dgram, src, dst)) }
+func v2UDP(src, dst netip.AddrPort) string {
+	return caddytest.Header(wire.NewProxy(2, wire.Dgram, src, dst))
+}
 
 var (
 	// What there is to say of client4's header, of version 1 and 2.
@@ -92,8 +96,8 @@ var (
 	noAddress = values{"present": "true", "port_zero": "false"}
 )
 
-func TestPlaceholdersSayWhatTheConnectionBeganWith(t *testing.T) {
-	cert := clientCert(t, "203.0.113.7", "2001:db8::7")
+func TestPlaceholders_SayWhatTheConnectionBeganWith(t *testing.T) {
+	cert := caddytest.NewClientCertificate(t, "203.0.113.7", "2001:db8::7")
 	mapped := values{
 		"source": "[::ffff:203.0.113.7]:51234", "destination": "[::ffff:192.0.2.1]:443", "transport": "TCP6",
 	}
@@ -106,88 +110,88 @@ func TestPlaceholdersSayWhatTheConnectionBeganWith(t *testing.T) {
 		{"no header under off", "off", "", noHeader},
 		{"no header under unspecified", "unspecified", "", noHeader},
 
-		{"v1 TCP4", "on", v1(client4, server4), v1Values},
-		{"v1 TCP6", "on", v1(client6, server6), v1Values.with(values{
+		{"v1 TCP4", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), v1Values},
+		{"v1 TCP6", "on", caddytest.HeaderV1(caddytest.Client6, caddytest.Server6), v1Values.with(values{
 			"transport": "TCP6", "source": "[2001:db8::7]:51234", "destination": "[2001:db8:1::1]:443",
 			"client_ip": "2001:db8::7", "server_ip": "2001:db8:1::1",
 		})},
 		{"v1 TCP6 with IPv4-mapped addresses", "on", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:192.0.2.1 51234 443\r\n", v1Values.with(mapped)},
-		{"v1 UNKNOWN", "on", unknown(1), noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
+		{"v1 UNKNOWN", "on", caddytest.HeaderUnknown(1), noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
 		{"v1 UNKNOWN with something behind", "on", "PROXY UNKNOWN 203.0.113.7 192.0.2.1 1 2\r\n", noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
 
-		{"v2 TCP over IPv4", "on", v2(client4, server4), v2Values},
-		{"v2 UDP over IPv4", "on", v2UDP(client4, server4), v2Values.with(values{"transport": "UDP4"})},
-		{"v2 TCP over IPv6", "on", v2(client6, server6), v2Values.with(values{
+		{"v2 TCP over IPv4", "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), v2Values},
+		{"v2 UDP over IPv4", "on", v2UDP(caddytest.Client4, caddytest.Server4), v2Values.with(values{"transport": "UDP4"})},
+		{"v2 TCP over IPv6", "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), v2Values.with(values{
 			"transport": "TCP6", "source": "[2001:db8::7]:51234", "destination": "[2001:db8:1::1]:443",
 			"client_ip": "2001:db8::7", "server_ip": "2001:db8:1::1",
 		})},
-		{"v2 UDP over IPv6", "on", v2UDP(client6, server6), v2Values.with(values{
+		{"v2 UDP over IPv6", "on", v2UDP(caddytest.Client6, caddytest.Server6), v2Values.with(values{
 			"transport": "UDP6", "source": "[2001:db8::7]:51234", "destination": "[2001:db8:1::1]:443",
 			"client_ip": "2001:db8::7", "server_ip": "2001:db8:1::1",
 		})},
-		{"v2 TCP over IPv6 with IPv4-mapped addresses", "on", v2(mappedOf(client4), mappedOf(server4)), v2Values.with(mapped)},
-		{"v2 Unix stream", "on", connBlock(1, 0x31, strings.Repeat("\x00", 216)), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNIX_STREAM"})},
-		{"v2 Unix datagram", "on", connBlock(1, 0x32, strings.Repeat("/", 216)), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNIX_DGRAM"})},
-		{"v2 unspecified", "on", unknown(2), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
-		{"v2 unspecified transport of IPv4", "on", connBlock(1, 0x10, v2(client4, server4)[16:]), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
-		{"v2 TCP over an unspecified family", "on", connBlock(1, 0x01, v2(client4, server4)[16:]), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
-		{"v2 LOCAL", "on", local(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
-		{"v2 LOCAL with a block", "on", connBlock(0, 0x11, v2(client4, server4)[16:]+"\xea\x00\x01x"), noAddress.with(values{"version": "2", "command": "LOCAL"})},
+		{"v2 TCP over IPv6 with IPv4-mapped addresses", "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), v2Values.with(mapped)},
+		{"v2 Unix stream", "on", caddytest.HeaderRaw(proxy, 0x31, strings.Repeat("\x00", 216)), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNIX_STREAM"})},
+		{"v2 Unix datagram", "on", caddytest.HeaderRaw(proxy, 0x32, strings.Repeat("/", 216)), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNIX_DGRAM"})},
+		{"v2 unspecified", "on", caddytest.HeaderUnknown(2), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
+		{"v2 unspecified transport of IPv4", "on", caddytest.HeaderRaw(proxy, 0x10, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[16:]), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
+		{"v2 TCP over an unspecified family", "on", caddytest.HeaderRaw(proxy, 0x01, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[16:]), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
+		{"v2 LOCAL", "on", caddytest.HeaderLocal(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
+		{"v2 LOCAL with a block", "on", caddytest.HeaderRaw(0x20, 0x11, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[16:]+"\xea\x00\x01x"), noAddress.with(values{"version": "2", "command": "LOCAL"})},
 
-		{"source port 0 of an earlier hop", "on", v2(netip.AddrPortFrom(client4.Addr(), 0), server4), v2Values.with(values{"source": "203.0.113.7:0", "client_port": "0"})},
-		{"unspecified destination", "on", v2(client4, netip.MustParseAddrPort("0.0.0.0:0")), without(v2Values, "server_ip", "server_port").with(values{"destination": "0.0.0.0:0"})},
+		{"source port 0 of an earlier hop", "on", caddytest.HeaderV2(netip.AddrPortFrom(caddytest.Client4.Addr(), 0), caddytest.Server4), v2Values.with(values{"source": "203.0.113.7:0", "client_port": "0"})},
+		{"unspecified destination", "on", caddytest.HeaderV2(caddytest.Client4, netip.MustParseAddrPort("0.0.0.0:0")), without(v2Values, "server_ip", "server_port").with(values{"destination": "0.0.0.0:0"})},
 
-		{"marked, v1", "unspecified", v1(client4, server4), without(v1Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
-		{"marked, v2", "unspecified", v2(client4, server4), without(v2Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
-		{"LOCAL under unspecified", "unspecified", local(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
-		{"UNKNOWN under unspecified", "unspecified", unknown(1), noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
+		{"marked, v1", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), without(v1Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
+		{"marked, v2", "unspecified", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), without(v2Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
+		{"LOCAL under unspecified", "unspecified", caddytest.HeaderLocal(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
+		{"UNKNOWN under unspecified", "unspecified", caddytest.HeaderUnknown(1), noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
 
-		{"TLVs of text", "on", v2With(textTLV(wire.TypeALPN, "h2"), textTLV(wire.TypeAuthority, "example.com"), textTLV(wire.TypeUniqueID, "id-1"), textTLV(wire.TypeNetNS, "blue"), textTLV(0xf1, "\x00\xff")), v2Values.with(values{
+		{"TLVs of text", "on", caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeAuthority, "example.com"), caddytest.TextTLV(wire.TypeUniqueID, "id-1"), caddytest.TextTLV(wire.TypeNetNS, "blue"), caddytest.TextTLV(0xf1, "\x00\xff")), v2Values.with(values{
 			"tlv.alpn": "h2", "tlv.authority": "example.com", "tlv.unique_id": "id-1", "tlv.netns": "blue",
 			"tlv.0x01": "6832", "tlv.0x05": "69642d31", "tlv.0xf1": "00ff",
 		})},
-		{"TLVs of a marked connection", "unspecified", v2With(textTLV(wire.TypeAuthority, "example.com")), without(v2Values, "server_ip", "server_port").with(values{
+		{"TLVs of a marked connection", "unspecified", caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "example.com")), without(v2Values, "server_ip", "server_port").with(values{
 			"port_zero": "true", "client_port": "0", "tlv.authority": "example.com",
 		})},
-		{"TLVs of clouds", "on", v2With(textTLV(0xea, "\x01vpce-08d2bf15fac5001c9"), textTLV(0xee, "\x01\x02\x00\x00\x80"), textTLV(0xe0, "\xff\xff\xff\xff\xc0\xa8\x64\x02")), v2Values.with(values{
+		{"TLVs of clouds", "on", caddytest.HeaderTLVs(caddytest.TextTLV(0xea, "\x01vpce-08d2bf15fac5001c9"), caddytest.TextTLV(0xee, "\x01\x02\x00\x00\x80"), caddytest.TextTLV(0xe0, "\xff\xff\xff\xff\xc0\xa8\x64\x02")), v2Values.with(values{
 			"tlv.aws_vpce_id": "vpce-08d2bf15fac5001c9", "tlv.0xea": "01" + fmt.Sprintf("%x", "vpce-08d2bf15fac5001c9"),
 			"tlv.azure_private_endpoint_link_id": "2147483650", "tlv.0xEE": "0102000080",
 			"tlv.gcp_psc_connection_id": "18446744072646845442",
 		})},
-		{"TLVs of a cloud that come by subtype", "on", v2With(textTLV(0xe1, "\x01vpc-bp1aevy8sofi8mh1qc5cm"), textTLV(0xe1, "\x03epsrv-hp3vpx8yqxblby3i"), textTLV(0xe1, "\x02ep-hp33b2e43fays7s8")), v2Values.with(values{
+		{"TLVs of a cloud that come by subtype", "on", caddytest.HeaderTLVs(caddytest.TextTLV(0xe1, "\x01vpc-bp1aevy8sofi8mh1qc5cm"), caddytest.TextTLV(0xe1, "\x03epsrv-hp3vpx8yqxblby3i"), caddytest.TextTLV(0xe1, "\x02ep-hp33b2e43fays7s8")), v2Values.with(values{
 			"tlv.alibaba_vpc_id": "vpc-bp1aevy8sofi8mh1qc5cm", "tlv.alibaba_endpoint_id": "ep-hp33b2e43fays7s8", "tlv.alibaba_endpoint_service_id": "epsrv-hp3vpx8yqxblby3i",
 		})},
-		{"TLV of SSL", "on", v2With(sslTLV(sslUsed|sslCertConn, 0,
-			textTLV(0x21, "TLSv1.3"), textTLV(0x22, "client.test"), textTLV(0x23, "TLS_AES_128_GCM_SHA256"), textTLV(0x24, "ecdsa-with-SHA256"),
-			textTLV(0x25, "EC256"), textTLV(0x26, "x25519"), textTLV(0x27, "rsa_pss_rsae_sha256"), wire.TLV{Type: 0x28, Value: cert.der})), v2Values.with(values{
+		{"TLV of SSL", "on", caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0,
+			caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "client.test"), caddytest.TextTLV(0x23, "TLS_AES_128_GCM_SHA256"), caddytest.TextTLV(0x24, "ecdsa-with-SHA256"),
+			caddytest.TextTLV(0x25, "EC256"), caddytest.TextTLV(0x26, "x25519"), caddytest.TextTLV(0x27, "rsa_pss_rsae_sha256"), wire.TLV{Type: 0x28, Value: cert.DER})), v2Values.with(values{
 			"tlv.ssl.version": "TLSv1.3", "tlv.ssl.cn": "client.test", "tlv.ssl.cipher": "TLS_AES_128_GCM_SHA256", "tlv.ssl.sig_alg": "ecdsa-with-SHA256",
 			"tlv.ssl.key_alg": "EC256", "tlv.ssl.group": "x25519", "tlv.ssl.sig_scheme": "rsa_pss_rsae_sha256",
-			"tlv.ssl.client_cert": cert.base64, "tlv.ssl.verified": "true", "tlv.ssl.verify_result": "0", "tlv.ssl.cert_conn": "true", "tlv.ssl.cert_sess": "false",
-			"tlv.ssl.client_cert.fingerprint": fmt.Sprintf("%x", sha256.Sum256(cert.der)), "tlv.ssl.client_cert.subject": "CN=client.test",
+			"tlv.ssl.client_cert": cert.Base64, "tlv.ssl.verified": "true", "tlv.ssl.verify_result": "0", "tlv.ssl.cert_conn": "true", "tlv.ssl.cert_sess": "false",
+			"tlv.ssl.client_cert.fingerprint": fmt.Sprintf("%x", sha256.Sum256(cert.DER)), "tlv.ssl.client_cert.subject": "CN=client.test",
 			"tlv.ssl.client_cert.issuer": "CN=proxyprotocol test clients", "tlv.ssl.client_cert.serial": "2",
 			"tlv.ssl.client_cert.san.dns_names": "[not-an-address.test]", "tlv.ssl.client_cert.san.dns_names.0": "not-an-address.test",
 			"tlv.ssl.client_cert.san.ips": "[203.0.113.7 2001:db8::7]", "tlv.ssl.client_cert.san.ips.1": "2001:db8::7",
 		})},
 	}
-	f := startFarm(t, []string{"on", "off", "unspecified"}, "", tellAll())
+	f := caddytest.StartFarm(t, []string{"on", "off", "unspecified"}, "", tellAll())
 	for _, tt := range tests {
-		for _, tr := range transports {
+		for _, tr := range caddytest.Transports {
 			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
-				e := f.at(tt.mode, tr)
-				s := newSession(t, tr, e, tt.preamble)
-				defer s.close()
-				_, first := s.get("/first")
+				e := f.At(tt.mode, tr)
+				s := caddytest.NewSession(t, tr, e, tt.preamble)
+				defer s.Close()
+				_, first := s.Get("/first")
 				want := values{
-					"mode": tt.mode, "peer": s.peer.String(), "peer_ip": "127.0.0.1", "peer_port": portOfAddr(t, s.peer.String()),
-					"client_ip": "127.0.0.1", "client_port": portOfAddr(t, s.peer.String()),
-					"server_ip": "127.0.0.1", "server_port": portOfAddr(t, e.address),
+					"mode": tt.mode, "peer": s.Peer.String(), "peer_ip": "127.0.0.1", "peer_port": portOfAddr(t, s.Peer.String()),
+					"client_ip": "127.0.0.1", "client_port": portOfAddr(t, s.Peer.String()),
+					"server_ip": "127.0.0.1", "server_port": portOfAddr(t, e.Address),
 				}.with(tt.want)
 				assert.Equal(t, want, told(t, first))
 
 				// They hold for every request of the connection.
-				_, second := s.get("/second")
+				_, second := s.Get("/second")
 				assert.Equal(t, want, told(t, second))
-				assert.Equal(t, 1, s.dials)
+				assert.Equal(t, 1, s.Dials)
 			})
 		}
 	}
@@ -212,8 +216,8 @@ func portOfAddr(t testing.TB, addr string) string {
 	return port
 }
 
-func TestPlaceholdersSayTheModeInForceForThePeer(t *testing.T) {
-	header := v1(client4, server4)
+func TestPlaceholders_SayTheModeInForceForThePeer(t *testing.T) {
+	header := caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)
 	tests := []struct{ mode, preamble, want string }{
 		{"on {\noff 127.0.0.0/8\n}", "", "off"},
 		{"on {\nunspecified 127.0.0.0/8\n}", header, "unspecified"},
@@ -225,24 +229,24 @@ func TestPlaceholdersSayTheModeInForceForThePeer(t *testing.T) {
 	for _, tt := range tests {
 		modes = append(modes, tt.mode)
 	}
-	f := startFarm(t, modes, "", "respond {http.proxy_protocol.mode}")
+	f := caddytest.StartFarm(t, modes, "", "respond {http.proxy_protocol.mode}")
 	for _, tt := range tests {
-		_, body := get(t, http1, f.at(tt.mode, http1), tt.preamble, "/")
+		_, body := caddytest.Get(t, caddytest.HTTP1, f.At(tt.mode, caddytest.HTTP1), tt.preamble, "/")
 		assert.Equal(t, tt.want, body, tt.mode)
 	}
 }
 
-func TestPlaceholdersHoldForConcurrentRequestsOfAConnection(t *testing.T) {
-	f := startFarm(t, []string{"on"}, "", `
+func TestPlaceholders_HoldForConcurrentRequestsOfAConnection(t *testing.T) {
+	f := caddytest.StartFarm(t, []string{"on"}, "", `
 	respond /quiet 204
 	log
 	log_append /loud proxy_protocol {http.proxy_protocol}
 	respond "{http.proxy_protocol.client_ip} {http.proxy_protocol.tlv.authority}"`)
-	for _, tr := range []transport{h2c, https2} {
+	for _, tr := range []caddytest.Transport{caddytest.H2C, caddytest.HTTPS2} {
 		t.Run(string(tr), func(t *testing.T) {
-			s := newSession(t, tr, f.at("on", tr), v2With(textTLV(0x02, "a.test")))
-			defer s.close()
-			response, err := s.client.Head(tr.url("/quiet")) // makes the connection, asks for no TLV
+			s := caddytest.NewSession(t, tr, f.At("on", tr), caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test")))
+			defer s.Close()
+			response, err := s.Client.Head(tr.URL("/quiet")) // makes the connection, asks for no TLV
 			require.NoError(t, err)
 			response.Body.Close()
 
@@ -250,7 +254,7 @@ func TestPlaceholdersHoldForConcurrentRequestsOfAConnection(t *testing.T) {
 			bodies := make(chan string, requests)
 			for range requests {
 				go func() {
-					response, err := s.client.Get(tr.url("/loud"))
+					response, err := s.Client.Get(tr.URL("/loud"))
 					if err != nil {
 						bodies <- err.Error()
 						return
@@ -263,14 +267,14 @@ func TestPlaceholdersHoldForConcurrentRequestsOfAConnection(t *testing.T) {
 			for range requests {
 				assert.Equal(t, "203.0.113.7 a.test", <-bodies)
 			}
-			assert.Equal(t, 1, s.dials)
+			assert.Equal(t, 1, s.Dials)
 		})
 	}
 }
 
-func TestPlaceholdersAreKnownWhereverCaddyHasPlaceholders(t *testing.T) {
-	port, backend := freePort(t), freePort(t)
-	startCaddy(t, serverOptions(port, "proxy_protocol_mode on", "protocols h1 h2c"), fmt.Sprintf(`
+func TestPlaceholders_AreKnownWhereverCaddyHasPlaceholders(t *testing.T) {
+	port, backend := caddytest.FreePort(t), caddytest.FreePort(t)
+	caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on", "protocols h1 h2c"), fmt.Sprintf(`
 	&(named) {
 		respond "named {http.proxy_protocol.source}"
 	}
@@ -354,16 +358,16 @@ func TestPlaceholdersAreKnownWhereverCaddyHasPlaceholders(t *testing.T) {
 		{"error route", "", "/error", "418 of 203.0.113.7:51234, 203.0.113.7:51234"},
 		{"another site", "second.test", "/", "second site 203.0.113.7:51234"},
 	}
-	for _, tr := range []transport{http1, h2c} {
-		s := newSession(t, tr, tcp4(port), v2(client4, server4))
+	for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.H2C} {
+		s := caddytest.NewSession(t, tr, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4))
 		for _, tt := range tests {
 			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
-				s.t = t
+				s.In(t)
 				header := []string{}
 				if tt.host != "" {
 					header = []string{"Host", tt.host}
 				}
-				response, body := s.get(tt.path, header...)
+				response, body := s.Get(tt.path, header...)
 				assert.Equal(t, tt.want, body)
 				if tt.host == "" {
 					assert.Equal(t, "203.0.113.7:51234", response.Header.Get("X-Source"))
@@ -371,97 +375,97 @@ func TestPlaceholdersAreKnownWhereverCaddyHasPlaceholders(t *testing.T) {
 			})
 		}
 		t.Run("redirect/"+string(tr), func(t *testing.T) {
-			s.t = t
-			response, _ := s.get("/redir")
+			s.In(t)
+			response, _ := s.Get("/redir")
 			assert.Equal(t, "https://example.com/203.0.113.7", response.Header.Get("Location"))
 		})
-		assert.Equal(t, 1, s.dials)
+		assert.Equal(t, 1, s.Dials)
 	}
 }
 
-func TestPlaceholdersHoldBehindOtherListenerWrappers(t *testing.T) {
+func TestPlaceholders_HoldBehindOtherListenerWrappers(t *testing.T) {
 	const own = "proxy_protocol_mode on\n"
 	tests := []struct {
 		name, wrappers, protocols string
-		transports                []transport
+		transports                []caddytest.Transport
 	}{
-		{"http_redirect", own + "http_redirect\ntls", "protocols h1 h2", []transport{https1, https2}},
-		{"http_redirect, HTTP/1 only", own + "http_redirect\ntls", "protocols h1", []transport{https1}},
-		{"one that hides the connection", own + "proxy_protocol_test_hide\ntls", "protocols h1 h2 h2c", []transport{http1, h2c, https1, https2}},
-		{"one that hides that it is TLS", own + "tls\nproxy_protocol_test_hide", "protocols h1 h2", []transport{https1}},
-		{"HTTP/1 only", own + "tls", "protocols h1", []transport{http1, https1}},
-		{"HTTP/2 before HTTP/1", own + "tls", "protocols h2 h1", []transport{http1, https1, https2}},
-		{"HTTP/2 only", own + "tls", "protocols h2", []transport{https2}},
-		{"h2c only", own + "tls", "protocols h2c", []transport{h2c}},
-		{"HTTP/2 and h2c", own + "tls", "protocols h2 h2c", []transport{h2c, https2}},
+		{"http_redirect", own + "http_redirect\ntls", "protocols h1 h2", []caddytest.Transport{caddytest.HTTPS1, caddytest.HTTPS2}},
+		{"http_redirect, HTTP/1 only", own + "http_redirect\ntls", "protocols h1", []caddytest.Transport{caddytest.HTTPS1}},
+		{"one that hides the connection", own + caddytest.HidingWrapper + "\ntls", "protocols h1 h2 h2c", []caddytest.Transport{caddytest.HTTP1, caddytest.H2C, caddytest.HTTPS1, caddytest.HTTPS2}},
+		{"one that hides that it is TLS", own + "tls\n" + caddytest.HidingWrapper, "protocols h1 h2", []caddytest.Transport{caddytest.HTTPS1}},
+		{"HTTP/1 only", own + "tls", "protocols h1", []caddytest.Transport{caddytest.HTTP1, caddytest.HTTPS1}},
+		{"HTTP/2 before HTTP/1", own + "tls", "protocols h2 h1", []caddytest.Transport{caddytest.HTTP1, caddytest.HTTPS1, caddytest.HTTPS2}},
+		{"HTTP/2 only", own + "tls", "protocols h2", []caddytest.Transport{caddytest.HTTPS2}},
+		{"h2c only", own + "tls", "protocols h2c", []caddytest.Transport{caddytest.H2C}},
+		{"HTTP/2 and h2c", own + "tls", "protocols h2 h2c", []caddytest.Transport{caddytest.H2C, caddytest.HTTPS2}},
 	}
 	options, sites := "auto_https disable_redirects\n", ""
 	type server struct{ plain, secure int }
 	var servers []server
-	cert := tlsFiles(t)
+	cert := caddytest.CertificateFiles(t)
 	site := "log\nlog_append present {http.proxy_protocol.present}\n" + tellAll()
 	for _, tt := range tests {
-		s := server{freePort(t), freePort(t)}
+		s := server{caddytest.FreePort(t), caddytest.FreePort(t)}
 		servers = append(servers, s)
-		if slices.ContainsFunc(tt.transports, transport.isTLS) {
-			options += serverOptions(s.secure, tt.wrappers, tt.protocols)
+		if slices.ContainsFunc(tt.transports, caddytest.Transport.IsTLS) {
+			options += caddytest.ServerOptions(s.secure, tt.wrappers, tt.protocols)
 			sites += fmt.Sprintf("https://localhost:%d {\ntls %s\n%s}\n", s.secure, cert, site)
 		}
-		if slices.ContainsFunc(tt.transports, func(tr transport) bool { return !tr.isTLS() }) {
-			options += serverOptions(s.plain, tt.wrappers, tt.protocols)
+		if slices.ContainsFunc(tt.transports, func(tr caddytest.Transport) bool { return !tr.IsTLS() }) {
+			options += caddytest.ServerOptions(s.plain, tt.wrappers, tt.protocols)
 			sites += fmt.Sprintf("http://:%d {\n%s}\n", s.plain, site)
 		}
 	}
-	startCaddy(t, options, sites)
+	caddytest.Start(t, options, sites)
 	for i, tt := range tests {
 		for _, tr := range tt.transports {
 			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
-				e := tcp4(servers[i].plain)
-				if tr.isTLS() {
-					e = tcp4(servers[i].secure)
+				e := caddytest.TCP4(servers[i].plain)
+				if tr.IsTLS() {
+					e = caddytest.TCP4(servers[i].secure)
 				}
-				s := newSession(t, tr, e, v2(client4, server4))
-				defer s.close()
+				s := caddytest.NewSession(t, tr, e, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4))
+				defer s.Close()
 				for _, path := range []string{"/first", "/second"} {
-					_, body := s.get(path)
+					_, body := s.Get(path)
 					assert.Equal(t, values{
-						"mode": "on", "peer": s.peer.String(), "peer_ip": "127.0.0.1", "peer_port": portOfAddr(t, s.peer.String()),
+						"mode": "on", "peer": s.Peer.String(), "peer_ip": "127.0.0.1", "peer_port": portOfAddr(t, s.Peer.String()),
 					}.with(v2Values), told(t, body))
 				}
-				assert.Equal(t, 1, s.dials)
+				assert.Equal(t, 1, s.Dials)
 			})
 		}
 	}
 	t.Run("http_redirect still redirects", func(t *testing.T) {
-		c := dial(t, tcp4(servers[0].secure))
-		send(t, c, v2(client4, server4), "GET /path HTTP/1.1\r\nHost: localhost\r\n\r\n")
-		response, _ := readResponse(t, c)
+		c := caddytest.Dial(t, caddytest.TCP4(servers[0].secure))
+		caddytest.Send(t, c, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), "GET /path HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		response, _ := caddytest.ReadResponse(t, c)
 		assert.Equal(t, http.StatusPermanentRedirect, response.StatusCode)
 	})
 }
 
-func TestPlaceholdersOfAUnixSocketHaveNoIPAddress(t *testing.T) {
-	path := socketPath(t)
-	c := startCaddy(t, "servers {\nlistener_wrappers {\nproxy_protocol_mode unspecified\n}\n}", fmt.Sprintf("http:// {\nbind unix/%s\nlog\n%s}", path, tellAll()))
+func TestPlaceholders_OfAUnixSocketHaveNoIPAddress(t *testing.T) {
+	path := caddytest.SocketPath(t)
+	c := caddytest.Start(t, "servers {\nlistener_wrappers {\nproxy_protocol_mode unspecified\n}\n}", fmt.Sprintf("http:// {\nbind unix/%s\nlog\n%s}", path, tellAll()))
 	tests := []struct {
 		name, preamble string
 		want           values
 	}{
 		{"no header", "", noHeader},
-		{"LOCAL", local(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
-		{"a header", v2(client4, server4), without(v2Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
+		{"LOCAL", caddytest.HeaderLocal(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
+		{"a header", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), without(v2Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newSession(t, http1, unixSocket(path), tt.preamble)
-			defer s.close()
-			response, body := s.get("/" + pathOf(tt.name))
+			s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.Unix(path), tt.preamble)
+			defer s.Close()
+			response, body := s.Get("/" + pathOf(tt.name))
 			require.Equal(t, http.StatusOK, response.StatusCode)
 			// How the system shows a socket without a name is its own business.
 			got := told(t, body)
 			delete(got, "peer")
 			assert.Equal(t, values{"mode": "unspecified"}.with(tt.want), got)
-			c.logs.waitFor(t, ofAccess.with(fields{"request.uri": "/" + pathOf(tt.name)}))
+			c.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.uri": "/" + pathOf(tt.name)}))
 		})
 	}
 }
@@ -476,9 +480,9 @@ func pathOf(name string) string {
 	}, name)
 }
 
-func TestAUnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
-	path := socketPath(t)
-	startCaddy(t, "servers {\nlistener_wrappers {\nproxy_protocol_mode off\n}\n}", fmt.Sprintf(`http:// {
+func TestPlaceholders_UnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
+	path := caddytest.SocketPath(t)
+	caddytest.Start(t, "servers {\nlistener_wrappers {\nproxy_protocol_mode off\n}\n}", fmt.Sprintf(`http:// {
 		bind unix/%s
 		@pinned pinned_ip 203.0.113.7
 		header @pinned Pinned yes
@@ -492,21 +496,21 @@ func TestAUnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
 	}`, path))
 
 	t.Chdir(t.TempDir()) // the name is that of a file here
-	dialer := net.Dialer{Timeout: patience, LocalAddr: &net.UnixAddr{Name: "203.0.113.7:51234", Net: "unix"}}
+	dialer := net.Dialer{Timeout: caddytest.Patience, LocalAddr: &net.UnixAddr{Name: "203.0.113.7:51234", Net: "unix"}}
 	c, err := dialer.Dial("unix", path)
 	require.NoError(t, err)
 	defer c.Close()
-	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
-	send(t, c, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	response, body := readResponse(t, c)
+	require.NoError(t, c.SetDeadline(time.Now().Add(caddytest.Patience)))
+	caddytest.Send(t, c, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	response, body := caddytest.ReadResponse(t, c)
 	assert.Empty(t, response.Header.Get("Pinned"), "pinned_ip")
 	assert.Empty(t, response.Header.Get("Peer"), "proxy_protocol peer")
 	assert.Empty(t, response.Header.Get("Client"), "client_ip")
 	assert.Empty(t, body, "placeholders")
 }
 
-func TestUnknownPlaceholdersAreLeftToOthers(t *testing.T) {
-	r := requestOn(newTestConn(On, v2(client4, server4)))
+func TestPlaceholders_ThatAreUnknownAreLeftToOthers(t *testing.T) {
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)))
 	for _, name := range []string{"s", "_mode", ".", ".nonsense", ".tlv", ".tlv.", ".tlv.nonsense", ".tlv.ssl", ".tlv.ssl.nonsense", ".tlv.ssl.client_cert.", ".tlv.ssl.client_cert.nonsense", ".tlv.ssl.client_cert.san", ".tlv.ssl.client_cert.subject.0",
 		".tlv.ssl.client_cert.san.ips.", ".tlv.ssl.client_cert.san.ips.-1", ".tlv.ssl.client_cert.san.ips.+1", ".tlv.ssl.client_cert.san.ips.01", ".tlv.ssl.client_cert.san.ips.x", ".tlv.ssl.client_cert.san.ips.0.0", ".tlv.ssl.client_cert.san.ips.99999999999999999999",
 		".tlv.0x", ".tlv.0x1", ".tlv.0x001", ".tlv.0xzz", ".tlv.0X01", ".tlv.01", ".mode.x", ".Mode"} {
@@ -515,13 +519,13 @@ func TestUnknownPlaceholdersAreLeftToOthers(t *testing.T) {
 		assert.Nil(t, value, name)
 	}
 
-	f := startFarm(t, []string{"on"}, "", `respond "{http.proxy_protocol.nonsense} {http.proxy_protocols} {http.proxy_protocol.tlv.nonsense} {http.request.method}"`)
-	_, body := get(t, http1, f.at("on", http1), v1(client4, server4), "/")
+	f := caddytest.StartFarm(t, []string{"on"}, "", `respond "{http.proxy_protocol.nonsense} {http.proxy_protocols} {http.proxy_protocol.tlv.nonsense} {http.request.method}"`)
+	_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "/")
 	assert.Equal(t, "{http.proxy_protocol.nonsense} {http.proxy_protocols} {http.proxy_protocol.tlv.nonsense} GET", body)
 }
 
-func TestPlaceholdersOfAConnectionNothingIsKnownOfAreEmpty(t *testing.T) {
-	r := requestOn(newTestConn(On, v1(client4, server4)))
+func TestPlaceholders_OfAnUnknownConnectionAreEmpty(t *testing.T) {
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	r = r.WithContext(withoutLocalAddr{r.Context()})
 	for _, name := range append([]string{""}, documented...) {
 		if name != "" {
@@ -533,8 +537,8 @@ func TestPlaceholdersOfAConnectionNothingIsKnownOfAreEmpty(t *testing.T) {
 	}
 }
 
-func TestPlaceholdersSayTheConnectionsAddressNotTheRequests(t *testing.T) {
-	r := requestOn(newTestConn(On, v1(client4, server4)))
+func TestPlaceholders_SayTheConnectionsAddressNotTheRequests(t *testing.T) {
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
 	r.RemoteAddr = "198.51.100.1:1"
 	for name, want := range map[string]string{".client_ip": "203.0.113.7", ".client_port": "51234"} {
 		value, _ := placeholderOf(t, r, name)
@@ -544,53 +548,53 @@ func TestPlaceholdersSayTheConnectionsAddressNotTheRequests(t *testing.T) {
 
 // Logs
 
-func TestAccessLogHasTheWholeAsOneObject(t *testing.T) {
+func TestAccessLog_HasTheWholeAsOneObject(t *testing.T) {
 	tests := []struct {
 		name, mode, preamble string
 		want                 map[string]any
 	}{
 		{"no header", "off", "", map[string]any{"mode": "off", "present": false}},
-		{"v1", "on", v1(client4, server4), map[string]any{
+		{"v1", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), map[string]any{
 			"mode": "on", "present": true, "version": 1.0, "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
 		}},
-		{"v1 UNKNOWN", "on", unknown(1), map[string]any{"mode": "on", "present": true, "version": 1.0, "transport": "UNKNOWN", "port_zero": false}},
-		{"v2", "on", v2(client6, server6), map[string]any{
+		{"v1 UNKNOWN", "on", caddytest.HeaderUnknown(1), map[string]any{"mode": "on", "present": true, "version": 1.0, "transport": "UNKNOWN", "port_zero": false}},
+		{"v2", "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP6", "source": "[2001:db8::7]:51234", "destination": "[2001:db8:1::1]:443", "port_zero": false,
 		}},
-		{"LOCAL", "on", local(), map[string]any{"mode": "on", "present": true, "version": 2.0, "command": "LOCAL", "port_zero": false}},
-		{"marked", "unspecified", v1(client4, server4), map[string]any{
+		{"LOCAL", "on", caddytest.HeaderLocal(), map[string]any{"mode": "on", "present": true, "version": 2.0, "command": "LOCAL", "port_zero": false}},
+		{"marked", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), map[string]any{
 			"mode": "unspecified", "present": true, "version": 1.0, "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": true,
 		}},
-		{"TLVs", "on", encodeTLVs(must1(wire.NewProxy(2, wire.Stream, client4, server4)), nil, true,
-			textTLV(wire.TypeNoop, "padding"), textTLV(wire.TypeAuthority, "exa\nmple"), textTLV(0xea, "\x01vpce-1"), textTLV(0xea, "\x01vpce-2"), textTLV(0xf1, "\x01"), textTLV(0xee, "broken")), map[string]any{
+		{"TLVs", "on", caddytest.HeaderWith(must1(wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)), nil, true,
+			caddytest.TextTLV(wire.TypeNoop, "padding"), caddytest.TextTLV(wire.TypeAuthority, "exa\nmple"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xf1, "\x01"), caddytest.TextTLV(0xee, "broken")), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
 			"tlv": map[string]any{"authority": `exa\x0ample`, "aws_vpce_id": "vpce-1", "0xf1": "01", "0xee": "62726f6b656e"},
 		}},
-		{"SSL", "on", v2With(sslTLV(sslUsed, 0, textTLV(0x21, "TLSv1.2"))), map[string]any{
+		{"SSL", "on", caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed, 0, caddytest.TextTLV(0x21, "TLSv1.2"))), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
 			"tlv": map[string]any{"ssl.version": "TLSv1.2", "ssl.verified": "false"},
 		}},
-		{"truncated SSL", "on", v2With(textTLV(wire.TypeSSL, "\x01\x00")), map[string]any{
+		{"truncated SSL", "on", caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeSSL, "\x01\x00")), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
 			"tlv": map[string]any{"ssl.verified": "false"},
 		}},
 	}
-	f := startFarm(t, []string{"on", "off", "unspecified"}, "", `
+	f := caddytest.StartFarm(t, []string{"on", "off", "unspecified"}, "", `
 	log
 	log_append lb {http.proxy_protocol.peer_ip}
 	log_append proxy_protocol {http.proxy_protocol}
 	respond "{http.proxy_protocol}"`)
 	for _, tt := range tests {
-		for _, tr := range transports {
+		for _, tr := range caddytest.Transports {
 			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
-				s := newSession(t, tr, f.at(tt.mode, tr), tt.preamble)
-				defer s.close()
+				s := caddytest.NewSession(t, tr, f.At(tt.mode, tr), tt.preamble)
+				defer s.Close()
 				path := "/" + pathOf(tt.name) + string(tr)
-				_, body := s.get(path)
+				_, body := s.Get(path)
 				want := maps.Clone(tt.want)
-				want["peer"] = s.peer.String()
+				want["peer"] = s.Peer.String()
 
-				entry := f.logs.waitFor(t, ofAccess.with(fields{"request.uri": path}))
+				entry := f.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.uri": path}))
 				assert.Equal(t, want, entry["proxy_protocol"])
 				assert.Equal(t, "127.0.0.1", entry["lb"])
 
@@ -603,11 +607,11 @@ func TestAccessLogHasTheWholeAsOneObject(t *testing.T) {
 }
 
 func must1(h wire.Header, err error) wire.Header {
-	must(err)
+	caddytest.Must(err)
 	return h
 }
 
-func TestAccessLogHasTheClientWithNoConfiguration(t *testing.T) {
+func TestAccessLog_HasTheClientWithNoConfiguration(t *testing.T) {
 	type client struct{ ip, port string }
 	const self = "self" // the port of the test's own end
 	header, marked, peer := client{"203.0.113.7", "51234"}, client{"203.0.113.7", "0"}, client{"127.0.0.1", self}
@@ -615,12 +619,12 @@ func TestAccessLogHasTheClientWithNoConfiguration(t *testing.T) {
 		name, mode, preamble string
 		want                 client
 	}{
-		{"a header under on", "on", v2(client4, server4), header},
-		{"IPv4-mapped addresses", "on", v2(mappedOf(client4), mappedOf(server4)), header},
-		{"LOCAL under on", "on", local(), peer},
+		{"a header under on", "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), header},
+		{"IPv4-mapped addresses", "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), header},
+		{"LOCAL under on", "on", caddytest.HeaderLocal(), peer},
 		{"no header under off", "off", "", peer},
 		{"no header under unspecified", "unspecified", "", peer},
-		{"a header under unspecified", "unspecified", v2(client4, server4), marked},
+		{"a header under unspecified", "unspecified", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), marked},
 	}
 	requests := []struct {
 		name         string
@@ -637,33 +641,33 @@ func TestAccessLogHasTheClientWithNoConfiguration(t *testing.T) {
 		{"whose host is not the one of TLS", true, "GET %s HTTP/1.1\r\nHost: other.test\r\n\r\n", 421, false},
 	}
 	var options string
-	f := &farm{running: newCaddy(t), plain: make(map[string]int), secure: make(map[string]int)}
+	f := &caddytest.Farm{Caddy: caddytest.New(t), Plain: make(map[string]int), Secure: make(map[string]int)}
 	modes := []string{"on", "off", "unspecified"}
-	options, sites := f.config(t, modes, "", `
+	options, sites := f.Config(t, modes, "", `
 	log
 	respond ok
 	handle_errors {
 		respond "error route: {http.proxy_protocol.client_ip}"
 	}`)
 	options = strings.ReplaceAll(options, "protocols h1 h2\n", "protocols h1 h2\nstrict_sni_host on\n")
-	require.NoError(t, f.load(options, sites))
+	require.NoError(t, f.Load(options, sites))
 
 	for _, c := range connections {
 		for _, r := range requests {
 			t.Run("a request "+r.name+" behind "+c.name, func(t *testing.T) {
-				tr := http1
+				tr := caddytest.HTTP1
 				if r.tls {
-					tr = https1
+					tr = caddytest.HTTPS1
 				}
-				conn := dial(t, f.at(c.mode, tr))
+				conn := caddytest.Dial(t, f.At(c.mode, tr))
 				port := portOfAddr(t, conn.LocalAddr().String())
-				send(t, conn, c.preamble)
+				caddytest.Send(t, conn, c.preamble)
 				if r.tls {
-					conn = startTLS(t, conn, clientTLS())
+					conn = caddytest.StartTLS(t, conn, caddytest.ClientTLS())
 				}
 				path := "/" + pathOf(c.name+r.name)
-				send(t, conn, fmt.Sprintf(r.text, path))
-				response, body := readResponse(t, conn)
+				caddytest.Send(t, conn, fmt.Sprintf(r.text, path))
+				response, body := caddytest.ReadResponse(t, conn)
 				assert.Equal(t, r.status, response.StatusCode)
 				if r.inErrorRoute {
 					assert.Equal(t, "error route: "+c.want.ip, body)
@@ -673,16 +677,16 @@ func TestAccessLogHasTheClientWithNoConfiguration(t *testing.T) {
 				if want.port == self {
 					want.port = port
 				}
-				entry := f.logs.waitFor(t, ofAccess.with(fields{"request.uri": path}))
-				assert.Equal(t, want.ip, entry.str("request.remote_ip"))
-				assert.Equal(t, want.port, entry.str("request.remote_port"))
-				assert.Equal(t, want.ip, entry.str("request.client_ip"))
+				entry := f.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.uri": path}))
+				assert.Equal(t, want.ip, entry.Str("request.remote_ip"))
+				assert.Equal(t, want.port, entry.Str("request.remote_port"))
+				assert.Equal(t, want.ip, entry.Str("request.client_ip"))
 			})
 		}
 	}
 }
 
-func TestAClientCannotSpoofItsAddressInARequest(t *testing.T) {
+func TestPlaceholders_ClientCannotSpoofItsAddressInARequest(t *testing.T) {
 	// 203.0.113.7 is the client of the header, 127.0.0.1 the load balancer.
 	tests := []struct {
 		name, trusted  string
@@ -698,9 +702,9 @@ func TestAClientCannotSpoofItsAddressInARequest(t *testing.T) {
 	type server struct{ on, unspecified int }
 	var servers []server
 	for _, tt := range tests {
-		s := server{freePort(t), freePort(t)}
+		s := server{caddytest.FreePort(t), caddytest.FreePort(t)}
 		servers = append(servers, s)
-		options += serverOptions(s.on, "proxy_protocol_mode on", tt.trusted) + serverOptions(s.unspecified, "proxy_protocol_mode unspecified", tt.trusted)
+		options += caddytest.ServerOptions(s.on, "proxy_protocol_mode on", tt.trusted) + caddytest.ServerOptions(s.unspecified, "proxy_protocol_mode unspecified", tt.trusted)
 		sites += fmt.Sprintf(`http://:%d, http://:%d {
 			log
 			@header pinned_ip 203.0.113.7
@@ -711,19 +715,19 @@ func TestAClientCannotSpoofItsAddressInARequest(t *testing.T) {
 		}
 		`, s.on, s.unspecified)
 	}
-	c := startCaddy(t, options, sites)
+	c := caddytest.Start(t, options, sites)
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, port := range []int{servers[i].on, servers[i].unspecified} {
-				s := newSession(t, http1, tcp4(port), v1(client4, server4))
+				s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4))
 				path := fmt.Sprintf("/%d-%d", i, port)
-				response, body := s.get(path, "X-Forwarded-For", "198.51.100.1", "Forwarded", "for=198.51.100.1", "X-Real-Ip", "198.51.100.1")
-				s.close()
+				response, body := s.Get(path, "X-Forwarded-For", "198.51.100.1", "Forwarded", "for=198.51.100.1", "X-Real-Ip", "198.51.100.1")
+				s.Close()
 				assert.Equal(t, "203.0.113.7", body, "the header's client is not the request's to change")
 
-				entry := c.logs.waitFor(t, ofAccess.with(fields{"request.uri": path}))
-				assert.Equal(t, tt.remote, entry.str("request.remote_ip"))
-				assert.Equal(t, tt.client, entry.str("request.client_ip"))
+				entry := c.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.uri": path}))
+				assert.Equal(t, tt.remote, entry.Str("request.remote_ip"))
+				assert.Equal(t, tt.client, entry.Str("request.client_ip"))
 
 				pinned := tt.pinned
 				if port == servers[i].unspecified {
@@ -740,11 +744,11 @@ const attackText = "evil\r\nX-Injected: yes\r\n\r\n<script>\"\\\x1b[31m\x00\x7f\
 
 const attackShown = `evil\x0d\x0aX-Injected: yes\x0d\x0a\x0d\x0a<script>"\\` + `\x1b[31m\x00\x7f\xe2\x80\xae\xe2\x80\xa8\xff\xc3(`
 
-func TestTextFromAHeaderBreaksNothing(t *testing.T) {
-	port := freePort(t)
+func TestPlaceholders_TextFromAHeaderBreaksNothing(t *testing.T) {
+	port := caddytest.FreePort(t)
 	dir := t.TempDir()
 	files := map[string]string{"json": filepath.Join(dir, "json.log"), "console": filepath.Join(dir, "console.log")}
-	c := startCaddy(t, serverOptions(port, "proxy_protocol_mode on", "protocols h1 h2c"), fmt.Sprintf(`
+	c := caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on", "protocols h1 h2c"), fmt.Sprintf(`
 	http://localhost:%d {
 		log {
 			output file %s
@@ -774,13 +778,13 @@ func TestTextFromAHeaderBreaksNothing(t *testing.T) {
 		}
 		respond "{http.proxy_protocol.tlv.authority}"
 	}`, port, strconv.Quote(files["json"]), strconv.Quote(files["console"])))
-	preamble := v2With(textTLV(wire.TypeAuthority, attackText), textTLV(wire.TypeUniqueID, attackText), textTLV(wire.TypeALPN, attackText), textTLV(wire.TypeNetNS, attackText), sslTLV(sslUsed, 1, textTLV(0x21, attackText), textTLV(0x22, attackText)))
+	preamble := caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, attackText), caddytest.TextTLV(wire.TypeUniqueID, attackText), caddytest.TextTLV(wire.TypeALPN, attackText), caddytest.TextTLV(wire.TypeNetNS, attackText), caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, attackText), caddytest.TextTLV(0x22, attackText)))
 
-	for _, tr := range []transport{http1, h2c} {
+	for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.H2C} {
 		t.Run("response header/"+string(tr), func(t *testing.T) {
-			s := newSession(t, tr, tcp4(port), preamble)
-			defer s.close()
-			response, body := s.get("/" + string(tr))
+			s := caddytest.NewSession(t, tr, caddytest.TCP4(port), preamble)
+			defer s.Close()
+			response, body := s.Get("/" + string(tr))
 			assert.Equal(t, attackShown, body)
 			assert.Equal(t, attackShown, response.Header.Get("X-Authority"))
 			assert.Equal(t, attackShown, response.Header.Get("X-Unique-Id"))
@@ -794,22 +798,22 @@ func TestTextFromAHeaderBreaksNothing(t *testing.T) {
 		})
 	}
 	t.Run("bytes of a response header", func(t *testing.T) {
-		conn := dial(t, tcp4(port))
-		send(t, conn, preamble, "GET /bytes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-		response := readAll(t, conn)
+		conn := caddytest.Dial(t, caddytest.TCP4(port))
+		caddytest.Send(t, conn, preamble, "GET /bytes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+		response := caddytest.ReadAll(t, conn)
 		head, _, _ := strings.Cut(response, "\r\n\r\n")
 		assert.Contains(t, head, "\r\nX-Authority: "+attackShown+"\r\n")
 		assert.NotContains(t, head, "\r\nX-Injected")
 	})
 	t.Run("debug log of pinned_ip", func(t *testing.T) {
-		_, body := get(t, http1, tcp4(port), preamble, "/pinned")
+		_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), preamble, "/pinned")
 		assert.Equal(t, "not pinned", body)
-		entry := c.logs.waitFor(t, fields{"msg": "pinned_ip cannot use the value of a placeholder"})
-		requireNoControls(t, entry.str("error"))
+		entry := c.Logs.WaitFor(t, caddytest.Fields{"msg": "pinned_ip cannot use the value of a placeholder"})
+		requireNoControls(t, entry.Str("error"))
 	})
 	t.Run("message of an error", func(t *testing.T) {
-		get(t, http1, tcp4(port), preamble, "/error")
-		c.logs.waitFor(t, fields{"msg": attackShown, "status": 418.0})
+		caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), preamble, "/error")
+		c.Logs.WaitFor(t, caddytest.Fields{"msg": attackShown, "status": 418.0})
 	})
 	for format, file := range files {
 		t.Run(format+" log", func(t *testing.T) {
@@ -819,11 +823,11 @@ func TestTextFromAHeaderBreaksNothing(t *testing.T) {
 				b, err := os.ReadFile(file)
 				lines = strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
 				return err == nil && strings.Count(string(b), "handled request") == requests
-			}, patience, tick)
+			}, caddytest.Patience, caddytest.Tick)
 			for _, line := range lines {
 				requireNoControls(t, strings.ReplaceAll(line, "\t", ""))
 				if format == "json" {
-					var entry fields
+					var entry caddytest.Fields
 					require.NoError(t, json.Unmarshal([]byte(line), &entry), line)
 				}
 				// A line of its own would begin otherwise.
@@ -843,10 +847,10 @@ func requireNoControls(t testing.TB, s string) {
 
 // Metrics
 
-func TestPlaceholdersAreNotCountedByMetrics(t *testing.T) {
+func TestPlaceholders_AreNotCountedByMetrics(t *testing.T) {
 	for _, metrics := range []string{"metrics", "metrics {\nper_host\n}"} {
 		t.Run(metrics, func(t *testing.T) {
-			wrapped, plain, scrape := freePort(t), freePort(t), freePort(t)
+			wrapped, plain, scrape := caddytest.FreePort(t), caddytest.FreePort(t), caddytest.FreePort(t)
 			const site = `
 				handle /error {
 					error 500
@@ -855,19 +859,19 @@ func TestPlaceholdersAreNotCountedByMetrics(t *testing.T) {
 				handle_errors {
 					respond "handled"
 				}`
-			startCaddy(t, metrics+
-				serverOptions(wrapped, "proxy_protocol_mode off", "name wrapped")+
-				serverOptions(plain, "", "name plain")+
-				serverOptions(scrape, "", "name scrape"),
+			caddytest.Start(t, metrics+
+				caddytest.ServerOptions(wrapped, "proxy_protocol_mode off", "name wrapped")+
+				caddytest.ServerOptions(plain, "", "name plain")+
+				caddytest.ServerOptions(scrape, "", "name scrape"),
 				fmt.Sprintf("http://:%d, http://:%d {\n%s\n}\nhttp://:%d {\nmetrics\n}\n", wrapped, plain, site, scrape))
 			for _, port := range []int{wrapped, plain} {
 				for _, path := range []string{"/", "/error", "/"} {
-					get(t, http1, tcp4(port), "", path)
+					caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), "", path)
 				}
 			}
 			counts := func(server string) []string {
 				var lines []string
-				_, body := get(t, http1, tcp4(scrape), "", "/")
+				_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(scrape), "", "/")
 				for line := range strings.Lines(body) {
 					label := `server="` + server + `"`
 					// Neither times nor sizes are the same for two requests.

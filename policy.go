@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
 )
 
@@ -24,15 +20,14 @@ type policy struct {
 	// known at load. If it and source are nil, everyone may.
 	trusted *bart.Lite
 	// source is asked for them otherwise.
-	source caddyhttp.IPRangeSource
-	// asking holds a value for each request that source has now; not nil if source is not.
+	source source
+	// asking holds a value for each call of source by ask that has not returned.
 	asking chan struct{}
-	// list has what source answered last. It is for datagrams, which cannot wait for source;
-	// nil if there is no source, and for connections.
-	list *trustedList
-	// server is what source is told of where the connection came in; may be nil.
-	server *caddyhttp.Server
 }
+
+// source returns the ranges of the peers that may send a header, for a connection of this
+// peer. It is code of another module: it may block, panic, or not look at ctx.
+type source func(ctx context.Context, peer net.Addr) []netip.Prefix
 
 // trust says whether a peer may send a header.
 type trust uint8
@@ -52,7 +47,7 @@ func (p *policy) judge(peer, local net.Addr) (Mode, trust) {
 
 // judgeIP is judge for a peer with this IP address, or with none.
 func (p *policy) judgeIP(addr netip.Addr, local net.Addr) (Mode, trust) {
-	if p.ranges != nil && addr.IsValid() {
+	if p.ranges != nil { // which do not contain an invalid address
 		if mode, ok := p.ranges.Lookup(addr); ok {
 			return mode, trusted
 		}
@@ -95,34 +90,33 @@ func (p *policy) anyoneTrusted() bool { return p.trusted == nil && p.source == n
 // peer's address alone. It returns when ctx ends, whether the source has answered or not. The
 // caller must be prepared for a panic of the source, and must not be the accept loop.
 func (p *policy) ask(ctx context.Context, peer net.Addr) (trust, error) {
+	if !p.mayAsk(ctx) {
+		return untrusted, errSourceLate
+	}
+	answers := make(chan sourceAnswer, 1)
+	go p.answer(ctx, peer, answers)
+	// After the end of ctx an answer does not count: a source may return none because of it.
+	select {
+	case answer := <-answers:
+		if answer.panicked != nil {
+			panic(answer.panicked)
+		}
+		if ctx.Err() == nil {
+			return answer.trust, answer.err
+		}
+	case <-ctx.Done():
+	}
+	return untrusted, errSourceLate
+}
+
+// mayAsk waits until the source has fewer than maxAsking calls, and counts another one. It
+// reports false if ctx ends before.
+func (p *policy) mayAsk(ctx context.Context) bool {
 	select {
 	case p.asking <- struct{}{}:
+		return true
 	case <-ctx.Done():
-		return untrusted, errSourceLate
-	}
-	// The source is another module's code, and may not look at ctx.
-	answers := make(chan sourceAnswer, 1)
-	go func() {
-		defer func() { <-p.asking }()
-		var answer sourceAnswer
-		defer func() {
-			answer.panicked = recover()
-			answers <- answer
-		}()
-		answer.trust, answer.err = p.askNow(ctx, peer)
-	}()
-	var answer sourceAnswer
-	select {
-	case answer = <-answers:
-	case <-ctx.Done():
-	}
-	switch {
-	case answer.panicked != nil:
-		panic(answer.panicked)
-	case ctx.Err() != nil: // also what a source answers because its request has ended
-		return untrusted, errSourceLate
-	default:
-		return answer.trust, answer.err
+		return false
 	}
 }
 
@@ -133,8 +127,20 @@ type sourceAnswer struct {
 	panicked any
 }
 
-// maxAsking bounds the requests that a source has at once, so that one that never answers
-// keeps no more goroutines than this.
+// answer calls the source, sends its answer, and gives back what mayAsk took. It sends one even
+// if the source ends the goroutine.
+func (p *policy) answer(ctx context.Context, peer net.Addr, answers chan<- sourceAnswer) {
+	defer func() { <-p.asking }()
+	var answer sourceAnswer
+	defer func() {
+		answer.panicked = recover()
+		answers <- answer
+	}()
+	answer.trust, answer.err = p.askNow(ctx, peer)
+}
+
+// maxAsking bounds the calls of a source at once, so that one that never answers keeps no
+// more goroutines than this.
 const maxAsking = 1024
 
 var (
@@ -142,8 +148,9 @@ var (
 	errSourceEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
 )
 
+// askNow calls the source and looks for the peer in its answer.
 func (p *policy) askNow(ctx context.Context, peer net.Addr) (trust, error) {
-	ranges := p.source.GetIPRanges(p.sourceRequest(ctx, peer))
+	ranges := p.source(ctx, peer)
 	if len(ranges) == 0 {
 		return untrusted, errSourceEmpty
 	}
@@ -154,20 +161,6 @@ func (p *policy) askNow(ctx context.Context, peer net.Addr) (trust, error) {
 		}
 	}
 	return untrusted, nil
-}
-
-// sourceRequest returns the request that the source is asked with: it has the peer's address
-// and what Caddy's own requests have in their context.
-func (p *policy) sourceRequest(ctx context.Context, peer net.Addr) *http.Request {
-	ctx = context.WithValue(ctx, caddyhttp.ServerCtxKey, p.server)
-	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
-	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
-	return (&http.Request{
-		Method:     http.MethodGet,
-		URL:        new(url.URL),
-		Header:     make(http.Header),
-		RemoteAddr: peer.String(),
-	}).WithContext(ctx)
 }
 
 // peerAddr is the address of a peer as it may be shown. A Unix socket's peer can choose the

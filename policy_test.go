@@ -129,15 +129,15 @@ func TestPolicyParseRange(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		"":                  "'' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
-		"example.com":       "'example.com' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
-		"10.0.0.0/33":       "'10.0.0.0/33' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
-		"10.0.0.0/":         "'10.0.0.0/' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
-		"10.0.0":            "'10.0.0' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
-		"010.0.0.1":         "'010.0.0.1' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
-		"10.0.0.0/08":       "'10.0.0.0/08' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
-		"10.0.0.0 - 10.1":   "'10.0.0.0 - 10.1' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
-		"2001:db8::/129":    "'2001:db8::/129' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1",
+		"":                  "'' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
+		"example.com":       "'example.com' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
+		"10.0.0.0/33":       "'10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
+		"10.0.0.0/":         "'10.0.0.0/' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
+		"10.0.0":            "'10.0.0' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
+		"010.0.0.1":         "'010.0.0.1' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
+		"10.0.0.0/08":       "'10.0.0.0/08' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
+		"10.0.0.0 - 10.1":   "'10.0.0.0 - 10.1' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
+		"2001:db8::/129":    "'2001:db8::/129' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1",
 		"fe80::1%eth0":      "'fe80::1%eth0' has a zone: use an IP address or CIDR range without one",
 		"fe80::%eth0/64":    "'fe80::%eth0/64' has a zone: use an IP address or CIDR range without one",
 		"::ffff:1.2.3.4%e0": "'::ffff:1.2.3.4%e0' has a zone: use an IP address or CIDR range without one",
@@ -145,6 +145,34 @@ func TestPolicyParseRange(t *testing.T) {
 		_, err := parseRange(in)
 		assert.EqualError(t, err, want)
 	}
+}
+
+func TestParsePrefixAcceptsWhatCaddyDoes(t *testing.T) {
+	var accepted, refused int
+	for _, s := range []string{
+		"10.0.0.0/8", "10.1.2.3/8", "10.1.2.3", "0.0.0.0/0", "255.255.255.255/32", "0.0.0.0",
+		"2001:db8::/32", "2001:db8:1::1/32", "2001:DB8::A", "::", "::/0", "::1/128", "1:2:3:4:5:6:7:8",
+		"::ffff:10.1.2.3", "::ffff:10.1.2.3/104", "::ffff:0:0/96", "::ffff:a01:203", "::FFFF:10.1.2.3/128", "64:ff9b::10.0.0.1",
+		"fe80::1%eth0", "fe80::%eth0/64", "fe80::1%", "::ffff:1.2.3.4%e0", "%eth0", "10.0.0.1%eth0",
+		" 10.0.0.1", "10.0.0.1 ", "10.0.0.0 /8", "10.0.0.0/ 8", "10.0.0.0/8 ", "\t::1", "10.0.0.1\n", "10.0.0.1,10.0.0.2",
+		"010.0.0.1", "10.0.0.01", "10.0.0.0/08", "10.0.0.0/00", "0x0a.0.0.1", "00001::", "0001::", "2001:db8::/032",
+		"", "/", "/8", "10.0.0.0/", "10.0.0/8", "10/8", "10.0.0", "10.0.0.0.0", "256.0.0.1", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8",
+		"10.0.0.0/8/8", "2001:db8::/129", "2001:db8:::1", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "[::1]", "[::1]/128", "10.0.0.1:80",
+		"example.com", "localhost", "private_ranges", "10.0.0.0-10.0.0.9", "10.0.0.*", "10.0.0.0/255.0.0.0", "unix", "\x00", "１0.0.0.1",
+	} {
+		want, wantErr := caddyhttp.CIDRExpressionToPrefix(s)
+		got, err := parsePrefix(s)
+		if wantErr != nil {
+			refused++
+			assert.Error(t, err, "%q", s)
+			continue
+		}
+		accepted++
+		assert.NoError(t, err, "%q", s)
+		assert.Equal(t, want, got, "%q", s)
+	}
+	assert.NotZero(t, accepted)
+	assert.NotZero(t, refused)
 }
 
 func TestPolicyNormalizeOfNoRangeIsNone(t *testing.T) {
@@ -170,6 +198,22 @@ func connSet(t testing.TB, ranges ...string) *bart.Lite {
 		table.Insert(prefix)
 	}
 	return table
+}
+
+// The peer of a Unix socket has no IP address.
+func TestRangesDoNotContainAnInvalidAddress(t *testing.T) {
+	all := []string{"0.0.0.0/0", "::/0", "0.0.0.0", "::", "::ffff:0:0/96"}
+	modes := make(map[string]Mode)
+	for _, s := range all {
+		modes[s] = On
+	}
+	for _, ranges := range [][]string{nil, all} {
+		assert.False(t, connSet(t, ranges...).Contains(netip.Addr{}))
+	}
+	for _, table := range []*bart.Table[Mode]{new(bart.Table[Mode]), connTable(t, modes)} {
+		_, ok := table.Lookup(netip.Addr{})
+		assert.False(t, ok)
+	}
 }
 
 func TestPolicyJudge(t *testing.T) {
@@ -280,13 +324,13 @@ func TestPolicyAsk(t *testing.T) {
 func TestPolicyAskTellsSourceOfTheConnection(t *testing.T) {
 	server := new(caddyhttp.Server)
 	var got *http.Request
-	p := policy{server: server, asking: make(chan struct{}, 1), source: connSource(func(r *http.Request) []netip.Prefix {
+	p := policy{asking: make(chan struct{}, 1), source: askSource(ipSource(func(r *http.Request) []netip.Prefix {
 		got = r
 		// What sources and the modules they use do with a request.
 		caddyhttp.SetVar(r.Context(), "key", "value")
 		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll("{http.request.remote}", "")
 		return nil
-	})}
+	}), server)}
 	_, _ = p.ask(t.Context(), connPeer)
 	require.NotNil(t, got)
 	assert.Equal(t, connPeer.String(), got.RemoteAddr)

@@ -2,13 +2,9 @@ package proxyprotocol
 
 import (
 	"net"
-	"net/http"
 	"net/netip"
-	"sync/atomic"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/gaissmai/bart"
-	"github.com/quic-go/quic-go/http3"
 )
 
 // quicAddr is where a datagram came from, as QUIC gets it: the client to all that ask for
@@ -21,8 +17,8 @@ import (
 // path, and keeps the address of that path from then on.
 type quicAddr struct {
 	facts
-	// rules judged the datagram. They are nil if it passed as it was.
-	rules *rules
+	// config judged the datagram. It is nil if the datagram passed as it was.
+	config *packetConfig
 	// trustedBy has the peer, if the source of trusted peers was asked.
 	trustedBy *bart.Lite
 	// text is the client's address with port, which is 0 if it is marked.
@@ -47,7 +43,7 @@ type quicAddr struct {
 	connection connectionID
 	turn       uint32
 
-	mapping atomic.Pointer[caddy.ReplacerFunc]
+	cache lookupCache
 }
 
 // Network implements net.Addr.
@@ -68,7 +64,8 @@ func (a *quicAddr) LocalAddr() net.Addr {
 	return net.UDPAddrFromAddrPort(a.local)
 }
 
-func (a *quicAddr) placeholders() caddy.ReplacerFunc { return mappingOf(a, &a.mapping) }
+// lookups implements connection.
+func (a *quicAddr) lookups() *lookupCache { return &a.cache }
 
 // replyBy returns how a reply gets to the client now.
 func (a *quicAddr) replyBy() *wayBack {
@@ -83,35 +80,33 @@ func (a *quicAddr) replyBy() *wayBack {
 type migratedAddr struct {
 	*quicAddr // from which it was accepted
 	client    net.Addr
-	mapping   atomic.Pointer[caddy.ReplacerFunc]
+	cache     lookupCache
 }
 
 // RemoteAddr returns the address that the client has now.
 func (m *migratedAddr) RemoteAddr() net.Addr { return m.client }
 
-func (m *migratedAddr) placeholders() caddy.ReplacerFunc { return mappingOf(m, &m.mapping) }
+// lookups implements connection.
+func (m *migratedAddr) lookups() *lookupCache { return &m.cache }
 
-// requestQUICConn returns the connection of a request over HTTP/3, or nil if it did not come
-// through the packet wrapper, or migrated and is marked where it was not, or the other way
-// round: a mark lasts as long as its connection.
-func requestQUICConn(r *http.Request) connection {
-	accepted := acceptedFrom(r)
-	if accepted == nil || accepted.rules == nil {
+// judged reports whether the datagrams of this address were judged, and did not pass as they
+// were.
+func (a *quicAddr) judged() bool { return a.config != nil }
+
+// connOf returns the connection that was accepted from this address, of a request whose client
+// has the address remote now. It returns nil if the datagram passed as it was, or if the client
+// migrated and is marked where it was not, or the other way round: a mark lasts as long as its
+// connection.
+func (a *quicAddr) connOf(remote string) connection {
+	if !a.judged() {
 		return nil
 	}
-	if r.RemoteAddr == accepted.text {
-		return accepted
+	if remote == a.text {
+		return a
 	}
-	now, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || (now.Port() == 0) != accepted.marked {
+	now, err := netip.ParseAddrPort(remote)
+	if err != nil || (now.Port() == 0) != a.Marked() {
 		return nil
 	}
-	return &migratedAddr{quicAddr: accepted, client: net.UDPAddrFromAddrPort(now)}
-}
-
-// acceptedFrom returns the address from which a request's connection was accepted, or nil
-// if that is not one of the packet wrapper.
-func acceptedFrom(r *http.Request) *quicAddr {
-	a, _ := r.Context().Value(http3.RemoteAddrContextKey).(*quicAddr)
-	return a
+	return &migratedAddr{quicAddr: a, client: net.UDPAddrFromAddrPort(now)}
 }

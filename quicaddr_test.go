@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -22,9 +23,14 @@ func requestFrom(accepted *quicAddr, remote string) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), http3.RemoteAddrContextKey, accepted))
 }
 
-func newQUICAddr(text string, marked bool) *quicAddr {
-	rules, _ := connRules(On)
-	return &quicAddr{facts: facts{marked: marked}, text: text, rules: rules}
+func newQUICAddr(t *testing.T, text string, marked bool) *quicAddr {
+	rules, _ := packetRules(On)
+	a := &quicAddr{text: text, config: rules}
+	if marked {
+		a.setHeader(wire.Decode([]byte(connV2), wire.MaxSize).Header, nil) // under mode Unspecified
+		require.True(t, a.Marked())
+	}
+	return a
 }
 
 func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
@@ -49,7 +55,7 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 		{"empty", "203.0.113.7:1", false, "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			accepted := newQUICAddr(test.accepted, test.marked)
+			accepted := newQUICAddr(t, test.accepted, test.marked)
 			c := requestQUICConn(requestFrom(accepted, strings.Clone(test.now)))
 			if !test.known {
 				assert.Nil(t, c)
@@ -58,9 +64,9 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 			require.NotNil(t, c)
 			assert.Same(t, &accepted.facts, c.known())
 			assert.Equal(t, test.now, c.RemoteAddr().String())
-			port, _ := c.placeholders()("http.proxy_protocol.client_port")
+			port, _ := placeholdersOf(c)("http.proxy_protocol.client_port")
 			assert.Equal(t, portOf(c.RemoteAddr()), port)
-			marked, _ := c.placeholders()("http.proxy_protocol.port_zero")
+			marked, _ := placeholdersOf(c)("http.proxy_protocol.port_zero")
 			assert.Equal(t, test.marked, marked)
 		})
 	}
@@ -68,7 +74,7 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 
 func TestConnectionIsToTheDestinationOfTheHeaderIfItHasOne(t *testing.T) {
 	to := func(dst netip.AddrPort) wire.Header {
-		h, err := wire.NewProxy(2, wire.Dgram, client4, dst)
+		h, err := wire.NewProxy(2, wire.Dgram, caddytest.Client4, dst)
 		require.NoError(t, err)
 		return h
 	}
@@ -78,9 +84,9 @@ func TestConnectionIsToTheDestinationOfTheHeaderIfItHasOne(t *testing.T) {
 		marked bool
 		want   string
 	}{
-		{"a destination", to(server4), false, server4.String()},
+		{"a destination", to(caddytest.Server4), false, caddytest.Server4.String()},
 		{"an unspecified one", to(netip.MustParseAddrPort("0.0.0.0:443")), false, "127.0.0.1:7"},
-		{"a marked client", to(server4), true, "127.0.0.1:7"},
+		{"a marked client", to(caddytest.Server4), true, "127.0.0.1:7"},
 		{"no header", wire.Header{}, false, "127.0.0.1:7"},
 	} {
 		a := &quicAddr{facts: facts{header: test.header, marked: test.marked}, local: netip.MustParseAddrPort("127.0.0.1:7")}
@@ -90,11 +96,11 @@ func TestConnectionIsToTheDestinationOfTheHeaderIfItHasOne(t *testing.T) {
 
 // Nobody judged its datagrams.
 func TestConnectionIsNotKnownWithoutRules(t *testing.T) {
-	a := newQUICAddr("203.0.113.7:1", false)
+	a := newQUICAddr(t, "203.0.113.7:1", false)
 	r := requestFrom(a, a.text)
 	assert.Same(t, a, acceptedFrom(r))
 	assert.NotNil(t, requestQUICConn(r))
-	a.rules = nil
+	a.config = nil
 	assert.Nil(t, requestConn(r))
 	r = httptest.NewRequest(http.MethodGet, "/", nil)
 	assert.Nil(t, acceptedFrom(r))

@@ -1,26 +1,32 @@
 package proxyprotocol
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
 )
 
-// parseRange parses an IP address or CIDR range as Caddy does, but refuses zones,
-// which Caddy drops.
+// parseRange parses an IP address or CIDR range as Caddy's own ranges are parsed, but
+// refuses zones, which Caddy drops.
 func parseRange(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "%") {
 		return netip.Prefix{}, fmt.Errorf("'%s' has a zone: use an IP address or CIDR range without one", s)
 	}
-	prefix, err := caddyhttp.CIDRExpressionToPrefix(s)
+	prefix, err := parsePrefix(s)
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("'%s' is no IP address or CIDR range like 10.0.0.0/8 or 2001:db8::1", s)
+		return netip.Prefix{}, fmt.Errorf("'%s' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1", s)
 	}
 	return normalize(prefix), nil
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	if strings.Contains(s, "/") {
+		return netip.ParsePrefix(s)
+	}
+	addr, err := netip.ParseAddr(s)
+	return netip.PrefixFrom(addr, addr.BitLen()), err
 }
 
 // normalize masks a range and makes an IPv4-mapped one IPv4, as peerIP does with
@@ -31,19 +37,6 @@ func normalize(prefix netip.Prefix) netip.Prefix {
 		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mapping)
 	}
 	return prefix.Masked()
-}
-
-// expandRanges replaces Caddy's shortcut for all private ranges.
-func expandRanges(args []string) []string {
-	var ranges []string
-	for _, arg := range args {
-		if arg == "private_ranges" {
-			ranges = append(ranges, caddyhttp.PrivateRangesCIDR()...)
-		} else {
-			ranges = append(ranges, arg)
-		}
-	}
-	return ranges
 }
 
 // Ranges are compiled into tables that cost the same to look up in however many there are.
@@ -61,38 +54,10 @@ func compileSet(ranges []string) (*bart.Lite, error) {
 	return table, nil
 }
 
-var errNoRanges = errors.New("needs at least one IP address or CIDR range")
-
-// compileRanges makes a table of the modes of all ranges, or returns nil if there are none.
-func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
-	if len(all) == 0 {
-		return nil, nil
-	}
-	table := new(bart.Table[Mode])
-	for i, m := range all {
-		if m.Mode == nil {
-			return nil, fmt.Errorf("ranges[%d].mode: missing: use %s", i, acceptedModes)
-		}
-		if len(m.Ranges) == 0 {
-			return nil, fmt.Errorf("ranges[%d].ranges: %w", i, errNoRanges)
-		}
-		for j, s := range m.Ranges {
-			prefix, err := parseRange(s)
-			if err == nil {
-				err = insertRange(table, prefix, *m.Mode)
-			}
-			if err != nil {
-				return nil, fmt.Errorf("ranges[%d].ranges[%d]: %w", i, j, err)
-			}
-		}
-	}
-	return table, nil
-}
-
 // insertRange refuses a range that has another mode already.
 func insertRange(table *bart.Table[Mode], prefix netip.Prefix, mode Mode) error {
 	if other, ok := table.Get(prefix); ok && other != mode {
-		return fmt.Errorf("%s has mode '%s' already and cannot have '%s' as well", prefix, other, mode)
+		return fmt.Errorf("%s already has mode '%s' and cannot also have mode '%s': remove one", prefix, other, mode)
 	}
 	table.Insert(prefix, mode)
 	return nil

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"bufio"
@@ -20,6 +20,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // recipe is a Caddyfile of a page in docs/recipes, and what its sender does.
@@ -139,7 +142,7 @@ const (
 		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xcb\x00\x71\x07" +
 		"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xc6\x33\x64\x0a" + "\xc8\x22" + "\x01\xbb"
 
-	// Caddy v2.11.9: no port, and no destination. TestRecipeOfCaddySends sees it send this.
+	// Caddy v2.11.9: no port, and no destination. TestRecipes_CaddySends sees it send this.
 	caddyV1 = "PROXY TCP4 203.0.113.7 0.0.0.0 0 0\r\n"
 	caddyV2 = signatureV2 + "\x21\x11\x00\x0c" +
 		"\xcb\x00\x71\x07" + "\x00\x00\x00\x00" + "\x00\x00" + "\x00\x00"
@@ -290,7 +293,7 @@ var recipes = []recipe{
 // elsewhere is in no recipe's ranges, on loopback either.
 const elsewhere = "198.51.100.66"
 
-// front is the Caddyfile of a sender on a page, which TestRecipeOfCaddySends runs.
+// front is the Caddyfile of a sender on a page, which TestRecipes_CaddySends runs.
 const front = "caddy.md#0"
 
 func (r recipe) name() string { return fmt.Sprintf("%s#%d", r.page, r.nth) }
@@ -334,9 +337,9 @@ func (r recipe) run(t *testing.T, k *kitchen, block *docsBlock) {
 	}
 }
 
-// TestRecipeOfCaddyPinsNothing checks what the page warns of: the recipe of Caddy in front
+// TestRecipes_CaddyPinsNothing checks what the page warns of: the recipe of Caddy in front
 // of Caddy matches no pinned address.
-func TestRecipeOfCaddyPinsNothing(t *testing.T) {
+func TestRecipes_CaddyPinsNothing(t *testing.T) {
 	needLoopbacks(t)
 	text := recipeBlocks(t)["caddy.md#1"].text
 	pinned := strings.Replace(text, "@office remote_ip", "@office pinned_ip", 1)
@@ -346,9 +349,9 @@ func TestRecipeOfCaddyPinsNothing(t *testing.T) {
 	k.receive(t, visit{from: "10.0.0.10", port: 8080, header: plainV2, body: "Hello 203.0.113.7 in the office"})
 }
 
-// TestRecipeOfCaddySends runs the recipe's front. Whether the client's address comes from
+// TestRecipes_CaddySends runs the recipe's front. Whether the client's address comes from
 // the connection or from a trusted X-Forwarded-For, its port is not sent.
-func TestRecipeOfCaddySends(t *testing.T) {
+func TestRecipes_CaddySends(t *testing.T) {
 	needLoopbacks(t)
 	for _, test := range []struct{ name, version, forwarded, want string }{
 		{"version 1", "v1", "203.0.113.7", caddyV1},
@@ -358,7 +361,7 @@ func TestRecipeOfCaddySends(t *testing.T) {
 		{"version 2, client of the connection", "v2", "", strings.Replace(caddyV2, "\xcb\x00\x71\x07", "\x7f\x00\x00\x01", 1)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			upstream, err := net.Listen("tcp", tcp4(0).address)
+			upstream, err := net.Listen("tcp", caddytest.TCP4(0).Address)
 			require.NoError(t, err)
 			t.Cleanup(func() { upstream.Close() })
 			received := make(chan string, 1)
@@ -368,7 +371,7 @@ func TestRecipeOfCaddySends(t *testing.T) {
 					return
 				}
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(patience))
+				_ = c.SetDeadline(time.Now().Add(caddytest.Patience))
 				header := make([]byte, len(test.want))
 				_, _ = io.ReadFull(c, header)
 				received <- string(header)
@@ -379,28 +382,28 @@ func TestRecipeOfCaddySends(t *testing.T) {
 
 			k := startKitchen(t, "{\n\tservers {\n\t\ttrusted_proxies static 127.0.0.1\n\t}\n}\n\n"+frontTo(t, upstream.Addr(), test.version))
 			k.awaitCertificate(t, "127.0.0.1", "")
-			c := startTLS(t, k.dial(t, "127.0.0.1", 443), recipeTLS())
+			c := caddytest.StartTLS(t, k.dial(t, "127.0.0.1", 443), recipeTLS())
 			request := "GET / HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n"
 			if test.forwarded != "" {
 				request += "X-Forwarded-For: " + test.forwarded + "\r\n"
 			}
-			send(t, c, request+"\r\n")
-			response, _ := readResponse(t, c)
+			caddytest.Send(t, c, request+"\r\n")
+			response, _ := caddytest.ReadResponse(t, c)
 			assert.Equal(t, http.StatusNoContent, response.StatusCode)
 			select {
 			case header := <-received:
 				assert.Equal(t, test.want, header)
-			case <-time.After(patience):
+			case <-time.After(caddytest.Patience):
 				assert.Fail(t, "no connection to the upstream")
 			}
 		})
 	}
 }
 
-// TestRecipeOfCaddyChecksNothing checks what the page says of its active health checks.
-func TestRecipeOfCaddyChecksNothing(t *testing.T) {
+// TestRecipes_CaddyChecksNothing checks what the page says of its active health checks.
+func TestRecipes_CaddyChecksNothing(t *testing.T) {
 	needLoopbacks(t)
-	upstream, err := net.Listen("tcp", tcp4(0).address)
+	upstream, err := net.Listen("tcp", caddytest.TCP4(0).Address)
 	require.NoError(t, err)
 	t.Cleanup(func() { upstream.Close() })
 	text := frontTo(t, upstream.Addr(), "v2")
@@ -453,7 +456,7 @@ func sendersIn(t *testing.T, caddyfile string) (all senders) {
 		words := strings.Fields(line)
 		if len(words) > 2 && words[0] == "trusted_proxies" && words[1] == "static" {
 			words = words[1:]
-		} else if len(words) < 2 || !slices.Contains(modeNames[:], words[0]) {
+		} else if len(words) < 2 || !slices.Contains(proxyprotocol.ModeNames, words[0]) {
 			continue
 		}
 		for _, word := range words[1:] {
@@ -499,7 +502,7 @@ type kitchen struct {
 func startKitchen(t *testing.T, text string) *kitchen {
 	t.Helper()
 	k := &kitchen{senders: sendersIn(t, text), ports: make(map[string]int)}
-	k.admin = freePort(t)
+	k.admin = caddytest.FreePort(t)
 	if !strings.HasPrefix(text, "{\n") {
 		text = "{\n}\n\n" + text
 	}
@@ -511,7 +514,7 @@ func startKitchen(t *testing.T, text string) *kitchen {
 		for i := range listen {
 			_, port, err := net.SplitHostPort(listen[i].(string))
 			require.NoError(t, err)
-			listen[i] = tcp4(k.port(t, port)).address
+			listen[i] = caddytest.TCP4(k.port(t, port)).Address
 		}
 	}
 	app["http_port"], app["https_port"] = k.port(t, "80"), k.port(t, "443")
@@ -523,7 +526,7 @@ func startKitchen(t *testing.T, text string) *kitchen {
 func (k *kitchen) port(t *testing.T, port string) int {
 	t.Helper()
 	if k.ports[port] == 0 {
-		k.ports[port] = freePort(t)
+		k.ports[port] = caddytest.FreePort(t)
 	}
 	return k.ports[port]
 }
@@ -531,11 +534,11 @@ func (k *kitchen) port(t *testing.T, port string) int {
 // dial connects from an address of this machine.
 func (k *kitchen) dial(t *testing.T, from string, port int) net.Conn {
 	t.Helper()
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: patience}
-	c, err := dialer.Dial("tcp", tcp4(k.ports[strconv.Itoa(port)]).address)
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: caddytest.Patience}
+	c, err := dialer.Dial("tcp", caddytest.TCP4(k.ports[strconv.Itoa(port)]).Address)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
+	require.NoError(t, c.SetDeadline(time.Now().Add(caddytest.Patience)))
 	return c
 }
 
@@ -549,10 +552,10 @@ func (k *kitchen) awaitCertificate(t *testing.T, from, header string) {
 	if k.secure {
 		return
 	}
-	eventually(t, func() bool {
+	caddytest.Eventually(t, func() bool {
 		c := k.dial(t, from, 443)
 		defer c.Close()
-		send(t, c, header)
+		caddytest.Send(t, c, header)
 		return tls.Client(c, recipeTLS()).Handshake() == nil
 	}, "no certificate")
 	k.secure = true
@@ -575,7 +578,7 @@ func (k *kitchen) receive(t *testing.T, v visit) {
 	if v.refused != "" {
 		c := k.dial(t, from, v.port)
 		_, _ = io.WriteString(c, v.header+request) // it may be closed already
-		requireRefused(t, c)
+		caddytest.RequireRefused(t, c)
 		k.requireRefusal(t, c.LocalAddr(), v.refused)
 		return
 	}
@@ -583,12 +586,12 @@ func (k *kitchen) receive(t *testing.T, v visit) {
 		k.awaitCertificate(t, from, v.header)
 	}
 	c := k.dial(t, from, v.port)
-	send(t, c, v.header)
+	caddytest.Send(t, c, v.header)
 	if v.port == 443 {
-		c = startTLS(t, c, recipeTLS())
+		c = caddytest.StartTLS(t, c, recipeTLS())
 	}
-	send(t, c, request)
-	response, body := readResponse(t, c)
+	caddytest.Send(t, c, request)
+	response, body := caddytest.ReadResponse(t, c)
 	if v.status == 0 {
 		v.status = http.StatusOK
 		assert.Equal(t, v.body, body)
@@ -605,7 +608,7 @@ func (k *kitchen) requireRefusal(t *testing.T, peer net.Addr, reason string) {
 // requireLine waits for a log line.
 func (k *kitchen) requireLine(t *testing.T, line *regexp.Regexp) {
 	t.Helper()
-	eventually(t, func() bool {
+	caddytest.Eventually(t, func() bool {
 		log, err := os.ReadFile(k.log)
 		require.NoError(t, err)
 		return line.Match(log)

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // QUIC sends replies to the address that a connection was accepted from, as long as the
@@ -73,7 +75,7 @@ type routes struct {
 	// the old ones are forgotten and the young ones get old.
 	young, old map[routeKey]*route
 	turn       uint32
-	turnedAt   time.Duration // since start
+	turnedAt   monotime.Time
 }
 
 const (
@@ -85,8 +87,8 @@ const (
 )
 
 // age begins a new turn if the last is over.
-func (r *routes) age(now time.Duration) {
-	if now-r.turnedAt >= routeKept {
+func (r *routes) age(now monotime.Time) {
+	if now.Sub(r.turnedAt) >= routeKept {
 		r.next()
 		r.turnedAt = now
 	}

@@ -56,11 +56,11 @@ func checkOrder(server *caddyhttp.Server) error {
 	case own < 0:
 		return nil // another module made the wrapper
 	case slices.Contains(names[own+1:], wrapperName):
-		return fmt.Errorf("listener wrapper '%s' is there twice, and a connection has one header: keep one and %s", wrapperName, inOrder)
+		return fmt.Errorf("duplicate listener wrapper '%s': a connection has only one header: keep one wrapper and %s", wrapperName, inOrder)
 	case slices.Contains(names, builtinWrapperName):
-		return fmt.Errorf("listener wrapper '%s' does not go with Caddy's own '%s', because a connection has one header: remove '%s' and %s", wrapperName, builtinWrapperName, builtinWrapperName, inOrder)
+		return fmt.Errorf("listener wrapper '%s' cannot be combined with Caddy's own '%s', because a connection has only one header: remove '%s' and %s", wrapperName, builtinWrapperName, builtinWrapperName, inOrder)
 	case slices.Contains(names[:own], redirectWrapperName):
-		return fmt.Errorf("listener wrapper '%s' must come before '%s', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\t%s on\n\t\t%s\n\t\ttls\n\t}", wrapperName, redirectWrapperName, wrapperName, redirectWrapperName)
+		return fmt.Errorf("listener wrapper '%s' must come before '%s', which would otherwise answer before the header is checked; write:\n\n\tlistener_wrappers {\n\t\t%s on\n\t\t%s\n\t\ttls\n\t}", wrapperName, redirectWrapperName, wrapperName, redirectWrapperName)
 	case len(server.TLSConnPolicies) > 0 && (tls < 0 || tls < own):
 		return fmt.Errorf("listener wrapper '%s' must come before '%s', because the header comes before the TLS handshake: %s", wrapperName, tlsWrapperName, inOrder)
 	default:
@@ -104,14 +104,14 @@ func disableHTTP3(server *caddyhttp.Server, why string, logger *zap.Logger) erro
 		listenProtocols = append(listenProtocols, rest)
 	}
 	if lost || inherits && len(protocols) == 0 {
-		return fmt.Errorf("no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in %s:\n\n\thttp3 allow", wrapperName)
+		return fmt.Errorf("no protocol is left, because HTTP/3 is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to every host that can reach the port, in %s:\n\n\thttp3 allow", wrapperName)
 	}
 	if len(protocols) == 0 {
 		protocols = []string{"h1"} // not used by any listener; none would mean all
 	}
 	server.Protocols, server.ListenProtocols = protocols, listenProtocols
 	if had && len(server.TLSConnPolicies) > 0 {
-		logger.Warn("HTTP/3 is disabled, because " + why + " and would be a way around mode 'on'; to keep it all the same, add to 'proxy_protocol_mode': http3 allow")
+		logger.Warn("HTTP/3 is disabled: " + why + ", so HTTP/3 would bypass mode 'on'; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'")
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ func warnOfRedirects(ctx caddy.Context, logger *zap.Logger) {
 	if app == nil || app.Servers[redirectServer] == nil {
 		return
 	}
-	logger.Warn("Caddy's automatic HTTP->HTTPS redirects have no 'proxy_protocol_mode' and answer 400 to a header; if your load balancer sends headers there, add the site 'http:// { log }' and, if the wrapper is not in global 'servers' options without an address, a block 'servers :80 { listener_wrappers { ... } }'",
+	logger.Warn("Caddy's automatic HTTP->HTTPS redirects do not read PROXY protocol headers and answer them with 400; if your load balancer sends headers there, add the site 'http:// { log }'; if 'proxy_protocol_mode' is in 'servers' options with an address, also add a block 'servers :80 { listener_wrappers { ... } }'",
 		zap.Strings("listen", app.Servers[redirectServer].Listen))
 }
 

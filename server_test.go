@@ -1,8 +1,7 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -12,25 +11,23 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 const (
-	ofHTTP3     = "HTTP/3 is disabled, because UDP carries no header on this wrapper's watch and would be a way around mode 'on'; to keep it all the same, add to 'proxy_protocol_mode': http3 allow"
-	ofRedirects = "Caddy's automatic HTTP->HTTPS redirects have no 'proxy_protocol_mode' and answer 400 to a header; if your load balancer sends headers there, add the site 'http:// { log }' and, if the wrapper is not in global 'servers' options without an address, a block 'servers :80 { listener_wrappers { ... } }'"
+	ofHTTP3     = "HTTP/3 is disabled: this wrapper cannot check UDP, so HTTP/3 would bypass mode 'on'; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'"
+	ofRedirects = "Caddy's automatic HTTP->HTTPS redirects do not read PROXY protocol headers and answer them with 400; if your load balancer sends headers there, add the site 'http:// { log }'; if 'proxy_protocol_mode' is in 'servers' options with an address, also add a block 'servers :80 { listener_wrappers { ... } }'"
 )
 
-func TestServerOnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
+func TestServer_OnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
 	const inOrder = "write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\ttls\n\t}"
-	const noProtocol = "no protocol is left without HTTP/3, which is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to anyone who can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow"
+	const noProtocol = "no protocol is left, because HTTP/3 is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to every host that can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow"
 	const (
-		twice   = "listener wrapper 'proxy_protocol_mode' is there twice, and a connection has one header: keep one and " + inOrder
-		builtin = "listener wrapper 'proxy_protocol_mode' does not go with Caddy's own 'proxy_protocol', because a connection has one header: remove 'proxy_protocol' and " + inOrder
+		twice   = "duplicate listener wrapper 'proxy_protocol_mode': a connection has only one header: keep one wrapper and " + inOrder
+		builtin = "listener wrapper 'proxy_protocol_mode' cannot be combined with Caddy's own 'proxy_protocol', because a connection has only one header: remove 'proxy_protocol' and " + inOrder
 		late    = "listener wrapper 'proxy_protocol_mode' must come before 'tls', because the header comes before the TLS handshake: " + inOrder
 	)
 	for _, test := range []struct {
@@ -39,82 +36,82 @@ func TestServerOnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
 		position            int
 		want                string // "" if it loads
 	}{
-		{name: "alone on a plain server", options: wrappers("proxy_protocol_mode on"), plain: true},
+		{name: "alone on a plain server", options: caddytest.Wrappers("proxy_protocol_mode on"), plain: true},
 		// Caddy itself puts TLS first where there is no tls.
-		{name: "alone", options: wrappers("proxy_protocol_mode on"), want: late},
-		{name: "off alone", options: wrappers("proxy_protocol_mode off"), want: late},
-		{name: "before tls", options: wrappers("proxy_protocol_mode on\ntls")},
-		{name: "behind tls", options: wrappers("tls\nproxy_protocol_mode on"), position: 1, want: late},
-		{name: "behind tls on a plain server", options: wrappers(testAcceptName + "\ntls\nproxy_protocol_mode on"), plain: true},
-		{name: "off behind tls", options: wrappers("tls\nproxy_protocol_mode off"), position: 1, want: late},
-		{name: "twice", options: wrappers("proxy_protocol_mode on\nproxy_protocol_mode off\ntls"), want: twice},
-		{name: "on both sides of tls", options: wrappers("proxy_protocol_mode on\ntls\nproxy_protocol_mode on"), want: twice},
-		{name: "behind Caddy's own", options: wrappers("proxy_protocol\nproxy_protocol_mode on\ntls"), position: 1, want: builtin},
-		{name: "before Caddy's own", options: wrappers("proxy_protocol_mode off\nproxy_protocol\ntls"), want: builtin},
-		{name: "before Caddy's own on a plain server", options: wrappers("proxy_protocol_mode off\nproxy_protocol"), plain: true, want: builtin},
-		{name: "with others around", options: wrappers(testAcceptName + "\nproxy_protocol_mode on\ntls\n" + testAcceptName)},
-		{name: "before http_redirect", options: wrappers("proxy_protocol_mode on\nhttp_redirect\ntls")},
+		{name: "alone", options: caddytest.Wrappers("proxy_protocol_mode on"), want: late},
+		{name: "off alone", options: caddytest.Wrappers("proxy_protocol_mode off"), want: late},
+		{name: "before tls", options: caddytest.Wrappers("proxy_protocol_mode on\ntls")},
+		{name: "behind tls", options: caddytest.Wrappers("tls\nproxy_protocol_mode on"), position: 1, want: late},
+		{name: "behind tls on a plain server", options: caddytest.Wrappers(caddytest.AcceptWrapper + "\ntls\nproxy_protocol_mode on"), plain: true},
+		{name: "off behind tls", options: caddytest.Wrappers("tls\nproxy_protocol_mode off"), position: 1, want: late},
+		{name: "twice", options: caddytest.Wrappers("proxy_protocol_mode on\nproxy_protocol_mode off\ntls"), want: twice},
+		{name: "on both sides of tls", options: caddytest.Wrappers("proxy_protocol_mode on\ntls\nproxy_protocol_mode on"), want: twice},
+		{name: "behind Caddy's own", options: caddytest.Wrappers("proxy_protocol\nproxy_protocol_mode on\ntls"), position: 1, want: builtin},
+		{name: "before Caddy's own", options: caddytest.Wrappers("proxy_protocol_mode off\nproxy_protocol\ntls"), want: builtin},
+		{name: "before Caddy's own on a plain server", options: caddytest.Wrappers("proxy_protocol_mode off\nproxy_protocol"), plain: true, want: builtin},
+		{name: "with others around", options: caddytest.Wrappers(caddytest.AcceptWrapper + "\nproxy_protocol_mode on\ntls\n" + caddytest.AcceptWrapper)},
+		{name: "before http_redirect", options: caddytest.Wrappers("proxy_protocol_mode on\nhttp_redirect\ntls")},
 		{
-			name: "behind http_redirect", options: wrappers("http_redirect\nproxy_protocol_mode on\ntls"), position: 1,
-			want: "listener wrapper 'proxy_protocol_mode' must come before 'http_redirect', which would answer before the header is judged; write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\thttp_redirect\n\t\ttls\n\t}",
+			name: "behind http_redirect", options: caddytest.Wrappers("http_redirect\nproxy_protocol_mode on\ntls"), position: 1,
+			want: "listener wrapper 'proxy_protocol_mode' must come before 'http_redirect', which would otherwise answer before the header is checked; write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\thttp_redirect\n\t\ttls\n\t}",
 		},
 		{name: "h3 alone", options: withProtocols("h3", "proxy_protocol_mode on\ntls"), want: noProtocol},
 		{name: "h3 alone for the mode of a range", options: withProtocols("h3", "proxy_protocol_mode off {\non 127.0.0.1\n}\ntls"), want: noProtocol},
 		{name: "h3 alone under off", options: withProtocols("h3", "proxy_protocol_mode off\ntls")},
 		{name: "h3 alone under unspecified", options: withProtocols("h3", "proxy_protocol_mode\ntls")},
 		{name: "h3 alone and allowed", options: withProtocols("h3", "proxy_protocol_mode on {\nhttp3 allow\n}\ntls")},
-		{name: "h3 alone on one address", options: wrappers("proxy_protocol_mode on\ntls"), bind: "{\nprotocols h3\n}", want: noProtocol},
-		{name: "h3 alone and allowed on one address", options: wrappers("proxy_protocol_mode on {\nhttp3 allow\n}\ntls"), bind: "{\nprotocols h3\n}"},
+		{name: "h3 alone on one address", options: caddytest.Wrappers("proxy_protocol_mode on\ntls"), bind: "{\nprotocols h3\n}", want: noProtocol},
+		{name: "h3 alone and allowed on one address", options: caddytest.Wrappers("proxy_protocol_mode on {\nhttp3 allow\n}\ntls"), bind: "{\nprotocols h3\n}"},
 		{name: "h1 on the one address of a server of h3 alone", options: withProtocols("h3", "proxy_protocol_mode on\ntls"), bind: "{\nprotocols h1\n}"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			port := freePort(t)
-			c := newCaddy(t)
-			require.NoError(t, c.load("auto_https disable_redirects", secureSite(t, port)))
-			site := strings.Replace(secureSite(t, port), strings.Join(loopbacks(), " "), "127.0.0.1 "+test.bind, 1)
+			port := caddytest.FreePort(t)
+			c := caddytest.New(t)
+			require.NoError(t, c.Load("auto_https disable_redirects", caddytest.SecureSite(t, port)))
+			site := strings.Replace(caddytest.SecureSite(t, port), strings.Join(caddytest.Loopbacks(), " "), "127.0.0.1 "+test.bind, 1)
 			if test.plain {
-				site = plainSite(port)
+				site = caddytest.PlainSite(port)
 			}
-			err := c.load("auto_https disable_redirects\n"+test.options, site)
+			err := c.Load("auto_https disable_redirects\n"+test.options, site)
 			if test.want == "" {
 				require.NoError(t, err)
 				return
 			}
 			require.EqualError(t, err, fmt.Sprintf("loading new config: loading http app module: provision http: loading listener wrapper modules: position %d: loading module 'proxy_protocol_mode': provision caddy.listeners.proxy_protocol_mode: server srv0: %s", test.position, test.want))
 
-			response, _ := get(t, https2, tcp4(port), "", "/")
+			response, _ := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(port), "", "/")
 			assert.Equal(t, http.StatusOK, response.StatusCode, "the running config stays")
 		})
 	}
 }
 
 func withProtocols(protocols, wrapper string) string {
-	return strings.Replace(wrappers(wrapper), "servers {", "servers {\nprotocols "+protocols, 1)
+	return strings.Replace(caddytest.Wrappers(wrapper), "servers {", "servers {\nprotocols "+protocols, 1)
 }
 
-func TestHTTP3IsTakenAwayWhereAHeaderIsMandatory(t *testing.T) {
+func TestHTTP3_IsTakenAwayWhereAHeaderIsMandatory(t *testing.T) {
 	for _, test := range []struct {
 		name, options string
 		preamble      string
 		kept, warned  bool
 	}{
 		{name: "without the wrapper", kept: true},
-		{name: "on", options: wrappers("proxy_protocol_mode on\ntls"), preamble: headerV2, warned: true},
-		{name: "off", options: wrappers("proxy_protocol_mode off\ntls"), kept: true},
-		{name: "unspecified", options: wrappers("proxy_protocol_mode\ntls"), kept: true},
-		{name: "on for a range", options: wrappers("proxy_protocol_mode off {\non 10.0.0.0/8\n}\ntls"), warned: true},
-		{name: "on for everyone but a range", options: wrappers("proxy_protocol_mode on {\noff 127.0.0.0/8\n}\ntls"), warned: true},
-		{name: "off for a range of unspecified", options: wrappers("proxy_protocol_mode unspecified {\noff 127.0.0.0/8\n}\ntls"), kept: true},
-		{name: "on and allowed", options: wrappers("proxy_protocol_mode on {\nhttp3 allow\n}\ntls"), preamble: headerV2, kept: true},
-		{name: "on for a range and allowed", options: wrappers("proxy_protocol_mode off {\non 10.0.0.0/8\nhttp3 allow\n}\ntls"), kept: true},
+		{name: "on", options: caddytest.Wrappers("proxy_protocol_mode on\ntls"), preamble: headerV2, warned: true},
+		{name: "off", options: caddytest.Wrappers("proxy_protocol_mode off\ntls"), kept: true},
+		{name: "unspecified", options: caddytest.Wrappers("proxy_protocol_mode\ntls"), kept: true},
+		{name: "on for a range", options: caddytest.Wrappers("proxy_protocol_mode off {\non 10.0.0.0/8\n}\ntls"), warned: true},
+		{name: "on for everyone but a range", options: caddytest.Wrappers("proxy_protocol_mode on {\noff 127.0.0.0/8\n}\ntls"), warned: true},
+		{name: "off for a range of unspecified", options: caddytest.Wrappers("proxy_protocol_mode unspecified {\noff 127.0.0.0/8\n}\ntls"), kept: true},
+		{name: "on and allowed", options: caddytest.Wrappers("proxy_protocol_mode on {\nhttp3 allow\n}\ntls"), preamble: headerV2, kept: true},
+		{name: "on for a range and allowed", options: caddytest.Wrappers("proxy_protocol_mode off {\non 10.0.0.0/8\nhttp3 allow\n}\ntls"), kept: true},
 		{name: "on and protocols", options: withProtocols("h1 h2 h3", "proxy_protocol_mode on\ntls"), preamble: headerV2, warned: true},
 		{name: "on and other protocols", options: withProtocols("h1 h2", "proxy_protocol_mode on\ntls"), preamble: headerV2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			port := freePort(t)
-			c := startCaddy(t, "auto_https disable_redirects\n"+test.options, secureSite(t, port))
-			for _, tr := range []transport{https1, https2} {
-				response, _ := get(t, tr, tcp4(port), test.preamble, "/")
+			port := caddytest.FreePort(t)
+			c := caddytest.Start(t, "auto_https disable_redirects\n"+test.options, caddytest.SecureSite(t, port))
+			for _, tr := range []caddytest.Transport{caddytest.HTTPS1, caddytest.HTTPS2} {
+				response, _ := caddytest.Get(t, tr, caddytest.TCP4(port), test.preamble, "/")
 				assert.Equal(t, http.StatusOK, response.StatusCode)
 				if test.kept {
 					assert.Contains(t, response.Header.Get("Alt-Svc"), fmt.Sprintf(`h3=":%d"`, port))
@@ -122,60 +119,49 @@ func TestHTTP3IsTakenAwayWhereAHeaderIsMandatory(t *testing.T) {
 					assert.Empty(t, response.Header.Values("Alt-Svc"))
 				}
 			}
-			assert.Equal(t, test.kept, listensOnUDP(t, port))
-			warned := c.logs.find(ofModule.with(fields{"msg": ofHTTP3, "level": "warn", "server_name": "srv0"}))
+			assert.Equal(t, test.kept, caddytest.ListensOnUDP(t, port))
+			warned := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"msg": ofHTTP3, "level": "warn", "server_name": "srv0"}))
 			assert.Equal(t, test.warned, len(warned) == 1)
-			assert.Len(t, c.logs.find(fields{"msg": ofHTTP3}), len(warned))
+			assert.Len(t, c.Logs.Find(caddytest.Fields{"msg": ofHTTP3}), len(warned))
 		})
 	}
 }
 
-// listensOnUDP tells whether somebody listens at this port.
-func listensOnUDP(t *testing.T, port int) bool {
-	t.Helper()
-	l, err := net.ListenPacket("udp", tcp4(port).address)
-	if err != nil {
-		return true
-	}
-	l.Close()
-	return false
-}
-
-func TestPlainServerIsNotWarnedOfHTTP3(t *testing.T) {
-	c := startCaddy(t, wrappers("proxy_protocol_mode on"), plainSite(freePort(t)))
-	assert.Empty(t, c.logs.find(fields{"msg": ofHTTP3}))
+func TestHTTP3_PlainServerIsNotWarnedOf(t *testing.T) {
+	c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on"), caddytest.PlainSite(caddytest.FreePort(t)))
+	assert.Empty(t, c.Logs.Find(caddytest.Fields{"msg": ofHTTP3}))
 }
 
 // All servers share the list of protocols that Caddy gives them by default.
-func TestHTTP3IsTakenFromOneServerAlone(t *testing.T) {
-	on, off, unwrapped := freePort(t), freePort(t), freePort(t)
+func TestHTTP3_IsTakenFromOneServerAlone(t *testing.T) {
+	on, off, unwrapped := caddytest.FreePort(t), caddytest.FreePort(t), caddytest.FreePort(t)
 	options := "auto_https disable_redirects\n" +
-		strings.Replace(wrappers("proxy_protocol_mode on\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", on), 1) +
-		strings.Replace(wrappers("proxy_protocol_mode off\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", off), 1)
+		strings.Replace(caddytest.Wrappers("proxy_protocol_mode on\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", on), 1) +
+		strings.Replace(caddytest.Wrappers("proxy_protocol_mode off\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", off), 1)
 	var sites string
 	for _, port := range []int{on, off, unwrapped} {
-		sites += strings.Replace(secureSite(t, port), strings.Join(loopbacks(), " "), "127.0.0.1", 1)
+		sites += strings.Replace(caddytest.SecureSite(t, port), strings.Join(caddytest.Loopbacks(), " "), "127.0.0.1", 1)
 	}
-	c := newCaddy(t)
+	c := caddytest.New(t)
 	for range 3 { // the order in which servers are provisioned is random
-		require.NoError(t, c.load(options, sites))
+		require.NoError(t, c.Load(options, sites))
 		for _, test := range []struct {
 			port     int
 			preamble string
 			kept     bool
 		}{{on, headerV1, false}, {off, "", true}, {unwrapped, "", true}} {
 			// Right after a load Caddy itself may not have it yet.
-			eventually(t, func() bool {
-				response, _ := get(t, https2, tcp4(test.port), test.preamble, "/")
+			caddytest.Eventually(t, func() bool {
+				response, _ := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(test.port), test.preamble, "/")
 				return test.kept == (response.Header.Get("Alt-Svc") != "")
 			}, "Alt-Svc of %s", test.preamble)
-			assert.Equal(t, test.kept, listensOnUDP(t, test.port))
+			assert.Equal(t, test.kept, caddytest.ListensOnUDP(t, test.port))
 		}
 	}
 }
 
-func TestHTTP3IsTakenFromSingleAddresses(t *testing.T) {
-	needIPv6(t)
+func TestHTTP3_IsTakenFromSingleAddresses(t *testing.T) {
+	caddytest.NeedIPv6(t)
 	for _, test := range []struct {
 		wrapper, preamble string
 		kept              bool
@@ -185,28 +171,28 @@ func TestHTTP3IsTakenFromSingleAddresses(t *testing.T) {
 		{"proxy_protocol_mode off", "", true},
 	} {
 		t.Run(test.wrapper, func(t *testing.T) {
-			port := freePort(t)
+			port := caddytest.FreePort(t)
 			// The other address has the protocols of the server.
-			site := strings.Replace(secureSite(t, port), "bind 127.0.0.1 ::1", "bind 127.0.0.1 {\nprotocols h1 h3\n}\nbind ::1", 1)
-			startCaddy(t, "auto_https disable_redirects\n"+withProtocols("h1 h2", test.wrapper+"\ntls"), site)
-			for _, e := range []endpoint{tcp4(port), tcp6(port)} {
-				response, _ := get(t, https1, e, test.preamble, "/")
+			site := strings.Replace(caddytest.SecureSite(t, port), "bind 127.0.0.1 ::1", "bind 127.0.0.1 {\nprotocols h1 h3\n}\nbind ::1", 1)
+			caddytest.Start(t, "auto_https disable_redirects\n"+withProtocols("h1 h2", test.wrapper+"\ntls"), site)
+			for _, e := range []caddytest.Endpoint{caddytest.TCP4(port), caddytest.TCP6(port)} {
+				response, _ := caddytest.Get(t, caddytest.HTTPS1, e, test.preamble, "/")
 				assert.Equal(t, http.StatusOK, response.StatusCode)
 				assert.Equal(t, test.kept, response.Header.Get("Alt-Svc") != "")
 			}
-			assert.Equal(t, test.kept, listensOnUDP(t, port))
+			assert.Equal(t, test.kept, caddytest.ListensOnUDP(t, port))
 		})
 	}
 }
 
 // The redirects of automatic HTTPS
 
-func TestRedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
+func TestServer_RedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
 	scoped := func(port int, mode string) string {
-		return strings.Replace(wrappers("proxy_protocol_mode "+mode+"\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", port), 1)
+		return strings.Replace(caddytest.Wrappers("proxy_protocol_mode "+mode+"\ntls"), "servers", fmt.Sprintf("servers 127.0.0.1:%d", port), 1)
 	}
 	everywhere := func(mode string) func(int, int) string {
-		return func(int, int) string { return wrappers("proxy_protocol_mode " + mode + "\ntls") }
+		return func(int, int) string { return caddytest.Wrappers("proxy_protocol_mode " + mode + "\ntls") }
 	}
 	const fix = "http:// {\nlog\n}\n"
 	for _, test := range []struct {
@@ -234,23 +220,23 @@ func TestRedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			plain, secure := freePort(t), freePort(t)
+			plain, secure := caddytest.FreePort(t), caddytest.FreePort(t)
 			options := fmt.Sprintf("default_bind 127.0.0.1\nhttp_port %d\nhttps_port %d\n", plain, secure) + test.options(plain, secure)
-			site := strings.Replace(secureSite(t, secure), "bind "+strings.Join(loopbacks(), " ")+"\n", "", 1)
-			c := startCaddy(t, options, site+test.sites)
-			warned := c.logs.find(ofModule.with(fields{"msg": ofRedirects, "level": "warn"}))
+			site := strings.Replace(caddytest.SecureSite(t, secure), "bind "+strings.Join(caddytest.Loopbacks(), " ")+"\n", "", 1)
+			c := caddytest.Start(t, options, site+test.sites)
+			warned := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"msg": ofRedirects, "level": "warn"}))
 			assert.Equal(t, test.warned, len(warned) == 1)
 
-			conn := dial(t, tcp4(plain))
-			send(t, conn, headerV1+request("/"))
-			response, _ := readResponse(t, conn)
+			conn := caddytest.Dial(t, caddytest.TCP4(plain))
+			caddytest.Send(t, conn, headerV1+caddytest.Request("/"))
+			response, _ := caddytest.ReadResponse(t, conn)
 			if !test.redirect {
 				assert.Equal(t, http.StatusBadRequest, response.StatusCode, "that is what the warning says")
 				return
 			}
 			assert.Equal(t, http.StatusPermanentRedirect, response.StatusCode)
 			assert.Equal(t, "https://localhost/", response.Header.Get("Location"))
-			c.logs.waitFor(t, ofAccess.with(fields{"request.remote_ip": client4.Addr().String()}))
+			c.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.remote_ip": caddytest.Client4.Addr().String()}))
 		})
 	}
 }
@@ -272,71 +258,25 @@ func (testTLS) CaddyModule() caddy.ModuleInfo {
 func (*testTLS) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
 
 func (*testTLS) WrapListener(l net.Listener) net.Listener {
-	cert, err := tls.X509KeyPair(testCertificate().certPEM, testCertificate().keyPEM)
-	must(err)
+	cert, err := tls.X509KeyPair(caddytest.Certificate().CertPEM, caddytest.Certificate().KeyPEM)
+	caddytest.Must(err)
 	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}})
 }
 
-func TestConnectionThatIsAlreadyTLSIsRefused(t *testing.T) {
+func TestServer_ConnectionThatIsAlreadyTLSIsRefused(t *testing.T) {
 	for _, mode := range []string{"on", "off", "unspecified"} {
 		t.Run(mode, func(t *testing.T) {
-			port := freePort(t)
-			c := startCaddy(t, wrappers("proxy_protocol_test_tls\nproxy_protocol_mode "+mode), plainSite(port))
+			port := caddytest.FreePort(t)
+			c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_test_tls\nproxy_protocol_mode "+mode), caddytest.PlainSite(port))
 			for _, preamble := range []string{"", headerV2} {
-				conn := dial(t, tcp4(port))
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
 				_, _ = io.WriteString(conn, preamble)
-				requireRefused(t, conn)
-				entry := c.logs.waitForRefusal(t, fields{"peer": conn.LocalAddr().String()})
-				assert.Equal(t, tcp4(port).address, entry.str("local"))
-				assert.Equal(t, mode, entry.str("mode"))
-				assert.Equal(t, "io", entry.str("reason"))
-				assert.Equal(t, "the connection is TLS already: put 'proxy_protocol_mode' before 'tls' in listener_wrappers, because the header comes before the TLS handshake", entry.str("error"))
-			}
-		})
-	}
-}
-
-func TestWrapperThatAnotherModuleMadeIsNotLookedForInTheServer(t *testing.T) {
-	assert.NoError(t, checkOrder(new(caddyhttp.Server)))
-}
-
-func TestWrapperMustStandBeforeTLSWithOnePolicyToo(t *testing.T) {
-	server := &caddyhttp.Server{ListenerWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper":"proxy_protocol_mode"}`)}}
-	assert.NoError(t, checkOrder(server))
-	server.TLSConnPolicies = make(caddytls.ConnectionPolicies, 1)
-	assert.ErrorContains(t, checkOrder(server), "must come before 'tls'")
-}
-
-func TestProtocolsOfAListenerThatHasNoneAreTheServers(t *testing.T) {
-	for _, tt := range []struct {
-		name      string
-		protocols []string
-		listeners [][]string
-		ok        bool
-	}{
-		{"of the server, which keeps some", []string{"h1", "h3"}, nil, true},
-		{"of the server, which keeps none", []string{"h3"}, nil, false},
-		{"one has the server's, which keeps none", []string{"h3"}, [][]string{nil, {"h1"}}, false},
-		{"one has the server's, which keeps some", []string{"h2", "h3"}, [][]string{nil, {"h1"}}, true},
-		{"all have their own, and keep some", []string{"h3"}, [][]string{{"h1", "h3"}, {"h2"}}, true},
-		{"one has its own and keeps none", []string{"h1"}, [][]string{{"h1"}, {"h3"}}, false},
-		{"the first has its own and keeps none", []string{"h1"}, [][]string{{"h3"}, {"h1"}}, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			server := &caddyhttp.Server{Protocols: tt.protocols, ListenProtocols: tt.listeners}
-			server.TLSConnPolicies = make(caddytls.ConnectionPolicies, 1)
-			core, logs := observer.New(zap.WarnLevel)
-			err := disableHTTP3(server, "a reason", zap.New(core))
-			if !tt.ok {
-				assert.ErrorContains(t, err, "no protocol is left without HTTP/3")
-				return
-			}
-			require.NoError(t, err)
-			assert.Equal(t, 1, logs.Len())
-			assert.NotEmpty(t, server.Protocols)
-			assert.Len(t, server.ListenProtocols, len(tt.listeners))
-			for _, protocols := range append(server.ListenProtocols, server.Protocols) {
-				assert.NotContains(t, protocols, "h3")
+				caddytest.RequireRefused(t, conn)
+				entry := c.Logs.WaitForRefusal(t, caddytest.Fields{"peer": conn.LocalAddr().String()})
+				assert.Equal(t, caddytest.TCP4(port).Address, entry.Str("local"))
+				assert.Equal(t, mode, entry.Str("mode"))
+				assert.Equal(t, "io", entry.Str("reason"))
+				assert.Equal(t, "the connection is TLS already: put 'proxy_protocol_mode' before 'tls' in listener_wrappers, because the header comes before the TLS handshake", entry.Str("error"))
 			}
 		})
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"bufio"
@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // silentEnv names the listener wrapper of a Caddy in a process of its own.
@@ -23,10 +25,10 @@ const silentEnv = "PROXY_PROTOCOL_TEST_SILENT"
 // silentWrappers are those to be compared. None of them may end the connections.
 var silentWrappers = map[string]string{
 	"unwrapped": "",
-	"built-in":  wrappers("proxy_protocol {\ntimeout 1h\nfallback_policy require\n}"),
-	"on":        wrappers("proxy_protocol_mode on {\ntimeout 1h\n}"),
-	"trusted":   wrappers("proxy_protocol_mode on {\ntimeout 1h\ntrusted_proxies static private_ranges\n}"),
-	"tests":     wrappers("proxy_protocol_mode unspecified {\ntimeout 1h\n}"),
+	"built-in":  caddytest.Wrappers("proxy_protocol {\ntimeout 1h\nfallback_policy require\n}"),
+	"on":        caddytest.Wrappers("proxy_protocol_mode on {\ntimeout 1h\n}"),
+	"trusted":   caddytest.Wrappers("proxy_protocol_mode on {\ntimeout 1h\ntrusted_proxies static private_ranges\n}"),
+	"tests":     caddytest.Wrappers("proxy_protocol_mode unspecified {\ntimeout 1h\n}"),
 }
 
 // silentConnections are measured, from what firstConnections have needed.
@@ -42,7 +44,7 @@ type memory struct{ resident, allocated int }
 
 // A connection that says nothing costs less memory of a whole Caddy than with Caddy's own
 // wrapper, and than with none.
-func TestSilentConnectionsAreCheap(t *testing.T) {
+func TestSilentConnections_AreCheap(t *testing.T) {
 	if wrapper := os.Getenv(silentEnv); wrapper != "" {
 		serveSilently(t, silentWrappers[wrapper])
 		return
@@ -71,7 +73,7 @@ func TestSilentConnectionsAreCheap(t *testing.T) {
 // The clients' ends are here.
 func silentCost(t *testing.T, wrapper string) memory {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSilentConnectionsAreCheap$", "-test.timeout=2m")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSilentConnections_AreCheap$", "-test.timeout=2m")
 	cmd.Env = append(os.Environ(), silentEnv+"="+wrapper)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -89,7 +91,7 @@ func silentCost(t *testing.T, wrapper string) memory {
 	var held []memory
 	for _, n := range []int{firstConnections, silentConnections} {
 		for range n {
-			conn, err := net.DialTimeout("tcp", tcp4(port).address, patience)
+			conn, err := net.DialTimeout("tcp", caddytest.TCP4(port).Address, caddytest.Patience)
 			require.NoError(t, err)
 			defer conn.Close()
 		}
@@ -109,8 +111,8 @@ func silentCost(t *testing.T, wrapper string) memory {
 // serveSilently says how much memory this process holds each time that so many connections
 // more have come.
 func serveSilently(t *testing.T, options string) {
-	port := freePort(t)
-	startCaddy(t, options, fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}\n", port))
+	port := caddytest.FreePort(t)
+	caddytest.Start(t, options, fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}\n", port))
 	goroutines := runtime.NumGoroutine()
 	fmt.Printf("port %d\n", port)
 	for { // until the other end closes it
@@ -119,7 +121,7 @@ func serveSilently(t *testing.T, options string) {
 			return
 		}
 		goroutines += more
-		eventually(t, func() bool { return runtime.NumGoroutine() >= goroutines }, "not all are waiting")
+		caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() >= goroutines }, "not all are waiting")
 		m := memoryHeld(t)
 		fmt.Printf("holds %d %d\n", m.resident, m.allocated)
 	}

@@ -1,22 +1,20 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
-	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime"
-	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // answerSources sets how the source of sourced answers.
@@ -30,7 +28,7 @@ const sourced = "trusted_proxies proxy_protocol_test {\nname source_test\n}\ntim
 
 // A source that does not answer in time costs each connection its timeout, and no more:
 // whether it ends with its request or never.
-func TestSourceThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
+func TestSource_ThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
 	for _, mode := range []string{"on", "unspecified"} {
 		for name, hang := range map[string]func(r *http.Request, over <-chan struct{}){
 			"until its request ends": func(r *http.Request, _ <-chan struct{}) { <-r.Context().Done() },
@@ -46,23 +44,23 @@ func TestSourceThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
 					hang(r, over)
 					return loopback4 // too late
 				})
-				port := freePort(t)
-				c := startCaddy(t, wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), plainSite(port))
+				port := caddytest.FreePort(t)
+				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), caddytest.PlainSite(port))
 				began := time.Now()
 				var conns []net.Conn
 				for range 20 {
-					conn := dial(t, tcp4(port))
-					send(t, conn, v1(client4, server4)+request("/"))
+					conn := caddytest.Dial(t, caddytest.TCP4(port))
+					caddytest.Send(t, conn, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
 					conns = append(conns, conn)
 				}
 				for _, conn := range conns {
-					requireRefused(t, conn)
+					caddytest.RequireRefused(t, conn)
 				}
-				assert.Less(t, time.Since(began), patience/4)
-				eventually(t, func() bool { return len(c.logs.refusals(nil)) == len(conns) }, "not all are logged")
-				for _, entry := range c.logs.refusals(nil) {
-					assert.Equal(t, "timeout", entry.str("reason"))
-					assert.Equal(t, errSourceLate.Error(), entry.str("error"))
+				assert.Less(t, time.Since(began), caddytest.Patience/4)
+				caddytest.Eventually(t, func() bool { return len(c.Logs.Refusals(nil)) == len(conns) }, "not all are logged")
+				for _, entry := range c.Logs.Refusals(nil) {
+					assert.Equal(t, "timeout", entry.Str("reason"))
+					assert.Equal(t, "trusted_proxies: the source did not answer before the timeout", entry.Str("error"))
 				}
 			})
 		}
@@ -70,152 +68,105 @@ func TestSourceThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
 }
 
 // Closing a connection ends its request to the source.
-func TestSourceThatHangsKeepsNoGoroutinesOfAServerThatStopped(t *testing.T) {
+func TestSource_ThatHangsKeepsNoGoroutinesAfterAStop(t *testing.T) {
 	answerSources(func(r *http.Request) []netip.Prefix {
 		<-r.Context().Done()
 		return nil
 	})
-	port := freePort(t)
+	port := caddytest.FreePort(t)
 	goroutines := runtime.NumGoroutine()
-	c := newCaddy(t)
-	c.grace = patience // net/http ends connections that have not sent a request within 5 seconds
-	require.NoError(t, c.load(wrappers("proxy_protocol_mode on {\n"+strings.Replace(sourced, "300ms", "10m", 1)+"}"), plainSite(port)))
+	c := caddytest.New(t)
+	c.Grace = caddytest.Patience // net/http ends connections that have not sent a request within 5 seconds
+	require.NoError(t, c.Load(caddytest.Wrappers("proxy_protocol_mode on {\n"+strings.Replace(sourced, "300ms", "10m", 1)+"}"), caddytest.PlainSite(port)))
 	before := runtime.NumGoroutine()
 	var conns []net.Conn
 	for range 20 {
-		conns = append(conns, dial(t, tcp4(port)))
+		conns = append(conns, caddytest.Dial(t, caddytest.TCP4(port)))
 	}
-	eventually(t, func() bool { return runtime.NumGoroutine() >= before+2*len(conns) }, "the source is not asked")
-	c.stop()
+	caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() >= before+2*len(conns) }, "the source is not asked")
+	c.Stop()
 	for _, conn := range conns {
-		requireRefused(t, conn)
+		caddytest.RequireRefused(t, conn)
 	}
-	eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+len(conns)/2 }, "goroutines are left")
-	for _, entry := range c.logs.refusals(nil) {
-		assert.Equal(t, []string{"silent", "debug"}, []string{entry.str("reason"), entry.str("level")})
+	caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+len(conns)/2 }, "goroutines are left")
+	for _, entry := range c.Logs.Refusals(nil) {
+		assert.Equal(t, []string{"silent", "debug"}, []string{entry.Str("reason"), entry.Str("level")})
 	}
 }
 
-func TestSourceThatReturnsNothingIsToldApart(t *testing.T) {
-	port := freePort(t)
+func TestSource_ThatReturnsNothingIsToldApart(t *testing.T) {
+	port := caddytest.FreePort(t)
 	for name, tt := range map[string]struct {
 		answer []netip.Prefix
 		want   any
 	}{
-		"nothing":      {nil, errSourceEmpty.Error()},
+		"nothing":      {nil, "trusted_proxies: the source returned no ranges, so no peer may send a header"},
 		"others":       {[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, nil},
 		"nothing real": {[]netip.Prefix{{}}, nil},
 	} {
-		for mode, text := range map[string]string{"on": "", "unspecified": v1(client4, server4)} {
+		for mode, text := range map[string]string{"on": "", "unspecified": caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
 				answerSources(func(*http.Request) []netip.Prefix { return tt.answer })
-				c := startCaddy(t, wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), plainSite(port))
-				conn := dial(t, tcp4(port))
-				send(t, conn, text)
-				requireRefused(t, conn)
-				entry := c.logs.waitForRefusal(t, fields{"reason": "untrusted"})
-				assert.Equal(t, tt.want, entry.get("error"))
+				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), caddytest.PlainSite(port))
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
+				caddytest.Send(t, conn, text)
+				caddytest.RequireRefused(t, conn)
+				entry := c.Logs.WaitForRefusal(t, caddytest.Fields{"reason": "untrusted"})
+				assert.Equal(t, tt.want, entry.Get("error"))
 			})
 		}
 	}
 }
 
-// What a source keeps is bounded, and peers that wait for their turn wait no longer than
-// their deadline.
-func TestSourceIsAskedBySoManyAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const most = 3
-		var asking, peak atomic.Int32
-		over := make(chan struct{})
-		p := policy{asking: make(chan struct{}, most), source: connSource(func(*http.Request) []netip.Prefix {
-			if n := asking.Add(1); n > peak.Load() {
-				peak.Store(n)
+// testHangs is a source of ranges that does not answer.
+type testHangs struct{}
+
+func init() { caddy.RegisterModule(testHangs{}) }
+
+func (testHangs) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.ip_sources.proxy_protocol_test_hangs", New: func() caddy.Module { return new(testHangs) }}
+}
+
+func (*testHangs) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
+	<-r.Context().Done()
+	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} // too late
+}
+
+// Peers that need no answer do not notice.
+func TestSource_ThatHangsDoesNotStallHTTP3(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.Start(t, caddytest.Packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), caddytest.HTTP3Site(t, port, ""))
+	forged, stop := caddytest.ListenUDP(t, "127.0.0.2"), make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+				_, _ = forged.WriteToUDPAddrPort([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+quicPacket), to)
 			}
-			defer asking.Add(-1)
-			<-over
-			return loopback4
-		})}
-		ask := func(within time.Duration) error {
-			ctx, cancel := context.WithTimeout(t.Context(), within)
-			defer cancel()
-			_, err := p.ask(ctx, connTCPAddr("127.0.0.1:1"))
-			return err
 		}
-		errs := make(chan error)
-		for range 4 * most {
-			go func() { errs <- ask(time.Second) }()
-		}
-		began := time.Now()
-		for range 4 * most {
-			assert.ErrorIs(t, <-errs, errSourceLate)
-		}
-		assert.Equal(t, time.Second, time.Since(began))
-		assert.EqualValues(t, most, peak.Load())
-		assert.EqualValues(t, most, asking.Load(), "these never end")
-
-		close(over)
-		synctest.Wait()
-		assert.Zero(t, asking.Load())
-		assert.NoError(t, ask(time.Second), "and it is asked again")
-	})
-}
-
-func TestSourceIsGivenAsMuchTimeAsTheHeaderHas(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rules, logs := connRules(On, func(r *rules) {
-			r.timeout = 5 * time.Second
-			r.source = connSource(func(r *http.Request) []netip.Prefix {
-				deadline, _ := r.Context().Deadline()
-				assert.Equal(t, 3*time.Second, time.Until(deadline), "two seconds after accept")
-				time.Sleep(4 * time.Second)
-				return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
-			})
-		})
-		c := newConn(connSays(connV1), rules, On, unasked, time.Since(start))
-		time.Sleep(2 * time.Second)
-		assert.Equal(t, connPeer, c.RemoteAddr())
-		assert.Equal(t, []string{"timeout"}, connReasons(logs))
-		time.Sleep(time.Hour)
-	})
-}
-
-func TestSourceIsLeftWhenTheConnectionIsClosed(t *testing.T) {
-	for _, mode := range []Mode{On, Unspecified} {
-		synctest.Test(t, func(t *testing.T) {
-			asked := make(chan struct{})
-			rules, logs := connRules(mode, func(r *rules) {
-				r.stats = newStats()
-				r.source = connSource(func(r *http.Request) []netip.Prefix {
-					close(asked)
-					<-r.Context().Done()
-					return loopback4
-				})
-			})
-			c := newConn(connSays(connV1), rules, mode, unasked, time.Since(start))
-			began := time.Now()
-			done := connGo(c.RemoteAddr)
-			<-asked
-			require.NoError(t, c.Close())
-			assert.Equal(t, connPeer, <-done)
-			assert.Zero(t, time.Since(began), "at once")
-			want := map[Mode]string{On: "silent", Unspecified: "io"}[mode]
-			require.Equal(t, []string{want}, connReasons(logs))
-			assert.Equal(t, zap.DebugLevel, logs.FilterMessage(refusalMessages[outcome(slices.Index(outcomeNames[:], want))]).All()[0].Level, "this server closed it")
-		})
+	}()
+	relay := caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	began := time.Now()
+	for range 10 {
+		response, body := caddytest.NewHTTP3Client(t, relay.Address()).Get("/")
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Contains(t, body, "mode=on peer=127.0.0.3")
 	}
+	assert.Less(t, time.Since(began), caddytest.Patience/2)
+	close(stop)
+	<-done
+	c.Logs.WaitFor(t, caddytest.OfPackets.With(caddytest.Fields{"reason": "io", "error": "trusted_proxies: the source has not answered yet"}))
+	outcomes := caddytest.Datagrams(t)
+	assert.NotZero(t, outcomes["io"])
+	assert.Zero(t, outcomes["untrusted"])
 }
 
-// A source that takes its time within the timeout is as good as a quick one.
-func TestSourceThatIsSlowIsWaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rules, _ := connRules(On, func(r *rules) {
-			r.timeout = 5 * time.Second
-			r.source = connSource(func(r *http.Request) []netip.Prefix {
-				time.Sleep(4 * time.Second)
-				return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-			})
-		})
-		c := newConn(connSays(connV1), rules, On, unasked, time.Since(start))
-		assert.Equal(t, connClient, fmt.Sprint(c.RemoteAddr()))
-	})
-}
+// quicPacket is a datagram that QUIC would look at.
+var quicPacket = "\x40" + strings.Repeat("x", 1199)

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -62,6 +63,18 @@ func (s *stats) sawPeer(peer netip.Addr) {
 		return
 	}
 	s.peers[peer] = struct{}{}
+}
+
+// seenPeers returns the peers remembered, in order, and whether there were more.
+func (s *stats) seenPeers() (peers []netip.Addr, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	peers = make([]netip.Addr, 0, len(s.peers))
+	for peer := range s.peers {
+		peers = append(peers, peer)
+	}
+	slices.SortFunc(peers, netip.Addr.Compare)
+	return peers, s.peersMore
 }
 
 // lastRefusals returns the refusals remembered, the latest first.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -73,15 +72,21 @@ func (adminStatus) serve(w http.ResponseWriter, r *http.Request) error {
 	return json.NewEncoder(w).Encode(currentStatus())
 }
 
+// described is a module that uses listeners: a ListenerWrapper or a PacketConnWrapper.
+type described interface {
+	// describe returns what the status shows of the module's configuration.
+	describe() (mode Mode, trustedSource string, ranges []ModeRanges)
+}
+
 func currentStatus() status {
 	s := status{Listeners: []listenerStatus{}}
-	listeners.each(func(key listenerKey, stats *stats, user wrapper) {
-		s.Listeners = append(s.Listeners, statusOf(key, stats, user))
+	listeners.each(func(key listenerKey, stats *stats, user any) {
+		s.Listeners = append(s.Listeners, statusOf(key, stats, user.(described)))
 	})
 	return s
 }
 
-func statusOf(key listenerKey, stats *stats, user wrapper) listenerStatus {
+func statusOf(key listenerKey, stats *stats, user described) listenerStatus {
 	mode, trustedSource, ranges := user.describe()
 	everyone := "any"
 	if mode == Off {
@@ -117,31 +122,23 @@ func hints(s *listenerStatus) []string {
 	accepted := n["client"] + n["marked"]
 	onePrivatePeer := !s.Peers.More && s.Peers.Count == 1 && s.Peers.Addresses[0].IsPrivate()
 	if n["local"] > 0 && accepted == 0 {
-		hints = append(hints, "only headers without a client have arrived, as health checks send them: does the load balancer forward anything?")
+		hints = append(hints, "only headers without a client address have arrived, as health checks send them: check that the load balancer forwards connections")
 	}
 	if n["forbidden"] > 0 {
 		hints = append(hints, "headers arrive under mode 'off': if a load balancer sends them, set mode 'on' with its address in 'trusted_proxies'")
 	}
 	if onePrivatePeer && accepted == 0 && n["direct"]+n["missing"] > 0 {
-		hints = append(hints, "every connection comes from one private address without a header: if it is a load balancer, make it send the PROXY protocol, or all clients look alike")
+		hints = append(hints, "every connection comes from one private address without a header: if it is a load balancer, make it send PROXY protocol headers, or all clients have its address")
 	}
 	if n["untrusted"] > 0 && accepted == 0 {
-		hints = append(hints, "only untrusted peers have connected: is the load balancer's address in 'trusted_proxies'?")
+		hints = append(hints, "only untrusted peers have connected: check that the load balancer's address is in 'trusted_proxies'")
 	}
 	return hints
 }
 
-// seenPeers returns the peers remembered, in order, and whether there were more.
-func (s *stats) seenPeers() (peers []netip.Addr, more bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	peers = make([]netip.Addr, 0, len(s.peers))
-	for peer := range s.peers {
-		peers = append(peers, peer)
-	}
-	slices.SortFunc(peers, netip.Addr.Compare)
-	return peers, s.peersMore
-}
-
 // Interface guards
-var _ caddy.AdminRouter = (*adminStatus)(nil)
+var (
+	_ caddy.AdminRouter = (*adminStatus)(nil)
+	_ described         = (*ListenerWrapper)(nil)
+	_ described         = (*PacketConnWrapper)(nil)
+)

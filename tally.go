@@ -8,7 +8,7 @@ import (
 // tally counts what became of connections. Counting is a matter of one addition; what
 // metrics make of it is made when they are asked for.
 type tally struct {
-	outcomes [len(modeNames)][len(versionNames)][outcomes]atomic.Uint64
+	outcomes [modes][len(versionNames)][outcomes]atomic.Uint64
 	headers  durations
 }
 
@@ -26,6 +26,35 @@ func (t *tally) total(o outcome) (n uint64) {
 		}
 	}
 	return n
+}
+
+// each calls f for all that has been counted.
+func (t *tally) each(f func(mode Mode, version string, o outcome, n uint64)) {
+	for mode := range t.outcomes {
+		for version := range t.outcomes[mode] {
+			for o := range t.outcomes[mode][version] {
+				if n := t.outcomes[mode][version][o].Load(); n > 0 {
+					f(Mode(mode), versionNames[version], outcome(o), n)
+				}
+			}
+		}
+	}
+}
+
+// observeHeader counts the time that a header took.
+func (t *tally) observeHeader(took time.Duration) { t.headers.observe(took) }
+
+// headerTimes returns how many headers there were whose time was taken, the sum of their
+// times, and how many took no longer than each upper bound, in seconds.
+func (t *tally) headerTimes() (n uint64, sum time.Duration, buckets map[float64]uint64) {
+	buckets = make(map[float64]uint64)
+	for i := range t.headers.counts {
+		n += t.headers.counts[i].Load()
+		if i < len(durationBounds) {
+			buckets[durationBounds[i].Seconds()] = n
+		}
+	}
+	return n, time.Duration(t.headers.sum.Load()), buckets
 }
 
 // add adds all that other has counted.

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"crypto/ecdsa"
@@ -31,6 +31,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -39,10 +41,10 @@ var sslDetails = []string{"ssl.verify_result", "ssl.cert_conn", "ssl.cert_sess"}
 
 // tlvValues are the placeholders of a header's TLVs that are not empty, but for what the
 // access log does not have either: sslDetails and the fields of certificates.
-func tlvValues(t testing.TB, c *conn) values {
+func tlvValues(t testing.TB, c net.Conn) values {
 	t.Helper()
 	got := make(values)
-	r := requestOn(c)
+	r := caddytest.RequestOn(c)
 	for _, name := range documented {
 		tlv, ok := strings.CutPrefix(name, "tlv.")
 		if !ok || strings.HasPrefix(tlv, "0x") || strings.HasPrefix(tlv, "ssl.client_cert.") || slices.Contains(sslDetails, tlv) {
@@ -58,9 +60,9 @@ func tlvValues(t testing.TB, c *conn) values {
 }
 
 // logged is what the access log has of a connection.
-func logged(t testing.TB, c *conn) map[string]any {
+func logged(t testing.TB, c net.Conn) map[string]any {
 	t.Helper()
-	value, known := placeholderOf(t, requestOn(c), "")
+	value, known := placeholderOf(t, caddytest.RequestOn(c), "")
 	require.True(t, known)
 	b, err := json.Marshal(value)
 	require.NoError(t, err)
@@ -69,8 +71,8 @@ func logged(t testing.TB, c *conn) map[string]any {
 	return got
 }
 
-func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
-	certificate := clientCert(t, "203.0.113.7")
+func TestTLVs_SayWhatTheirTypesMean(t *testing.T) {
+	certificate := caddytest.NewClientCertificate(t, "203.0.113.7")
 	tests := []struct {
 		name string
 		tlvs []wire.TLV
@@ -79,83 +81,83 @@ func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
 		logged values
 	}{
 		{"none", nil, values{}, nil},
-		{"every text", []wire.TLV{textTLV(wire.TypeALPN, "h2"), textTLV(wire.TypeAuthority, "a.test"), textTLV(wire.TypeUniqueID, "id"), textTLV(wire.TypeNetNS, "ns")},
+		{"every text", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeAuthority, "a.test"), caddytest.TextTLV(wire.TypeUniqueID, "id"), caddytest.TextTLV(wire.TypeNetNS, "ns")},
 			values{"alpn": "h2", "authority": "a.test", "unique_id": "id", "netns": "ns"}, nil},
-		{"an empty text", []wire.TLV{textTLV(wire.TypeAuthority, "")}, values{}, values{"authority": ""}},
-		{"UTF-8", []wire.TLV{textTLV(wire.TypeAuthority, "bücher.test")}, values{"authority": "bücher.test"}, nil},
-		{"a unique ID of the longest", []wire.TLV{textTLV(wire.TypeUniqueID, strings.Repeat("x", wire.MaxUniqueIDSize))}, values{"unique_id": strings.Repeat("x", wire.MaxUniqueIDSize)}, nil},
-		{"of repeated types the first counts", []wire.TLV{textTLV(wire.TypeAuthority, "first"), textTLV(0xea, "\x01vpce-1"), textTLV(wire.TypeAuthority, "second"), textTLV(0xea, "\x01vpce-2")},
+		{"an empty text", []wire.TLV{caddytest.TextTLV(wire.TypeAuthority, "")}, values{}, values{"authority": ""}},
+		{"UTF-8", []wire.TLV{caddytest.TextTLV(wire.TypeAuthority, "bücher.test")}, values{"authority": "bücher.test"}, nil},
+		{"a unique ID of the longest", []wire.TLV{caddytest.TextTLV(wire.TypeUniqueID, strings.Repeat("x", wire.MaxUniqueIDSize))}, values{"unique_id": strings.Repeat("x", wire.MaxUniqueIDSize)}, nil},
+		{"of repeated types the first counts", []wire.TLV{caddytest.TextTLV(wire.TypeAuthority, "first"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(wire.TypeAuthority, "second"), caddytest.TextTLV(0xea, "\x01vpce-2")},
 			values{"authority": "first", "aws_vpce_id": "vpce-1"}, nil},
-		{"a repeated type whose first is broken", []wire.TLV{textTLV(0xee, "\x01"), textTLV(0xee, "\x01\x01\x00\x00\x00")}, values{}, values{"0xee": "01"}},
-		{"padding", []wire.TLV{textTLV(wire.TypeNoop, "\x00\x00")}, values{}, values{}},
-		{"types nobody knows", []wire.TLV{textTLV(0xf1, "\x00"), textTLV(0x7f, ""), textTLV(0xff, "\xff")}, values{}, values{"0xf1": "00", "0x7f": "", "0xff": "ff"}},
+		{"a repeated type whose first is broken", []wire.TLV{caddytest.TextTLV(0xee, "\x01"), caddytest.TextTLV(0xee, "\x01\x01\x00\x00\x00")}, values{}, values{"0xee": "01"}},
+		{"padding", []wire.TLV{caddytest.TextTLV(wire.TypeNoop, "\x00\x00")}, values{}, values{}},
+		{"types nobody knows", []wire.TLV{caddytest.TextTLV(0xf1, "\x00"), caddytest.TextTLV(0x7f, ""), caddytest.TextTLV(0xff, "\xff")}, values{}, values{"0xf1": "00", "0x7f": "", "0xff": "ff"}},
 
-		{"AWS", []wire.TLV{textTLV(0xea, "\x01vpce-08d2bf15fac5001c9")}, values{"aws_vpce_id": "vpce-08d2bf15fac5001c9"}, nil},
-		{"AWS of another subtype", []wire.TLV{textTLV(0xea, "\x02vpce-1")}, values{}, values{"0xea": "02767063652d31"}},
-		{"AWS without a subtype", []wire.TLV{textTLV(0xea, "")}, values{}, values{"0xea": ""}},
-		{"AWS without an ID", []wire.TLV{textTLV(0xea, "\x01")}, values{}, values{"0xea": "01"}},
-		{"AWS with other text than an ID", []wire.TLV{textTLV(0xea, "\x01vpce-1\n")}, values{}, values{"0xea": "01767063652d310a"}},
+		{"AWS", []wire.TLV{caddytest.TextTLV(0xea, "\x01vpce-08d2bf15fac5001c9")}, values{"aws_vpce_id": "vpce-08d2bf15fac5001c9"}, nil},
+		{"AWS of another subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x02vpce-1")}, values{}, values{"0xea": "02767063652d31"}},
+		{"AWS without a subtype", []wire.TLV{caddytest.TextTLV(0xea, "")}, values{}, values{"0xea": ""}},
+		{"AWS without an ID", []wire.TLV{caddytest.TextTLV(0xea, "\x01")}, values{}, values{"0xea": "01"}},
+		{"AWS with other text than an ID", []wire.TLV{caddytest.TextTLV(0xea, "\x01vpce-1\n")}, values{}, values{"0xea": "01767063652d310a"}},
 
-		{"AWS behind another subtype", []wire.TLV{textTLV(0xea, "\x06later"), textTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
-		{"AWS behind one without a subtype", []wire.TLV{textTLV(0xea, ""), textTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
-		{"AWS, of a repeated subtype the first counts, as broken as it is", []wire.TLV{textTLV(0xea, "\x01not an ID"), textTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "016e6f7420616e204944"}},
-		{"AWS, of a repeated subtype the first counts, as empty as it is", []wire.TLV{textTLV(0xea, "\x01"), textTLV(0xea, "\x02x"), textTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "01"}},
-		{"Azure behind another subtype", []wire.TLV{textTLV(0xee, "\x02"), textTLV(0xee, "\x01\x01\x00\x00\x00"), textTLV(0xee, "\x01\x02\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "1"}, nil},
-		{"Google has no subtypes", []wire.TLV{textTLV(0xe0, "\x01"), textTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{}, values{"0xe0": "01"}},
+		{"AWS behind another subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x06later"), caddytest.TextTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
+		{"AWS behind one without a subtype", []wire.TLV{caddytest.TextTLV(0xea, ""), caddytest.TextTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
+		{"AWS, of a repeated subtype the first counts, as broken as it is", []wire.TLV{caddytest.TextTLV(0xea, "\x01not an ID"), caddytest.TextTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "016e6f7420616e204944"}},
+		{"AWS, of a repeated subtype the first counts, as empty as it is", []wire.TLV{caddytest.TextTLV(0xea, "\x01"), caddytest.TextTLV(0xea, "\x02x"), caddytest.TextTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "01"}},
+		{"Azure behind another subtype", []wire.TLV{caddytest.TextTLV(0xee, "\x02"), caddytest.TextTLV(0xee, "\x01\x01\x00\x00\x00"), caddytest.TextTLV(0xee, "\x01\x02\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "1"}, nil},
+		{"Google has no subtypes", []wire.TLV{caddytest.TextTLV(0xe0, "\x01"), caddytest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{}, values{"0xe0": "01"}},
 
-		{"Alibaba", []wire.TLV{textTLV(0xe1, "\x01vpc-1"), textTLV(0xe1, "\x02ep-1"), textTLV(0xe1, "\x03epsrv-1")},
+		{"Alibaba", []wire.TLV{caddytest.TextTLV(0xe1, "\x01vpc-1"), caddytest.TextTLV(0xe1, "\x02ep-1"), caddytest.TextTLV(0xe1, "\x03epsrv-1")},
 			values{"alibaba_vpc_id": "vpc-1", "alibaba_endpoint_id": "ep-1", "alibaba_endpoint_service_id": "epsrv-1"}, nil},
-		{"Alibaba, of a repeated subtype the first counts", []wire.TLV{textTLV(0xe1, "\x02ep-1"), textTLV(0xe1, "\x04x"), textTLV(0xe1, "\x02ep-2"), textTLV(0xe1, "\x01vpc-1")},
+		{"Alibaba, of a repeated subtype the first counts", []wire.TLV{caddytest.TextTLV(0xe1, "\x02ep-1"), caddytest.TextTLV(0xe1, "\x04x"), caddytest.TextTLV(0xe1, "\x02ep-2"), caddytest.TextTLV(0xe1, "\x01vpc-1")},
 			values{"alibaba_vpc_id": "vpc-1", "alibaba_endpoint_id": "ep-1"}, nil},
-		{"Alibaba of another subtype", []wire.TLV{textTLV(0xe1, "\x04x")}, values{}, values{"0xe1": "0478"}},
-		{"Alibaba of subtype 0", []wire.TLV{textTLV(0xe1, "\x00x")}, values{}, values{"0xe1": "0078"}},
-		{"Alibaba without an ID", []wire.TLV{textTLV(0xe1, "\x01")}, values{}, values{"0xe1": "01"}},
-		{"Alibaba without a subtype", []wire.TLV{textTLV(0xe1, "")}, values{}, values{"0xe1": ""}},
-		{"Alibaba's type, used for something else", []wire.TLV{textTLV(0xe1, "\x01a secret"), textTLV(0xe1, "\x02\x00\xff")}, values{}, values{"0xe1": "016120736563726574"}},
+		{"Alibaba of another subtype", []wire.TLV{caddytest.TextTLV(0xe1, "\x04x")}, values{}, values{"0xe1": "0478"}},
+		{"Alibaba of subtype 0", []wire.TLV{caddytest.TextTLV(0xe1, "\x00x")}, values{}, values{"0xe1": "0078"}},
+		{"Alibaba without an ID", []wire.TLV{caddytest.TextTLV(0xe1, "\x01")}, values{}, values{"0xe1": "01"}},
+		{"Alibaba without a subtype", []wire.TLV{caddytest.TextTLV(0xe1, "")}, values{}, values{"0xe1": ""}},
+		{"Alibaba's type, used for something else", []wire.TLV{caddytest.TextTLV(0xe1, "\x01a secret"), caddytest.TextTLV(0xe1, "\x02\x00\xff")}, values{}, values{"0xe1": "016120736563726574"}},
 
-		{"Azure, little-endian", []wire.TLV{textTLV(0xee, "\x01\xff\xff\xff\xff")}, values{"azure_private_endpoint_link_id": "4294967295"}, nil},
-		{"Azure, zero", []wire.TLV{textTLV(0xee, "\x01\x00\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "0"}, nil},
-		{"Azure of another subtype", []wire.TLV{textTLV(0xee, "\x02\x01\x00\x00\x00")}, values{}, values{"0xee": "0201000000"}},
-		{"Azure, truncated", []wire.TLV{textTLV(0xee, "\x01\x01\x00\x00")}, values{}, values{"0xee": "01010000"}},
+		{"Azure, little-endian", []wire.TLV{caddytest.TextTLV(0xee, "\x01\xff\xff\xff\xff")}, values{"azure_private_endpoint_link_id": "4294967295"}, nil},
+		{"Azure, zero", []wire.TLV{caddytest.TextTLV(0xee, "\x01\x00\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "0"}, nil},
+		{"Azure of another subtype", []wire.TLV{caddytest.TextTLV(0xee, "\x02\x01\x00\x00\x00")}, values{}, values{"0xee": "0201000000"}},
+		{"Azure, truncated", []wire.TLV{caddytest.TextTLV(0xee, "\x01\x01\x00\x00")}, values{}, values{"0xee": "01010000"}},
 
-		{"Google, big-endian", []wire.TLV{textTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{"gcp_psc_connection_id": "256"}, nil},
-		{"Google, the largest", []wire.TLV{textTLV(0xe0, strings.Repeat("\xff", 8))}, values{"gcp_psc_connection_id": "18446744073709551615"}, nil},
-		{"Google, truncated", []wire.TLV{textTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01")}, values{}, values{"0xe0": "00000000000001"}},
+		{"Google, big-endian", []wire.TLV{caddytest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{"gcp_psc_connection_id": "256"}, nil},
+		{"Google, the largest", []wire.TLV{caddytest.TextTLV(0xe0, strings.Repeat("\xff", 8))}, values{"gcp_psc_connection_id": "18446744073709551615"}, nil},
+		{"Google, truncated", []wire.TLV{caddytest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01")}, values{}, values{"0xe0": "00000000000001"}},
 
-		{"SSL with a certificate", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x21, "TLSv1.3"), textTLV(0x22, "client.test"), wire.TLV{Type: 0x28, Value: certificate.der})},
-			values{"ssl.version": "TLSv1.3", "ssl.cn": "client.test", "ssl.client_cert": certificate.base64, "ssl.verified": "true"}, nil},
-		{"SSL with a certificate of the session", []wire.TLV{sslTLV(sslUsed|sslCertSess, 0, textTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "true"}, nil},
-		{"SSL with a certificate that failed", []wire.TLV{sslTLV(sslUsed|sslCertConn|sslCertSess, 18, textTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
-		{"SSL without a certificate is not verified", []wire.TLV{sslTLV(sslUsed, 0, textTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
-		{"SSL that was not used", []wire.TLV{sslTLV(0, 0)}, values{"ssl.verified": "false"}, nil},
-		{"SSL with all text", []wire.TLV{sslTLV(sslUsed, 1, textTLV(0x21, "TLSv1.3"), textTLV(0x23, "cipher"), textTLV(0x24, "sig"), textTLV(0x25, "key"), textTLV(0x26, "group"), textTLV(0x27, "scheme"))},
+		{"SSL with a certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "client.test"), wire.TLV{Type: 0x28, Value: certificate.DER})},
+			values{"ssl.version": "TLSv1.3", "ssl.cn": "client.test", "ssl.client_cert": certificate.Base64, "ssl.verified": "true"}, nil},
+		{"SSL with a certificate of the session", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertSess, 0, caddytest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "true"}, nil},
+		{"SSL with a certificate that failed", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 18, caddytest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
+		{"SSL without a certificate is not verified", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 0, caddytest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
+		{"SSL that was not used", []wire.TLV{caddytest.SSLTLV(0, 0)}, values{"ssl.verified": "false"}, nil},
+		{"SSL with all text", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x23, "cipher"), caddytest.TextTLV(0x24, "sig"), caddytest.TextTLV(0x25, "key"), caddytest.TextTLV(0x26, "group"), caddytest.TextTLV(0x27, "scheme"))},
 			values{"ssl.version": "TLSv1.3", "ssl.cipher": "cipher", "ssl.sig_alg": "sig", "ssl.key_alg": "key", "ssl.group": "group", "ssl.sig_scheme": "scheme", "ssl.verified": "false"}, nil},
-		{"SSL with a repeated part", []wire.TLV{sslTLV(sslUsed, 1, textTLV(0x21, "first"), textTLV(0x21, "second"))}, values{"ssl.version": "first", "ssl.verified": "false"}, nil},
-		{"SSL with padding and parts nobody knows", []wire.TLV{sslTLV(sslUsed, 1, textTLV(0x04, "pad"), textTLV(0x21, "TLSv1.3"), textTLV(0x2f, "x"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "false"}, nil},
-		{"SSL with a certificate that does not parse", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x21, "TLSv1.3"), textTLV(0x28, "no certificate"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
-		{"SSL with half a certificate", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.der[:100]})}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
-		{"SSL with a certificate that only the load balancer can read", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x28, "\x30\x03\x02\x01\x00"))}, values{"ssl.client_cert": "MAMCAQA=", "ssl.verified": "true"}, nil},
-		{"SSL with something behind a certificate", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, wire.TLV{Type: 0x28, Value: append(slices.Clone(certificate.der), 0)})}, values{"ssl.verified": "true"}, nil},
-		{"SSL with text that is not UTF-8", []wire.TLV{sslTLV(sslUsed|sslCertConn|sslCertSess, 18, textTLV(0x21, "TLSv1.3"), textTLV(0x22, "M\xfcller"))},
+		{"SSL with a repeated part", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "first"), caddytest.TextTLV(0x21, "second"))}, values{"ssl.version": "first", "ssl.verified": "false"}, nil},
+		{"SSL with padding and parts nobody knows", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x04, "pad"), caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x2f, "x"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "false"}, nil},
+		{"SSL with a certificate that does not parse", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x28, "no certificate"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
+		{"SSL with half a certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER[:100]})}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
+		{"SSL with a certificate that only the load balancer can read", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x28, "\x30\x03\x02\x01\x00"))}, values{"ssl.client_cert": "MAMCAQA=", "ssl.verified": "true"}, nil},
+		{"SSL with something behind a certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, wire.TLV{Type: 0x28, Value: append(slices.Clone(certificate.DER), 0)})}, values{"ssl.verified": "true"}, nil},
+		{"SSL with text that is not UTF-8", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 18, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "M\xfcller"))},
 			values{"ssl.version": "TLSv1.3", "ssl.cn": `M\xfcller`, "ssl.verified": "false"}, nil},
-		{"SSL with text of two bytes a character", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x22, "\x00M\x00\xfc"))}, values{"ssl.cn": `\x00M\x00\xfc`, "ssl.verified": "true"}, nil},
-		{"SSL with no text in it", []wire.TLV{sslTLV(sslUsed|sslCertConn, 1, textTLV(0x21, ""), textTLV(0x22, ""), textTLV(0x23, ""))},
+		{"SSL with text of two bytes a character", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x22, "\x00M\x00\xfc"))}, values{"ssl.cn": `\x00M\x00\xfc`, "ssl.verified": "true"}, nil},
+		{"SSL with no text in it", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 1, caddytest.TextTLV(0x21, ""), caddytest.TextTLV(0x22, ""), caddytest.TextTLV(0x23, ""))},
 			values{"ssl.verified": "false"}, values{"ssl.version": "", "ssl.cn": "", "ssl.cipher": "", "ssl.verified": "false"}},
-		{"SSL without a version", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0, textTLV(0x22, "client.test"))}, values{"ssl.cn": "client.test", "ssl.verified": "true"}, nil},
-		{"SSL with an empty part that is repeated", []wire.TLV{sslTLV(sslUsed, 1, textTLV(0x22, ""), textTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, values{"ssl.cn": "", "ssl.verified": "false"}},
-		{"SSL that is repeated: the first counts", []wire.TLV{sslTLV(sslUsed|sslCertConn, 18, textTLV(0x21, "TLSv1.2")), sslTLV(sslUsed|sslCertConn, 0, textTLV(0x22, "admin"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
-		{"SSL that is repeated: the first counts, as broken as it is", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00"), sslTLV(sslUsed|sslCertConn, 0, textTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, nil},
-		{"SSL, empty", []wire.TLV{textTLV(wire.TypeSSL, "")}, values{"ssl.verified": "false"}, nil},
-		{"SSL, truncated before its parts", []wire.TLV{textTLV(wire.TypeSSL, "\x03\x00\x00\x00")}, values{"ssl.verified": "false"}, nil},
-		{"SSL, truncated in a part", []wire.TLV{textTLV(wire.TypeSSL, "\x03\x00\x00\x00\x00\x23\x00\x01c\x21\x00\x07TLSv1.")}, values{"ssl.cipher": "c", "ssl.verified": "true"}, nil},
-		{"SSL, truncated in the head of a part", []wire.TLV{textTLV(wire.TypeSSL, "\x01\x00\x00\x00\x00\x21\x00\x01v\x22\x00")}, values{"ssl.version": "v", "ssl.verified": "false"}, nil},
-		{"a broken one between others", []wire.TLV{textTLV(wire.TypeALPN, "h2"), textTLV(wire.TypeSSL, "\x01"), textTLV(wire.TypeAuthority, "a.test")}, values{"alpn": "h2", "ssl.verified": "false", "authority": "a.test"}, nil},
-		{"bytes that are not UTF-8", []wire.TLV{textTLV(wire.TypeALPN, "h\xff"), textTLV(wire.TypeAuthority, "b\xfccher.test"), textTLV(wire.TypeUniqueID, "\x00\xfe"), textTLV(wire.TypeNetNS, "\xc3")},
+		{"SSL without a version", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x22, "client.test"))}, values{"ssl.cn": "client.test", "ssl.verified": "true"}, nil},
+		{"SSL with an empty part that is repeated", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x22, ""), caddytest.TextTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, values{"ssl.cn": "", "ssl.verified": "false"}},
+		{"SSL that is repeated: the first counts", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 18, caddytest.TextTLV(0x21, "TLSv1.2")), caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x22, "admin"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
+		{"SSL that is repeated: the first counts, as broken as it is", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00"), caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, nil},
+		{"SSL, empty", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "")}, values{"ssl.verified": "false"}, nil},
+		{"SSL, truncated before its parts", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x03\x00\x00\x00")}, values{"ssl.verified": "false"}, nil},
+		{"SSL, truncated in a part", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x03\x00\x00\x00\x00\x23\x00\x01c\x21\x00\x07TLSv1.")}, values{"ssl.cipher": "c", "ssl.verified": "true"}, nil},
+		{"SSL, truncated in the head of a part", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x01\x00\x00\x00\x00\x21\x00\x01v\x22\x00")}, values{"ssl.version": "v", "ssl.verified": "false"}, nil},
+		{"a broken one between others", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeSSL, "\x01"), caddytest.TextTLV(wire.TypeAuthority, "a.test")}, values{"alpn": "h2", "ssl.verified": "false", "authority": "a.test"}, nil},
+		{"bytes that are not UTF-8", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "h\xff"), caddytest.TextTLV(wire.TypeAuthority, "b\xfccher.test"), caddytest.TextTLV(wire.TypeUniqueID, "\x00\xfe"), caddytest.TextTLV(wire.TypeNetNS, "\xc3")},
 			values{"alpn": `h\xff`, "authority": `b\xfccher.test`, "unique_id": `\x00\xfe`, "netns": `\xc3`}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(On, v2With(tt.tlvs...))
+			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlvs...))
 			assert.Equal(t, tt.want, tlvValues(t, c))
 
 			inLog := tt.logged
@@ -175,8 +177,8 @@ func TestTLVsSayWhatTheirTypesMean(t *testing.T) {
 	}
 }
 
-func TestTLVsOfAnyTypeAreThereInHexadecimal(t *testing.T) {
-	r := requestOn(newTestConn(On, v2With(textTLV(wire.TypeAuthority, "a.test"), textTLV(0xea, "\x01vpce-1"), textTLV(0xea, "\x01vpce-2"), textTLV(0xf0, ""), textTLV(wire.TypeNoop, "\x00"))))
+func TestTLVs_OfAnyTypeAreThereInHexadecimal(t *testing.T) {
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xf0, ""), caddytest.TextTLV(wire.TypeNoop, "\x00"))))
 	for name, want := range map[string]string{
 		"0x02": "612e74657374", "0xea": "01767063652d31", "0xEA": "01767063652d31", "0xEa": "01767063652d31",
 		"0xf0": "", "0x04": "00", "0x00": "", "0xff": "",
@@ -187,35 +189,35 @@ func TestTLVsOfAnyTypeAreThereInHexadecimal(t *testing.T) {
 	}
 }
 
-func TestTLVsOfACertificateAreItsBytes(t *testing.T) {
-	certificate := clientCert(t)
-	c := newTestConn(On, v2With(sslTLV(sslUsed|sslCertConn, 0, textTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.der})))
-	value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert")
+func TestCertificates_AreTheirBytes(t *testing.T) {
+	certificate := caddytest.NewClientCertificate(t)
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER})))
+	value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert")
 	der, err := base64.StdEncoding.DecodeString(value.(string))
 	require.NoError(t, err)
-	assert.Equal(t, certificate.der, der)
+	assert.Equal(t, certificate.DER, der)
 }
 
-func TestTLVsOfSSLSayHowACertificateWasVerified(t *testing.T) {
+func TestTLVs_OfSSLSayHowACertificateWasVerified(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		tlv  wire.TLV
 		want map[string]string
 	}{
-		{"verified", sslTLV(sslUsed|sslCertConn|sslCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
-		{"resumed", sslTLV(sslUsed|sslCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
-		{"failed", sslTLV(sslUsed|sslCertConn|sslCertSess, 18), values{"ssl.verified": "false", "ssl.verify_result": "18", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
-		{"failed, one bit far away", sslTLV(sslUsed|sslCertConn, 1<<31), values{"ssl.verified": "false", "ssl.verify_result": "2147483648", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
-		{"failed, as negative as it can be", sslTLV(sslUsed|sslCertConn, 1<<32-1), values{"ssl.verified": "false", "ssl.verify_result": "4294967295", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
-		{"no certificate", sslTLV(sslUsed, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
-		{"bits nobody knows", sslTLV(0xf8, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
-		{"truncated in the result", textTLV(wire.TypeSSL, "\x07\x00\x00\x00"), values{"ssl.verified": "false", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
-		{"truncated behind the bits", textTLV(wire.TypeSSL, "\x04"), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
-		{"empty", textTLV(wire.TypeSSL, ""), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+		{"verified", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"resumed", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
+		{"failed", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 18), values{"ssl.verified": "false", "ssl.verify_result": "18", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"failed, one bit far away", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 1<<31), values{"ssl.verified": "false", "ssl.verify_result": "2147483648", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
+		{"failed, as negative as it can be", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 1<<32-1), values{"ssl.verified": "false", "ssl.verify_result": "4294967295", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
+		{"no certificate", caddytest.SSLTLV(caddytest.SSLUsed, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+		{"bits nobody knows", caddytest.SSLTLV(0xf8, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+		{"truncated in the result", caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00"), values{"ssl.verified": "false", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"truncated behind the bits", caddytest.TextTLV(wire.TypeSSL, "\x04"), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
+		{"empty", caddytest.TextTLV(wire.TypeSSL, ""), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(On, v2With(tt.tlv))
-			r := requestOn(c)
+			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlv))
+			r := caddytest.RequestOn(c)
 			for _, name := range append([]string{"ssl.verified"}, sslDetails...) {
 				value, known := placeholderOf(t, r, ".tlv."+name)
 				assert.True(t, known)
@@ -226,10 +228,10 @@ func TestTLVsOfSSLSayHowACertificateWasVerified(t *testing.T) {
 	}
 }
 
-// TestNoSSLTLVEscapesARuleForThoseThatWereNotVerified asserts that a client cannot choose a
+// TestTLVs_OfSSLEscapeNoRuleForUnverifiedOnes asserts that a client cannot choose a
 // certificate that makes ssl.verified disappear.
-func TestNoSSLTLVEscapesARuleForThoseThatWereNotVerified(t *testing.T) {
-	f := startFarm(t, []string{"on"}, "", `
+func TestTLVs_OfSSLEscapeNoRuleForUnverifiedOnes(t *testing.T) {
+	f := caddytest.StartFarm(t, []string{"on"}, "", `
 	@unverified proxy_protocol {
 		tlv ssl.verified false
 	}
@@ -240,45 +242,47 @@ func TestNoSSLTLVEscapesARuleForThoseThatWereNotVerified(t *testing.T) {
 	respond @verified "verified"
 	respond "no TLS"
 `)
-	failed := func(parts ...wire.TLV) wire.TLV { return sslTLV(sslUsed|sslCertConn|sslCertSess, 18, parts...) }
+	failed := func(parts ...wire.TLV) wire.TLV {
+		return caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 18, parts...)
+	}
 	for _, tt := range []struct {
 		name string
 		tlvs []wire.TLV
 		want int
 		body string
 	}{
-		{"the name as T61String", []wire.TLV{failed(textTLV(0x21, "TLSv1.3"), textTLV(0x22, "M\xfcller"))}, 403, ""},
-		{"the name as BMPString", []wire.TLV{failed(textTLV(0x21, "TLSv1.3"), textTLV(0x22, "\x00M\x00\xfc"))}, 403, ""},
-		{"an empty name", []wire.TLV{failed(textTLV(0x21, "TLSv1.3"), textTLV(0x22, ""))}, 403, ""},
-		{"an empty version", []wire.TLV{failed(textTLV(0x21, ""))}, 403, ""},
+		{"the name as T61String", []wire.TLV{failed(caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "M\xfcller"))}, 403, ""},
+		{"the name as BMPString", []wire.TLV{failed(caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "\x00M\x00\xfc"))}, 403, ""},
+		{"an empty name", []wire.TLV{failed(caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, ""))}, 403, ""},
+		{"an empty version", []wire.TLV{failed(caddytest.TextTLV(0x21, ""))}, 403, ""},
 		{"no version", []wire.TLV{failed()}, 403, ""},
-		{"a version that is not ASCII", []wire.TLV{failed(textTLV(0x21, "TLSv\xff"))}, 403, ""},
-		{"a cipher that is not ASCII", []wire.TLV{failed(textTLV(0x23, "\xff"))}, 403, ""},
-		{"a part of a type nobody knows", []wire.TLV{failed(textTLV(0x7f, "\xff"))}, 403, ""},
-		{"a certificate that does not parse", []wire.TLV{failed(textTLV(0x28, "\xff"))}, 403, ""},
-		{"a part that overruns the end", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\xff\xff")}, 403, ""},
-		{"one byte behind the parts", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22")}, 403, ""},
-		{"two bytes behind the parts", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\x00")}, 403, ""},
-		{"an empty TLV", []wire.TLV{textTLV(wire.TypeSSL, "")}, 403, ""},
-		{"bits only", []wire.TLV{textTLV(wire.TypeSSL, "\x07")}, 403, ""},
-		{"a verify result that is cut off", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00")}, 403, ""},
-		{"a repeated TLV that says something else", []wire.TLV{failed(), sslTLV(sslUsed|sslCertConn|sslCertSess, 0)}, 403, ""},
-		{"a broken TLV before one that says something else", []wire.TLV{textTLV(wire.TypeSSL, "\x07"), sslTLV(sslUsed|sslCertConn|sslCertSess, 0)}, 403, ""},
-		{"no certificate", []wire.TLV{sslTLV(sslUsed, 0)}, 403, ""},
-		{"verified, whatever its name is", []wire.TLV{sslTLV(sslUsed|sslCertConn|sslCertSess, 0, textTLV(0x21, "\xff"), textTLV(0x22, "M\xfcller"), textTLV(0x28, "\xff"))}, 200, "verified"},
-		{"verified, with a part that overruns the end", []wire.TLV{textTLV(wire.TypeSSL, "\x07\x00\x00\x00\x00\x22\xff\xff")}, 200, "verified"},
-		{"no SSL TLV", []wire.TLV{textTLV(wire.TypeALPN, "\xff")}, 200, "no TLS"},
+		{"a version that is not ASCII", []wire.TLV{failed(caddytest.TextTLV(0x21, "TLSv\xff"))}, 403, ""},
+		{"a cipher that is not ASCII", []wire.TLV{failed(caddytest.TextTLV(0x23, "\xff"))}, 403, ""},
+		{"a part of a type nobody knows", []wire.TLV{failed(caddytest.TextTLV(0x7f, "\xff"))}, 403, ""},
+		{"a certificate that does not parse", []wire.TLV{failed(caddytest.TextTLV(0x28, "\xff"))}, 403, ""},
+		{"a part that overruns the end", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\xff\xff")}, 403, ""},
+		{"one byte behind the parts", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22")}, 403, ""},
+		{"two bytes behind the parts", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\x00")}, 403, ""},
+		{"an empty TLV", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "")}, 403, ""},
+		{"bits only", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07")}, 403, ""},
+		{"a verify result that is cut off", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00")}, 403, ""},
+		{"a repeated TLV that says something else", []wire.TLV{failed(), caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0)}, 403, ""},
+		{"a broken TLV before one that says something else", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07"), caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0)}, 403, ""},
+		{"no certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 0)}, 403, ""},
+		{"verified, whatever its name is", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0, caddytest.TextTLV(0x21, "\xff"), caddytest.TextTLV(0x22, "M\xfcller"), caddytest.TextTLV(0x28, "\xff"))}, 200, "verified"},
+		{"verified, with a part that overruns the end", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x00\x22\xff\xff")}, 200, "verified"},
+		{"no SSL TLV", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "\xff")}, 200, "no TLS"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			response, body := get(t, http1, f.at("on", http1), v2With(tt.tlvs...), "/")
+			response, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), caddytest.HeaderTLVs(tt.tlvs...), "/")
 			assert.Equal(t, tt.want, response.StatusCode)
 			assert.Equal(t, tt.body, body)
 		})
 	}
 }
 
-func TestVendorTLVsAreMatchedBySubtype(t *testing.T) {
-	f := startFarm(t, []string{"on"}, "", `
+func TestTLVs_OfVendorsAreMatchedBySubtype(t *testing.T) {
+	f := caddytest.StartFarm(t, []string{"on"}, "", `
 	@aws proxy_protocol {
 		tlv aws_vpce_id vpce-1
 	}
@@ -295,15 +299,15 @@ func TestVendorTLVsAreMatchedBySubtype(t *testing.T) {
 		tlvs []wire.TLV
 		want string
 	}{
-		{"behind another subtype", []wire.TLV{textTLV(0xea, "\x06later"), textTLV(0xea, "\x01vpce-1")}, "aws"},
-		{"behind a broken one of another subtype", []wire.TLV{textTLV(0xea, "\x06"), textTLV(0xea, ""), textTLV(0xea, "\x01vpce-1")}, "aws"},
-		{"behind a broken one of this subtype", []wire.TLV{textTLV(0xea, "\x01?"), textTLV(0xea, "\x01vpce-1")}, ""},
-		{"behind one of this subtype", []wire.TLV{textTLV(0xea, "\x01vpce-2"), textTLV(0xea, "\x01vpce-1")}, ""},
-		{"two subtypes", []wire.TLV{textTLV(0xe1, "\x02ep-2"), textTLV(0xe1, "\x01vpc-1")}, "alibaba"},
-		{"one subtype of two", []wire.TLV{textTLV(0xe1, "\x02ep-2")}, ""},
+		{"behind another subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x06later"), caddytest.TextTLV(0xea, "\x01vpce-1")}, "aws"},
+		{"behind a broken one of another subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x06"), caddytest.TextTLV(0xea, ""), caddytest.TextTLV(0xea, "\x01vpce-1")}, "aws"},
+		{"behind a broken one of this subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x01?"), caddytest.TextTLV(0xea, "\x01vpce-1")}, ""},
+		{"behind one of this subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xea, "\x01vpce-1")}, ""},
+		{"two subtypes", []wire.TLV{caddytest.TextTLV(0xe1, "\x02ep-2"), caddytest.TextTLV(0xe1, "\x01vpc-1")}, "alibaba"},
+		{"one subtype of two", []wire.TLV{caddytest.TextTLV(0xe1, "\x02ep-2")}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, body := get(t, http1, f.at("on", http1), v2With(tt.tlvs...), "/")
+			_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), caddytest.HeaderTLVs(tt.tlvs...), "/")
 			assert.Equal(t, tt.want, body)
 		})
 	}
@@ -311,7 +315,7 @@ func TestVendorTLVsAreMatchedBySubtype(t *testing.T) {
 
 // certificateTLV is an SSL TLV with a certificate that was verified.
 func certificateTLV(der []byte) wire.TLV {
-	return sslTLV(sslUsed|sslCertConn|sslCertSess, 0, textTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: der})
+	return caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: der})
 }
 
 // signed is a certificate in DER form.
@@ -319,14 +323,14 @@ func signed(t testing.TB, template *x509.Certificate) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, template, clientCA().cert, key.Public(), clientCA().key)
+	der, err := x509.CreateCertificate(rand.Reader, template, caddytest.ClientCA().Certificate, key.Public(), caddytest.ClientCA().Key)
 	require.NoError(t, err)
 	return der
 }
 
-// TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders compares them with those of the
+// TestCertificates_HaveTheFieldsOfCaddysOwnPlaceholders compares them with those of the
 // same certificate in the request's own TLS connection.
-func TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders(t *testing.T) {
+func TestCertificates_HaveTheFieldsOfCaddysOwnPlaceholders(t *testing.T) {
 	der := signed(t, &x509.Certificate{
 		SerialNumber: new(big.Int).Lsh(big.NewInt(3), 100),
 		Subject:      pkix.Name{CommonName: "Müller, Jürgen", Organization: []string{"a+b", "c"}, Country: []string{"DE"}, ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{1, 2, 3}, Value: "x"}}},
@@ -336,7 +340,7 @@ func TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders(t *testing.T) {
 	})
 	cert, err := x509.ParseCertificate(der)
 	require.NoError(t, err)
-	r := requestOn(newTestConn(On, v2With(certificateTLV(der))))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(der))))
 	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
 	repl := caddyhttp.NewTestReplacer(r)
 	for _, name := range []string{
@@ -351,7 +355,7 @@ func TestFieldsOfACertificateAreThoseOfCaddysOwnPlaceholders(t *testing.T) {
 	}
 }
 
-func TestFieldsOfACertificateThatCannotBeRead(t *testing.T) {
+func TestCertificates_ThatCannotBeRead(t *testing.T) {
 	tooMany := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: slices.Repeat([]string{"a"}, 1001)}
 	for _, tt := range []struct {
 		name   string
@@ -360,15 +364,15 @@ func TestFieldsOfACertificateThatCannotBeRead(t *testing.T) {
 		verify string
 	}{
 		{"no TLVs", nil, false, ""},
-		{"no SSL TLV", []wire.TLV{textTLV(wire.TypeALPN, "h2")}, false, ""},
-		{"no certificate", []wire.TLV{sslTLV(sslUsed|sslCertConn, 0)}, false, "true"},
+		{"no SSL TLV", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "h2")}, false, ""},
+		{"no certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0)}, false, "true"},
 		{"something else", []wire.TLV{certificateTLV([]byte("no certificate"))}, false, "true"},
-		{"half a certificate", []wire.TLV{certificateTLV(clientCert(t).der[:100])}, false, "true"},
+		{"half a certificate", []wire.TLV{certificateTLV(caddytest.NewClientCertificate(t).DER[:100])}, false, "true"},
 		{"a SEQUENCE of something else", []wire.TLV{certificateTLV([]byte("\x30\x03\x02\x01\x00"))}, true, "true"},
 		{"too many alternative names", []wire.TLV{certificateTLV(signed(t, tooMany))}, true, "true"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := requestOn(newTestConn(On, v2With(tt.tlvs...)))
+			r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlvs...)))
 			for _, name := range documented {
 				field, ok := strings.CutPrefix(name, "tlv.ssl.client_cert")
 				if !ok {
@@ -384,25 +388,25 @@ func TestFieldsOfACertificateThatCannotBeRead(t *testing.T) {
 	}
 }
 
-func TestFieldsOfACertificateAreFitToBeShown(t *testing.T) {
+func TestCertificates_FieldsAreFitToBeShown(t *testing.T) {
 	hostile := "a\x1b]0;owned\x07\x7f\\"
 	der := signed(t, &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: attackText[:20]},
 		DNSNames: []string{hostile, "b"}, EmailAddresses: []string{hostile},
 	})
-	r := requestOn(newTestConn(On, v2With(certificateTLV(der))))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(der))))
 	for name, want := range map[string]any{
-		"subject": `CN=evil\x0d\x0aX-Injected: ye`, "san.dns_names": textList{`a\x1b]0;owned\x07\x7f\\`, "b"},
-		"san.dns_names.0": `a\x1b]0;owned\x07\x7f\\`, "san.emails": textList{`a\x1b]0;owned\x07\x7f\\`}, "san.uris": textList{},
+		"subject": `CN=evil\x0d\x0aX-Injected: ye`, "san.dns_names": proxyprotocol.TextList{`a\x1b]0;owned\x07\x7f\\`, "b"},
+		"san.dns_names.0": `a\x1b]0;owned\x07\x7f\\`, "san.emails": proxyprotocol.TextList{`a\x1b]0;owned\x07\x7f\\`}, "san.uris": proxyprotocol.TextList{},
 	} {
 		value, _ := placeholderOf(t, r, ".tlv.ssl.client_cert."+name)
 		assert.Equal(t, want, value, name)
 	}
 }
 
-func TestFieldsOfACertificateAreMatched(t *testing.T) {
-	cert := clientCert(t, "203.0.113.7", "203.0.113.8")
-	f := startFarm(t, []string{"on"}, "", fmt.Sprintf(`
+func TestCertificates_FieldsAreMatched(t *testing.T) {
+	cert := caddytest.NewClientCertificate(t, "203.0.113.7", "203.0.113.8")
+	f := caddytest.StartFarm(t, []string{"on"}, "", fmt.Sprintf(`
 	@fingerprint proxy_protocol {
 		tlv ssl.verified true
 		tlv ssl.client_cert.fingerprint 00 %x
@@ -435,20 +439,20 @@ func TestFieldsOfACertificateAreMatched(t *testing.T) {
 	header @pinned +Matched pinned
 	header @cel +Matched cel
 	respond ok
-`, sha256.Sum256(cert.der)))
+`, sha256.Sum256(cert.DER)))
 	for _, tt := range []struct {
 		name string
-		cert clientCertificate
+		cert caddytest.ClientCertificate
 		want []string
 	}{
 		{"this certificate", cert, []string{"fingerprint", "name", "second", "any", "pinned", "cel"}},
-		{"another", clientCert(t, "203.0.113.9"), []string{"name", "other", "any", "cel"}},
-		{"one without addresses", clientCert(t), []string{"name", "cel"}},
-		{"none", clientCertificate{}, nil},
+		{"another", caddytest.NewClientCertificate(t, "203.0.113.9"), []string{"name", "other", "any", "cel"}},
+		{"one without addresses", caddytest.NewClientCertificate(t), []string{"name", "cel"}},
+		{"none", caddytest.ClientCertificate{}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for _, tr := range transports {
-				response, _ := get(t, tr, f.at("on", tr), v2With(certificateTLV(tt.cert.der)), "/")
+			for _, tr := range caddytest.Transports {
+				response, _ := caddytest.Get(t, tr, f.At("on", tr), caddytest.HeaderTLVs(certificateTLV(tt.cert.DER)), "/")
 				assert.Equal(t, http.StatusOK, response.StatusCode, "a list is a list in CEL, even if it is empty")
 				assert.ElementsMatch(t, tt.want, response.Header["Matched"], tr)
 			}
@@ -456,62 +460,62 @@ func TestFieldsOfACertificateAreMatched(t *testing.T) {
 	}
 }
 
-func TestListsOfACertificateAreListsInTheLog(t *testing.T) {
-	c := newTestConn(On, v2With(certificateTLV(clientCert(t, "203.0.113.7", "2001:db8::7").der)))
+func TestCertificates_ListsAreListsInTheLog(t *testing.T) {
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t, "203.0.113.7", "2001:db8::7").DER)))
 	for name, want := range map[string]any{"ips": []any{"203.0.113.7", "2001:db8::7"}, "uris": []any{}} {
-		value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.san."+name)
+		value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert.san."+name)
 		enc := zapcore.NewMapObjectEncoder()
 		zap.Any("list", value).AddTo(enc) // as log_append does
 		assert.Equal(t, want, enc.Fields["list"])
 	}
 }
 
-func TestCertificatesAreParsedOnceAConnectionIfAsked(t *testing.T) {
-	c := newTestConn(On, v2With(certificateTLV(clientCert(t).der)))
+func TestCertificates_AreParsedOnceAConnectionIfAsked(t *testing.T) {
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t).DER)))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.subject")
+			value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert.subject")
 			assert.Equal(t, "CN=client.test", value)
 		})
 	}
 	wg.Wait()
-	clear(c.known().say().Values) // another reading finds nothing
-	value, _ := placeholderOf(t, requestOn(c), ".tlv.ssl.client_cert.subject")
+	proxyprotocol.ForgetTLVValues(c) // another reading finds nothing
+	value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert.subject")
 	assert.Equal(t, "CN=client.test", value)
 }
 
-func TestTLVsAreDecodedOnceAConnection(t *testing.T) {
-	c := newTestConn(On, v2With(textTLV(wire.TypeAuthority, "first"), sslTLV(sslUsed, 1, textTLV(0x21, "TLSv1.3"))))
+func TestTLVs_AreDecodedOnceAConnection(t *testing.T) {
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first"), caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "TLSv1.3"))))
 	authority := func() any {
-		value, _ := placeholderOf(t, requestOn(c), ".tlv.authority")
+		value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.authority")
 		return value
 	}
 	require.Equal(t, "first", authority())
-	clear(c.tlvs.raw) // whoever decodes again finds nothing
+	proxyprotocol.ForgetTLVs(c) // whoever decodes again finds nothing
 	assert.Equal(t, "first", authority())
 	assert.Equal(t, map[string]any{"authority": "first", "ssl.version": "TLSv1.3", "ssl.verified": "false"}, logged(t, c)["tlv"])
 }
 
-func TestTLVsAreNotDecodedForOtherPlaceholders(t *testing.T) {
-	c := newTestConn(On, v2With(textTLV(wire.TypeAuthority, "first")))
-	r := requestOn(c)
+func TestTLVs_AreNotDecodedForOtherPlaceholders(t *testing.T) {
+	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first")))
+	r := caddytest.RequestOn(c)
 	for _, name := range documented {
 		if !strings.HasPrefix(name, "tlv.") {
 			placeholderOf(t, r, "."+name)
 		}
 	}
-	m := &MatchProxyProtocol{Is: []string{isPresent}, Version: []string{"v2"}, Peer: []string{"0.0.0.0/0"}}
-	require.NoError(t, m.compile())
+	m := &proxyprotocol.MatchProxyProtocol{Is: []string{"present"}, Version: []string{"v2"}, Peer: []string{"0.0.0.0/0"}}
+	require.NoError(t, provision(m))
 	match, err := m.MatchWithError(r)
 	require.NoError(t, err)
 	require.True(t, match)
-	clear(c.tlvs.raw)
+	proxyprotocol.ForgetTLVs(c)
 	value, _ := placeholderOf(t, r, ".tlv.authority")
 	assert.Empty(t, value, "decoded before anyone asked")
 }
 
-func TestTextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
+func TestTLVs_TextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 	tests := []struct{ name, text, want string }{
 		{"plain", "example.com", "example.com"},
 		{"other scripts", "bücher 例え.テスト", "bücher 例え.テスト"},
@@ -532,19 +536,19 @@ func TestTextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(On, v2With(textTLV(wire.TypeAuthority, tt.text)))
+			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, tt.text)))
 			assert.Equal(t, values{"authority": tt.want}, tlvValues(t, c))
 			assert.Equal(t, map[string]any{"authority": tt.want}, logged(t, c)["tlv"])
 		})
 	}
 }
 
-func TestTLVsOfAnyBytesAreFitToBeShown(t *testing.T) {
+func TestTLVs_OfAnyBytesAreFitToBeShown(t *testing.T) {
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	samples := []wire.TLV{
-		textTLV(wire.TypeAuthority, attackText), textTLV(wire.TypeALPN, "h2"), textTLV(wire.TypeUniqueID, "id"), textTLV(wire.TypeNetNS, "ns"),
-		textTLV(0xea, "\x01vpce-1"), textTLV(0xee, "\x01\x01\x00\x00\x00"), textTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00"),
-		sslTLV(sslUsed|sslCertConn, 0, textTLV(0x21, "TLSv1.3"), textTLV(0x22, "a"), textTLV(0x28, "no certificate")),
+		caddytest.TextTLV(wire.TypeAuthority, attackText), caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeUniqueID, "id"), caddytest.TextTLV(wire.TypeNetNS, "ns"),
+		caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xee, "\x01\x01\x00\x00\x00"), caddytest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00"),
+		caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "a"), caddytest.TextTLV(0x28, "no certificate")),
 	}
 	for range 2000 {
 		var tlvs []wire.TLV
@@ -557,7 +561,7 @@ func TestTLVsOfAnyBytesAreFitToBeShown(t *testing.T) {
 			}
 			tlvs = append(tlvs, wire.TLV{Type: sample.Type, Value: value})
 		}
-		c := newTestConn(On, v2With(tlvs...))
+		c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tlvs...))
 		for name, value := range tlvValues(t, c) {
 			for i, r := range value {
 				require.True(t, unicode.IsPrint(r), "%s is %q", name, value)

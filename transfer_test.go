@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"bytes"
@@ -18,11 +18,13 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // Large bodies arrive as they were, both ways, whatever came before them, and cost no memory:
 // beyond what all ends together take without a wrapper, a fraction of the body's size.
-func TestLargeBodiesPass(t *testing.T) {
+func TestTransfer_LargeBodiesPass(t *testing.T) {
 	const (
 		size = 100 << 20
 		most = size / 16
@@ -39,47 +41,47 @@ func TestLargeBodiesPass(t *testing.T) {
 
 	const site = "header X-Client {remote}\nhandle /up {\nreverse_proxy %s\n}\nroot %s\nfile_server"
 	without := make(map[string]uint64) // allocated without a wrapper, by method and transport
-	for _, mode := range []string{unwrapped, "on", "off", "unspecified"} {
+	for _, mode := range []string{caddytest.Unwrapped, "on", "off", "unspecified"} {
 		t.Run(mode, func(t *testing.T) {
 			options := "auto_https disable_redirects\n"
-			if mode != unwrapped {
-				options += wrappers("proxy_protocol_mode " + mode + "\ntls")
+			if mode != caddytest.Unwrapped {
+				options += caddytest.Wrappers("proxy_protocol_mode " + mode + "\ntls")
 			}
-			plain, secure := freePort(t), freePort(t)
-			sites := strings.ReplaceAll(plainSite(plain)+secureSite(t, secure), "respond {remote}", fmt.Sprintf(site, backend.Listener.Addr(), strconv.Quote(dir)))
-			startCaddy(t, options, sites)
-			for _, tr := range []transport{http1, https1} {
+			plain, secure := caddytest.FreePort(t), caddytest.FreePort(t)
+			sites := strings.ReplaceAll(caddytest.PlainSite(plain)+caddytest.SecureSite(t, secure), "respond {remote}", fmt.Sprintf(site, backend.Listener.Addr(), strconv.Quote(dir)))
+			caddytest.Start(t, options, sites)
+			for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.HTTPS1} {
 				port := plain
-				if tr.isTLS() {
+				if tr.IsTLS() {
 					port = secure
 				}
 				for _, path := range []struct {
 					name           string
-					to             endpoint
+					to             caddytest.Endpoint
 					client, server netip.AddrPort
 				}{
-					{"IPv4", tcp4(port), client4, server4},
-					{"IPv6", tcp6(port), client6, server6},
+					{"IPv4", caddytest.TCP4(port), caddytest.Client4, caddytest.Server4},
+					{"IPv6", caddytest.TCP6(port), caddytest.Client6, caddytest.Server6},
 				} {
-					if mode == unwrapped && path.name == "IPv6" {
+					if mode == caddytest.Unwrapped && path.name == "IPv6" {
 						continue // it costs the same
 					}
 					t.Run(string(tr)+" "+path.name, func(t *testing.T) {
 						if path.name == "IPv6" {
-							needIPv6(t)
+							caddytest.NeedIPv6(t)
 						}
-						preamble, remote := v2(path.client, path.server), path.client
+						preamble, remote := caddytest.HeaderV2(path.client, path.server), path.client
 						switch mode {
 						case "unspecified":
 							remote = netip.AddrPortFrom(remote.Addr(), 0)
-						case "off", unwrapped:
+						case "off", caddytest.Unwrapped:
 							preamble, remote = "", netip.AddrPort{}
 						}
-						client := sender(t, tr, path.to, preamble)
+						client := caddytest.Sender(t, tr, path.to, preamble)
 						for _, transfer := range []func() (*http.Response, error){
-							func() (*http.Response, error) { return client.Get(tr.url("/large")) },
+							func() (*http.Response, error) { return client.Get(tr.URL("/large")) },
 							func() (*http.Response, error) {
-								return client.Post(tr.url("/up"), "application/octet-stream", bytes.NewReader(content))
+								return client.Post(tr.URL("/up"), "application/octet-stream", bytes.NewReader(content))
 							},
 						} {
 							before := allocated()
@@ -104,7 +106,7 @@ func TestLargeBodiesPass(t *testing.T) {
 							assert.Equal(t, want, got)
 							took, to := allocated()-before, response.Request.Method+" "+string(tr)
 							t.Logf("%s: %d KiB allocated", to, took>>10)
-							if mode == unwrapped {
+							if mode == caddytest.Unwrapped {
 								without[to] = took
 							} else if least, ok := without[to]; ok { // not if this subtest runs alone
 								assert.Less(t, took, least+most)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
 // trustedList has the ranges that a source of trusted peers answered last, compiled. A
@@ -26,8 +28,8 @@ import (
 // and before the first answer, no peer is trusted.
 type trustedList struct {
 	ctx    context.Context // ends with the configuration
-	policy *policy         // has the source
-	log    *connLog        // writes beside the list: it may block or panic
+	source source
+	log    *connLog // writes beside the list: it may block or panic
 
 	last atomic.Pointer[trustedAnswer]
 
@@ -35,8 +37,8 @@ type trustedList struct {
 	mu sync.Mutex
 	// asking says that the source is being asked.
 	asking bool
-	// next is when the source may be asked again, since start.
-	next time.Duration
+	// next is when the source may be asked again.
+	next monotime.Time
 	// slow says that the last answer took longer than promptly.
 	slow bool
 	// err says why there is no newer answer.
@@ -47,7 +49,7 @@ type trustedList struct {
 type trustedAnswer struct {
 	prefixes []netip.Prefix // as the source gave them
 	table    *bart.Lite     // the same, compiled
-	asked    time.Duration  // when, since start
+	asked    monotime.Time
 }
 
 const (
@@ -70,20 +72,20 @@ var (
 	errAnswerEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
 )
 
-func newTrustedList(ctx context.Context, p *policy, logger *zap.Logger) *trustedList {
-	return &trustedList{ctx: ctx, policy: p, log: newConnLog(limited(logger, refusalInterval, 1))}
+func newTrustedList(ctx context.Context, source source, logger *zap.Logger) *trustedList {
+	return &trustedList{ctx: ctx, source: source, log: newConnLog(limited(logger, refusalInterval, 1), true)}
 }
 
 // ranges returns the ranges of the trusted peers. It is the same table as long as the source
 // answers the same. If there is no answer that holds, it returns an error that says why.
 func (l *trustedList) ranges() (*bart.Lite, error) {
-	now := time.Since(start)
+	now := monotime.Now()
 	answer := l.last.Load()
-	if answer == nil || now-answer.asked >= trustedFor {
+	if answer == nil || now.Sub(answer.asked) >= trustedFor {
 		l.refresh(now, answer.holds(now))
 		answer = l.last.Load()
 	}
-	if !answer.holds(time.Since(start)) {
+	if !answer.holds(monotime.Now()) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return nil, cmp.Or(l.err, errNotAnswered)
@@ -91,16 +93,18 @@ func (l *trustedList) ranges() (*bart.Lite, error) {
 	return answer.table, nil
 }
 
-func (a *trustedAnswer) holds(now time.Duration) bool { return a != nil && now-a.asked < trustedAtMost }
+func (a *trustedAnswer) holds(now monotime.Time) bool {
+	return a != nil && now.Sub(a.asked) < trustedAtMost
+}
 
 // refresh asks the source, unless it is being asked or was lately.
-func (l *trustedList) refresh(now time.Duration, holds bool) {
+func (l *trustedList) refresh(now monotime.Time, holds bool) {
 	l.mu.Lock()
 	if l.asking || now < l.next || l.ctx.Err() != nil {
 		l.mu.Unlock()
 		return
 	}
-	l.asking, l.next = true, now+trustedFor
+	l.asking, l.next = true, now.Add(trustedFor)
 	if !holds {
 		l.err = errNotAnswered
 	}
@@ -121,13 +125,13 @@ func (l *trustedList) refresh(now time.Duration, holds bool) {
 }
 
 // ask asks the source and keeps its answer.
-func (l *trustedList) ask(now time.Duration, answered chan<- struct{}) {
+func (l *trustedList) ask(now monotime.Time, answered chan<- struct{}) {
 	err := errNotAnswered // if the source ends this goroutine
 	defer func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.asking, l.err = false, err
-		l.slow = time.Since(start)-now > promptly
+		l.slow = monotime.Now().Sub(now) > promptly
 		close(answered)
 	}()
 	ctx, cancel := context.WithTimeout(l.ctx, answerWithin)
@@ -139,13 +143,13 @@ func (l *trustedList) ask(now time.Duration, answered chan<- struct{}) {
 	if err = failed; err == nil {
 		l.last.Store(answer)
 	} else if l.ctx.Err() == nil {
-		l.log.warn("the source of 'trusted_proxies' fails: its last answer holds for a while, then HTTP/3 trusts no peer", zap.Error(err))
+		l.log.warn("the source of 'trusted_proxies' failed: its last answer stays in use for up to 10 seconds, then HTTP/3 trusts no peer", zap.Error(err))
 	}
 }
 
 // question asks the source and compiles its answer. The source is code of another module: it
 // may panic.
-func (l *trustedList) question(ctx context.Context, now time.Duration) (answer *trustedAnswer, err error) {
+func (l *trustedList) question(ctx context.Context, now monotime.Time) (answer *trustedAnswer, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			answer, err = nil, fmt.Errorf("panic: %v", r)
@@ -153,7 +157,7 @@ func (l *trustedList) question(ctx context.Context, now time.Duration) (answer *
 	}()
 	// One answer serves all peers, so that none of them may influence it.
 	nobody := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
-	prefixes := l.policy.source.GetIPRanges(l.policy.sourceRequest(ctx, nobody))
+	prefixes := l.source(ctx, nobody)
 	if last := l.last.Load(); last != nil && slices.Equal(last.prefixes, prefixes) {
 		return &trustedAnswer{last.prefixes, last.table, now}, nil
 	}

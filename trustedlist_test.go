@@ -12,21 +12,22 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // listOf is a list whose source answers like this, and what it logs. Its context ends with the
 // bubble of the test.
 func listOf(t *testing.T, answer func(r *http.Request) []netip.Prefix) (*trustedList, *observer.ObservedLogs) {
-	time.Sleep(time.Until(start)) // a bubble's time begins in the past
+	time.Sleep(time.Until(monotime.Time(0).ToTime())) // a bubble's time begins in the past
 	core, logs := observer.New(zap.DebugLevel)
-	return newTrustedList(t.Context(), &policy{mode: On, source: connSource(answer)}, zap.New(core)), logs
+	return newTrustedList(t.Context(), connSource(answer), zap.New(core)), logs
 }
 
 var (
@@ -296,15 +297,15 @@ func TestLateAnswerDoesNotCount(t *testing.T) {
 
 func TestSourceIsNotAskedWhenTheConfigurationEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(start))
+		time.Sleep(time.Until(monotime.Time(0).ToTime()))
 		ctx, cancel := context.WithCancel(t.Context())
 		core, logs := observer.New(zap.DebugLevel)
 		var asked atomic.Int32
-		l := newTrustedList(ctx, &policy{mode: On, source: connSource(func(r *http.Request) []netip.Prefix {
+		l := newTrustedList(ctx, connSource(func(r *http.Request) []netip.Prefix {
 			asked.Add(1)
 			<-r.Context().Done()
 			return range2
-		})}, zap.New(core))
+		}), zap.New(core))
 		requireTrusted(t, l)
 		cancel()
 		synctest.Wait() // the question ends with it
@@ -325,15 +326,15 @@ func TestSourceIsNotAskedForWhatTheBytesDecide(t *testing.T) {
 	}{
 		{On, quicLike, "missing"},
 		{On, "", "missing"},
-		{On, v2(client4, server4) + "x", "malformed"},
-		{On, dgram(client4, server4)[:20], "malformed"},
-		{On, dgram(client4, server4), "malformed"},
-		{On, local() + local(), "duplicate"},
+		{On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + "x", "malformed"},
+		{On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)[:20], "malformed"},
+		{On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "malformed"},
+		{On, caddytest.HeaderLocal() + caddytest.HeaderLocal(), "duplicate"},
 		{Unspecified, unixDatagram + "x", "malformed"},
-		{Unspecified, local(), "malformed"},
+		{Unspecified, caddytest.HeaderLocal(), "malformed"},
 	} {
-		rules, logs := packetRules(test.mode, connTrusting(&asked, "127.0.0.2/32"))
-		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.3")
+		rules, logs := packetRules(test.mode, packetTrusting(&asked, "127.0.0.2/32"))
+		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.3")
 		_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
 		require.NoError(t, err)
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
@@ -356,12 +357,12 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 		}
 		panic("of a test")
 	})
-	rules.list = newTrustedList(t.Context(), &rules.policy, zap.NewNop())
-	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
+	rules.list = newTrustedList(t.Context(), rules.source, zap.NewNop())
+	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.3")
 	// The answer is old, or too old.
 	age := func(by time.Duration) {
 		last := *rules.list.last.Load()
-		last.asked -= by
+		last.asked = last.asked.Add(-by)
 		rules.list.last.Store(&last)
 		rules.list.mu.Lock()
 		defer rules.list.mu.Unlock()
@@ -370,13 +371,13 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 	}
 	send := func() {
 		t.Helper()
-		_, err := other.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+		_, err := other.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, first := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, first := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	for range 20 {
 		send()
-		_, again := pass(t, peer, c, "127.0.0.1", dgram(client4, server4)+"a")
+		_, again := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 		require.Same(t, first, again)
 	}
 	require.EqualValues(t, 1, asked.Load(), "for all peers and datagrams")
@@ -386,9 +387,9 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, err := peer.WriteTo([]byte(dgram(client4, server4)+"bad"), c.LocalAddr())
+	_, err := peer.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
-	_, changed := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
+	_, changed := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	assert.Equal(t, trusted, changed.trust)
 	assert.Equal(t, "untrusted", connReasons(logs)[20])
 	assert.NotContains(t, logs.All()[20].ContextMap(), "error", "the source trusts others")
@@ -406,10 +407,10 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, changed = pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"good")
+	_, changed = pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	answer.Store(nil)
 	age(trustedFor)
-	_, still := pass(t, other, c, "127.0.0.1", dgram(client4, server4)+"a")
+	_, still := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
 	assert.Same(t, changed, still)
 	age(trustedAtMost)
 	send()
@@ -435,8 +436,8 @@ func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
 		rules.trusted, _ = compileSet([]string{test.trusts})
 		c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 		for _, ip := range []string{"127.0.0.2", "127.0.0.3"} {
-			for _, datagram := range []string{"x", dgram(client4, server4) + "x"} {
-				_, err := listenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
+			for _, datagram := range []string{"x", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x"} {
+				_, err := caddytest.ListenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
 				require.NoError(t, err)
 			}
 		}
@@ -451,56 +452,6 @@ func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
 	}
 }
 
-// testHangs is a source of ranges that does not answer.
-type testHangs struct{}
-
-func init() { caddy.RegisterModule(testHangs{}) }
-
-func (testHangs) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.ip_sources.proxy_protocol_test_hangs", New: func() caddy.Module { return new(testHangs) }}
-}
-
-func (*testHangs) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
-
-func (*testHangs) GetIPRanges(r *http.Request) []netip.Prefix {
-	<-r.Context().Done()
-	return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")} // too late
-}
-
-// Peers that need no answer do not notice.
-func TestSourceThatHangsDoesNotStallHTTP3(t *testing.T) {
-	port := freePort(t)
-	c := startCaddy(t, packets("", "on {\ntrusted_proxies proxy_protocol_test_hangs\non 127.0.0.3\n}"), h3Site(t, port, ""))
-	forged, stop := listenUDP(t, "127.0.0.2"), make(chan struct{})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(100 * time.Microsecond):
-				_, _ = forged.WriteToUDPAddrPort([]byte(dgram(client4, server4)+quicLike), to)
-			}
-		}
-	}()
-	relay := startRelay(t, "127.0.0.3", tcp4(port), dgram(client4, server4))
-	began := time.Now()
-	for range 10 {
-		response, body := newH3Client(t, relay.address()).get("/")
-		require.Equal(t, http.StatusOK, response.StatusCode)
-		require.Contains(t, body, "mode=on peer=127.0.0.3")
-	}
-	assert.Less(t, time.Since(began), patience/2)
-	close(stop)
-	<-done
-	c.logs.waitFor(t, ofPackets.with(fields{"reason": "io", "error": errNotAnswered.Error()}))
-	outcomes := datagramsOf(t)
-	assert.NotZero(t, outcomes["io"])
-	assert.Zero(t, outcomes["untrusted"])
-}
-
 // A log that blocks or panics while the source fails costs the list nothing.
 func TestTrustedListDoesNotWaitForTheLog(t *testing.T) {
 	released := make(chan struct{})
@@ -510,17 +461,17 @@ func TestTrustedListDoesNotWaitForTheLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				time.Sleep(time.Until(start))
+				time.Sleep(time.Until(monotime.Time(0).ToTime()))
 				core, _ := observer.New(zap.DebugLevel)
 				released = make(chan struct{})
 				defer close(released)
 				var well atomic.Bool
-				l := newTrustedList(t.Context(), &policy{mode: On, source: connSource(func(*http.Request) []netip.Prefix {
+				l := newTrustedList(t.Context(), connSource(func(*http.Request) []netip.Prefix {
 					if !well.Load() {
 						panic("once")
 					}
 					return range2
-				})}, zap.New(failingCore{core, write}))
+				}), zap.New(failingCore{core, write}))
 				requireTrusted(t, l)
 				well.Store(true)
 				time.Sleep(time.Hour)

@@ -26,7 +26,7 @@ func noWrapperError(server *caddyhttp.Server) error {
 		}
 	}
 
-If they are there as 'servers <address>': the address must be exactly one that the server listens at, as %s`,
+If you wrote 'servers <address>', the address must be exactly one that the server listens on: %s`,
 		server.Name(), wrapperName, wrapperName, strings.Join(server.Listen, " or "))
 }
 
@@ -41,7 +41,7 @@ func warnIfUnwrapped(ctx caddy.Context, matcher string) {
 		listen = append(listen, server.Listen...)
 	}
 	slices.Sort(listen)
-	ctx.Logger().Warn("'"+matcher+"' matches nothing on a server without the listener wrapper '"+wrapperName+"'; add it to the global options 'servers'; if it is there as 'servers <address>', the address must be exactly one that the server listens at",
+	ctx.Logger().Warn("'"+matcher+"' matches nothing on a server without the listener wrapper '"+wrapperName+"'; add it to the global options 'servers'; if you wrote 'servers <address>', the address must be exactly one that the server listens on",
 		zap.Strings("listen", listen))
 }
 

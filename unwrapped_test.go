@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"fmt"
@@ -10,10 +10,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // Caddy ignores global options whose address no server has, without a word.
-func TestOptionsOfAnotherAddressAreNoticed(t *testing.T) {
+func TestServer_OptionsOfAnotherAddressAreNoticed(t *testing.T) {
 	const wrapper = "listener_wrappers {\nproxy_protocol_mode on\n}"
 	for _, test := range []struct {
 		name, options, site string
@@ -37,34 +40,34 @@ func TestOptionsOfAnotherAddressAreNoticed(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if strings.Contains(test.site, "::1") {
-				needIPv6(t)
+				caddytest.NeedIPv6(t)
 			}
-			port := freePort(t)
+			port := caddytest.FreePort(t)
 			// Snippets stand before all global options that import them.
-			config := func(c *running, host, lines string) error {
+			config := func(c *caddytest.Caddy, host, lines string) error {
 				text := "(wrapper) {\n" + wrapper + "\n}\n(bind) {\nbind 127.0.0.1\n}\n" +
-					c.caddyfile(test.options, fmt.Sprintf("http://%s:PORT {\n%s\n%s\nrespond {remote}\n}\n", host, test.site, lines))
-				return c.loadCaddyfile(strings.ReplaceAll(text, "PORT", fmt.Sprint(port)))
+					c.Caddyfile(test.options, fmt.Sprintf("http://%s:PORT {\n%s\n%s\nrespond {remote}\n}\n", host, test.site, lines))
+				return c.LoadCaddyfile(strings.ReplaceAll(text, "PORT", fmt.Sprint(port)))
 			}
-			c := newCaddy(t)
+			c := caddytest.New(t)
 
 			err := config(c, "", "proxy_protocol on")
 			if test.wrapped {
 				require.NoError(t, err)
-				response, body := get(t, http1, tcp4(port), headerV2, "/")
+				response, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headerV2, "/")
 				assert.Equal(t, http.StatusOK, response.StatusCode)
-				assert.Equal(t, client4.String(), body)
-				conn := dial(t, tcp4(port))
-				send(t, conn, request("/"))
-				requireRefused(t, conn)
+				assert.Equal(t, caddytest.Client4.String(), body)
+				conn := caddytest.Dial(t, caddytest.TCP4(port))
+				caddytest.Send(t, conn, caddytest.Request("/"))
+				caddytest.RequireRefused(t, conn)
 			} else {
 				require.ErrorContains(t, err, "server srv0 has no listener wrapper 'proxy_protocol_mode'")
-				assert.Regexp(t, fmt.Sprintf(` one that the server listens at, as \S*:%d$`, port), err.Error())
+				assert.Regexp(t, fmt.Sprintf(` one that the server listens on: \S*:%d$`, port), err.Error())
 			}
 
 			for _, matcher := range []string{"proxy_protocol present", "pinned_ip 127.0.0.1", "expression proxy_protocol('present')", "expression pinned_ip('127.0.0.1')"} {
 				for _, host := range []string{"", "localhost"} {
-					log := c.logs.tail()
+					log := c.Logs.Tail()
 					require.NoError(t, config(c, host, "@it "+matcher+"\nrespond @it matched"), "matchers do not keep Caddy from loading")
 					warnings := unwrappedWarnings(log)
 					if test.wrapped {
@@ -74,8 +77,8 @@ func TestOptionsOfAnotherAddressAreNoticed(t *testing.T) {
 					require.Len(t, warnings, 1, "%s on %q", matcher, host)
 					name := strings.NewReplacer("expression ", "", "(", " ").Replace(matcher)
 					name, _, _ = strings.Cut(name, " ")
-					assert.Contains(t, warnings[0].str("msg"), "'"+name+"' matches nothing on a server without the listener wrapper")
-					listen, _ := warnings[0].get("listen").([]any)
+					assert.Contains(t, warnings[0].Str("msg"), "'"+name+"' matches nothing on a server without the listener wrapper")
+					listen, _ := warnings[0].Get("listen").([]any)
 					require.Len(t, listen, 1)
 					assert.Contains(t, err.Error(), listen[0], "the error says the same")
 				}
@@ -85,7 +88,7 @@ func TestOptionsOfAnotherAddressAreNoticed(t *testing.T) {
 }
 
 // Of several servers it is not always certain whose a matcher is: then there is no warning.
-func TestMatchersWarnOfTheirOwnServerOnly(t *testing.T) {
+func TestMatchers_WarnOfTheirOwnServerOnly(t *testing.T) {
 	for _, test := range []struct {
 		name, wrapped, bare string // lines of the sites
 		options             string // of the first server
@@ -101,34 +104,34 @@ func TestMatchersWarnOfTheirOwnServerOnly(t *testing.T) {
 		{name: "in an error route of the other", wrapped: "respond ok", bare: "handle_errors {\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}", warned: 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			wrapped, bare := freePort(t), freePort(t)
+			wrapped, bare := caddytest.FreePort(t), caddytest.FreePort(t)
 			if test.options == "" {
 				test.options = "proxy_protocol_mode on"
 			}
-			c := startCaddy(t, serverOptions(wrapped, test.options),
+			c := caddytest.Start(t, caddytest.ServerOptions(wrapped, test.options),
 				fmt.Sprintf("http://:%d {\n%s\n}\nhttp://:%d {\n%s\n}\n", wrapped, test.wrapped, bare, test.bare))
-			warnings := unwrappedWarnings(c.logs)
+			warnings := unwrappedWarnings(c.Logs)
 			assert.Len(t, warnings, test.warned)
 			for _, warning := range warnings {
 				port := bare
 				if test.options == "proxy_protocol" {
 					port = wrapped
 				}
-				assert.Equal(t, []any{fmt.Sprintf(":%d", port)}, warning.get("listen"))
+				assert.Equal(t, []any{fmt.Sprintf(":%d", port)}, warning.Get("listen"))
 			}
 		})
 	}
 }
 
-func TestMatchersWarnOfAllServersIfNoneHasAWrapper(t *testing.T) {
+func TestMatchers_WarnOfAllServersIfNoneHasAWrapper(t *testing.T) {
 	const site = "http://:%d {\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}\n"
-	ports := []int{freePort(t), freePort(t), freePort(t)}
+	ports := []int{caddytest.FreePort(t), caddytest.FreePort(t), caddytest.FreePort(t)}
 	sites := ""
 	for _, port := range ports {
 		sites += fmt.Sprintf(site, port)
 	}
-	c := startCaddy(t, "", sites)
-	warnings := unwrappedWarnings(c.logs)
+	c := caddytest.Start(t, "", sites)
+	warnings := unwrappedWarnings(c.Logs)
 	require.Len(t, warnings, len(ports))
 	var all []any
 	slices.Sort(ports)
@@ -136,44 +139,44 @@ func TestMatchersWarnOfAllServersIfNoneHasAWrapper(t *testing.T) {
 		all = append(all, fmt.Sprintf(":%d", port))
 	}
 	for _, warning := range warnings {
-		assert.Equal(t, all, warning.get("listen"))
+		assert.Equal(t, all, warning.Get("listen"))
 	}
 }
 
-func TestMatchersDoNotWarnOfWhatTheyCannotKnow(t *testing.T) {
+func TestMatchers_DoNotWarnOfWhatTheyCannotKnow(t *testing.T) {
 	t.Run("packet wrapper alone", func(t *testing.T) {
 		for _, host := range []string{"", "localhost"} {
-			c := startCaddy(t, packets("", "on"), fmt.Sprintf("https://%s:%d {\ntls %s\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}\n", host, freePort(t), tlsFiles(t)))
-			assert.Empty(t, unwrappedWarnings(c.logs), "%q", host)
+			c := caddytest.Start(t, caddytest.Packets("", "on"), fmt.Sprintf("https://%s:%d {\ntls %s\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}\n", host, caddytest.FreePort(t), caddytest.CertificateFiles(t)))
+			assert.Empty(t, unwrappedWarnings(c.Logs), "%q", host)
 		}
 	})
 	t.Run("used by another app when the servers are there", func(t *testing.T) {
-		c := startCaddy(t, wrappers("proxy_protocol_mode on"), plainSite(freePort(t)))
-		require.NoError(t, (&MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(caddy.ActiveContext()))
-		assert.Empty(t, unwrappedWarnings(c.logs))
+		c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on"), caddytest.PlainSite(caddytest.FreePort(t)))
+		require.NoError(t, (&proxyprotocol.MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(caddy.ActiveContext()))
+		assert.Empty(t, unwrappedWarnings(c.Logs))
 	})
 	t.Run("no servers", func(t *testing.T) {
 		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 		defer cancel()
-		assert.NoError(t, (&MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(ctx))
-		assert.NoError(t, (&MatchProxyProtocol{Is: []string{isPresent}}).Provision(ctx))
+		assert.NoError(t, (&proxyprotocol.MatchPinnedIP{Ranges: []string{"127.0.0.1"}}).Provision(ctx))
+		assert.NoError(t, (&proxyprotocol.MatchProxyProtocol{Is: []string{"present"}}).Provision(ctx))
 	})
 }
 
 // A CEL function whose arguments are known only when a request comes warns once.
-func TestMatchersOfARequestDoNotWarnEachTime(t *testing.T) {
-	port := freePort(t)
-	c := startCaddy(t, "", fmt.Sprintf("http://localhost:%d {\nbind 127.0.0.1\n@it expression proxy_protocol({query.is})\nrespond @it matched\nrespond not\n}", port))
+func TestMatchers_OfARequestDoNotWarnEachTime(t *testing.T) {
+	port := caddytest.FreePort(t)
+	c := caddytest.Start(t, "", fmt.Sprintf("http://localhost:%d {\nbind 127.0.0.1\n@it expression proxy_protocol({query.is})\nrespond @it matched\nrespond not\n}", port))
 	for range 3 {
-		_, body := get(t, http1, tcp4(port), "", "/?is=absent")
+		_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), "", "/?is=absent")
 		assert.Equal(t, "not", body)
 	}
-	assert.Len(t, unwrappedWarnings(c.logs), 1)
+	assert.Len(t, unwrappedWarnings(c.Logs), 1)
 }
 
-func unwrappedWarnings(log logCapture) (warnings []fields) {
-	for _, entry := range log.find(fields{"level": "warn"}) {
-		if strings.Contains(entry.str("msg"), "without the listener wrapper") {
+func unwrappedWarnings(log caddytest.Logs) (warnings []caddytest.Fields) {
+	for _, entry := range log.Find(caddytest.Fields{"level": "warn"}) {
+		if strings.Contains(entry.Str("msg"), "without the listener wrapper") {
 			warnings = append(warnings, entry)
 		}
 	}

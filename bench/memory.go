@@ -52,7 +52,7 @@ func (s *server) memory(n int) (silent, idle float64, err error) {
 		return 0, 0, err
 	}
 	if before == 0 {
-		return 0, 0, errors.New("this system does not tell")
+		return 0, 0, errors.New("this system does not report it")
 	}
 	connections := make([]net.Conn, n)
 	for i := range connections {
@@ -65,7 +65,7 @@ func (s *server) memory(n int) (silent, idle float64, err error) {
 	// they have the time that the server takes to settle.
 	for end := time.Now().Add(time.Minute); s.files() < n; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			return 0, 0, fmt.Errorf("no %d connections accepted in a minute, but %d", n, s.files())
+			return 0, 0, fmt.Errorf("expected %d accepted connections within a minute, got %d", n, s.files())
 		}
 	}
 	quiet, err := s.settled()

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/peers"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
 // TestHAProxyChecks asserts what Caddy makes of HAProxy's health checks, and HAProxy of that.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/peers"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
 // TestCurl asserts that Caddy believes curl, which writes a header of version 1 with its

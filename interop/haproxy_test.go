@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/peers"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
 // haproxyProgram is one of the versions of HAProxy that the tests start.

@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/peers"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
 // sender is a load balancer, set up in some way.

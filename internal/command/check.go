@@ -24,17 +24,17 @@ func checkCommand() *cobra.Command {
 		Use:                   "check [--tls] [--sni <name>] [--expect on|off|unspecified|refused] [--timeout <duration>] [--json] <host:port>",
 		Short:                 "Finds out what a listener does with PROXY protocol headers",
 		Long: `
-Connects to a listener, once for each of a few ways to begin a connection, and
-prints what the listener did: with no header, a header of version 1, one of
-version 2, a LOCAL header, two headers, and a header with a wrong checksum.
-What follows is a request, or a TLS handshake with --tls, and then HTTP/3 is
-asked for as well: without a header and, if nobody answers, with one of version
-2 before each datagram. The addresses in the headers are from 192.0.2.0/24 and
-2001:db8::/32, which belong to nobody.
+Connects to a listener several times and prints how the listener reacts to each
+beginning of a connection: no header, a header of version 1, one of version 2, a
+LOCAL header, two headers, and a header with a wrong checksum. A request follows
+the header, or a TLS handshake with --tls. With --tls, HTTP/3 is tried as well:
+without a header and, if there is no answer, with a header of version 2 before
+each datagram. The addresses in the headers are from 192.0.2.0/24 and
+2001:db8::/32, which are reserved for documentation.
 
-The verdict is about the peer that you are: run it from the load balancer, from
-outside, and from wherever else the port can be reached. Of a name with several
-addresses, the first that accepts a connection is checked.
+The verdict applies to the host on which you run this command: run it on the
+load balancer, outside, and wherever else the port can be reached. If a name has
+several addresses, the first that accepts a connection is checked.
 
   on           A header is mandatory, and this peer may send one.
   off          A header is forbidden.
@@ -44,13 +44,13 @@ addresses, the first that accepts a connection is checked.
                TLS, and nothing answered over HTTP/3.
   other        Like one of these, but not exactly: the differences are listed.
                Servers without this module can be like this.
-  unreachable  There was no connection. This is never a pass.
+  unreachable  Connecting failed. The exit code is then never 0.
   unknown      Anything else, with notes about what to try.
 
 The exit code is 0 if the verdict is the expected one. Without --expect it is 0
 unless the verdict is 'unreachable' or 'unknown'.
 
-Certificates are not verified: nothing is sent that needs protection.
+Certificates are not verified, because nothing secret is sent.
 `,
 		Example: `  $ caddy proxy-protocol check localhost:8080
   $ caddy proxy-protocol check --tls --expect refused example.com:443`,

@@ -23,15 +23,15 @@ func decodeCommand() *cobra.Command {
 		Use:                   "decode [--json] [<file>]",
 		Short:                 "Decodes a PROXY protocol header",
 		Long: `
-Decodes the PROXY protocol header that a file, or the standard input, begins
-with, and prints what it says.
+Decodes the PROXY protocol header at the beginning of a file or of the standard
+input, and prints its contents.
 
-The header may be there as it is on the wire, in base64, or in hexadecimal, with
-or without white space, colons, commas, 0x and \x. What follows the header is
+The header may be raw, as it is on the wire, or in base64 or hexadecimal, with
+or without white space, colons, commas, 0x and \x. Bytes after the header are
 not decoded.
 
-If the header is wrong, the first wrong byte is printed, with the sentence of
-the specification that it breaks, and the exit code is 1.
+If the header is wrong, the command prints the first wrong byte and the sentence
+of the specification that it breaks. The exit code is then 1.
 
 Use - as the file for the standard input.
 `,
@@ -135,7 +135,7 @@ func decode(input []byte) *decoded {
 			d.TLVs = append(d.TLVs, describeTLV(one))
 		}
 		if state, _ := wire.Signature(b[r.Size:]); state == wire.Partial {
-			d.Note = "A second header follows. The specification knows only one."
+			d.Note = "A second header follows. The specification allows only one."
 		}
 	case wire.Invalid:
 		d.fail(b, r.Err.Offset, r.Err.Problem.String(), r.Err.Problem.Rule())

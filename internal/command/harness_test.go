@@ -4,19 +4,13 @@ package command_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"flag"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,12 +22,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/portzero/caddy-proxy-protocol/internal/command"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 const (
-	// patience bounds every wait for something that must happen. It is long, because a
-	// slow machine is no failure.
-	patience = 20 * time.Second
+	patience = caddytest.Patience
 	// impatience is how long a command waits for what must not happen.
 	impatience = "1s"
 )
@@ -171,29 +164,11 @@ func deadAddress(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// certificate is for localhost, and signed by itself.
+// certificate returns the server certificate of all tests, and it with its key as PEM.
 var certificate = sync.OnceValues(func() (cert tls.Certificate, pemText []byte) {
-	must := func(err error) {
-		if err != nil {
-			panic(err)
-		}
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "localhost"},
-		DNSNames:     []string{"localhost"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	must(err)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	must(err)
-	pemText = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	pemText = append(pemText, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})...)
-	cert, err = tls.X509KeyPair(pemText, pemText)
-	must(err)
+	c := caddytest.Certificate()
+	pemText = slices.Concat(c.CertPEM, c.KeyPEM)
+	cert, err := tls.X509KeyPair(pemText, pemText)
+	caddytest.Must(err)
 	return cert, pemText
 })

@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/peers"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
 // server is how a server listens, and what check finds out about that.

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	caddyserver "github.com/caddyserver/caddy/v2"
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/portzero/caddy-proxy-protocol"
-	"github.com/portzero/caddy-proxy-protocol/internal/freeport"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/freeport"
 )
 
 // object is a part of a config.
@@ -61,17 +61,8 @@ func run(t testing.TB, admin string, servers object) {
 		},
 	})
 	require.NoError(t, err)
+	caddytest.New(t) // stops Caddy when the test ends
 	require.NoError(t, caddyserver.Load(config, true))
-	t.Cleanup(func() {
-		stopped := make(chan error, 1)
-		go func() { stopped <- caddyserver.Stop() }()
-		select {
-		case err := <-stopped:
-			assert.NoError(t, err)
-		case <-time.After(patience):
-			assert.Fail(t, "Caddy does not stop")
-		}
-	})
 }
 
 func TestCheckCaddy(t *testing.T) {

@@ -36,19 +36,18 @@ Sends one HTTP or HTTPS request on a connection that begins with a PROXY
 protocol header, and prints the response.
 
 The header is of version 2 unless --v1 is given, and has the connection's own
-addresses unless others are given. If only one address is given and the
-connection's other one is of another family, that is sent unspecified (0.0.0.0
-or ::).
+addresses unless you give others. If you give one address, and the connection's
+other address is of another family, the header has 0.0.0.0 or :: in its place.
 
 --local sends a LOCAL header, which has no addresses, as health checks do.
 
---tlv adds what a load balancer may tell, by name; it may be repeated:
+--tlv adds a TLV by name. It can be repeated. The names are:
   ` + tlvNames() + `,
   and 0xNN for the value of any type in hexadecimal.
 
-What cannot be printed in the response is shown as \xNN, except for the ends of
-lines, and a backslash as \\. Redirects are not followed, and proxies in the
-environment not used.
+Unprintable bytes in the response are shown as \xNN, except for the ends of
+lines, and a backslash is shown as \\. Redirects are not followed. Proxies in
+the environment are not used.
 
 The exit code is 0 if there was a response, whatever its status.
 `,
@@ -63,7 +62,7 @@ The exit code is 0 if there was a response, whatever its status.
 	cmd.Flags().String("source", "", "Address of the client that the header names")
 	cmd.Flags().String("destination", "", "Address that the client connected to")
 	cmd.Flags().Bool("local", false, "Send a LOCAL header")
-	cmd.Flags().StringArray("tlv", nil, "Something a load balancer tells, by name")
+	cmd.Flags().StringArray("tlv", nil, "TLV to add, by name")
 	cmd.Flags().Bool("checksum", false, "Add a checksum")
 	cmd.Flags().StringP("method", "X", http.MethodGet, "Method of the request")
 	cmd.Flags().StringArrayP("header", "H", nil, `Field of the request (format: "Field: value")`)
@@ -298,7 +297,7 @@ func sendProblem(err error, timeout time.Duration) error {
 	case dialing:
 		return fmt.Errorf("no connection: %w", err)
 	case errors.As(err, &certErr):
-		return fmt.Errorf("%w: use --insecure not to verify it", err)
+		return fmt.Errorf("%w: use --insecure to skip this check", err)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return errors.New("the server closed the connection without a response: it may refuse the header, or this peer")
 	default:

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/freeport"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/freeport"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 

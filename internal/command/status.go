@@ -28,8 +28,8 @@ func statusCommand() *cobra.Command {
 		Use:                   "status [--address <listen>] [--config <path> [--adapter <name>]] [--timeout <duration>] [--json]",
 		Short:                 "Shows what the listeners of a running Caddy did",
 		Long: `
-Shows the mode of each listener of a running Caddy, how its connections ended,
-the last that it refused, and what looks wrong about it.
+Shows the mode of each listener of a running Caddy, the outcomes of its
+connections, its last refusals, and what looks misconfigured.
 
 This command will attempt to connect to Caddy's admin API running at
 '` + caddy.DefaultAdminListen + `'. You may explicitly specify the --address, or use the
@@ -54,7 +54,7 @@ default.
 
 func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	if flags.NArg() > 0 {
-		return fmt.Errorf("status takes no arguments, such as '%s'", flags.Arg(0))
+		return fmt.Errorf("status takes no arguments: remove '%s'", flags.Arg(0))
 	}
 	timeout, err := timeoutOf(flags)
 	if err != nil {
@@ -70,7 +70,7 @@ func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	}
 	var s status
 	if err := json.Unmarshal(answer, &s); err != nil {
-		return fmt.Errorf("the answer of the admin API at %s is not the status of the PROXY protocol: %w", address, err)
+		return fmt.Errorf("the admin API at %s did not answer with a PROXY protocol status: %w", address, err)
 	}
 	if flags.Bool("json") {
 		return out.rawJSON(answer)
@@ -101,11 +101,11 @@ func askAdmin(address string, timeout time.Duration) ([]byte, error) {
 	select {
 	case r := <-results:
 		if r.err != nil && strings.Contains(r.err.Error(), "HTTP 404") {
-			return nil, fmt.Errorf("the Caddy at %s does not have the module of this command: %w", address, r.err)
+			return nil, fmt.Errorf("the Caddy at %s does not contain this module: %w", address, r.err)
 		}
 		return r.body, r.err
 	case <-time.After(timeout):
-		return nil, fmt.Errorf("no answer of the admin API at %s within %v", address, timeout)
+		return nil, fmt.Errorf("no answer from the admin API at %s within %v", address, timeout)
 	}
 }
 

@@ -21,7 +21,7 @@ const statusAnswer = `{"listeners":[
 		"refusals":[
 			{"time":"2026-01-02T03:04:05.678Z","peer":"192.0.2.1:51234","reason":"missing","bytes":"474554202f20485454502f312e310d0a"},
 			{"time":"2026-01-02T03:04:06Z","peer":"[2001:db8::7]:51234","reason":"untrusted","bytes":""}],
-		"hints":["every connection comes from one private address without a header: if it is a load balancer, make it send the PROXY protocol, or all clients look alike"]},
+		"hints":["every connection comes from one private address without a header: if it is a load balancer, make it send PROXY protocol headers, or all clients have its address"]},
 	{"server":"srv1","address":"unix//run/caddy.sock","mode":"off","trusted_proxies":"any","outcomes":{},
 		"peers":{"count":10,"more":true,"addresses":["10.0.0.1","10.0.0.2","10.0.0.3","10.0.0.4","10.0.0.5","10.0.0.6","10.0.0.7","10.0.0.8","10.0.0.9","10.0.0.10"]},
 		"refusals":[],"added_later":{"a":[1,2.50,null]}},
@@ -78,13 +78,13 @@ func TestStatusBadInput(t *testing.T) {
 		err  string
 	}{
 		{[]string{"--address", dead}, "connection refused"},
-		{[]string{"--address", silent, "--timeout", impatience}, "no answer of the admin API at " + silent + " within 1s"},
-		{[]string{"--address", slow, "--timeout", impatience}, "no answer of the admin API at " + slow + " within 1s"},
+		{[]string{"--address", silent, "--timeout", impatience}, "no answer from the admin API at " + silent + " within 1s"},
+		{[]string{"--address", slow, "--timeout", impatience}, "no answer from the admin API at " + slow + " within 1s"},
 		{[]string{"--address", "localhost:1-2"}, "invalid admin address localhost:1-2"},
 		{[]string{"--address", dead, "--timeout", "0s"}, "--timeout must be longer than 0"},
 		{[]string{"--address", dead, "--config", "Caddyfile"}, "[address config] were all set"},
 		{[]string{"--config", filepath.Join(t.TempDir(), "missing.json")}, "couldn't determine admin API address"},
-		{[]string{"srv0"}, "status takes no arguments, such as 'srv0'"},
+		{[]string{"srv0"}, "status takes no arguments: remove 'srv0'"},
 	} {
 		output, err := proxyProtocol(t, "", append([]string{"status"}, test.args...)...)
 		require.ErrorContains(t, err, test.err)

@@ -144,7 +144,7 @@ func judge(o observation) verdict {
 	case o.probes.all(unreachable):
 		return verdict{
 			Verdict: verdictUnreachable,
-			Meaning: "There is no connection to this address. That proves nothing about the listener.",
+			Meaning: "Connecting to this address failed. That proves nothing about the listener.",
 		}
 	case o.probes.all(closed):
 		return judgeClosed(o)
@@ -161,7 +161,7 @@ func judge(o observation) verdict {
 	default:
 		return verdict{
 			Verdict: verdictUnknown,
-			Meaning: "No probe was answered as a server of this protocol would.",
+			Meaning: "No probe got an answer that a server of this protocol would give.",
 			Notes:   guess(o),
 		}
 	}
@@ -180,7 +180,7 @@ func judgeClosed(o observation) verdict {
 		Meaning: "This peer is refused, whatever it sends.",
 		Notes: []string{
 			"Mode 'on' does this to peers that are not in trusted_proxies. A firewall or another program that accepts connections and closes them looks the same.",
-			"A port that sends connections on by their server name may do this to other names: ask with --sni for one that it serves.",
+			"A port that forwards connections by server name may refuse other names: use --sni with a name that it serves.",
 		},
 	}
 	switch {
@@ -246,9 +246,9 @@ func judgeMode(o observation, mode string, v1, v2 bool) verdict {
 	v.explain(o, mode)
 	switch {
 	case v1 && !v2:
-		v.Notes = append(v.Notes, "Headers of version 1 are taken, those of version 2 are not.")
+		v.Notes = append(v.Notes, "Headers of version 1 are accepted, headers of version 2 are not.")
 	case v2 && !v1:
-		v.Notes = append(v.Notes, "Headers of version 2 are taken, those of version 1 are not.")
+		v.Notes = append(v.Notes, "Headers of version 2 are accepted, headers of version 1 are not.")
 	}
 	return v
 }
@@ -275,9 +275,9 @@ func (v *verdict) judgeHTTP3(o outcome, mode string) {
 	case mode == verdictOn && o.act == answered && o.detail == misdirected:
 		v.Notes = append(v.Notes, "HTTP/3 is forbidden (421), but its port is still open: restart Caddy to close it.")
 	case mode == verdictOn:
-		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer (it is a way around the header)", o))
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer (it bypasses the header)", o))
 	default:
-		v.Notes = append(v.Notes, "HTTP/3 answers as well; it carries no header.")
+		v.Notes = append(v.Notes, "HTTP/3 is served as well, without a header.")
 	}
 }
 
@@ -304,14 +304,14 @@ func (v *verdict) explain(o observation, mode string) {
 		v.Notes = append(v.Notes, "Mode 'unspecified' is for tests only: set 'on' or 'off'.")
 	case mode == verdictUnspecified:
 		v.Meaning = "A connection may begin with a header or not, and this peer may send one. But this is not exactly mode 'unspecified'."
-		v.Notes = append(v.Notes, "Whether the address in a header is used, or ignored, cannot be seen from here.")
+		v.Notes = append(v.Notes, "This check cannot tell whether the address in a header is used or ignored.")
 	case exact:
 		v.Meaning = "A connection must not begin with a header. This peer is served without one."
 		v.Notes = append(v.Notes,
 			"Mode 'unspecified' with trusted_proxies that this peer is not in looks the same, and so does a load balancer in front that sends a header of its own.",
-			"A server that knows no PROXY protocol and closes the connection on what is no request looks the same, too; many do so over TLS.")
+			"A server without PROXY protocol support looks the same if it closes the connection when something other than a request arrives. Many do so over TLS.")
 	case slices.ContainsFunc(o.probes[headerV1:], outcome.spoke):
-		v.Meaning = "This listener knows no PROXY protocol, or refuses it aloud: a header is answered like a bad request. That is not mode 'off', which closes the connection without a byte."
+		v.Meaning = "This listener does not support the PROXY protocol, or answers when it refuses a header: it treats a header as a bad request. This is not mode 'off', which closes the connection without a byte."
 	default:
 		v.Meaning = "A connection without a header is served, and one with a header is not. But this is not exactly mode 'off'."
 	}
@@ -324,7 +324,7 @@ func guess(o observation) []string {
 	}
 	var notes []string
 	if !o.tls && (has(answered400) || has(babbled)) {
-		notes = append(notes, "If the port speaks TLS, use --tls. Otherwise the server may want another Host, which --sni gives it, or be no HTTP server.")
+		notes = append(notes, "If the port speaks TLS, use --tls. Otherwise the server may expect another Host, which you set with --sni, or it may not be an HTTP server.")
 	}
 	if o.tls && (has(answered400) || has(babbled)) {
 		notes = append(notes, "The port may not speak TLS: leave --tls out.")

@@ -57,10 +57,10 @@ func TestJudge(t *testing.T) {
 		{name: "on, HTTP/3 says something", tls: overTLS, probes: ".AAA...", http3: 'F',
 			verdict: "other", closest: "on", differing: []string{"HTTP/3"}},
 		{name: "off", probes: "A......", verdict: "off", notes: "load balancer in front"},
-		{name: "off over TLS", tls: overTLS, probes: "A......", http3: 'A', verdict: "off", notes: "HTTP/3 answers as well"},
+		{name: "off over TLS", tls: overTLS, probes: "A......", http3: 'A', verdict: "off", notes: "HTTP/3 is served as well"},
 		{name: "unspecified", probes: "AAAA...", verdict: "unspecified", notes: "for tests only"},
 		{name: "unspecified, only v2", probes: "A.AA...", verdict: "unspecified", notes: "version 1 are not"},
-		{name: "unspecified, HTTP/3", tls: overTLS, probes: "AAAA...", http3: 'A', verdict: "unspecified", notes: "carries no header"},
+		{name: "unspecified, HTTP/3", tls: overTLS, probes: "AAAA...", http3: 'A', verdict: "unspecified", notes: "HTTP/3 is served as well"},
 
 		// Refusal must hold whatever is spoken.
 		{name: "refused", probes: ".......", others: ".......", http3: 'x', verdict: "refused", notes: "firewall"},
@@ -87,7 +87,7 @@ func TestJudge(t *testing.T) {
 			differing: []string{"two v1 headers", "two v2 headers"}},
 		{name: "a header is required aloud", probes: "4AAA...", verdict: "other", closest: "on", differing: []string{"no header"}},
 		{name: "headers are optional", probes: "AAAA44A", verdict: "other", closest: "unspecified",
-			differing: []string{"two v1 headers", "two v2 headers", "v2 header, wrong checksum"}, notes: "cannot be seen"},
+			differing: []string{"two v1 headers", "two v2 headers", "v2 header, wrong checksum"}, notes: "cannot tell whether"},
 		{name: "a second header is believed", probes: ".AAAAA.", verdict: "other", closest: "on",
 			differing: []string{"two v1 headers", "two v2 headers"}},
 		{name: "LOCAL is not taken", probes: ".AA....", verdict: "other", closest: "on", differing: []string{"v2 LOCAL header"}},
@@ -106,7 +106,7 @@ func TestJudge(t *testing.T) {
 		{name: "a TLS port in mode off", probes: "4......", verdict: "unknown", notes: "use --tls"},
 		{name: "a plain port", tls: overTLS, probes: "4444444", http3: 'x', verdict: "unknown", notes: "leave --tls out"},
 		{name: "the wrong name", tls: overTLS, probes: "FFFFFFF", http3: 'F', verdict: "unknown", notes: "--sni"},
-		{name: "SSH", probes: "BBBBBBB", verdict: "unknown", notes: "no HTTP server"},
+		{name: "SSH", probes: "BBBBBBB", verdict: "unknown", notes: "not be an HTTP server"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			o := observation{tls: test.tls, probes: *outcomesOf(t, test.probes)}

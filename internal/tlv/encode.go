@@ -29,11 +29,11 @@ func Encode(values []Value) ([]wire.TLV, error) {
 			return nil, err
 		}
 		if isCertificateName(name) {
-			return nil, fmt.Errorf("TLV '%s' is a part of ssl.client_cert: give that", name)
+			return nil, fmt.Errorf("TLV '%s' is part of ssl.client_cert: use ssl.client_cert instead", name)
 		}
 		hexadecimal := strings.HasPrefix(name, "0x")
 		if said[name] && !hexadecimal {
-			return nil, fmt.Errorf("TLV '%s' is given twice", name)
+			return nil, fmt.Errorf("duplicate TLV '%s': remove one", name)
 		}
 		said[name] = true
 		switch {

@@ -8,7 +8,7 @@ import (
 	"github.com/mastercactapus/proxyprotocol"
 	proxyproto "github.com/pires/go-proxyproto"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/cputime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 

@@ -166,7 +166,7 @@ func TestConstructorsRefuseWhatNoHeaderCanSay(t *testing.T) {
 		{"an unspecified transport", 2, wire.TransportUnspec, src4, dst4, "unknown transport 0"},
 		{"a transport that is none", 2, 3, src4, dst4, "unknown transport 3"},
 		{"an unspecified transport in version 1", 1, wire.TransportUnspec, src4, dst4, "unknown transport 0"},
-		{"datagrams in version 1", 1, wire.Dgram, src4, dst4, "version 1 knows no transport but TCP"},
+		{"datagrams in version 1", 1, wire.Dgram, src4, dst4, "version 1 supports TCP only"},
 		{"no source", 2, wire.Stream, none, dst4, "source and destination must be IP addresses without a zone"},
 		{"no destination", 2, wire.Stream, src6, none, "source and destination must be IP addresses without a zone"},
 		{"no addresses", 1, wire.Stream, netip.AddrPort{}, netip.AddrPort{}, "source and destination must be IP addresses without a zone"},

@@ -52,7 +52,7 @@ var problems = [...]struct{ text, rule string }{
 		"protocol is not TCP4, TCP6 or UNKNOWN",
 		`section 2.1: "only "TCP4" [...] and "TCP6" [...] are allowed. Other, unsupported, or unknown protocols must be reported with the name "UNKNOWN""`},
 	ProblemLoneCRLF: {
-		"CR or LF that is no CRLF",
+		"CR or LF that is not part of a CRLF",
 		`section 2.1: "The receiver must not tolerate a single CR or LF character to end the line when a complete CRLF sequence is expected."`},
 	ProblemNoCRLF: {
 		"no CRLF within 107 bytes",
@@ -61,7 +61,7 @@ var problems = [...]struct{ text, rule string }{
 		"malformed address, or not of the announced family",
 		`section 2.1: "The advertised protocol family dictates what format to use."`},
 	ProblemDestination: {
-		"destination is not of the announced family, as nginx writes it if it took the client from the header of another load balancer; to accept the client without the destination, add to 'proxy_protocol_mode': mismatched_destination allow",
+		"destination is not of the announced family; nginx writes this if it took the client's address from the header of another load balancer; to accept the client without the destination, add 'mismatched_destination allow' to 'proxy_protocol_mode'",
 		`section 2.1: "The advertised protocol family dictates what format to use."`},
 	ProblemPort: {
 		"port is not a decimal number of 0 to 65535 without leading zeros",
@@ -70,7 +70,7 @@ var problems = [...]struct{ text, rule string }{
 		"port of a Unix socket is not 0",
 		`section 2.1: "Any sequence which does not exactly match the protocol must be discarded and cause the receiver to abort the connection."`},
 	ProblemTrailing: {
-		"something stands between the last port and the CRLF",
+		"unexpected bytes between the last port and the CRLF",
 		`section 2.1: "Any sequence which does not exactly match the protocol must be discarded and cause the receiver to abort the connection."`},
 	ProblemVersion: {
 		"version is not 2",
@@ -101,7 +101,7 @@ var problems = [...]struct{ text, rule string }{
 		`section 2.2.3: "a 32-bit number storing the CRC32c checksum of the PROXY protocol header."`},
 	ProblemCRC32CTwice: {
 		"second CRC32C",
-		`section 2.2.3: "replace the 32 bits of the checksum field in the received PROXY header with all '0's": there is one`},
+		`section 2.2.3: "replace the 32 bits of the checksum field in the received PROXY header with all '0's": there is only one such field`},
 	ProblemChecksum: {
 		"wrong CRC32C",
 		`section 2.2.3: "verify that the calculated CRC32c checksum is the same as the received CRC32c checksum. If it is not, the receiver MUST treat the TCP connection providing the header as invalid."`},

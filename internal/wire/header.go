@@ -60,7 +60,7 @@ type Header struct {
 var (
 	errNoIP     = errors.New("source and destination must be IP addresses without a zone")
 	errFamilies = errors.New("source and destination must be of one address family")
-	errV1Dgram  = errors.New("version 1 knows no transport but TCP")
+	errV1Dgram  = errors.New("version 1 supports TCP only")
 )
 
 // NewProxy returns a PROXY header of version 1 or 2 for a connection from src to

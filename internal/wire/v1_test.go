@@ -194,7 +194,7 @@ func TestV1LinesWithAMismatchedDestinationAreAcceptedIfTheReceiverSaysSo(t *test
 
 func TestWhatIsWrongWithAMismatchedDestinationNamesItsCauseAndTheOption(t *testing.T) {
 	err := wire.Decode([]byte(v1Mismatched[0].in), wire.MaxSize).Err
-	assert.EqualError(t, err, "byte 23: destination is not of the announced family, as nginx writes it if it took the client from the header of another load balancer; to accept the client without the destination, add to 'proxy_protocol_mode': mismatched_destination allow")
+	assert.EqualError(t, err, "byte 23: destination is not of the announced family; nginx writes this if it took the client's address from the header of another load balancer; to accept the client without the destination, add 'mismatched_destination allow' to 'proxy_protocol_mode'")
 }
 
 // That there is no destination is not the same as an unspecified one.

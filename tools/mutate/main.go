@@ -1,7 +1,7 @@
 // Command mutate weakens one check of the code at a time and sees whether a test notices.
 //
 //	go -C tools run ./mutate ../internal/wire
-//	go -C tools run ./mutate .. judge.go policy.go
+//	go -C tools run ./mutate .. header.go policy.go
 //
 // All mutants of a package are compiled into one test binary; the environment chooses one.
 // Every test runs once by itself, to see which mutants it reaches; then every mutant runs

@@ -10,10 +10,10 @@ import (
 	"syscall"
 )
 
-// readFirst reads from a connection into an inbox that it takes from the pool when there is
+// readFirst reads from a connection into a buffer that it takes from the pool when there is
 // something to read, and returns it unless that was nothing. It does not tell w if
 // something is there already: a deadline that is not needed costs more than the header.
-func readFirst(c net.Conn, w waiter) (*inbox, error) {
+func readFirst(c net.Conn, w waiter) (*buffer, error) {
 	// Other types may have a SyscallConn by embedding, and a Read that must not be
 	// passed by.
 	var raw syscall.RawConn
@@ -24,12 +24,12 @@ func readFirst(c net.Conn, w waiter) (*inbox, error) {
 	case *net.UnixConn:
 		raw, err = c.SyscallConn()
 	default:
-		return readWaiting(c, w)
+		return readBlocking(c, w)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := w.mayRead(); err != nil {
+	if err := w.beforeRead(); err != nil {
 		return nil, err
 	}
 	r := firstReaders.Get().(*firstReader)
@@ -49,10 +49,10 @@ func readFirst(c net.Conn, w waiter) (*inbox, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	if r.inbox == nil {
+	if r.buffer == nil {
 		return nil, io.EOF
 	}
-	return r.inbox, nil
+	return r.buffer, nil
 }
 
 // firstReader is the state of one readFirst. It is pooled with its callback, which
@@ -60,7 +60,7 @@ func readFirst(c net.Conn, w waiter) (*inbox, error) {
 type firstReader struct {
 	readable func(fd uintptr) (done bool)
 	waiter   waiter
-	inbox    *inbox
+	buffer   *buffer
 	err      error
 }
 
@@ -71,28 +71,28 @@ var firstReaders = sync.Pool{New: func() any {
 }}
 
 func (r *firstReader) recycle() {
-	r.waiter, r.inbox, r.err = nil, nil, nil
+	r.waiter, r.buffer, r.err = nil, nil, nil
 	firstReaders.Put(r)
 }
 
 // read reads from a non-blocking socket. If there is nothing to read it gives the
-// inbox back and asks to be called again when there is.
+// buffer back and asks to be called again when there is.
 func (r *firstReader) read(fd uintptr) (done bool) {
-	in := inboxes.Get().(*inbox)
+	b := buffers.Get().(*buffer)
 	for {
-		n, err := syscall.Read(int(fd), in.room)
+		n, err := syscall.Read(int(fd), b.buf)
 		switch {
 		case err == syscall.EINTR:
 			continue
 		case n > 0:
-			in.start, in.end = 0, n
-			r.inbox = in
+			b.start, b.end = 0, n
+			r.buffer = b
 			return true
 		}
-		inboxes.Put(in)
+		buffers.Put(b)
 		if err == syscall.EAGAIN {
 			// A deadline that is set now ends the wait that follows.
-			r.err = r.waiter.mayWait()
+			r.err = r.waiter.beforeWait()
 			return r.err != nil
 		}
 		r.err = err

@@ -10,11 +10,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -57,9 +57,9 @@ func connOutcomeOf(t testing.TB, c *conn, logs *connLogs, size int, addrFirst bo
 	o.remote, o.local = c.RemoteAddr().String(), c.LocalAddr().String()
 	switch reasons := connReasons(logs); len(reasons) {
 	case 0:
-		require.NotEqual(t, refused, c.phase.Load(), "refused without a log line")
+		require.NotEqual(t, stateRefused, c.state.Load(), "refused without a log line")
 	case 1:
-		require.Equal(t, refused, c.phase.Load())
+		require.Equal(t, stateRefused, c.state.Load())
 		o.reason, o.local = reasons[0], connLocal.String() // nobody asks a refused one for it
 	default:
 		require.Fail(t, "refused more than once", "%q", reasons)
@@ -262,13 +262,13 @@ func TestJudgeDribblerCostsWhatItSent(t *testing.T) {
 			var c *conn
 			dribble := &connDribble{connScript: connSays(), data: header + "GET", look: func(sent int) {
 				if sent == 0 {
-					assert.Nil(t, c.inbox)
+					assert.Nil(t, c.buffer)
 					return
 				}
-				require.Len(t, c.received(), sent)
-				require.LessOrEqual(t, cap(c.received()), max(2*sent, 2))
-				require.LessOrEqual(t, cap(c.received()), maxSize)
-				require.False(t, c.inbox.shared, "the shared room is not held while waiting")
+				require.Len(t, c.buffered(), sent)
+				require.LessOrEqual(t, cap(c.buffered()), max(2*sent, 2))
+				require.LessOrEqual(t, cap(c.buffered()), maxSize)
+				require.False(t, c.buffer.pooled, "the shared room is not held while waiting")
 			}}
 			c = connOf(dribble, rules)
 			assert.Equal(t, connClient, c.RemoteAddr().String())
@@ -314,28 +314,34 @@ func TestJudgeMarkIsThePolicysAlone(t *testing.T) {
 			rules, _ := connRules(tt.mode)
 			c := connOf(connSays(tt.in), rules)
 			connReadAll(c)
-			assert.Equal(t, tt.marked, c.marked)
+			assert.Equal(t, tt.marked, c.Marked())
 		})
 	}
 }
 
-// connSource is a source of ranges.
-type connSource func(*http.Request) []netip.Prefix
+// ipSource is a module that is a source of ranges.
+type ipSource func(*http.Request) []netip.Prefix
 
-func (s connSource) GetIPRanges(r *http.Request) []netip.Prefix { return s(r) }
+func (s ipSource) GetIPRanges(r *http.Request) []netip.Prefix { return s(r) }
+
+// connSource is a source of ranges.
+func connSource(answer ipSource) source { return askSource(answer, nil) }
+
+// connTrusted is a source that trusts these ranges; asked counts.
+func connTrusted(asked *atomic.Int32, ranges ...string) source {
+	return connSource(func(*http.Request) []netip.Prefix {
+		asked.Add(1)
+		var prefixes []netip.Prefix
+		for _, s := range ranges {
+			prefixes = append(prefixes, netip.MustParsePrefix(s))
+		}
+		return prefixes
+	})
+}
 
 // connTrusting are rules whose source trusts these ranges; asked counts.
 func connTrusting(asked *atomic.Int32, ranges ...string) func(*rules) {
-	return func(r *rules) {
-		r.source = connSource(func(*http.Request) []netip.Prefix {
-			asked.Add(1)
-			var prefixes []netip.Prefix
-			for _, s := range ranges {
-				prefixes = append(prefixes, netip.MustParsePrefix(s))
-			}
-			return prefixes
-		})
-	}
+	return func(r *rules) { r.source = connTrusted(asked, ranges...) }
 }
 
 func TestJudgeAsksSourceOnceAConnection(t *testing.T) {
@@ -368,7 +374,7 @@ func TestJudgeAsksSourceOnceAConnection(t *testing.T) {
 						}
 						script.events = append(script.events, connEvent{data: piece})
 					}
-					c := newConn(script, rules, tt.mode, unasked, time.Since(start))
+					c := newConn(script, rules, tt.mode, unasked, monotime.Now())
 					assert.Zero(t, asked.Load(), "not in the accept loop")
 					require.Equal(t, tt.want, connOutcomeOf(t, c, logs, 100, addrFirst), "%q", pieces)
 					io.WriteString(c, "answer")
@@ -385,7 +391,7 @@ func TestJudgeAsksSourceOnceAConnection(t *testing.T) {
 func TestJudgeAsksSourceOnceHoweverManyWantToKnow(t *testing.T) {
 	var asked atomic.Int32
 	rules, _ := connRules(On, connTrusting(&asked, "192.0.2.0/24"))
-	c := newConn(connSays(connV1+"data"), rules, On, unasked, time.Since(start))
+	c := newConn(connSays(connV1+"data"), rules, On, unasked, monotime.Now())
 	var wg sync.WaitGroup
 	for _, call := range connCalls {
 		for range 4 {
@@ -405,7 +411,7 @@ func TestJudgePanicOfSourceIsARefusal(t *testing.T) {
 					r.source = connSource(func(*http.Request) []netip.Prefix { panic("source is broken") })
 				})
 				script := connSays(connV1)
-				c := newConn(script, rules, mode, unasked, time.Since(start))
+				c := newConn(script, rules, mode, unasked, monotime.Now())
 				require.NotPanics(t, func() { call(c) })
 				assert.Equal(t, []string{"io"}, connReasons(logs))
 				assert.Contains(t, logs.All()[0].ContextMap()["error"], "source is broken")
@@ -429,7 +435,7 @@ func TestJudgeTrustIsDecidedOnce(t *testing.T) {
 		return nil
 	})
 	script := &connScript{events: []connEvent{{connV2[:20], errConnTimeout}, {connV2[20:], nil}}}
-	c := newConn(script, rules, Unspecified, unasked, time.Since(start))
+	c := newConn(script, rules, Unspecified, unasked, monotime.Now())
 	assert.ErrorIs(t, connRead(c, 10).err, errConnTimeout)
 	assert.Equal(t, connResult{"", io.EOF}, connRead(c, 10))
 	assert.Equal(t, "203.0.113.7:0", c.RemoteAddr().String())
@@ -439,7 +445,7 @@ func TestJudgeTrustIsDecidedOnce(t *testing.T) {
 func TestJudgeUntrustedPeerUnderUnspecified(t *testing.T) {
 	run := func(in string) connOutcome {
 		rules, logs := connRules(Unspecified)
-		c := newConn(connSays(in), rules, Unspecified, untrusted, time.Since(start))
+		c := newConn(connSays(in), rules, Unspecified, untrusted, monotime.Now())
 		return connOutcomeOf(t, c, logs, 100, true)
 	}
 	assert.Equal(t, connServed(connGET), run(connGET))

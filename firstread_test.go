@@ -31,8 +31,8 @@ func connTCP(t testing.TB, network string) (client, server net.Conn) {
 
 type noWaiter struct{}
 
-func (noWaiter) mayRead() error { return nil }
-func (noWaiter) mayWait() error { return nil }
+func (noWaiter) beforeRead() error { return nil }
+func (noWaiter) beforeWait() error { return nil }
 
 // connKinds are connections that are read in different ways.
 var connKinds = []struct {
@@ -47,7 +47,7 @@ var connKinds = []struct {
 
 func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 	for _, kind := range connKinds {
-		for _, size := range []int{1, 100, inboxSize, inboxSize + 1} {
+		for _, size := range []int{1, 100, bufferSize, bufferSize + 1} {
 			t.Run(fmt.Sprint(kind.name, "/", size), func(t *testing.T) {
 				client, server := connTCP(t, kind.network)
 				if kind.wrap != nil {
@@ -55,7 +55,7 @@ func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 				}
 				sent := strings.Repeat("x", size)
 				type first struct {
-					in  *inbox
+					in  *buffer
 					err error
 				}
 				done := connGo(func() first { in, err := readFirst(server, noWaiter{}); return first{in, err} })
@@ -74,7 +74,7 @@ func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 	}
 }
 
-func TestReceiveFirstReturnsNoInboxWithAnError(t *testing.T) {
+func TestReceiveFirstReturnsNoBufferWithAnError(t *testing.T) {
 	tests := []struct {
 		name  string
 		cause func(client, server net.Conn)
@@ -161,8 +161,8 @@ func (c *connUpper) Read(p []byte) (int, error) {
 // waiterBroken is a waiter that cannot set a deadline.
 type waiterBroken struct{ error }
 
-func (waiterBroken) mayRead() error   { return nil }
-func (w waiterBroken) mayWait() error { return w.error }
+func (waiterBroken) beforeRead() error   { return nil }
+func (w waiterBroken) beforeWait() error { return w.error }
 
 func TestReceiveDoesNotWaitWithoutADeadline(t *testing.T) {
 	_, server := connTCP(t, "tcp4")

@@ -1,0 +1,89 @@
+package caddytest
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// The addresses in headers: a client, and the server that it connected to.
+var (
+	Client4 = netip.MustParseAddrPort("203.0.113.7:51234")
+	Server4 = netip.MustParseAddrPort("192.0.2.1:443")
+	Client6 = netip.MustParseAddrPort("[2001:db8::7]:51234")
+	Server6 = netip.MustParseAddrPort("[2001:db8:1::1]:443")
+)
+
+// Header returns the text of a header. It panics if there is an error, so that tables can use it.
+func Header(h wire.Header, err error) string { return HeaderWith(h, err, false) }
+
+// HeaderWith is Header with TLVs, and with a CRC32C if checksum is set.
+func HeaderWith(h wire.Header, err error, checksum bool, tlvs ...wire.TLV) string {
+	if err != nil {
+		panic(err)
+	}
+	b, err := wire.Append(nil, h, tlvs, checksum)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+// HeaderV1 returns the v1 header of a TCP connection.
+func HeaderV1(src, dst netip.AddrPort) string { return Header(wire.NewProxy(1, wire.Stream, src, dst)) }
+
+// HeaderV2 returns the v2 header of a TCP connection.
+func HeaderV2(src, dst netip.AddrPort) string { return Header(wire.NewProxy(2, wire.Stream, src, dst)) }
+
+// HeaderLocal returns a LOCAL header.
+func HeaderLocal() string { return Header(wire.NewLocal(), nil) }
+
+// HeaderUnknown returns the header of a connection without known addresses.
+func HeaderUnknown(version uint8) string { return Header(wire.NewUnknown(version), nil) }
+
+// HeaderTLVs returns the v2 header of a TCP connection from Client4 to Server4, with TLVs.
+func HeaderTLVs(tlvs ...wire.TLV) string {
+	h, err := wire.NewProxy(2, wire.Stream, Client4, Server4)
+	return HeaderWith(h, err, false, tlvs...)
+}
+
+// TextTLV returns a TLV with text in it.
+func TextTLV(typ wire.Type, value string) wire.TLV { return wire.TLV{Type: typ, Value: []byte(value)} }
+
+// SSLTLV returns a pp2_ssl (specification, section 2.2.6).
+func SSLTLV(client byte, verify uint32, sub ...wire.TLV) wire.TLV {
+	value := binary.BigEndian.AppendUint32([]byte{client}, verify)
+	for _, s := range sub {
+		value = append(value, byte(s.Type))
+		value = binary.BigEndian.AppendUint16(value, uint16(len(s.Value)))
+		value = append(value, s.Value...)
+	}
+	return wire.TLV{Type: wire.TypeSSL, Value: value}
+}
+
+// The bits of a pp2_ssl's client field.
+const (
+	SSLUsed     = 0x01
+	SSLCertConn = 0x02
+	SSLCertSess = 0x04
+)
+
+// The headers that nginx 1.22.1 writes in a chain: the client of the header before it, and its own
+// address as the destination. ngx_proxy_protocol_write in its src/core/ngx_proxy_protocol.c.
+const (
+	NginxOverIPv4 = "PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n"
+	NginxOverIPv6 = "PROXY TCP4 203.0.113.7 ::1 51234 21120\r\n"
+	NginxOverUnix = "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n"
+)
+
+// HeaderRaw returns a v2 header with any command, family and content.
+func HeaderRaw(command, family byte, block string) string {
+	return wire.SignatureV2 + string([]byte{command, family, byte(len(block) >> 8), byte(len(block))}) + block
+}
+
+// HeaderUDP returns the v2 header of a datagram, with TLVs and a CRC32C.
+func HeaderUDP(src, dst netip.AddrPort, tlvs ...wire.TLV) string {
+	h, err := wire.NewProxy(2, wire.Dgram, src, dst)
+	return HeaderWith(h, err, true, tlvs...)
+}

@@ -1,0 +1,41 @@
+package caddytest
+
+import (
+	"io"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// captured are the entries that the log writer adds to.
+var captured atomic.Pointer[logEntries]
+
+func init() { caddy.RegisterModule(logWriter{}) }
+
+// logWriter is a log writer for the running test.
+type logWriter struct{}
+
+func (logWriter) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "caddy.logging.writers.proxy_protocol_test",
+		New: func() caddy.Module { return new(logWriter) },
+	}
+}
+
+func (logWriter) String() string                                  { return "proxy_protocol_test" }
+func (logWriter) WriterKey() string                               { return "proxy_protocol_test" }
+func (logWriter) OpenWriter() (io.WriteCloser, error)             { return logWriter{}, nil }
+func (logWriter) Close() error                                    { return nil }
+func (logWriter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
+
+// BeforeWrite is called by the log writer with each line before that is captured, unless it is
+// nil. With it a test makes the log writer slow, or makes it fail.
+var BeforeWrite atomic.Pointer[func(line []byte)]
+
+func (logWriter) Write(p []byte) (int, error) {
+	if before := BeforeWrite.Load(); before != nil {
+		(*before)(p)
+	}
+	return captured.Load().Write(p)
+}

@@ -1,0 +1,184 @@
+package proxyprotocol
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/gaissmai/bart"
+	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// This file has the options that both wrappers have.
+
+// ModeRanges gives peers a mode of their own.
+type ModeRanges struct {
+	// The mode of these peers: `on`, `off` or `unspecified`; required.
+	Mode *Mode `json:"mode"`
+
+	// The IP addresses or CIDR ranges of these peers; at least one. A range cannot have two
+	// modes. Zones are not allowed. An IPv4-mapped IPv6 range counts as IPv4. Other IPv6
+	// ranges, including `::/0`, do not cover IPv4.
+	Ranges []string `json:"ranges"`
+}
+
+var errNoRanges = errors.New("needs at least one IP address or CIDR range")
+
+// compileRanges makes a table of the modes of all ranges, or returns nil if there are none.
+func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	table := new(bart.Table[Mode])
+	for i, m := range all {
+		if m.Mode == nil {
+			return nil, fmt.Errorf("ranges[%d].mode: missing: use %s", i, acceptedModes)
+		}
+		if len(m.Ranges) == 0 {
+			return nil, fmt.Errorf("ranges[%d].ranges: %w", i, errNoRanges)
+		}
+		for j, s := range m.Ranges {
+			prefix, err := parseRange(s)
+			if err == nil {
+				err = insertRange(table, prefix, *m.Mode)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("ranges[%d].ranges[%d]: %w", i, j, err)
+			}
+		}
+	}
+	return table, nil
+}
+
+// expandRanges replaces Caddy's shortcut for all private ranges.
+func expandRanges(args []string) []string {
+	var ranges []string
+	for _, arg := range args {
+		if arg == "private_ranges" {
+			ranges = append(ranges, caddyhttp.PrivateRangesCIDR()...)
+		} else {
+			ranges = append(ranges, arg)
+		}
+	}
+	return ranges
+}
+
+// compilePolicy makes a policy of the options of a module, which has the field
+// TrustedProxiesRaw. It also returns the name of the source in that field, if there is one. The
+// server, which may be nil, is what the source is told of where connections come in.
+func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode Mode, ranges *bart.Table[Mode], raw json.RawMessage) (p policy, sourceName string, err error) {
+	p = policy{mode: mode, ranges: ranges}
+	if raw == nil {
+		return p, "", nil
+	}
+	if mode == Off {
+		return p, "", inField("trusted_proxies", errTrustUnderOff)
+	}
+	loaded, err := ctx.LoadModule(module, "TrustedProxiesRaw")
+	if err != nil {
+		return p, "", fmt.Errorf("loading trusted proxies modules: %v", err)
+	}
+	sourceName = loaded.(caddy.Module).CaddyModule().ID.Name()
+	if static, ok := loaded.(*caddyhttp.StaticIPRange); ok {
+		p.trusted, err = compileSet(static.Ranges)
+		return p, sourceName, inField("trusted_proxies", err)
+	}
+	p.source = askSource(loaded.(caddyhttp.IPRangeSource), server)
+	p.asking = make(chan struct{}, maxAsking)
+	return p, sourceName, nil
+}
+
+// askSource makes a source of a module. The module gets a request that has the peer's address
+// and what Caddy's own requests have in their context.
+func askSource(module caddyhttp.IPRangeSource, server *caddyhttp.Server) source {
+	return func(ctx context.Context, peer net.Addr) []netip.Prefix {
+		ctx = context.WithValue(ctx, caddyhttp.ServerCtxKey, server)
+		ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
+		return module.GetIPRanges((&http.Request{
+			Method:     http.MethodGet,
+			URL:        new(url.URL),
+			Header:     make(http.Header),
+			RemoteAddr: peer.String(),
+		}).WithContext(ctx))
+	}
+}
+
+// The checks below serve the Caddyfile, which names a line, and JSON, which names a field.
+
+var errTrustUnderOff = errors.New("not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on'")
+
+func inField(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", field, err)
+}
+
+func checkTimeout(d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("%s is not positive: use a value such as 5s", d)
+	}
+	return nil
+}
+
+func checkMaxHeaderSize(size int) error {
+	if size < wire.MinMaxSize || size > wire.MaxSize {
+		return fmt.Errorf("%d bytes is out of bounds: use %d to %d", size, wire.MinMaxSize, wire.MaxSize)
+	}
+	return nil
+}
+
+// headerLimit is the size of the largest header to accept, as the option has it.
+func headerLimit(option *int) int {
+	if option == nil {
+		return defaultMaxHeaderSize
+	}
+	return *option
+}
+
+func checkVersion(version string) error {
+	if _, ok := versions[version]; !ok {
+		return fmt.Errorf("unknown version '%s': use v1 or v2, or leave it out to accept both", version)
+	}
+	return nil
+}
+
+func checkHTTP3(value string) error {
+	return checkAllow(value, "leave it out to disable HTTP/3 where a header is mandatory")
+}
+
+func checkMismatchedDestination(value string) error {
+	return checkAllow(value, "leave it out to refuse version 1 headers whose destination does not match their address family")
+}
+
+// checkAllow checks the value of an option that permits something.
+func checkAllow(value, otherwise string) error {
+	if value != "" && value != allowed {
+		return fmt.Errorf("unknown value '%s': use %s, or %s", value, allowed, otherwise)
+	}
+	return nil
+}
+
+// warnOfPolicy logs what an operator should know of a policy before traffic comes.
+func warnOfPolicy(p *policy, logger *zap.Logger) {
+	if p.uses(Unspecified) {
+		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")
+	}
+	if p.mode == On && p.anyoneTrusted() {
+		logger.Warn("mode 'on' without 'trusted_proxies' accepts headers from any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8")
+	}
+	if p.trusted != nil && p.trusted.Size() == 0 {
+		logger.Warn("'trusted_proxies' has no ranges: no peer may send a header")
+	}
+}
