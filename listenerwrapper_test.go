@@ -649,7 +649,9 @@ func TestListenerWrapper_WarnsOfMarkedConnectionsAndTheirClaims(t *testing.T) {
 		assert.Equal(t, asMarked, outcomeOf(t, c, ip4, headerV2))
 		assert.Equal(t, "peer", outcomeOf(t, c, ip4, headerLocal))
 	}
-	warned := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"msg": "a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0"}))
+	warning := caddytest.OfModule.With(caddytest.Fields{"msg": "a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0"})
+	c.Logs.WaitFor(t, warning) // a goroutine writes it
+	warned := c.Logs.Find(warning)
 	require.Len(t, warned, 1)
 	assert.Equal(t, "warn", warned[0].Str("level"))
 	assert.Equal(t, ip4.Address, warned[0].Str("local"))

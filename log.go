@@ -101,16 +101,13 @@ func (l *connLog) writeRefusal(level zapcore.Level, at time.Time, peer, local ne
 		return
 	}
 	entry.Time = at
-	fields := []zap.Field{
+	entry.Write(
 		zap.String("peer", addrString(peer)),
 		zap.String("local", addrString(local)),
 		zap.Stringer("mode", mode),
 		zap.Stringer("reason", why),
-	}
-	if err != nil {
-		fields = append(fields, zap.Error(err))
-	}
-	entry.Write(fields...)
+		zap.Error(err), // no field if there is none
+	)
 }
 
 // sumUp logs how many lines of a message were omitted.

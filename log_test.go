@@ -74,20 +74,82 @@ func TestRefusalSaysWhoWhereAndWhy(t *testing.T) {
 	}
 }
 
+func TestRefusalSaysWhatWasRefused(t *testing.T) {
+	for _, datagrams := range []bool{false, true} {
+		core, logs := observer.New(zapcore.DebugLevel)
+		log := newConnLog(zap.New(core), datagrams)
+		log.refused(connPeer, connLocal, On, reasonMissing, nil)
+		log.wait()
+		require.Equal(t, 1, logs.Len())
+		what := "refused connection"
+		if datagrams {
+			what = "dropped datagram"
+		}
+		entry := logs.All()[0]
+		assert.Equal(t, what+" without PROXY protocol header", entry.Message)
+		assert.NotContains(t, entry.ContextMap(), "error")
+	}
+}
+
+// Health checks that only connect cost nothing that has a limit, unless their lines are wanted.
+func TestRefusalThatIsNoNewsIsLoggedAtDebugOnly(t *testing.T) {
+	for _, level := range []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel} {
+		core, logs := observer.New(level)
+		log := newConnLog(zap.New(core), false)
+		log.refused(connPeer, connLocal, On, reasonSilent, nil)
+		log.wait()
+		wanted := level == zapcore.DebugLevel
+		assert.Equal(t, wanted, logs.Len() == 1)
+		assert.Equal(t, wanted, log.limits[reasonSilent] != lineLimit{})
+	}
+}
+
 func TestMarkedConnectionsAreWarnedOfOnceAMinute(t *testing.T) {
 	core, logs := observer.New(zapcore.WarnLevel)
 	log := newConnLog(zap.New(core), false)
 	rules, _ := connRules(Unspecified)
 	c := connOf(connSays(connV1), rules)
 	c.RemoteAddr()
-	for _, at := range []time.Duration{0, time.Second, markedInterval - 1, markedInterval, markedInterval + 1, 2*markedInterval + 1} {
-		log.marked(c.peer, c.Conn, &c.header, monotime.Time(at))
+	lines := 0
+	for _, at := range []struct {
+		now    time.Duration
+		logged bool
+	}{
+		{0, true}, {time.Second, false}, {markedInterval - 1, false}, {markedInterval, true}, {markedInterval + 1, false},
+		{2*markedInterval - 1, false}, {2*markedInterval + 1, true}, {3 * markedInterval, false},
+	} {
+		log.marked(c.peer, c.Conn, &c.header, monotime.Time(at.now))
+		log.wait()
+		if at.logged {
+			lines++
+		}
+		require.Equal(t, lines, logs.Len(), at.now)
 	}
-	log.wait()
-	require.Equal(t, 3, logs.Len(), "at 0, after one interval, after another")
 	assert.Equal(t, map[string]any{
 		"peer": connPeer.String(), "local": connLocal.String(), "claimed": c.header.Source().String(),
 	}, logs.All()[2].ContextMap())
+}
+
+func TestAcceptedHeaderIsLoggedAtDebugOnly(t *testing.T) {
+	for _, level := range []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel} {
+		core, logs := observer.New(level)
+		rules, _ := connRules(On, func(r *rules) { r.log = newConnLog(zap.New(core), false) })
+		c := connOf(connSays(connV1), rules)
+		c.RemoteAddr()
+		rules.log.wait()
+		if level != zapcore.DebugLevel {
+			assert.Zero(t, logs.Len(), "nor is it warned of")
+			continue
+		}
+		require.Equal(t, 1, logs.Len())
+		entry := logs.All()[0]
+		assert.Equal(t, level, entry.Level)
+		assert.Equal(t, "accepted PROXY protocol header", entry.Message)
+		assert.Equal(t, map[string]any{
+			"peer": connPeer.String(), "mode": "on", "version": uint8(1),
+			"source": c.header.Source().String(), "destination": c.header.Destination().String(),
+		}, entry.ContextMap())
+	}
 }
 
 // Health checks that only connect are not worth a place in the record of refusals.

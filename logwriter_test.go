@@ -163,6 +163,12 @@ func TestMarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
 	released := make(chan struct{})
 	log := newConnLog(zap.New(blockingCore{core, released}), false)
 	log.debug = false // or the line of the accepted header blocks as well
+	log.refused(connPeer, connLocal, Unspecified, reasonIO, nil)
+	caddytest.Eventually(t, func() bool {
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		return len(log.waiting) == 0
+	}, "the writer does not take the first line, and would make room later")
 	for why := reasonMissing; why <= reasonMalformed; why++ {
 		for range refusalsLogged {
 			log.refused(connPeer, connLocal, Unspecified, why, nil)

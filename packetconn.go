@@ -323,7 +323,7 @@ func (c *packetConn) learn(config *packetConfig, d *datagram) *quicAddr {
 			a.route = new(route)
 			c.routes.put(a.routeKey(), a.route)
 		}
-		if last := a.route.back.Load(); last != nil && d.via == nil && last.leadsTo(d.from, replyOOB) {
+		if last := a.route.back.Load(); last != nil && last.leadsTo(d.from, replyOOB) {
 			a.back = last
 			return a
 		}

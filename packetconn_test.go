@@ -327,6 +327,8 @@ func TestBadDatagramsAreDroppedAndCounted(t *testing.T) {
 func TestLogSaysWhyADatagramIsDropped(t *testing.T) {
 	for _, test := range []struct{ name, datagram, err string }{
 		{"missing", "x", ""},
+		{"a signature", wire.SignatureV2, errDatagramCutOff.Error()},
+		{"half a size", wire.SignatureV2 + "\x21\x12\x00", errDatagramCutOff.Error()},
 		{"cut off", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)[:20], errDatagramCutOff.Error()},
 		{"STREAM", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), errNotDatagrams.Error()},
 		{"Unix", unixDatagram, errNotDatagrams.Error()},

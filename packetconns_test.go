@@ -3,15 +3,19 @@ package proxyprotocol
 import (
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
@@ -42,10 +46,20 @@ func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
 	elsewhere := provisioned(t, Unspecified, "udp4/"+at, "udp/:1", "udp6/"+at, "udp/"+at+"0", at, "")
 	runs := func(pw *PacketConnWrapper) { require.NoError(t, startHandler{pw}.Handle(t.Context(), caddy.Event{})) }
 
+	counted := func() (addresses []string) {
+		listeners.each(func(key listenerKey, _ *stats, _ any) {
+			if key.server == t.Name() {
+				addresses = append(addresses, key.address)
+			}
+		})
+		return addresses
+	}
+
 	c := first.WrapPacketConn(openedBy{udp, "udp/" + at}).(udpPacketConn).packetConn
 	rules := c.config.Load()
 	require.NotNil(t, rules, "before the configuration runs")
 	require.Equal(t, On, rules.mode)
+	require.Equal(t, []string{packetAddress + at}, counted())
 	runs(first)
 	require.Same(t, rules, c.config.Load(), "they are the same when it does")
 	runs(elsewhere)
@@ -62,6 +76,7 @@ func TestSocketIsUnderTheRulesOfTheLatestConfigurationThatRuns(t *testing.T) {
 	require.Len(t, c.adopted, 1)
 	require.NoError(t, second.Cleanup())
 	require.Nil(t, c.config.Load(), "nobody wants it")
+	require.Empty(t, counted(), "nor what it counted")
 }
 
 func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
@@ -88,8 +103,83 @@ func TestSocketsAreKnownUntilTheyAreClosed(t *testing.T) {
 	require.Equal(t, []*packetConn{third}, known(), "Caddy opens a key again when the socket is closed")
 	unknown := []*packetConn{open(""), open("")}
 	require.ElementsMatch(t, append(unknown, third), known(), "they may be different ones")
+	pool.release(socketsOf{provisioned(t, On)})
+	require.ElementsMatch(t, append(unknown, third), known(), "another configuration ends")
 	pool.release(socketsOf{pw})
 	require.Equal(t, []*packetConn{third}, known())
+}
+
+// A socket that has a key goes to another configuration, whose server refuses what it must. One
+// that has none stays as closed as it was.
+func TestSocketOfNoConfigurationHasNoRulesUnlessItIsLost(t *testing.T) {
+	for _, test := range []struct {
+		key  string
+		mode Mode
+		kept bool
+	}{
+		{"udp/:1", On, false},
+		{"udp/:1", Off, false},
+		{"", On, true},
+		{"", Off, false},
+		{"", Unspecified, false},
+	} {
+		pool := packetConnPool{conns: make(map[*packetConn]struct{})}
+		c, pw := newPacketConn(caddytest.ListenUDP(t, "127.0.0.1"), true), provisioned(t, test.mode)
+		c.key = test.key
+		pool.add(c, socketsOf{pw})
+		require.NotNil(t, c.config.Load())
+		pool.release(socketsOf{pw})
+		assert.Equal(t, test.kept, c.config.Load() != nil, "'%s', %s", test.key, test.mode)
+	}
+}
+
+func TestSocketThatCannotBeKnownAgainIsWarnedOf(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		hidden bool
+		keys   []string
+		warned bool
+	}{
+		{"a hidden one of two", true, []string{"udp/:1", "udp/:2"}, true},
+		{"the only one", true, []string{"udp/:1"}, false},
+		{"of no server", true, nil, false},
+		{"of Caddy", false, []string{"udp/:1", "udp/:2"}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pw := provisioned(t, On, test.keys...)
+			core, logs := observer.New(zap.WarnLevel)
+			pw.logger = zap.New(core)
+			udp := caddytest.ListenUDP(t, "127.0.0.1")
+			var socket net.PacketConn = openedBy{udp, "udp/:1"}
+			if test.hidden {
+				socket = opaque{udp}
+			}
+			pw.WrapPacketConn(socket)
+			if !test.warned {
+				assert.Zero(t, logs.Len())
+				return
+			}
+			require.Equal(t, 1, logs.Len())
+			assert.Equal(t, map[string]any{"local": udp.LocalAddr().String()}, logs.All()[0].ContextMap())
+		})
+	}
+}
+
+// QUIC reads with deadlines, and goes on when one is over.
+func TestReadThatSaysThatTheSocketIsClosedForgetsIt(t *testing.T) {
+	wrapped := provisioned(t, On, "udp/:1").WrapPacketConn(openedBy{caddytest.ListenUDP(t, "127.0.0.1"), "udp/:1"}).(udpPacketConn)
+	known := func() (found bool) {
+		packetConns.each(func(c *packetConn) { found = found || c == wrapped.packetConn })
+		return found
+	}
+	require.NoError(t, wrapped.SetReadDeadline(time.Unix(1, 0)))
+	_, _, err := wrapped.ReadFrom(nil)
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	assert.True(t, known())
+	require.NoError(t, wrapped.Close())
+	_, _, err = wrapped.ReadFrom(nil)
+	require.ErrorIs(t, err, net.ErrClosed)
+	assert.False(t, known())
 }
 
 func TestSocketsAreKnownByTheKeysOfCaddy(t *testing.T) {
@@ -120,6 +210,12 @@ func TestSocketsAreKnownByTheKeysOfCaddy(t *testing.T) {
 	keys, err := socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2", ":3"}, Protocols: []string{"h1"}, ListenProtocols: [][]string{{"h1", "h3"}, nil, {"h2"}}, TLSConnPolicies: policies})
 	require.NoError(t, err)
 	assert.Equal(t, socketKeys{"udp/:1": true}, keys, "others have no socket for HTTP/3")
+	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2"}, Protocols: []string{"h1", "h3"}, ListenProtocols: [][]string{{"h1"}}, TLSConnPolicies: policies})
+	require.NoError(t, err)
+	assert.Equal(t, socketKeys{"udp/:2": true}, keys, "the last that has protocols of its own")
+	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":1"}, TLSConnPolicies: policies})
+	require.NoError(t, err)
+	assert.Equal(t, socketKeys{"udp/:1": true}, keys, "all protocols")
 	_, err = socketKeysOf(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}, TLSConnPolicies: policies})
 	assert.ErrorContains(t, err, "port")
 	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":443"}, Protocols: []string{"h1", "h3"}})

@@ -113,13 +113,14 @@ func TestAddressStaysTheSameAsLongAsDatagramsSayTheSame(t *testing.T) {
 // The hash of a datagram may be that of any other.
 func TestAddressOfAnotherIsNotTaken(t *testing.T) {
 	for _, test := range []struct {
-		name             string
-		from, to, header string
+		name                      string
+		from, to, header, payload string
 	}{
-		{"another peer", "127.0.0.3", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)},
-		{"sent to another address", "127.0.0.2", "127.0.0.7", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)},
-		{"another header", "127.0.0.2", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6)},
-		{"no header", "127.0.0.2", "127.0.0.1", ""},
+		{"another peer", "127.0.0.3", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "b"},
+		{"another peer, of a connection", "127.0.0.3", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), ofConnection("one\x00")},
+		{"sent to another address", "127.0.0.2", "127.0.0.7", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "b"},
+		{"another header", "127.0.0.2", "127.0.0.1", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6), "b"},
+		{"no header", "127.0.0.2", "127.0.0.1", "", "b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			rules, _ := packetRules(Unspecified)
@@ -132,14 +133,73 @@ func TestAddressOfAnotherIsNotTaken(t *testing.T) {
 			if test.from != "127.0.0.2" {
 				peer = caddytest.ListenUDP(t, test.from)
 			}
-			payload, second := pass(t, peer, c, test.to, test.header+"b")
-			assert.Equal(t, "b", payload)
+			payload, second := pass(t, peer, c, test.to, test.header+test.payload)
+			assert.Equal(t, test.payload, payload)
 			assert.NotSame(t, first, second)
 			assert.Equal(t, peer.LocalAddr().String(), second.peer.String())
 			assert.Equal(t, test.to, second.local.Addr().String())
 			assert.Equal(t, test.header, second.raw)
 		})
 	}
+}
+
+// What an accepted datagram began with does not vouch for what follows it in the next one.
+func TestDatagramsAreJudgedBehindAHeaderThatIsKnown(t *testing.T) {
+	rules, logs := packetRules(On)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
+	for _, header := range []string{caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderLocal()} {
+		_, first := pass(t, peer, c, "127.0.0.1", header+"a")
+		for _, bad := range []string{header, header + header + "bad"} {
+			_, err := peer.WriteTo([]byte(bad), c.LocalAddr())
+			require.NoError(t, err)
+		}
+		payload, second := pass(t, peer, c, "127.0.0.1", header+"b")
+		assert.Equal(t, "b", payload)
+		assert.Same(t, first, second)
+	}
+	assert.Equal(t, []string{"malformed", "duplicate", "malformed", "duplicate"}, connReasons(logs))
+	assert.EqualValues(t, 2, rules.stats.outcomes[On][2][reasonMalformed].Load())
+	assert.EqualValues(t, 2, rules.stats.outcomes[On][2][reasonDuplicate].Load())
+}
+
+// QUIC gets no datagram that is empty. Without a header it is not dropped either, and changes
+// nothing.
+func TestEmptyDatagramsArePassedOver(t *testing.T) {
+	off, _ := packetRules(Off)
+	for _, rules := range []*packetConfig{off, nil} {
+		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
+		_, first := pass(t, peer, c, "127.0.0.1", "a")
+		_, err := peer.WriteTo(nil, c.LocalAddr())
+		require.NoError(t, err)
+		payload, second := pass(t, peer, c, "127.0.0.1", "b")
+		assert.Equal(t, "b", payload)
+		assert.Same(t, first, second)
+	}
+	assert.EqualValues(t, 2, off.stats.outcomes[Off][0][outcomeDirect].Load(), "as many as QUIC got")
+}
+
+// The buffer still has what came before.
+func TestBeginningOfASignatureIsNoHeader(t *testing.T) {
+	rules, _ := packetRules(Unspecified)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
+	for size := 1; size < len(wire.SignatureV2); size++ {
+		pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+		payload, addr := pass(t, peer, c, "127.0.0.1", wire.SignatureV2[:size])
+		assert.Equal(t, wire.SignatureV2[:size], payload)
+		assert.False(t, addr.present())
+	}
+}
+
+func TestDatagramsThatQUICGetsAreCounted(t *testing.T) {
+	rules, _ := packetRules(Unspecified)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
+	for _, datagram := range []string{"x", caddytest.HeaderLocal() + "x", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "xx"} {
+		pass(t, peer, c, "127.0.0.1", datagram)
+	}
+	counted := &rules.stats.outcomes[Unspecified]
+	assert.EqualValues(t, 1, counted[0][outcomeDirect].Load())
+	assert.EqualValues(t, 1, counted[2][outcomeLocal].Load())
+	assert.EqualValues(t, 2, counted[2][outcomeMarked].Load())
 }
 
 func TestNothingIsRememberedOfRulesThatAreGone(t *testing.T) {
@@ -246,8 +306,10 @@ func TestPeersOfOtherSocketsAreNotMixedUp(t *testing.T) {
 	for i := range from {
 		assert.Same(t, from[i], socket.replies[i])
 	}
-	_, err := c.WriteTo(p[:], new(quicAddr))
-	assert.ErrorIs(t, err, errNotOurs)
+	for _, foreign := range []*quicAddr{{}, {back: &wayBack{to: caddytest.Client4}}} { // of no socket, and of a UDP socket
+		_, err := c.WriteTo(p[:], foreign)
+		assert.ErrorIs(t, err, errNotOurs)
+	}
 	assert.False(t, c.addr.IsValid())
 }
 
@@ -274,4 +336,29 @@ func TestPanicOfAnotherSocketsAddressDropsOneDatagram(t *testing.T) {
 			assert.EqualValues(t, 1, test.rules.stats.outcomes[test.rules.mode][0][reasonIO].Load())
 		}
 	}
+}
+
+// restlessSocket is one whose own address panics once it is wrapped.
+type restlessSocket struct {
+	otherSocket
+	wrapped bool
+}
+
+func (c *restlessSocket) LocalAddr() net.Addr {
+	if c.wrapped {
+		panic("of a test")
+	}
+	return &otherAddr{"here"}
+}
+
+// The record of what is dropped has the address as well.
+func TestPanicOfAnotherSocketsOwnAddressDropsDatagrams(t *testing.T) {
+	socket := &restlessSocket{otherSocket: otherSocket{from: []net.Addr{&otherAddr{"somewhere"}}, says: []string{"x"}}}
+	c := newPacketConn(socket, true)
+	socket.wrapped = true
+	rules, _ := packetRules(Off)
+	c.config.Store(rules)
+	_, _, err := c.ReadFrom(make([]byte, 10))
+	require.ErrorIs(t, err, net.ErrClosed)
+	assert.EqualValues(t, 1, rules.stats.outcomes[Off][0][reasonIO].Load())
 }

@@ -128,10 +128,30 @@ func TestRepliesFollowAnAddressThatIsNotRemembered(t *testing.T) {
 	clear(c.recent[:])
 	_, again := pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
 	require.NotSame(t, kept, again)
+	require.Same(t, kept.back, again.back, "or their replies do not leave together")
 	clear(c.recent[:])
 	_, _ = pass(t, after, c, "127.0.0.1", header+ofConnection("one\x00"))
 	requireReply(t, c, kept, after)
 	requireReply(t, c, again, after)
+	clear(c.recent[:])
+	_, _ = pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, kept, before)
+}
+
+func TestIDOfAConnectionIsInShortHeaders(t *testing.T) {
+	for payload, want := range map[string]string{
+		"":                  "",
+		"\x40abc":           "",
+		"\x40abcd":          "abcd",
+		"\x40abcdpacket":    "abcd",
+		"\xc0abcdhandshake": "",
+	} {
+		id, ok := connectionOf([]byte(payload))
+		assert.Equal(t, want != "", ok, "%q", payload)
+		if ok {
+			assert.Equal(t, want, string(id[:]))
+		}
+	}
 }
 
 func TestDroppedDatagramsMoveNoReplies(t *testing.T) {
@@ -152,14 +172,133 @@ func TestDroppedDatagramsMoveNoReplies(t *testing.T) {
 
 // The address of a client that is its peer is an address with one way back.
 func TestRepliesToThePeerItselfStay(t *testing.T) {
-	rules, _ := packetRules(Unspecified)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
 	for _, header := range []string{"", caddytest.HeaderLocal()} {
-		before, after := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-		_, kept := pass(t, before, c, "127.0.0.1", header+"a")
-		_, _ = pass(t, after, c, "127.0.0.1", header+"a")
-		requireReply(t, c, kept, before)
+		for _, payload := range []string{"a", ofConnection("one\x00")} {
+			rules, _ := packetRules(Unspecified)
+			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+			before, after := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
+			_, kept := pass(t, before, c, "127.0.0.1", header+payload)
+			_, _ = pass(t, after, c, "127.0.0.1", header+payload)
+			requireReply(t, c, kept, before)
+		}
 	}
+}
+
+// Nothing tells whether two addresses of another module's socket are of one peer, unless they
+// are IP addresses. Then a reply has the address of the last datagram as the socket gave it.
+func TestRepliesThroughOtherSocketsHaveTheirAddresses(t *testing.T) {
+	for _, test := range []struct {
+		name, first, second string
+		stays               bool
+	}{
+		{"two addresses", "somewhere", "elsewhere", true},
+		{"two IP addresses", "192.0.2.1:7", "192.0.2.2:7", true},
+		{"two ports", "192.0.2.1:7", "192.0.2.1:8", false},
+		{"an IP address twice", "192.0.2.1:7", "192.0.2.1:7", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			says := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + ofConnection("one\x00")
+			first, second := &otherAddr{test.first}, &otherAddr{test.second}
+			socket := &otherSocket{from: []net.Addr{first, second}, says: []string{says, says}}
+			c := newPacketConn(socket, true)
+			rules, _ := packetRules(Unspecified)
+			c.config.Store(rules)
+			var clients []net.Addr
+			for range 2 {
+				_, client, err := c.ReadFrom(make([]byte, 100))
+				require.NoError(t, err)
+				_, err = c.WriteTo([]byte("reply"), client)
+				require.NoError(t, err)
+				clients = append(clients, client)
+			}
+			assert.Same(t, first, socket.replies[0])
+			assert.Same(t, second, socket.replies[1])
+			_, err := c.WriteTo([]byte("reply"), clients[0])
+			require.NoError(t, err)
+			if test.stays {
+				assert.Same(t, first, socket.replies[2])
+			} else {
+				assert.Same(t, second, socket.replies[2])
+			}
+		})
+	}
+}
+
+// A client has another connection through a port where none began, and the last that began is
+// the likeliest to have moved there.
+func TestUnknownConnectionIsTheLastThatBegan(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second, third := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
+	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, first, c, "127.0.0.1", header+"\xc0handshake")
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("new\x00"))
+	requireReply(t, c, one, first)
+	requireReply(t, c, two, third)
+}
+
+// A port where a connection began is its own, whatever ID it has when it comes back there, and
+// however long that takes.
+func TestConnectionIsKnownByThePortWhereItBegan(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		meanwhile func(c *packetConn, datagram func(from int, payload string))
+	}{
+		{"it was elsewhere", func(_ *packetConn, datagram func(int, string)) {
+			datagram(2, ofConnection("one\x00"))
+		}},
+		{"turns of the table are over", func(c *packetConn, datagram func(int, string)) {
+			for range 3 {
+				c.reading.Lock()
+				c.routes.next()
+				c.reading.Unlock()
+				datagram(0, ofConnection("one\x00"))
+				datagram(1, ofConnection("two\x00"))
+			}
+			clear(c.recent[:])
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			rules, _ := packetRules(On)
+			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+			peers := []*net.UDPConn{caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")}
+			header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+			_, one := pass(t, peers[0], c, "127.0.0.1", header+"\xc0initial")
+			_, two := pass(t, peers[1], c, "127.0.0.1", header+"\xc0initial")
+			datagram := func(from int, payload string) { pass(t, peers[from], c, "127.0.0.1", header+payload) }
+			datagram(0, ofConnection("one\x00"))
+			datagram(1, ofConnection("two\x00"))
+			test.meanwhile(c, datagram)
+			datagram(0, ofConnection("new\x00"))
+			requireReply(t, c, one, peers[0])
+			requireReply(t, c, two, peers[1])
+		})
+	}
+}
+
+// A connection that has moved to where another one began is itself, even if the table forgets
+// both.
+func TestConnectionIsNotTheOneThatBeganWhereItMoved(t *testing.T) {
+	rules, _ := packetRules(On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+	first, second, third := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
+	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
+	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, one, second)
+	for range 2 {
+		c.reading.Lock()
+		c.routes.next()
+		c.reading.Unlock()
+	}
+	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
+	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
+	requireReply(t, c, one, third)
+	requireReply(t, c, two, second)
 }
 
 func TestRepliesFollowOverAReload(t *testing.T) {
@@ -191,6 +330,13 @@ func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 	key := func(i int) routeKey {
 		return routeKey{caddytest.Client4, netip.MustParseAddrPort("127.0.0.2:0"), connectionID{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}}
 	}
+	full := new(routes)
+	for i := range routesKept {
+		full.keep(key(i), new(route))
+	}
+	require.Len(t, full.young, routesKept)
+	require.Empty(t, full.old)
+
 	used := routeKey{client: caddytest.Client4, peer: netip.MustParseAddrPort("127.0.0.2:1")}
 	r := new(routes)
 	kept, lost := r.keep(used, new(route)), r.keep(key(-1), new(route))
@@ -204,12 +350,30 @@ func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 	assert.NotSame(t, lost, r.keep(key(-1), new(route)))
 
 	for i := range time.Duration(3) {
+		turn := r.turn
 		r.age(monotime.Time((i + 1) * routeKept))
+		require.Equal(t, turn+1, r.turn)
 		r.age(monotime.Time((i+2)*routeKept - 1)) // not yet
+		require.Equal(t, turn+1, r.turn)
 		require.Same(t, kept, r.keep(used, new(route)))
 	}
 	assert.Len(t, r.young, 1, "those that are not in use are forgotten with time")
 	assert.Len(t, r.old, 1)
+}
+
+// An address that is new looks whether a turn of the table is over.
+func TestRoutesGetOldWhileClientsCome(t *testing.T) {
+	rules, _ := packetRules(On)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
+	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+	c.routes.turnedAt = monotime.Now().Add(-routeKept)
+	turn := c.routes.turn
+	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+	assert.Equal(t, turn, c.routes.turn)
+	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6)+"a")
+	assert.Equal(t, turn+1, c.routes.turn)
+	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(netip.AddrPortFrom(caddytest.Client4.Addr(), 7), caddytest.Server4)+"a")
+	assert.Equal(t, turn+1, c.routes.turn)
 }
 
 // quic-go's client changes its connection ID every 5,000 to 15,000 packets.
@@ -241,8 +405,12 @@ func TestRepliesOfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
 	_, two := pass(t, first, c, "127.0.0.1", header+"\xc0initial") // another client of the same NAT
 	requireReply(t, c, two, first)
 	requireReply(t, c, one, second)
-	for range 3 {
+	for i := range 4 {
+		if i%2 == 0 {
+			clear(c.recent[:]) // or their ways are known by their addresses
+		}
 		_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("two\x00"))
+		requireReply(t, c, one, second)
 		_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
 		requireReply(t, c, two, first)
 		requireReply(t, c, one, second)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -49,6 +51,7 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 		{"it loses the mark", "203.0.113.7:0", true, "203.0.113.7:1", false},
 		{"port 0, which a header said, and then another's", "203.0.113.7:0", false, "198.51.100.9:0", false},
 		{"not an address", "203.0.113.7:1", false, "203.0.113.7", false},
+		{"not an address, and marked", "203.0.113.7:0", true, "203.0.113.7", false},
 		{"empty", "203.0.113.7:1", false, "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -66,6 +69,28 @@ func TestRequestHasTheFactsOfTheBeginningAndThePresentClient(t *testing.T) {
 			marked, _ := placeholdersOf(c)("http.proxy_protocol.port_zero")
 			assert.Equal(t, test.marked, marked)
 		})
+	}
+}
+
+func TestConnectionIsToTheDestinationOfTheHeaderIfItHasOne(t *testing.T) {
+	to := func(dst netip.AddrPort) wire.Header {
+		h, err := wire.NewProxy(2, wire.Dgram, caddytest.Client4, dst)
+		require.NoError(t, err)
+		return h
+	}
+	for _, test := range []struct {
+		name   string
+		header wire.Header
+		marked bool
+		want   string
+	}{
+		{"a destination", to(caddytest.Server4), false, caddytest.Server4.String()},
+		{"an unspecified one", to(netip.MustParseAddrPort("0.0.0.0:443")), false, "127.0.0.1:7"},
+		{"a marked client", to(caddytest.Server4), true, "127.0.0.1:7"},
+		{"no header", wire.Header{}, false, "127.0.0.1:7"},
+	} {
+		a := &quicAddr{facts: facts{header: test.header, marked: test.marked}, local: netip.MustParseAddrPort("127.0.0.1:7")}
+		assert.Equal(t, test.want, a.LocalAddr().String(), test.name)
 	}
 }
 

@@ -113,6 +113,126 @@ func TestSourceThatIsSlowHoldsUpNobody(t *testing.T) {
 			requireTrusted(t, l, peer2)
 			time.Sleep(takes)
 		}
+		time.Sleep(trustedAtMost)
+		require.Equal(t, promptly, waits(), "no answer holds")
+		time.Sleep(takes) // or the source is left behind
+	})
+}
+
+func TestSourceIsAskedAgainWhenItIsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		var takes time.Duration
+		l, _ := listOf(t, func(*http.Request) []netip.Prefix {
+			asked.Add(1)
+			time.Sleep(takes)
+			panic("of a test")
+		})
+		for _, step := range []struct {
+			after time.Duration
+			asked int32
+		}{{0, 1}, {trustedFor - 1, 1}, {1, 2}, {trustedFor, 3}} {
+			time.Sleep(step.after)
+			requireTrusted(t, l)
+			require.Equal(t, step.asked, asked.Load())
+		}
+		takes = 3 * trustedFor
+		for range 3 {
+			time.Sleep(trustedFor)
+			requireTrusted(t, l)
+			require.EqualValues(t, 4, asked.Load(), "one question at a time")
+		}
+		time.Sleep(trustedFor)
+		requireTrusted(t, l)
+		require.EqualValues(t, 5, asked.Load())
+		time.Sleep(takes) // or the source is left behind
+	})
+}
+
+func TestAnswerHoldsForItsTimeToTheNanosecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var fails atomic.Bool
+		l, _ := listOf(t, func(*http.Request) []netip.Prefix {
+			if fails.Load() {
+				panic("of a test")
+			}
+			return range2
+		})
+		requireTrusted(t, l, peer2)
+		fails.Store(true)
+		time.Sleep(trustedAtMost - 1)
+		requireTrusted(t, l, peer2)
+		time.Sleep(1)
+		requireTrusted(t, l)
+	})
+}
+
+// Datagrams wait for a source that is prompt, as long as it takes, and let go of the question.
+func TestSourceThatIsPromptIsWaitedFor(t *testing.T) {
+	for _, test := range []struct {
+		takes, waits time.Duration
+		slow         bool
+	}{
+		{0, 0, false},
+		{promptly / 2, promptly / 2, false},
+		{promptly, promptly, false},
+		{promptly + 1, promptly, true},
+		{trustedFor / 2, promptly, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var question context.Context
+			l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
+				question = r.Context()
+				time.Sleep(test.takes)
+				return range2
+			})
+			began := time.Now()
+			_, _ = l.ranges()
+			assert.Equal(t, test.waits, time.Since(began), test.takes)
+			time.Sleep(test.takes)
+			synctest.Wait()
+			requireTrusted(t, l, peer2)
+			assert.ErrorIs(t, question.Err(), context.Canceled)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			assert.Equal(t, test.slow, l.slow, test.takes)
+		})
+	}
+}
+
+// Why there is no answer is the error of the last question that was answered, until another one
+// is asked without an answer that holds.
+func TestListSaysWhyItHasNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var source atomic.Pointer[func(ctx context.Context)]
+		l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
+			(*source.Load())(r.Context())
+			return range2
+		})
+		becomes := func(f func(context.Context)) { source.Store(&f) }
+		becomes(func(context.Context) {})
+		requireTrusted(t, l, peer2)
+		becomes(func(context.Context) { panic("of a test") })
+		time.Sleep(trustedAtMost - 2*trustedFor)
+		requireTrusted(t, l, peer2)
+		becomes(func(ctx context.Context) { <-ctx.Done() })
+		time.Sleep(trustedFor)
+		requireTrusted(t, l, peer2)
+		time.Sleep(trustedFor)
+		_, err := l.ranges()
+		require.EqualError(t, err, "panic: of a test")
+		becomes(func(ctx context.Context) { <-ctx.Done(); panic("after all") })
+		time.Sleep(answerWithin)
+		_, err = l.ranges()
+		require.ErrorIs(t, err, errNotAnswered)
+		time.Sleep(answerWithin - trustedFor)
+		_, err = l.ranges()
+		require.ErrorIs(t, err, errNotAnswered)
+		time.Sleep(trustedFor - promptly)
+		synctest.Wait()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		require.EqualError(t, l.err, "panic: after all")
 	})
 }
 
@@ -179,18 +299,20 @@ func TestSourceIsNotAskedWhenTheConfigurationEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(monotime.Time(0).ToTime()))
 		ctx, cancel := context.WithCancel(t.Context())
+		core, logs := observer.New(zap.DebugLevel)
 		var asked atomic.Int32
 		l := newTrustedList(ctx, connSource(func(r *http.Request) []netip.Prefix {
 			asked.Add(1)
 			<-r.Context().Done()
 			return range2
-		}), zap.NewNop())
+		}), zap.New(core))
 		requireTrusted(t, l)
 		cancel()
 		synctest.Wait() // the question ends with it
 		time.Sleep(time.Minute)
 		requireTrusted(t, l)
 		assert.EqualValues(t, 1, asked.Load())
+		assert.Zero(t, logs.Len(), "the source did not fail")
 	})
 }
 
@@ -270,6 +392,7 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 	_, changed := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
 	assert.Equal(t, trusted, changed.trust)
 	assert.Equal(t, "untrusted", connReasons(logs)[20])
+	assert.NotContains(t, logs.All()[20].ContextMap(), "error", "the source trusts others")
 
 	answer.Store(&empty)
 	age(trustedFor)
