@@ -1,4 +1,6 @@
-package proxyprotocol
+// Package conninfo has what is known of a connection: its peer, its header, and the mark. Requests
+// find it by the connection's addresses.
+package conninfo
 
 import (
 	"net"
@@ -6,106 +8,108 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// facts are what a listener learned of a connection, for its requests.
-type facts struct {
-	// peer is the other end of the connection.
-	peer net.Addr
-	// tlvs are the header's, or nil if it has none.
+// Info is what a listener knows of a connection.
+type Info struct {
+	// Peer is the address of the host at the other end of the connection.
+	Peer net.Addr
+	// tlvs are those of the header, or nil if it has none.
 	tlvs *tlvs
-	// header is the zero Header if there was none. It stands here because it needs no
-	// alignment: facts are no larger for it.
-	header wire.Header
-	// mode is the mode in force for the peer.
-	mode Mode
-	// trust says whether the peer may send a header.
-	trust trust
-	// marked says that the client's address came from a header nobody vouched for. Only
-	// setHeader sets it, and nothing removes it.
+	// Header is the header, or the zero Header if there was none. It needs no alignment, and
+	// leaves no gap before the small fields that follow.
+	Header wire.Header
+	// Mode is the mode in force for the peer.
+	Mode policy.Mode
+	// Trust says whether the peer may send a header.
+	Trust policy.Trust
+	// marked is the mark: the client's address came from a header under mode Unspecified. Only
+	// SetHeader sets it, and nothing removes it.
 	marked bool
 }
 
-// setHeader sets the header, a copy of its TLVs, and the mark. The mode must be set before.
-func (f *facts) setHeader(h wire.Header, tlvs wire.TLVs) {
-	f.header = h
+// SetHeader sets the header, a copy of its TLVs, and the mark. Mode must have been set.
+func (i *Info) SetHeader(h wire.Header, tlvs wire.TLVs) {
+	i.Header = h
 	if len(tlvs) > 0 {
-		f.tlvs = keepTLVs(tlvs)
+		i.tlvs = copyTLVs(tlvs)
 	}
-	f.marked = f.mode == Unspecified && f.header.HasAddrs()
+	i.marked = i.Mode == policy.Unspecified && i.Header.HasAddrs()
 }
 
-// Marked reports whether the client's address came from a header nobody vouched for.
-func (f *facts) Marked() bool { return f.marked }
+// Marked reports whether the connection is marked: the client's address came from a header
+// under mode Unspecified.
+func (i *Info) Marked() bool { return i.marked }
 
-// connection is what a request came through: a conn, or over HTTP/3 a quicAddr or
-// migratedAddr.
-type connection interface {
-	// known returns the facts of the connection.
-	known() *facts
-	// lookups returns the cache for what looks up the connection's placeholders.
-	lookups() *lookupCache
+// Conn is the connection of a request, over TCP, a Unix socket or QUIC.
+type Conn interface {
+	// Info returns what is known of the connection.
+	Info() *Info
+	// Lookups returns the cache for the lookup of the connection's placeholders.
+	Lookups() *LookupCache
+	// RemoteAddr returns the client's address, with port 0 if it is marked, or the peer's.
 	RemoteAddr() net.Addr
+	// LocalAddr returns the destination of the header, or that of the connection.
 	LocalAddr() net.Addr
 }
 
-// lookup returns the value of a placeholder, and whether there is such a placeholder.
-type lookup func(key string) (any, bool)
+// Lookup returns the value of a placeholder, and whether there is such a placeholder.
+type Lookup func(key string) (any, bool)
 
-// lookupCache keeps the lookup of a connection for its requests.
-type lookupCache struct{ kept atomic.Pointer[lookup] }
+// LookupCache keeps the lookup of a connection for all its requests. It is safe for concurrent
+// use.
+type LookupCache struct{ kept atomic.Pointer[Lookup] }
 
-// load returns the lookup that was stored last, or nil.
-func (c *lookupCache) load() lookup {
+// Load returns the lookup that was stored last, or nil.
+func (c *LookupCache) Load() Lookup {
 	if kept := c.kept.Load(); kept != nil {
 		return *kept
 	}
 	return nil
 }
 
-// store keeps a lookup.
-func (c *lookupCache) store(l lookup) { c.kept.Store(&l) }
+// Store keeps a lookup.
+func (c *LookupCache) Store(l Lookup) { c.kept.Store(&l) }
 
-func (f *facts) known() *facts { return f }
+// HasHeader reports whether the connection began with a header.
+func (i *Info) HasHeader() bool { return i.Header.Version() != 0 }
 
-// present reports whether there was a header.
-func (f *facts) present() bool { return f.header.Version() != 0 }
-
-// destination is the header's destination, or invalid if there is none to go by: it is
-// unspecified, as Caddy's own sender writes it, or the client is marked.
-func (f *facts) destination() netip.AddrPort {
-	to := f.header.Destination()
+// Destination returns the header's destination. It is invalid if the connection is marked, or
+// if the header has no destination or an unspecified one, as Caddy's own sender writes it.
+func (i *Info) Destination() netip.AddrPort {
+	to := i.Header.Destination()
 	ip := to.Addr().Unmap()
-	if f.marked || !ip.IsValid() || ip.IsUnspecified() {
+	if i.marked || !ip.IsValid() || ip.IsUnspecified() {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(ip, to.Port())
 }
 
-// say returns what the TLVs say, by name. It is found out once, when somebody asks.
-func (f *facts) say() *tlv.Named {
-	if f.tlvs == nil {
+// TLVs returns the values of the TLVs by name. They are decoded once, on the first call.
+func (i *Info) TLVs() *tlv.Named {
+	if i.tlvs == nil {
 		return noTLVs
 	}
-	f.tlvs.naming.Do(func() { f.tlvs.named = tlv.Name(f.tlvs.raw) })
-	return f.tlvs.named
+	i.tlvs.naming.Do(func() { i.tlvs.named = tlv.Name(i.tlvs.raw) })
+	return i.tlvs.named
 }
 
-// noTLVs say nothing.
+// noTLVs has no values.
 var noTLVs = new(tlv.Named)
 
 // tlvs are the TLVs of a header.
 type tlvs struct {
 	raw    wire.TLVs
-	room   [104]byte // for all that load balancers send, so that it is one allocation
+	room   [104]byte // of raw: enough for load balancers' TLVs, so that there is one allocation
 	naming sync.Once
 	named  *tlv.Named
 }
 
-// keepTLVs copies TLVs out of the buffer that they came in.
-func keepTLVs(raw wire.TLVs) *tlvs {
+// copyTLVs copies TLVs, because the buffer that they are in will be used again.
+func copyTLVs(raw wire.TLVs) *tlvs {
 	kept := new(tlvs)
 	kept.raw = append(kept.room[:0], raw...)
 	return kept

@@ -1,6 +1,6 @@
-package proxyprotocol
+package datagram
 
-// How replies find their way back.
+// How replies get back to the client.
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ import (
 	"golang.org/x/net/ipv6"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
-	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
 // requireReply checks that a reply arrives at a peer.
@@ -24,7 +24,7 @@ func requireReply(t *testing.T, c *packetConn, to net.Addr, at *net.UDPConn) {
 	text := fmt.Sprint("to ", at.LocalAddr(), time.Now())
 	_, err := c.WriteTo([]byte(text), to)
 	require.NoError(t, err)
-	require.NoError(t, at.SetReadDeadline(time.Now().Add(caddytest.Patience)))
+	require.NoError(t, at.SetReadDeadline(time.Now().Add(patience)))
 	var p [200]byte
 	n, err := at.Read(p[:])
 	require.NoError(t, err)
@@ -34,16 +34,16 @@ func requireReply(t *testing.T, c *packetConn, to net.Addr, at *net.UDPConn) {
 // ofConnection is what a datagram of an established QUIC connection looks like.
 func ofConnection(id string) string { return "\x40" + id + "packet" }
 
-func TestRepliesFollowTheConnectionWithinItsPeer(t *testing.T) {
-	for _, mode := range []Mode{On, Unspecified} {
+func TestRoutes_FollowTheConnectionWithinItsPeer(t *testing.T) {
+	for _, mode := range []policy.Mode{policy.On, policy.Unspecified} {
 		t.Run(mode.String(), func(t *testing.T) {
-			rules, _ := packetRules(mode)
-			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-			before, after, elsewhere := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.3")
-			header, one := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), ofConnection("one\x00")
+			config, _ := testConfig(mode)
+			c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+			before, after, elsewhere := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
+			header, one := headerUDP(client4, server4), ofConnection("one\x00")
 			_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0 the first packets have long headers")
 			_, _ = pass(t, before, c, "127.0.0.1", header+one)
-			_, other := pass(t, before, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6)+ofConnection("one\x00"))
+			_, other := pass(t, before, c, "127.0.0.1", headerUDP(client6, server6)+ofConnection("one\x00"))
 			requireReply(t, c, kept, before)
 
 			_, next := pass(t, after, c, "127.0.0.1", header+one)
@@ -62,11 +62,11 @@ func TestRepliesFollowTheConnectionWithinItsPeer(t *testing.T) {
 }
 
 // A header may name several clients alike, as one with port 0 does of those behind a NAT.
-func TestRepliesOfConnectionsWithTheSameHeaderAreNotMixed(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	first, second, third := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	header := caddytest.HeaderUDP(netip.AddrPortFrom(caddytest.Client4.Addr(), 0), caddytest.Server4)
+func TestRoutes_OfConnectionsWithTheSameHeaderAreNotMixed(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := headerUDP(netip.AddrPortFrom(client4.Addr(), 0), server4)
 	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
 	for range 3 {
@@ -85,7 +85,7 @@ func TestRepliesOfConnectionsWithTheSameHeaderAreNotMixed(t *testing.T) {
 	requireReply(t, c, two, second)
 	// A connection that begins moves no other, and none moves to where one began.
 	for _, payload := range []string{"\xc0initial", "a", "\x40abc", ofConnection("six\x00")} {
-		_, six := pass(t, caddytest.ListenUDP(t, "127.0.0.2"), c, "127.0.0.1", header+"\xc0initial")
+		_, six := pass(t, listenUDP(t, "127.0.0.2"), c, "127.0.0.1", header+"\xc0initial")
 		require.NotNil(t, six)
 		_, _ = pass(t, third, c, "127.0.0.1", header+payload)
 		requireReply(t, c, one, first)
@@ -94,11 +94,11 @@ func TestRepliesOfConnectionsWithTheSameHeaderAreNotMixed(t *testing.T) {
 }
 
 // A client changes the ID of its connection when it likes: quic-go's does after the handshake.
-func TestRepliesFollowAConnectionThatChangesItsIDWhileItMoves(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	before, after := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+func TestRoutes_FollowAConnectionThatChangesItsIDWhileItMoves(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := headerUDP(client4, server4)
 	_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
 	for i := range 3 {
@@ -107,38 +107,38 @@ func TestRepliesFollowAConnectionThatChangesItsIDWhileItMoves(t *testing.T) {
 	}
 }
 
-func TestRepliesFollowAMarkedClientToAnotherPort(t *testing.T) {
-	rules, _ := packetRules(Unspecified)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	before, after := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	rebound := netip.AddrPortFrom(caddytest.Client4.Addr(), caddytest.Client4.Port()+1)
-	_, kept := pass(t, before, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+ofConnection("one\x00"))
-	_, next := pass(t, after, c, "127.0.0.1", caddytest.HeaderUDP(rebound, caddytest.Server4)+ofConnection("one\x00"))
+func TestRoutes_FollowAMarkedClientToAnotherPort(t *testing.T) {
+	config, _ := testConfig(policy.Unspecified)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	rebound := netip.AddrPortFrom(client4.Addr(), client4.Port()+1)
+	_, kept := pass(t, before, c, "127.0.0.1", headerUDP(client4, server4)+ofConnection("one\x00"))
+	_, next := pass(t, after, c, "127.0.0.1", headerUDP(rebound, server4)+ofConnection("one\x00"))
 	require.Equal(t, kept.String(), next.String())
 	requireReply(t, c, kept, after)
 }
 
 // An address that another one took the place of in the cache leaves its route to the next.
-func TestRepliesFollowAnAddressThatIsNotRemembered(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	before, after := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+func TestRoutes_FollowAnAddrThatIsNotCached(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := headerUDP(client4, server4)
 	_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0initial")
-	clear(c.recent[:])
+	clear(c.addrCache[:])
 	_, again := pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
 	require.NotSame(t, kept, again)
-	require.Same(t, kept.back, again.back, "or their replies do not leave together")
-	clear(c.recent[:])
+	require.Same(t, kept.path, again.path, "or their replies do not leave together")
+	clear(c.addrCache[:])
 	_, _ = pass(t, after, c, "127.0.0.1", header+ofConnection("one\x00"))
 	requireReply(t, c, kept, after)
 	requireReply(t, c, again, after)
-	clear(c.recent[:])
+	clear(c.addrCache[:])
 	_, _ = pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
 	requireReply(t, c, kept, before)
 }
 
-func TestIDOfAConnectionIsInShortHeaders(t *testing.T) {
+func TestRoutes_IDOfAConnectionIsInShortHeaders(t *testing.T) {
 	for payload, want := range map[string]string{
 		"":                  "",
 		"\x40abc":           "",
@@ -154,29 +154,29 @@ func TestIDOfAConnectionIsInShortHeaders(t *testing.T) {
 	}
 }
 
-func TestDroppedDatagramsMoveNoReplies(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	before, after := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	_, kept := pass(t, before, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+ofConnection("one\x00"))
-	header, one := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), ofConnection("one\x00")
+func TestRoutes_DroppedDatagramsMoveNoReplies(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	_, kept := pass(t, before, c, "127.0.0.1", headerUDP(client4, server4)+ofConnection("one\x00"))
+	header, one := headerUDP(client4, server4), ofConnection("one\x00")
 	flipped := []byte(header)
 	flipped[16] ^= 1
-	for _, bad := range []string{header, header + header, header + header + one, string(flipped) + one, one, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + one} {
+	for _, bad := range []string{header, header + header, header + header + one, string(flipped) + one, one, headerV2(client4, server4) + one} {
 		_, err := after.WriteTo([]byte(bad), c.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, _ = pass(t, after, c, "127.0.0.1", caddytest.HeaderLocal()+one)
+	_, _ = pass(t, after, c, "127.0.0.1", headerLocal()+one)
 	requireReply(t, c, kept, before)
 }
 
 // The address of a client that is its peer is an address with one way back.
-func TestRepliesToThePeerItselfStay(t *testing.T) {
-	for _, header := range []string{"", caddytest.HeaderLocal()} {
+func TestRoutes_RepliesToThePeerItselfStay(t *testing.T) {
+	for _, header := range []string{"", headerLocal()} {
 		for _, payload := range []string{"a", ofConnection("one\x00")} {
-			rules, _ := packetRules(Unspecified)
-			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-			before, after := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
+			config, _ := testConfig(policy.Unspecified)
+			c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+			before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
 			_, kept := pass(t, before, c, "127.0.0.1", header+payload)
 			_, _ = pass(t, after, c, "127.0.0.1", header+payload)
 			requireReply(t, c, kept, before)
@@ -186,7 +186,7 @@ func TestRepliesToThePeerItselfStay(t *testing.T) {
 
 // Nothing tells whether two addresses of another module's socket are of one peer, unless they
 // are IP addresses. Then a reply has the address of the last datagram as the socket gave it.
-func TestRepliesThroughOtherSocketsHaveTheirAddresses(t *testing.T) {
+func TestRoutes_RepliesThroughOtherSocketsHaveTheirAddresses(t *testing.T) {
 	for _, test := range []struct {
 		name, first, second string
 		stays               bool
@@ -197,12 +197,12 @@ func TestRepliesThroughOtherSocketsHaveTheirAddresses(t *testing.T) {
 		{"an IP address twice", "192.0.2.1:7", "192.0.2.1:7", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			says := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + ofConnection("one\x00")
+			says := headerUDP(client4, server4) + ofConnection("one\x00")
 			first, second := &otherAddr{test.first}, &otherAddr{test.second}
 			socket := &otherSocket{from: []net.Addr{first, second}, says: []string{says, says}}
 			c := newPacketConn(socket, true)
-			rules, _ := packetRules(Unspecified)
-			c.config.Store(rules)
+			config, _ := testConfig(policy.Unspecified)
+			c.config.Store(config)
 			var clients []net.Addr
 			for range 2 {
 				_, client, err := c.ReadFrom(make([]byte, 100))
@@ -226,11 +226,11 @@ func TestRepliesThroughOtherSocketsHaveTheirAddresses(t *testing.T) {
 
 // A client has another connection through a port where none began, and the last that began is
 // the likeliest to have moved there.
-func TestUnknownConnectionIsTheLastThatBegan(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	first, second, third := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+func TestRoutes_UnknownConnectionIsTheLastThatBegan(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := headerUDP(client4, server4)
 	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+"\xc0handshake")
@@ -241,7 +241,7 @@ func TestUnknownConnectionIsTheLastThatBegan(t *testing.T) {
 
 // A port where a connection began is its own, whatever ID it has when it comes back there, and
 // however long that takes.
-func TestConnectionIsKnownByThePortWhereItBegan(t *testing.T) {
+func TestRoutes_ConnectionIsKnownByThePortWhereItBegan(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		meanwhile func(c *packetConn, datagram func(from int, payload string))
@@ -251,20 +251,20 @@ func TestConnectionIsKnownByThePortWhereItBegan(t *testing.T) {
 		}},
 		{"turns of the table are over", func(c *packetConn, datagram func(int, string)) {
 			for range 3 {
-				c.reading.Lock()
+				c.readMu.Lock()
 				c.routes.next()
-				c.reading.Unlock()
+				c.readMu.Unlock()
 				datagram(0, ofConnection("one\x00"))
 				datagram(1, ofConnection("two\x00"))
 			}
-			clear(c.recent[:])
+			clear(c.addrCache[:])
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			rules, _ := packetRules(On)
-			c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-			peers := []*net.UDPConn{caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")}
-			header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+			config, _ := testConfig(policy.On)
+			c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+			peers := []*net.UDPConn{listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")}
+			header := headerUDP(client4, server4)
 			_, one := pass(t, peers[0], c, "127.0.0.1", header+"\xc0initial")
 			_, two := pass(t, peers[1], c, "127.0.0.1", header+"\xc0initial")
 			datagram := func(from int, payload string) { pass(t, peers[from], c, "127.0.0.1", header+payload) }
@@ -280,20 +280,20 @@ func TestConnectionIsKnownByThePortWhereItBegan(t *testing.T) {
 
 // A connection that has moved to where another one began is itself, even if the table forgets
 // both.
-func TestConnectionIsNotTheOneThatBeganWhereItMoved(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	first, second, third := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+func TestRoutes_ConnectionIsNotTheOneThatBeganWhereItMoved(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := headerUDP(client4, server4)
 	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
 	requireReply(t, c, one, second)
 	for range 2 {
-		c.reading.Lock()
+		c.readMu.Lock()
 		c.routes.next()
-		c.reading.Unlock()
+		c.readMu.Unlock()
 	}
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
@@ -301,34 +301,34 @@ func TestConnectionIsNotTheOneThatBeganWhereItMoved(t *testing.T) {
 	requireReply(t, c, two, second)
 }
 
-func TestRepliesFollowOverAReload(t *testing.T) {
-	before, _ := packetRules(On)
-	after, _ := packetRules(On)
+func TestRoutes_FollowOverAReload(t *testing.T) {
+	before, _ := testConfig(policy.On)
+	after, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
-	first, second := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	_, kept := pass(t, first, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+ofConnection("one\x00"))
+	first, second := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	_, kept := pass(t, first, c, "127.0.0.1", headerUDP(client4, server4)+ofConnection("one\x00"))
 	c.config.Store(after)
-	_, _ = pass(t, second, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+ofConnection("one\x00"))
+	_, _ = pass(t, second, c, "127.0.0.1", headerUDP(client4, server4)+ofConnection("one\x00"))
 	requireReply(t, c, kept, second)
 }
 
 // A socket of all addresses is sent to at another one.
-func TestRepliesComeFromWhereTheLastDatagramWasSentTo(t *testing.T) {
-	rules, _ := packetRules(On)
-	c, peer := wrappedSocket(t, "udp4", "0.0.0.0:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
-	_, kept := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
-	_, _ = pass(t, peer, c, "127.0.0.7", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+func TestRoutes_RepliesComeFromWhereTheLastDatagramWasSentTo(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c, peer := wrappedSocket(t, "udp4", "0.0.0.0:0", config), listenUDP(t, "127.0.0.2")
+	_, kept := pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+	_, _ = pass(t, peer, c, "127.0.0.7", headerUDP(client4, server4)+"a")
 	_, err := c.WriteTo([]byte("x"), kept)
 	require.NoError(t, err)
-	require.NoError(t, peer.SetReadDeadline(time.Now().Add(caddytest.Patience)))
+	require.NoError(t, peer.SetReadDeadline(time.Now().Add(patience)))
 	_, from, err := peer.ReadFromUDPAddrPort(make([]byte, 1))
 	require.NoError(t, err)
 	assert.Equal(t, "127.0.0.7", from.Addr().Unmap().String())
 }
 
-func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
+func TestRoutes_AreBoundedAndThoseInUseAreKept(t *testing.T) {
 	key := func(i int) routeKey {
-		return routeKey{caddytest.Client4, netip.MustParseAddrPort("127.0.0.2:0"), connectionID{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}}
+		return routeKey{client4, netip.MustParseAddrPort("127.0.0.2:0"), connectionID{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}}
 	}
 	full := new(routes)
 	for i := range routesKept {
@@ -337,7 +337,7 @@ func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 	require.Len(t, full.young, routesKept)
 	require.Empty(t, full.old)
 
-	used := routeKey{client: caddytest.Client4, peer: netip.MustParseAddrPort("127.0.0.2:1")}
+	used := routeKey{client: client4, peer: netip.MustParseAddrPort("127.0.0.2:1")}
 	r := new(routes)
 	kept, lost := r.keep(used, new(route)), r.keep(key(-1), new(route))
 	require.Same(t, lost, r.keep(key(-1), new(route)))
@@ -362,26 +362,26 @@ func TestRoutesAreBoundedAndThoseInUseAreKept(t *testing.T) {
 }
 
 // An address that is new looks whether a turn of the table is over.
-func TestRoutesGetOldWhileClientsCome(t *testing.T) {
-	rules, _ := packetRules(On)
-	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2")
-	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+func TestRoutes_GetOldWhileClientsCome(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.2")
+	pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
 	c.routes.turnedAt = monotime.Now().Add(-routeKept)
 	turn := c.routes.turn
-	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+	pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
 	assert.Equal(t, turn, c.routes.turn)
-	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6)+"a")
+	pass(t, peer, c, "127.0.0.1", headerUDP(client6, server6)+"a")
 	assert.Equal(t, turn+1, c.routes.turn)
-	pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(netip.AddrPortFrom(caddytest.Client4.Addr(), 7), caddytest.Server4)+"a")
+	pass(t, peer, c, "127.0.0.1", headerUDP(netip.AddrPortFrom(client4.Addr(), 7), server4)+"a")
 	assert.Equal(t, turn+1, c.routes.turn)
 }
 
 // quic-go's client changes its connection ID every 5,000 to 15,000 packets.
-func TestRepliesFollowAConnectionThatChangesItsIDBetweenTwoMoves(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	first, second, third := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+func TestRoutes_FollowAConnectionThatChangesItsIDBetweenMoves(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := headerUDP(client4, server4)
 	_, kept := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00")) // a restart
@@ -393,11 +393,11 @@ func TestRepliesFollowAConnectionThatChangesItsIDBetweenTwoMoves(t *testing.T) {
 }
 
 // A load balancer that writes port 0 uses a port again that a live connection has left.
-func TestRepliesOfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	first, second := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	header := caddytest.HeaderUDP(netip.AddrPortFrom(caddytest.Client4.Addr(), 0), caddytest.Server4)
+func TestRoutes_OfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	first, second := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header := headerUDP(netip.AddrPortFrom(client4.Addr(), 0), server4)
 	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00")) // forgotten, and on through another port
@@ -407,7 +407,7 @@ func TestRepliesOfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
 	requireReply(t, c, one, second)
 	for i := range 4 {
 		if i%2 == 0 {
-			clear(c.recent[:]) // or their ways are known by their addresses
+			clear(c.addrCache[:]) // or their ways are known by their addresses
 		}
 		_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("two\x00"))
 		requireReply(t, c, one, second)
@@ -418,20 +418,20 @@ func TestRepliesOfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
 }
 
 // One client of the load balancer invents connection IDs.
-func TestRepliesSurviveAFloodOfConnectionIDs(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
-	first, second, third, flood := caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.2")
-	header, attacker := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderUDP(netip.MustParseAddrPort("203.0.113.99:1"), caddytest.Server4)
+func TestRoutes_SurviveAFloodOfConnectionIDs(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
+	first, second, third, flood := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
+	header, attacker := headerUDP(client4, server4), headerUDP(netip.MustParseAddrPort("203.0.113.99:1"), server4)
 	_, kept := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))
 	requireReply(t, c, kept, second)
 	_, evil := pass(t, flood, c, "127.0.0.1", attacker+"\xc0initial")
 	for i := range 2*routesKept + 10 { // what ReadFrom does with such datagrams
-		c.reading.Lock()
+		c.readMu.Lock()
 		c.follow(evil, []byte(ofConnection(string([]byte{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}))))
-		c.reading.Unlock()
+		c.readMu.Unlock()
 	}
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00")) // it is alive all the time
 	_, _ = pass(t, third, c, "127.0.0.1", header+ofConnection("one\x00"))
@@ -439,16 +439,16 @@ func TestRepliesSurviveAFloodOfConnectionIDs(t *testing.T) {
 }
 
 // The interface through which a datagram came is the choice of a sender who forges its source.
-func TestRepliesAreNotBoundToTheInterfaceOfADatagram(t *testing.T) {
-	rules, _ := packetRules(On)
-	c := wrappedSocket(t, "udp4", "0.0.0.0:0", rules)
-	_, reply := c.replyWith((&ipv4.ControlMessage{Dst: net.IPv4(10, 1, 0, 1), Src: net.IPv4(10, 1, 0, 1), IfIndex: 5}).Marshal())
+func TestRoutes_RepliesAreNotBoundToADatagramsInterface(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	c := wrappedSocket(t, "udp4", "0.0.0.0:0", config)
+	_, reply := c.parseOOB((&ipv4.ControlMessage{Dst: net.IPv4(10, 1, 0, 1), Src: net.IPv4(10, 1, 0, 1), IfIndex: 5}).Marshal())
 	var m ipv4.ControlMessage
 	require.NoError(t, m.Parse(reply))
 	assert.Zero(t, m.IfIndex)
 
 	// Without it the kernel does not know where a link-local address is.
-	_, reply = c.replyWith((&ipv6.ControlMessage{Src: net.ParseIP("fe80::1"), IfIndex: 5}).Marshal())
+	_, reply = c.parseOOB((&ipv6.ControlMessage{Src: net.ParseIP("fe80::1"), IfIndex: 5}).Marshal())
 	var m6 ipv6.ControlMessage
 	require.NoError(t, m6.Parse(reply))
 	assert.Equal(t, 5, m6.IfIndex)

@@ -1,4 +1,4 @@
-package proxyprotocol
+package datagram
 
 import (
 	"net"
@@ -10,21 +10,19 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
 // busySender is a sender that looks as if the kernel was busy: what waits for it waits until
 // the test calls sendWaiting.
-func busySender(udp *net.UDPConn) *packetSender {
-	s := newPacketSender(udp)
+func busySender(udp *net.UDPConn) *sender {
+	s := newSender(udp)
 	s.sending = true
 	return s
 }
 
 // replyTo is the address of a client, and of no other one, whatever it is equal to.
-func replyTo(client *net.UDPConn) *wayBack {
-	return &wayBack{to: client.LocalAddr().(*net.UDPAddr).AddrPort()}
+func replyTo(client *net.UDPConn) *returnPath {
+	return &returnPath{to: client.LocalAddr().(*net.UDPAddr).AddrPort()}
 }
 
 // numbered is a datagram of this size, which begins with a number.
@@ -38,7 +36,7 @@ func numbered(n, size int) []byte {
 // these sizes, in order.
 func requireReplies(t *testing.T, client *net.UDPConn, first int, sizes ...int) {
 	t.Helper()
-	require.NoError(t, client.SetReadDeadline(time.Now().Add(caddytest.Patience)))
+	require.NoError(t, client.SetReadDeadline(time.Now().Add(patience)))
 	var p [1 << 16]byte
 	for i, size := range sizes {
 		n, _, err := client.ReadFromUDPAddrPort(p[:])
@@ -48,7 +46,7 @@ func requireReplies(t *testing.T, client *net.UDPConn, first int, sizes ...int) 
 }
 
 // waiting are the sizes of the datagrams that wait, by batch.
-func (s *packetSender) sizesWaiting() (all [][]int) {
+func (s *sender) sizesWaiting() (all [][]int) {
 	for _, b := range s.waiting {
 		var sizes []int
 		for rest := len(b.bytes); rest > 0; rest -= b.size {
@@ -78,7 +76,7 @@ func listenUDPLite(t *testing.T) *net.UDPConn {
 // listenWithoutChecksums is a socket that segments in general, and cannot now.
 func listenWithoutChecksums(t *testing.T) *net.UDPConn {
 	t.Helper()
-	udp := caddytest.ListenUDP(t, "127.0.0.1")
+	udp := listenUDP(t, "127.0.0.1")
 	raw, err := udp.SyscallConn()
 	require.NoError(t, err)
 	require.NoError(t, raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }))
@@ -88,7 +86,7 @@ func listenWithoutChecksums(t *testing.T) *net.UDPConn {
 
 // The kernel refuses to segment for now, or for good: with EIO, where a driver or the path to
 // the client cannot.
-func TestRepliesLeaveOneByOneIfTheKernelRefusesABatch(t *testing.T) {
+func TestSender_RepliesLeaveOneByOneIfABatchIsRefused(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		listen func(t *testing.T) *net.UDPConn
@@ -100,10 +98,10 @@ func TestRepliesLeaveOneByOneIfTheKernelRefusesABatch(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := busySender(test.listen(t))
-			require.False(t, s.single)
+			require.False(t, s.noSegmentation)
 			first, second, third := test.listen(t), test.listen(t), test.listen(t)
-			to := []*wayBack{replyTo(first), replyTo(second), replyTo(third)}
-			write := func(n, size int, to *wayBack) {
+			to := []*returnPath{replyTo(first), replyTo(second), replyTo(third)}
+			write := func(n, size int, to *returnPath) {
 				t.Helper()
 				written, err := s.write(numbered(n, size), to)
 				require.NoError(t, err)
@@ -117,13 +115,13 @@ func TestRepliesLeaveOneByOneIfTheKernelRefusesABatch(t *testing.T) {
 			require.Equal(t, [][]int{{1200, 1200, 1}, {1200, 1200, 1}, {1200}}, s.sizesWaiting())
 			require.ErrorIs(t, s.waiting[0].send(s), test.err) // or this tests nothing
 			requireReplies(t, first, 0, 1200, 1200, 1)
-			require.False(t, s.single)
+			require.False(t, s.noSegmentation)
 
 			s.sendWaiting()
 			requireReplies(t, first, 0, 1200, 1200, 1)
 			requireReplies(t, second, 0, 1200, 1200, 1)
 			requireReplies(t, third, 0, 1200)
-			assert.Equal(t, test.good, s.single)
+			assert.Equal(t, test.good, s.noSegmentation)
 
 			// None came twice, and from now on none waits if that is of no use.
 			s.sending = true
@@ -141,26 +139,26 @@ func TestRepliesLeaveOneByOneIfTheKernelRefusesABatch(t *testing.T) {
 }
 
 // That a datagram cannot be sent for its size says nothing of the others.
-func TestSingleReplyIsNotSegmented(t *testing.T) {
+func TestSender_SingleReplyIsNotSegmented(t *testing.T) {
 	s, client := busySender(listenUDPLite(t)), listenUDPLite(t)
 	_, err := s.write(numbered(1, 1200), replyTo(client))
 	require.NoError(t, err)
 	s.sendWaiting()
 	requireReplies(t, client, 1, 1200)
-	assert.False(t, s.single)
+	assert.False(t, s.noSegmentation)
 }
 
-func TestSocketThatCannotSegmentIsKnown(t *testing.T) {
-	udp := caddytest.ListenUDP(t, "127.0.0.1")
-	assert.False(t, newPacketSender(udp).single)
+func TestSender_KnowsASocketThatCannotSegment(t *testing.T) {
+	udp := listenUDP(t, "127.0.0.1")
+	assert.False(t, newSender(udp).noSegmentation)
 	require.NoError(t, udp.Close())
-	s := newPacketSender(udp)
-	assert.True(t, s.single)
-	_, err := s.write(numbered(1, smallReply), replyTo(caddytest.ListenUDP(t, "127.0.0.1")))
+	s := newSender(udp)
+	assert.True(t, s.noSegmentation)
+	_, err := s.write(numbered(1, smallReply), replyTo(listenUDP(t, "127.0.0.1")))
 	assert.ErrorIs(t, err, net.ErrClosed)
 }
 
-func TestRepliesOfOneSizeToOneClientLeaveTogether(t *testing.T) {
+func TestSender_RepliesOfOneSizeToOneClientLeaveTogether(t *testing.T) {
 	const large = batchSize / 2
 	many := func(n, size int) []int {
 		sizes := make([]int, n)
@@ -186,9 +184,9 @@ func TestRepliesOfOneSizeToOneClientLeaveTogether(t *testing.T) {
 		{"as large as a batch", []int{batchSize, 1}, [][]int{{batchSize}, {1}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			client, other := caddytest.ListenUDP(t, "127.0.0.1"), caddytest.ListenUDP(t, "127.0.0.1")
+			client, other := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 			require.NoError(t, client.SetReadBuffer(1<<20))
-			s := busySender(caddytest.ListenUDP(t, "127.0.0.1"))
+			s := busySender(listenUDP(t, "127.0.0.1"))
 			to, between := replyTo(client), replyTo(other)
 			for n, size := range test.sizes {
 				_, err := s.write(numbered(n, size), to)
@@ -201,7 +199,7 @@ func TestRepliesOfOneSizeToOneClientLeaveTogether(t *testing.T) {
 
 			s.sendWaiting()
 			assert.False(t, s.sending)
-			assert.False(t, s.single)
+			assert.False(t, s.noSegmentation)
 			requireReplies(t, client, 0, test.sizes...)
 			requireReplies(t, other, 1, 1200)
 		})
@@ -209,10 +207,10 @@ func TestRepliesOfOneSizeToOneClientLeaveTogether(t *testing.T) {
 }
 
 // What waits for one client goes on behind what waits for another.
-func TestClientsHaveBatchesOfTheirOwn(t *testing.T) {
-	first, second := caddytest.ListenUDP(t, "127.0.0.1"), caddytest.ListenUDP(t, "127.0.0.1")
-	s := busySender(caddytest.ListenUDP(t, "127.0.0.1"))
-	to := []*wayBack{replyTo(first), replyTo(second)}
+func TestSender_ClientsHaveBatchesOfTheirOwn(t *testing.T) {
+	first, second := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
+	s := busySender(listenUDP(t, "127.0.0.1"))
+	to := []*returnPath{replyTo(first), replyTo(second)}
 	for n := range 4 {
 		for _, to := range to {
 			_, err := s.write(numbered(n, 1200), to)
@@ -225,7 +223,7 @@ func TestClientsHaveBatchesOfTheirOwn(t *testing.T) {
 	requireReplies(t, second, 0, 1200, 1200, 1200, 1200)
 }
 
-func TestOnlyWhatIsWorthItWaits(t *testing.T) {
+func TestSender_OnlyWhatIsWorthItWaits(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		size    int
@@ -238,10 +236,10 @@ func TestOnlyWhatIsWorthItWaits(t *testing.T) {
 		{"larger than a batch", batchSize + 1, true, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			client := caddytest.ListenUDP(t, "127.0.0.1")
-			s := newPacketSender(caddytest.ListenUDP(t, "127.0.0.1"))
+			client := listenUDP(t, "127.0.0.1")
+			s := newSender(listenUDP(t, "127.0.0.1"))
 			began := make(chan bool, 1)
-			s.sending, s.send = test.sending, func() { began <- true }
+			s.sending, s.sendFn = test.sending, func() { began <- true }
 			written, err := s.write(numbered(1, test.size), replyTo(client))
 			require.NoError(t, err)
 			require.Equal(t, test.size, written)
@@ -257,8 +255,8 @@ func TestOnlyWhatIsWorthItWaits(t *testing.T) {
 }
 
 // Writers wait if too much does, and then join what others wrote meanwhile.
-func TestWritersWaitForRoom(t *testing.T) {
-	udp, client := caddytest.ListenUDP(t, "127.0.0.1"), caddytest.ListenUDP(t, "127.0.0.1")
+func TestSender_WritersWaitForRoom(t *testing.T) {
+	udp, client := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 	require.NoError(t, client.SetReadBuffer(1<<20))
 	synctest.Test(t, func(t *testing.T) {
 		s := busySender(udp)
@@ -279,7 +277,7 @@ func TestWritersWaitForRoom(t *testing.T) {
 		// Both of them have room.
 		s.mu.Lock()
 		s.waiting = s.waiting[1:]
-		s.room.Broadcast()
+		s.notFull.Broadcast()
 		s.mu.Unlock()
 		synctest.Wait()
 		require.Len(t, s.waiting, batchesWaiting)
@@ -300,14 +298,14 @@ func TestWritersWaitForRoom(t *testing.T) {
 }
 
 // What was written before the socket is closed has left.
-func TestLastReplyLeavesBeforeTheSocketIsClosed(t *testing.T) {
+func TestSender_LastReplyLeavesBeforeTheSocketIsClosed(t *testing.T) {
 	for range 20 {
-		udp, client := caddytest.ListenUDP(t, "127.0.0.1"), caddytest.ListenUDP(t, "127.0.0.1")
-		_, err := newPacketSender(udp).write([]byte("bye"), replyTo(client))
+		udp, client := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
+		_, err := newSender(udp).write([]byte("bye"), replyTo(client))
 		require.NoError(t, err)
 		require.NoError(t, udp.Close())
 		var p [10]byte
-		require.NoError(t, client.SetReadDeadline(time.Now().Add(caddytest.Patience)))
+		require.NoError(t, client.SetReadDeadline(time.Now().Add(patience)))
 		n, _, err := client.ReadFrom(p[:])
 		require.NoError(t, err)
 		assert.Equal(t, "bye", string(p[:n]))

@@ -1,15 +1,15 @@
 //go:build !linux
 
-package proxyprotocol
+package datagram
 
 import "net"
 
-// packetSender sends replies.
-type packetSender struct{ udp *net.UDPConn }
+// sender sends replies.
+type sender struct{ udp *net.UDPConn }
 
-func newPacketSender(udp *net.UDPConn) *packetSender { return &packetSender{udp} }
+func newSender(udp *net.UDPConn) *sender { return &sender{udp} }
 
-func (s *packetSender) write(p []byte, to *wayBack) (int, error) {
-	n, _, err := s.udp.WriteMsgUDPAddrPort(p, to.oob, to.to)
+func (s *sender) write(p []byte, path *returnPath) (int, error) {
+	n, _, err := s.udp.WriteMsgUDPAddrPort(p, path.oob, path.to)
 	return n, err
 }

@@ -1,111 +1,112 @@
-package proxyprotocol
+package datagram
 
 import (
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
-// packetConns are the wrapped sockets that are open. Caddy keeps a socket of QUIC and what
-// wraps it across reloads, and never says when it closes it: a socket is removed when a read
-// says that it is closed, or when Caddy opens another one by the same key.
-var packetConns = packetConnPool{conns: make(map[*packetConn]struct{})}
+// Sockets holds the wrapped sockets that are open. Caddy keeps a socket of QUIC and its wrapper
+// across reloads, and does not report when it closes the socket. A socket is removed when a read
+// returns that it is closed, or when Caddy opens another one by the same key.
+var Sockets = sockets{conns: make(map[*packetConn]struct{})}
 
-type packetConnPool struct {
+type sockets struct {
 	mu    sync.Mutex
-	conns map[*packetConn]struct{}
+	conns map[*packetConn]struct{} // guarded by mu
 }
 
-// packetOwner is a configuration that has sockets. It must be comparable.
-type packetOwner interface {
-	// owns reports whether a socket that was opened by this key is one of the configuration.
-	owns(key string) bool
-	// configOf returns what the configuration wants of the datagrams of a socket with this
-	// address.
-	configOf(addr netip.AddrPort) *packetConfig
+// Owner is a configuration that governs sockets. It must be comparable.
+type Owner interface {
+	// Owns reports whether a socket that was opened by this key belongs to the configuration.
+	Owns(key string) bool
+	// ConfigOf returns the config of a socket with this address.
+	ConfigOf(addr netip.AddrPort) *Config
 }
 
-// adoption is a configuration's claim to a socket.
-type adoption struct {
-	by     packetOwner
-	config *packetConfig
+// claim is a configuration's claim to a socket.
+type claim struct {
+	by     Owner
+	config *Config
 }
 
-// wrap wraps a new socket of a configuration. The key is empty if it is not known. If the socket
-// may be unwrapped, what lies below Caddy's own wrapper is used.
-func (p *packetConnPool) wrap(inner net.PacketConn, key string, unwrap bool, by packetOwner) net.PacketConn {
+// Wrap wraps a new socket of a configuration. The key is empty if it is not known. If unwrap is
+// set, the wrapper uses the socket below Caddy's own wrapper.
+func (s *sockets) Wrap(inner net.PacketConn, key string, unwrap bool, by Owner) net.PacketConn {
 	c := newPacketConn(inner, unwrap)
 	c.key = key
-	p.add(c, by)
+	s.add(c, by)
 	return c.forQUIC()
 }
 
 // add adds a new socket of a configuration.
-func (p *packetConnPool) add(c *packetConn, by packetOwner) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for other := range p.conns {
+func (s *sockets) add(c *packetConn, by Owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for other := range s.conns {
 		if c.key != "" && other.key == c.key {
-			delete(p.conns, other) // Caddy has one socket of a key at a time
+			delete(s.conns, other) // Caddy has one socket of a key at a time
 		}
 	}
-	p.conns[c] = struct{}{}
-	c.adopt(by)
+	s.conns[c] = struct{}{}
+	c.claim(by)
 }
 
 // forget removes a socket that is closed.
-func (p *packetConnPool) forget(c *packetConn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.conns, c)
+func (s *sockets) forget(c *packetConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
 }
 
-// adopt puts the sockets that a configuration took over under its config: those that Caddy
-// opened by a key of its server. Other sockets may have the same address.
-func (p *packetConnPool) adopt(by packetOwner) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		if by.owns(c.key) {
-			c.adopt(by)
+// Claim puts the config of a configuration in force on the sockets that it took over: those that
+// Caddy opened by a key of its server. Other sockets may have the same address.
+func (s *sockets) Claim(by Owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if by.Owns(c.key) {
+			c.claim(by)
 		}
 	}
 }
 
-// release gives up all sockets of a configuration.
-func (p *packetConnPool) release(by packetOwner) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
+// Release gives up all sockets of a configuration.
+func (s *sockets) Release(by Owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
 		c.release(by)
-		if c.key == "" && len(c.adopted) == 0 {
-			delete(p.conns, c) // no configuration can find it again
+		if c.key == "" && len(c.claims) == 0 {
+			delete(s.conns, c) // no configuration can find it again
 		}
 	}
 }
 
-// adopt puts the socket under the config of a configuration.
-func (c *packetConn) adopt(by packetOwner) {
-	if n := len(c.adopted); n > 0 && c.adopted[n-1].by == by {
+// claim puts the config of a configuration in force. The caller holds mu of Sockets.
+func (c *packetConn) claim(by Owner) {
+	if n := len(c.claims); n > 0 && c.claims[n-1].by == by {
 		return
 	}
-	adopted := adoption{by, by.configOf(c.addr)}
-	c.adopted = append(c.adopted, adopted)
-	c.config.Store(adopted.config)
+	config := by.ConfigOf(c.addr)
+	c.claims = append(c.claims, claim{by, config})
+	c.config.Store(config)
 }
 
-// release takes the config of a configuration from the socket. That of the one before
-// remains if it is there, as when a reload fails.
-func (c *packetConn) release(by packetOwner) {
-	c.adopted = slices.DeleteFunc(c.adopted, func(a adoption) bool { return a.by == by })
-	if len(c.adopted) == 0 {
-		// Without a key no other configuration can take over, and perhaps nothing stands behind
-		// the socket that would refuse what passes.
-		if last := c.config.Load(); c.key != "" || last == nil || !last.uses(On) {
+// release removes the claims of a configuration. The config of the configuration before is in
+// force again, if that still has a claim, as when a reload fails. The caller holds mu of Sockets.
+func (c *packetConn) release(by Owner) {
+	c.claims = slices.DeleteFunc(c.claims, func(other claim) bool { return other.by == by })
+	if len(c.claims) == 0 {
+		// Without a key, no other configuration can claim the socket. Its last config stays in
+		// force if it has mode On: there may be no server behind it that refuses other requests.
+		if last := c.config.Load(); c.key != "" || last == nil || !last.Uses(policy.On) {
 			c.config.Store(nil)
 		}
 		return
 	}
-	c.config.Store(c.adopted[len(c.adopted)-1].config)
+	c.config.Store(c.claims[len(c.claims)-1].config)
 }

@@ -1,4 +1,4 @@
-package proxyprotocol
+package datagram
 
 import (
 	"cmp"
@@ -16,53 +16,54 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
 )
 
-// trustedList has the ranges that a source of trusted peers answered last, compiled. A
-// connection asks the source itself; datagrams are too many for that, and all others would
-// wait meanwhile.
+// TrustedList has the ranges of trusted peers that a source returned last, compiled. A connection
+// asks the source itself. Datagrams are too many for that, and each one would delay all others.
 //
-// The source is asked when a datagram needs its answer and the last one is old, at most once
+// The source is called when a datagram needs an answer and the last one is old, at most once
 // every trustedFor, and in a goroutine of its own, of which there is one at a time. While the
-// source fails or hangs, its last answer holds until it is trustedAtMost old. From then on,
+// source fails or hangs, its last answer stays valid until it is trustedAtMost old. From then on,
 // and before the first answer, no peer is trusted.
-type trustedList struct {
+type TrustedList struct {
 	ctx    context.Context // ends with the configuration
-	source source
-	log    *connLog // writes beside the list: it may block or panic
+	source policy.Source
+	log    *record.Log // which writes in another goroutine: a log's writer may block or panic
 
 	last atomic.Pointer[trustedAnswer]
 
 	// mu guards the fields below.
 	mu sync.Mutex
-	// asking says that the source is being asked.
+	// asking reports whether the source is being called.
 	asking bool
-	// next is when the source may be asked again.
+	// next is the time from which on the source may be called again.
 	next monotime.Time
-	// slow says that the last answer took longer than promptly.
+	// slow reports whether the last answer took longer than promptly.
 	slow bool
-	// err says why there is no newer answer.
+	// err is the reason why there is no newer answer.
 	err error
 }
 
-// trustedAnswer is what a source answered.
+// trustedAnswer is an answer of the source.
 type trustedAnswer struct {
-	prefixes []netip.Prefix // as the source gave them
-	table    *bart.Lite     // the same, compiled
-	asked    monotime.Time
+	prefixes []netip.Prefix // as the source returned them
+	table    *bart.Lite     // the same ranges, compiled
+	asked    monotime.Time  // when the source was called
 }
 
 const (
-	// trustedFor is for how long an answer is new.
+	// trustedFor is the time for which an answer is new.
 	trustedFor = time.Second
-	// trustedAtMost is for how long an answer holds if no newer one comes.
+	// trustedAtMost is the time for which an answer is valid if there is no newer one.
 	trustedAtMost = 10 * time.Second
-	// promptly is for how long the datagram that caused a question waits for the answer, and
-	// all others with it. A source that answers at once costs no client its first datagram. A
-	// slow one is waited for only while there is no answer that holds.
+	// promptly is how long the datagram that caused a call waits for the answer, and all others
+	// with it. With a source that answers at once, no client loses its first datagram. For a slow
+	// source, datagrams wait only while there is no valid answer.
 	promptly = 10 * time.Millisecond
-	// answerWithin is when the context of a question ends. What is answered later does not
-	// count: it may be what a source answers whose context has ended.
+	// answerWithin is the timeout of a call. A later answer does not count: a source may return
+	// anything once its context has ended.
 	answerWithin = 5 * time.Second
 )
 
@@ -72,20 +73,22 @@ var (
 	errAnswerEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
 )
 
-func newTrustedList(ctx context.Context, source source, logger *zap.Logger) *trustedList {
-	return &trustedList{ctx: ctx, source: source, log: newConnLog(limited(logger, refusalInterval, 1), true)}
+// NewTrustedList returns a list of the peers that a source trusts. ctx ends with the
+// configuration.
+func NewTrustedList(ctx context.Context, source policy.Source, logger *zap.Logger) *TrustedList {
+	return &TrustedList{ctx: ctx, source: source, log: record.NewLog(record.Limit(logger, record.RefusalInterval, 1), true)}
 }
 
-// ranges returns the ranges of the trusted peers. It is the same table as long as the source
-// answers the same. If there is no answer that holds, it returns an error that says why.
-func (l *trustedList) ranges() (*bart.Lite, error) {
+// Ranges returns the ranges of the trusted peers. The table is the same one as long as the answer
+// is the same. If there is no valid answer, Ranges returns an error that says why.
+func (l *TrustedList) Ranges() (*bart.Lite, error) {
 	now := monotime.Now()
 	answer := l.last.Load()
 	if answer == nil || now.Sub(answer.asked) >= trustedFor {
-		l.refresh(now, answer.holds(now))
+		l.refresh(now, answer.valid(now))
 		answer = l.last.Load()
 	}
-	if !answer.holds(monotime.Now()) {
+	if !answer.valid(monotime.Now()) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return nil, cmp.Or(l.err, errNotAnswered)
@@ -93,22 +96,24 @@ func (l *trustedList) ranges() (*bart.Lite, error) {
 	return answer.table, nil
 }
 
-func (a *trustedAnswer) holds(now monotime.Time) bool {
+// valid reports whether there is an answer and it is not too old.
+func (a *trustedAnswer) valid(now monotime.Time) bool {
 	return a != nil && now.Sub(a.asked) < trustedAtMost
 }
 
-// refresh asks the source, unless it is being asked or was lately.
-func (l *trustedList) refresh(now monotime.Time, holds bool) {
+// refresh starts a call of the source, unless there is one or the last one was lately. It may
+// wait for the answer. valid reports whether the last answer is.
+func (l *TrustedList) refresh(now monotime.Time, valid bool) {
 	l.mu.Lock()
 	if l.asking || now < l.next || l.ctx.Err() != nil {
 		l.mu.Unlock()
 		return
 	}
 	l.asking, l.next = true, now.Add(trustedFor)
-	if !holds {
+	if !valid {
 		l.err = errNotAnswered
 	}
-	wait := !holds || !l.slow
+	wait := !valid || !l.slow
 	l.mu.Unlock()
 
 	answered := make(chan struct{})
@@ -124,9 +129,9 @@ func (l *trustedList) refresh(now monotime.Time, holds bool) {
 	}
 }
 
-// ask asks the source and keeps its answer.
-func (l *trustedList) ask(now monotime.Time, answered chan<- struct{}) {
-	err := errNotAnswered // if the source ends this goroutine
+// ask calls the source, stores its answer, and closes answered.
+func (l *TrustedList) ask(now monotime.Time, answered chan<- struct{}) {
+	err := errNotAnswered // in case the source calls runtime.Goexit
 	defer func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -136,34 +141,34 @@ func (l *trustedList) ask(now monotime.Time, answered chan<- struct{}) {
 	}()
 	ctx, cancel := context.WithTimeout(l.ctx, answerWithin)
 	defer cancel()
-	answer, failed := l.question(ctx, now)
+	answer, failed := l.callSource(ctx, now)
 	if failed == nil && ctx.Err() != nil {
 		failed = errAnswerLate
 	}
 	if err = failed; err == nil {
 		l.last.Store(answer)
 	} else if l.ctx.Err() == nil {
-		l.log.warn("the source of 'trusted_proxies' failed: its last answer stays in use for up to 10 seconds, then HTTP/3 trusts no peer", zap.Error(err))
+		l.log.Warn("the source of 'trusted_proxies' failed: its last answer stays in use for up to 10 seconds, then HTTP/3 trusts no peer", zap.Error(err))
 	}
 }
 
-// question asks the source and compiles its answer. The source is code of another module: it
-// may panic.
-func (l *trustedList) question(ctx context.Context, now monotime.Time) (answer *trustedAnswer, err error) {
+// callSource calls the source and compiles its answer. The source is code of another module: a
+// panic of it becomes an error.
+func (l *TrustedList) callSource(ctx context.Context, now monotime.Time) (answer *trustedAnswer, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			answer, err = nil, fmt.Errorf("panic: %v", r)
 		}
 	}()
-	// One answer serves all peers, so that none of them may influence it.
-	nobody := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
-	prefixes := l.source(ctx, nobody)
+	// All peers share one answer, so it must not depend on the address of any.
+	anyPeer := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
+	prefixes := l.source(ctx, anyPeer)
 	if last := l.last.Load(); last != nil && slices.Equal(last.prefixes, prefixes) {
 		return &trustedAnswer{last.prefixes, last.table, now}, nil
 	}
 	table := new(bart.Lite)
 	for _, prefix := range prefixes {
-		table.Insert(normalize(prefix))
+		table.Insert(policy.Normalize(prefix))
 	}
 	return &trustedAnswer{slices.Clone(prefixes), table, now}, nil
 }

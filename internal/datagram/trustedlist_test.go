@@ -1,10 +1,10 @@
-package proxyprotocol
+package datagram
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
+	"net"
 	"net/netip"
 	"runtime"
 	"sync/atomic"
@@ -19,15 +19,15 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
-	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
 // listOf is a list whose source answers like this, and what it logs. Its context ends with the
 // bubble of the test.
-func listOf(t *testing.T, answer func(r *http.Request) []netip.Prefix) (*trustedList, *observer.ObservedLogs) {
+func listOf(t *testing.T, answer func(ctx context.Context, peer net.Addr) []netip.Prefix) (*TrustedList, *observer.ObservedLogs) {
 	time.Sleep(time.Until(monotime.Time(0).ToTime())) // a bubble's time begins in the past
 	core, logs := observer.New(zap.DebugLevel)
-	return newTrustedList(t.Context(), connSource(answer), zap.New(core)), logs
+	return NewTrustedList(t.Context(), answer, zap.New(core)), logs
 }
 
 var (
@@ -36,10 +36,10 @@ var (
 	range3, empty = []netip.Prefix{netip.MustParsePrefix("::ffff:127.0.0.3/128")}, []netip.Prefix{}
 )
 
-// requireTrusted checks whom a list trusts: nobody, as it has no answer, if want is nil.
-func requireTrusted(t *testing.T, l *trustedList, want ...netip.Addr) {
+// requireTrusted checks that a list trusts these peers, or has no valid answer if want is nil.
+func requireTrusted(t *testing.T, l *TrustedList, want ...netip.Addr) {
 	t.Helper()
-	ranges, err := l.ranges()
+	ranges, err := l.Ranges()
 	if want == nil {
 		require.Error(t, err)
 		return
@@ -54,27 +54,27 @@ func requireTrusted(t *testing.T, l *trustedList, want ...netip.Addr) {
 	}
 }
 
-func TestSourceIsAskedOnceASecondForAllPeers(t *testing.T) {
+func TestTrustedList_AsksOnceASecondForAllPeers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
 		answer := range2
-		l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
+		l, _ := listOf(t, func(ctx context.Context, peer net.Addr) []netip.Prefix {
 			asked.Add(1)
-			assert.Equal(t, "0.0.0.0:0", r.RemoteAddr)
+			assert.Equal(t, "0.0.0.0:0", peer.String())
 			return answer
 		})
 		synctest.Wait()
 		require.Zero(t, asked.Load(), "before it is needed")
-		first, err := l.ranges()
+		first, err := l.Ranges()
 		require.NoError(t, err)
 		for range 1000 {
-			again, err := l.ranges()
+			again, err := l.Ranges()
 			require.NoError(t, err)
 			require.Same(t, first, again)
 		}
 		require.EqualValues(t, 1, asked.Load())
 		time.Sleep(trustedFor)
-		again, err := l.ranges()
+		again, err := l.Ranges()
 		require.NoError(t, err)
 		require.Same(t, first, again, "the source says the same")
 		require.EqualValues(t, 2, asked.Load())
@@ -85,21 +85,21 @@ func TestSourceIsAskedOnceASecondForAllPeers(t *testing.T) {
 		requireTrusted(t, l, peer3)
 		answer = empty
 		time.Sleep(time.Hour)
-		require.EqualValues(t, 3, asked.Load(), "nobody needs it")
+		require.EqualValues(t, 3, asked.Load(), "no datagram needs it")
 		requireTrusted(t, l, []netip.Addr{}...)
-		ranges, err := l.ranges()
-		require.NoError(t, err, "it trusts nobody, and says so")
+		ranges, err := l.Ranges()
+		require.NoError(t, err, "the answer is that it trusts no peer")
 		require.Zero(t, ranges.Size())
 	})
 }
 
-func TestSourceThatIsSlowHoldsUpNobody(t *testing.T) {
+func TestTrustedList_SlowSourceHoldsUpNoDatagram(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const takes = 500 * time.Millisecond
-		l, _ := listOf(t, func(*http.Request) []netip.Prefix { time.Sleep(takes); return range2 })
+		l, _ := listOf(t, func(context.Context, net.Addr) []netip.Prefix { time.Sleep(takes); return range2 })
 		waits := func() time.Duration {
 			began := time.Now()
-			_, _ = l.ranges()
+			_, _ = l.Ranges()
 			return time.Since(began)
 		}
 		require.Equal(t, promptly, waits(), "it might answer at once")
@@ -119,11 +119,11 @@ func TestSourceThatIsSlowHoldsUpNobody(t *testing.T) {
 	})
 }
 
-func TestSourceIsAskedAgainWhenItIsTime(t *testing.T) {
+func TestTrustedList_AsksAgainWhenItIsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
 		var takes time.Duration
-		l, _ := listOf(t, func(*http.Request) []netip.Prefix {
+		l, _ := listOf(t, func(context.Context, net.Addr) []netip.Prefix {
 			asked.Add(1)
 			time.Sleep(takes)
 			panic("of a test")
@@ -149,10 +149,10 @@ func TestSourceIsAskedAgainWhenItIsTime(t *testing.T) {
 	})
 }
 
-func TestAnswerHoldsForItsTimeToTheNanosecond(t *testing.T) {
+func TestTrustedList_AnswerHoldsForItsTimeToTheNanosecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var fails atomic.Bool
-		l, _ := listOf(t, func(*http.Request) []netip.Prefix {
+		l, _ := listOf(t, func(context.Context, net.Addr) []netip.Prefix {
 			if fails.Load() {
 				panic("of a test")
 			}
@@ -162,13 +162,13 @@ func TestAnswerHoldsForItsTimeToTheNanosecond(t *testing.T) {
 		fails.Store(true)
 		time.Sleep(trustedAtMost - 1)
 		requireTrusted(t, l, peer2)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		requireTrusted(t, l)
 	})
 }
 
 // Datagrams wait for a source that is prompt, as long as it takes, and let go of the question.
-func TestSourceThatIsPromptIsWaitedFor(t *testing.T) {
+func TestTrustedList_WaitsForAPromptSource(t *testing.T) {
 	for _, test := range []struct {
 		takes, waits time.Duration
 		slow         bool
@@ -181,13 +181,13 @@ func TestSourceThatIsPromptIsWaitedFor(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var question context.Context
-			l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
-				question = r.Context()
+			l, _ := listOf(t, func(ctx context.Context, peer net.Addr) []netip.Prefix {
+				question = ctx
 				time.Sleep(test.takes)
 				return range2
 			})
 			began := time.Now()
-			_, _ = l.ranges()
+			_, _ = l.Ranges()
 			assert.Equal(t, test.waits, time.Since(began), test.takes)
 			time.Sleep(test.takes)
 			synctest.Wait()
@@ -202,11 +202,11 @@ func TestSourceThatIsPromptIsWaitedFor(t *testing.T) {
 
 // Why there is no answer is the error of the last question that was answered, until another one
 // is asked without an answer that holds.
-func TestListSaysWhyItHasNoAnswer(t *testing.T) {
+func TestTrustedList_SaysWhyItHasNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var source atomic.Pointer[func(ctx context.Context)]
-		l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
-			(*source.Load())(r.Context())
+		l, _ := listOf(t, func(ctx context.Context, peer net.Addr) []netip.Prefix {
+			(*source.Load())(ctx)
 			return range2
 		})
 		becomes := func(f func(context.Context)) { source.Store(&f) }
@@ -219,14 +219,14 @@ func TestListSaysWhyItHasNoAnswer(t *testing.T) {
 		time.Sleep(trustedFor)
 		requireTrusted(t, l, peer2)
 		time.Sleep(trustedFor)
-		_, err := l.ranges()
+		_, err := l.Ranges()
 		require.EqualError(t, err, "panic: of a test")
 		becomes(func(ctx context.Context) { <-ctx.Done(); panic("after all") })
 		time.Sleep(answerWithin)
-		_, err = l.ranges()
+		_, err = l.Ranges()
 		require.ErrorIs(t, err, errNotAnswered)
 		time.Sleep(answerWithin - trustedFor)
-		_, err = l.ranges()
+		_, err = l.Ranges()
 		require.ErrorIs(t, err, errNotAnswered)
 		time.Sleep(trustedFor - promptly)
 		synctest.Wait()
@@ -236,7 +236,7 @@ func TestListSaysWhyItHasNoAnswer(t *testing.T) {
 	})
 }
 
-func TestSourceThatFailsIsTrustedForAWhile(t *testing.T) {
+func TestTrustedList_TrustsAFailingSourceForAWhile(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		fails func(ctx context.Context)
@@ -251,10 +251,10 @@ func TestSourceThatFailsIsTrustedForAWhile(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var failing atomic.Bool
 				var asked atomic.Int32
-				l, _ := listOf(t, func(r *http.Request) []netip.Prefix {
+				l, _ := listOf(t, func(ctx context.Context, peer net.Addr) []netip.Prefix {
 					asked.Add(1)
 					if failing.Load() {
-						test.fails(r.Context())
+						test.fails(ctx)
 					}
 					return range2
 				})
@@ -268,12 +268,12 @@ func TestSourceThatFailsIsTrustedForAWhile(t *testing.T) {
 				require.LessOrEqual(t, asked.Load(), int32(trustedAtMost/trustedFor)+1)
 				time.Sleep(2 * trustedFor)
 				requireTrusted(t, l)
-				_, err := l.ranges()
+				_, err := l.Ranges()
 				assert.Contains(t, []string{test.err, errNotAnswered.Error()}, err.Error())
 
 				failing.Store(false)
 				time.Sleep(2 * time.Minute)
-				_, _ = l.ranges()
+				_, _ = l.Ranges()
 				synctest.Wait()
 				requireTrusted(t, l, peer2)
 			})
@@ -282,28 +282,28 @@ func TestSourceThatFailsIsTrustedForAWhile(t *testing.T) {
 }
 
 // A source whose context has ended may answer anything.
-func TestLateAnswerDoesNotCount(t *testing.T) {
+func TestTrustedList_LateAnswerDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, logs := listOf(t, func(r *http.Request) []netip.Prefix { <-r.Context().Done(); return range2 })
+		l, logs := listOf(t, func(ctx context.Context, peer net.Addr) []netip.Prefix { <-ctx.Done(); return range2 })
 		requireTrusted(t, l)
 		time.Sleep(answerWithin)
 		synctest.Wait()
 		assert.NotZero(t, logs.Len())
 		requireTrusted(t, l)
-		_, err := l.ranges()
+		_, err := l.Ranges()
 		assert.True(t, errors.Is(err, errAnswerLate) || errors.Is(err, errNotAnswered))
 	})
 }
 
-func TestSourceIsNotAskedWhenTheConfigurationEnds(t *testing.T) {
+func TestTrustedList_AsksNoMoreWhenTheConfigurationEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(monotime.Time(0).ToTime()))
 		ctx, cancel := context.WithCancel(t.Context())
 		core, logs := observer.New(zap.DebugLevel)
 		var asked atomic.Int32
-		l := newTrustedList(ctx, connSource(func(r *http.Request) []netip.Prefix {
+		l := NewTrustedList(ctx, policy.Source(func(ctx context.Context, peer net.Addr) []netip.Prefix {
 			asked.Add(1)
-			<-r.Context().Done()
+			<-ctx.Done()
 			return range2
 		}), zap.New(core))
 		requireTrusted(t, l)
@@ -317,81 +317,81 @@ func TestSourceIsNotAskedWhenTheConfigurationEnds(t *testing.T) {
 }
 
 // What costs an attacker nothing must not cost a question.
-func TestSourceIsNotAskedForWhatTheBytesDecide(t *testing.T) {
+func TestTrustedList_IsNotAskedForWhatTheBytesDecide(t *testing.T) {
 	var asked atomic.Int32
 	for _, test := range []struct {
-		mode     Mode
+		mode     policy.Mode
 		datagram string
 		reason   string
 	}{
-		{On, quicLike, "missing"},
-		{On, "", "missing"},
-		{On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + "x", "malformed"},
-		{On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)[:20], "malformed"},
-		{On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "malformed"},
-		{On, caddytest.HeaderLocal() + caddytest.HeaderLocal(), "duplicate"},
-		{Unspecified, unixDatagram + "x", "malformed"},
-		{Unspecified, caddytest.HeaderLocal(), "malformed"},
+		{policy.On, quicLike, "missing"},
+		{policy.On, "", "missing"},
+		{policy.On, headerV2(client4, server4) + "x", "malformed"},
+		{policy.On, headerUDP(client4, server4)[:20], "malformed"},
+		{policy.On, headerUDP(client4, server4), "malformed"},
+		{policy.On, headerLocal() + headerLocal(), "duplicate"},
+		{policy.Unspecified, unixDatagram + "x", "malformed"},
+		{policy.Unspecified, headerLocal(), "malformed"},
 	} {
-		rules, logs := packetRules(test.mode, packetTrusting(&asked, "127.0.0.2/32"))
-		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.3")
+		config, logs := testConfig(test.mode, trusting(&asked, "127.0.0.2/32"))
+		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.3")
 		_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
 		require.NoError(t, err)
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 		_, _, err = c.ReadFrom(make([]byte, 10))
 		require.Error(t, err)
-		assert.Equal(t, []string{test.reason}, connReasons(logs), test.datagram)
+		assert.Equal(t, []string{test.reason}, reasonsOf(logs), test.datagram)
 	}
 	assert.Zero(t, asked.Load())
 }
 
-func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
+func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 	var asked atomic.Int32
 	var answer atomic.Pointer[[]netip.Prefix]
 	answer.Store(&range2)
-	rules, logs := packetRules(On)
-	rules.source = connSource(func(*http.Request) []netip.Prefix {
+	config, logs := testConfig(policy.On)
+	config.Source = policy.Source(func(context.Context, net.Addr) []netip.Prefix {
 		asked.Add(1)
 		if a := answer.Load(); a != nil {
 			return *a
 		}
 		panic("of a test")
 	})
-	rules.list = newTrustedList(t.Context(), rules.source, zap.NewNop())
-	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", rules), caddytest.ListenUDP(t, "127.0.0.2"), caddytest.ListenUDP(t, "127.0.0.3")
+	config.TrustedList = NewTrustedList(t.Context(), config.Source, zap.NewNop())
+	c, peer, other := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
 	// The answer is old, or too old.
 	age := func(by time.Duration) {
-		last := *rules.list.last.Load()
+		last := *config.TrustedList.last.Load()
 		last.asked = last.asked.Add(-by)
-		rules.list.last.Store(&last)
-		rules.list.mu.Lock()
-		defer rules.list.mu.Unlock()
-		rules.list.next = 0
-		rules.list.slow = false
+		config.TrustedList.last.Store(&last)
+		config.TrustedList.mu.Lock()
+		defer config.TrustedList.mu.Unlock()
+		config.TrustedList.next = 0
+		config.TrustedList.slow = false
 	}
 	send := func() {
 		t.Helper()
-		_, err := other.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
+		_, err := other.WriteTo([]byte(headerUDP(client4, server4)+"bad"), c.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, first := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+	_, first := pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
 	for range 20 {
 		send()
-		_, again := pass(t, peer, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+		_, again := pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
 		require.Same(t, first, again)
 	}
 	require.EqualValues(t, 1, asked.Load(), "for all peers and datagrams")
-	require.Equal(t, "untrusted", connReasons(logs)[19])
-	peers, _ := rules.stats.seenPeers()
+	require.Equal(t, "untrusted", reasonsOf(logs)[19])
+	peers, _ := config.Stats.SeenPeers()
 	require.Equal(t, []netip.Addr{peer2}, peers, "others may be forged")
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, err := peer.WriteTo([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"bad"), c.LocalAddr())
+	_, err := peer.WriteTo([]byte(headerUDP(client4, server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
-	_, changed := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
-	assert.Equal(t, trusted, changed.trust)
-	assert.Equal(t, "untrusted", connReasons(logs)[20])
+	_, changed := pass(t, other, c, "127.0.0.1", headerUDP(client4, server4)+"good")
+	assert.Equal(t, policy.Trusted, changed.info.Trust)
+	assert.Equal(t, "untrusted", reasonsOf(logs)[20])
 	assert.NotContains(t, logs.All()[20].ContextMap(), "error", "the source trusts others")
 
 	answer.Store(&empty)
@@ -407,37 +407,37 @@ func TestDatagramsAreJudgedByTheAnswerOfTheSource(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, changed = pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"good")
+	_, changed = pass(t, other, c, "127.0.0.1", headerUDP(client4, server4)+"good")
 	answer.Store(nil)
 	age(trustedFor)
-	_, still := pass(t, other, c, "127.0.0.1", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+"a")
+	_, still := pass(t, other, c, "127.0.0.1", headerUDP(client4, server4)+"a")
 	assert.Same(t, changed, still)
 	age(trustedAtMost)
 	send()
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 	_, _, err = c.ReadFrom(make([]byte, 10))
 	require.Error(t, err)
-	reasons := connReasons(logs)
+	reasons := reasonsOf(logs)
 	assert.Equal(t, "io", reasons[len(reasons)-1])
 	assert.Contains(t, fmt.Sprint(logs.All()[len(logs.All())-1].ContextMap()["error"]), "panic: of a test")
 }
 
-func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
+func TestPacketConn_ListsNoUntrustedPeersUnderOn(t *testing.T) {
 	for _, test := range []struct {
-		mode   Mode
+		mode   policy.Mode
 		trusts string
 		want   int
 	}{
-		{On, "127.0.0.9/32", 0},
-		{On, "127.0.0.2/32", 1},
-		{Unspecified, "127.0.0.9/32", 2},
+		{policy.On, "127.0.0.9/32", 0},
+		{policy.On, "127.0.0.2/32", 1},
+		{policy.Unspecified, "127.0.0.9/32", 2},
 	} {
-		rules, _ := packetRules(test.mode)
-		rules.trusted, _ = compileSet([]string{test.trusts})
-		c := wrappedSocket(t, "udp", "127.0.0.1:0", rules)
+		config, _ := testConfig(test.mode)
+		config.Trusted, _ = policy.NewSet([]string{test.trusts})
+		c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 		for _, ip := range []string{"127.0.0.2", "127.0.0.3"} {
-			for _, datagram := range []string{"x", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x"} {
-				_, err := caddytest.ListenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
+			for _, datagram := range []string{"x", headerUDP(client4, server4) + "x"} {
+				_, err := listenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
 				require.NoError(t, err)
 			}
 		}
@@ -447,13 +447,13 @@ func TestPeersThatNobodyTrustsAreNotListedUnderOn(t *testing.T) {
 				break
 			}
 		}
-		peers, _ := rules.stats.seenPeers()
+		peers, _ := config.Stats.SeenPeers()
 		assert.Len(t, peers, test.want, "%s, %s", test.mode, test.trusts)
 	}
 }
 
 // A log that blocks or panics while the source fails costs the list nothing.
-func TestTrustedListDoesNotWaitForTheLog(t *testing.T) {
+func TestTrustedList_DoesNotWaitForTheLog(t *testing.T) {
 	released := make(chan struct{})
 	for name, write := range map[string]func(){
 		"blocks": func() { <-released },
@@ -466,7 +466,7 @@ func TestTrustedListDoesNotWaitForTheLog(t *testing.T) {
 				released = make(chan struct{})
 				defer close(released)
 				var well atomic.Bool
-				l := newTrustedList(t.Context(), connSource(func(*http.Request) []netip.Prefix {
+				l := NewTrustedList(t.Context(), policy.Source(func(context.Context, net.Addr) []netip.Prefix {
 					if !well.Load() {
 						panic("once")
 					}

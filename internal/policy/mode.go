@@ -1,4 +1,4 @@
-package proxyprotocol
+package policy
 
 import "fmt"
 
@@ -17,13 +17,13 @@ const (
 	Off
 )
 
-// acceptedModes lists the modes for error texts.
-const acceptedModes = "on, off or unspecified"
+// AcceptedModes lists the names of the modes, for error texts.
+const AcceptedModes = "on, off or unspecified"
 
 var modeNames = [...]string{Unspecified: "unspecified", On: "on", Off: "off"}
 
-// modes is how many modes there are.
-const modes = len(modeNames)
+// Modes is the number of modes.
+const Modes = len(modeNames)
 
 // ParseMode returns the mode of this name. Names are lower-case.
 func ParseMode(name string) (Mode, error) {
@@ -32,7 +32,7 @@ func ParseMode(name string) (Mode, error) {
 			return Mode(mode), nil
 		}
 	}
-	return 0, fmt.Errorf("unknown mode '%s': use %s", name, acceptedModes)
+	return 0, fmt.Errorf("unknown mode '%s': use %s", name, AcceptedModes)
 }
 
 // String returns the mode's name.

@@ -1,4 +1,6 @@
-package proxyprotocol
+// Package policy decides what a peer's address alone decides: which mode is in force for the
+// peer, and whether the peer may send a header.
+package policy
 
 import (
 	"context"
@@ -9,72 +11,74 @@ import (
 	"github.com/gaissmai/bart"
 )
 
-// policy decides from a peer's address alone what its connection must begin with,
-// before a byte of it is read. It does not change once it is built.
-type policy struct {
-	// mode is in force for peers outside of ranges.
-	mode Mode
-	// ranges has the modes of the peers that have one of their own; nil if none.
-	ranges *bart.Table[Mode]
-	// trusted has the peers outside of ranges that may send a header, if they were
-	// known at load. If it and source are nil, everyone may.
-	trusted *bart.Lite
-	// source is asked for them otherwise.
-	source source
-	// asking holds a value for each call of source by ask that has not returned.
+// Policy has the modes and the trusted peers of a listener. It does not change once it is
+// built.
+type Policy struct {
+	// Mode is in force for peers outside of Ranges.
+	Mode Mode
+	// Ranges has the peers with a mode of their own, or is nil. They are trusted.
+	Ranges *bart.Table[Mode]
+	// Trusted has the other peers that may send a header, if they were known at load. If
+	// Trusted and Source are nil, every peer may.
+	Trusted *bart.Lite
+	// Source returns the trusted peers otherwise. SetSource sets it.
+	Source Source
+	// asking holds a value for each call of Source by Ask that has not returned.
 	asking chan struct{}
 }
 
-// source returns the ranges of the peers that may send a header, for a connection of this
-// peer. It is code of another module: it may block, panic, or not look at ctx.
-type source func(ctx context.Context, peer net.Addr) []netip.Prefix
+// Source returns the ranges of the peers that may send a header, for a connection of this
+// peer. It is code of another module: it may block, panic, or ignore ctx.
+type Source func(ctx context.Context, peer net.Addr) []netip.Prefix
 
-// trust says whether a peer may send a header.
-type trust uint8
+// Trust says whether a peer may send a header.
+type Trust uint8
 
 const (
-	untrusted trust = iota
-	trusted
-	// unasked: only the source can tell.
-	unasked
+	// Untrusted: the peer may not send a header.
+	Untrusted Trust = iota
+	// Trusted: the peer may send a header.
+	Trusted
+	// AskSource: only Policy.Ask can tell.
+	AskSource
 )
 
-// judge returns the mode in force for a peer that connected to local, and whether it
+// For returns the mode in force for a peer that connected to local, and whether it
 // may send a header.
-func (p *policy) judge(peer, local net.Addr) (Mode, trust) {
-	return p.judgeIP(peerIP(peer), local)
+func (p *Policy) For(peer, local net.Addr) (Mode, Trust) {
+	return p.ForIP(PeerIP(peer), local)
 }
 
-// judgeIP is judge for a peer with this IP address, or with none.
-func (p *policy) judgeIP(addr netip.Addr, local net.Addr) (Mode, trust) {
-	if p.ranges != nil { // which do not contain an invalid address
-		if mode, ok := p.ranges.Lookup(addr); ok {
-			return mode, trusted
+// ForIP is For a peer with this IP address. An invalid address is that of a peer without one.
+func (p *Policy) ForIP(addr netip.Addr, local net.Addr) (Mode, Trust) {
+	if p.Ranges != nil { // it does not contain an invalid address
+		if mode, ok := p.Ranges.Lookup(addr); ok {
+			return mode, Trusted
 		}
 	}
 	switch {
-	case p.anyoneTrusted():
-		return p.mode, trusted
+	case p.TrustsAnyone():
+		return p.Mode, Trusted
 	case isSocketFile(local):
-		return p.mode, trusted
+		return p.Mode, Trusted
 	case !addr.IsValid():
-		return p.mode, untrusted
-	case p.source != nil:
-		return p.mode, unasked
-	case p.trusted.Contains(addr):
-		return p.mode, trusted
+		return p.Mode, Untrusted
+	case p.Source != nil:
+		return p.Mode, AskSource
+	case p.Trusted.Contains(addr):
+		return p.Mode, Trusted
 	default:
-		return p.mode, untrusted
+		return p.Mode, Untrusted
 	}
 }
 
-// uses reports whether any peer has this mode.
-func (p *policy) uses(mode Mode) bool {
-	if p.mode == mode {
+// Uses reports whether any peer has this mode.
+func (p *Policy) Uses(mode Mode) bool {
+	if p.Mode == mode {
 		return true
 	}
-	if p.ranges != nil {
-		for _, other := range p.ranges.All() {
+	if p.Ranges != nil {
+		for _, other := range p.Ranges.All() {
 			if other == mode {
 				return true
 			}
@@ -83,18 +87,19 @@ func (p *policy) uses(mode Mode) bool {
 	return false
 }
 
-// setSource makes a source of trusted peers the one that is asked.
-func (p *policy) setSource(s source) { p.source, p.asking = s, make(chan struct{}, maxAsking) }
+// SetSource makes a source of trusted peers the one that is asked.
+func (p *Policy) SetSource(s Source) { p.Source, p.asking = s, make(chan struct{}, maxAsking) }
 
-// anyoneTrusted reports whether no trusted peers were configured.
-func (p *policy) anyoneTrusted() bool { return p.trusted == nil && p.source == nil }
+// TrustsAnyone reports whether no trusted peers were configured.
+func (p *Policy) TrustsAnyone() bool { return p.Trusted == nil && p.Source == nil }
 
-// ask asks the source whether a peer may send a header, and says why if that is not for the
-// peer's address alone. It returns when ctx ends, whether the source has answered or not. The
-// caller must be prepared for a panic of the source, and must not be the accept loop.
-func (p *policy) ask(ctx context.Context, peer net.Addr) (trust, error) {
-	if !p.mayAsk(ctx) {
-		return untrusted, errSourceLate
+// Ask asks the source whether a peer may send a header. The error says why the peer may not,
+// if the reason is not its address: ErrSourceLate or ErrSourceEmpty. Ask returns when ctx ends,
+// even if the source has not answered. It panics if the source does, and must not be called by
+// the accept loop.
+func (p *Policy) Ask(ctx context.Context, peer net.Addr) (Trust, error) {
+	if !p.acquire(ctx) {
+		return Untrusted, ErrSourceLate
 	}
 	answers := make(chan sourceAnswer, 1)
 	go p.answer(ctx, peer, answers)
@@ -109,12 +114,12 @@ func (p *policy) ask(ctx context.Context, peer net.Addr) (trust, error) {
 		}
 	case <-ctx.Done():
 	}
-	return untrusted, errSourceLate
+	return Untrusted, ErrSourceLate
 }
 
-// mayAsk waits until the source has fewer than maxAsking calls, and counts another one. It
+// acquire waits until the source has fewer than maxAsking calls, and counts another one. It
 // reports false if ctx ends before.
-func (p *policy) mayAsk(ctx context.Context) bool {
+func (p *Policy) acquire(ctx context.Context) bool {
 	select {
 	case p.asking <- struct{}{}:
 		return true
@@ -123,16 +128,16 @@ func (p *policy) mayAsk(ctx context.Context) bool {
 	}
 }
 
-// sourceAnswer is an answer of the source.
+// sourceAnswer is the answer of a source to Ask.
 type sourceAnswer struct {
-	trust    trust
+	trust    Trust
 	err      error
 	panicked any
 }
 
-// answer calls the source, sends its answer, and gives back what mayAsk took. It sends one even
-// if the source ends the goroutine.
-func (p *policy) answer(ctx context.Context, peer net.Addr, answers chan<- sourceAnswer) {
+// answer calls the source, sends its answer, and releases what acquire took. It sends an answer
+// even if the source ends the goroutine.
+func (p *Policy) answer(ctx context.Context, peer net.Addr, answers chan<- sourceAnswer) {
 	defer func() { <-p.asking }()
 	var answer sourceAnswer
 	defer func() {
@@ -142,42 +147,43 @@ func (p *policy) answer(ctx context.Context, peer net.Addr, answers chan<- sourc
 	answer.trust, answer.err = p.askNow(ctx, peer)
 }
 
-// maxAsking bounds the calls of a source at once, so that one that never answers keeps no
-// more goroutines than this.
+// maxAsking bounds the calls of a source at a time, and so the goroutines that a source which
+// never answers can hold.
 const maxAsking = 1024
 
+// Errors of Ask.
 var (
-	errSourceLate  = errors.New("trusted_proxies: the source did not answer before the timeout")
-	errSourceEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
+	ErrSourceLate  = errors.New("trusted_proxies: the source did not answer before the timeout")
+	ErrSourceEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
 )
 
-// askNow calls the source and looks for the peer in its answer.
-func (p *policy) askNow(ctx context.Context, peer net.Addr) (trust, error) {
-	ranges := p.source(ctx, peer)
+// askNow calls the source and looks the peer up in its answer.
+func (p *Policy) askNow(ctx context.Context, peer net.Addr) (Trust, error) {
+	ranges := p.Source(ctx, peer)
 	if len(ranges) == 0 {
-		return untrusted, errSourceEmpty
+		return Untrusted, ErrSourceEmpty
 	}
-	addr := peerIP(peer)
+	addr := PeerIP(peer)
 	for _, prefix := range ranges {
-		if normalize(prefix).Contains(addr) {
-			return trusted, nil
+		if Normalize(prefix).Contains(addr) {
+			return Trusted, nil
 		}
 	}
-	return untrusted, nil
+	return Untrusted, nil
 }
 
-// peerAddr is the address of a peer as it may be shown. A Unix socket's peer can choose the
-// name of its end, and choose one that looks like an IP address.
-func peerAddr(addr net.Addr) net.Addr {
+// PeerAddr returns the address of a peer as it may be shown. The peer of a Unix socket can choose
+// its name, and choose one that looks like an IP address, so the name is left out.
+func PeerAddr(addr net.Addr) net.Addr {
 	if unix, ok := addr.(*net.UnixAddr); ok {
 		return &net.UnixAddr{Name: "@", Net: unix.Net}
 	}
 	return addr
 }
 
-// peerIP is the IP address of a peer without IPv4 mapping and zone, or the zero Addr
-// if it has none.
-func peerIP(peer net.Addr) netip.Addr {
+// PeerIP returns the IP address of a peer without IPv4 mapping and zone, or the zero Addr
+// if the peer has none.
+func PeerIP(peer net.Addr) netip.Addr {
 	var addr netip.Addr
 	switch peer := peer.(type) {
 	case nil:
@@ -187,7 +193,7 @@ func peerIP(peer net.Addr) netip.Addr {
 	case *net.UDPAddr:
 		addr = peer.AddrPort().Addr()
 	default:
-		// Other listeners' connections may have address types of their own.
+		// Connections of other modules may have address types of their own.
 		if addrPort, err := netip.ParseAddrPort(peer.String()); err == nil {
 			addr = addrPort.Addr()
 		}

@@ -1,56 +1,57 @@
-package proxyprotocol
+package policy
 
 import (
+	"context"
 	"net"
-	"net/http"
 	"net/netip"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// connAddr is an address of a type of its own.
-type connAddr string
+// The ends of a connection.
+var testPeer, testLocal net.Addr = tcpAddr("192.0.2.1:4711"), tcpAddr("192.0.2.2:443")
 
-func (a connAddr) Network() string { return "test" }
-func (a connAddr) String() string  { return string(a) }
+// otherAddr is an address of a type of its own.
+type otherAddr string
 
-func connTCPAddr(s string) net.Addr {
+func (a otherAddr) Network() string { return "test" }
+func (a otherAddr) String() string  { return string(a) }
+
+func tcpAddr(s string) net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s))
 }
 
-func TestPolicyPeerIP(t *testing.T) {
+func TestPeerIP_LeavesOutMappingAndZone(t *testing.T) {
 	tests := []struct {
 		name string
 		peer net.Addr
 		want string // or none
 	}{
-		{"IPv4", connTCPAddr("192.0.2.1:80"), "192.0.2.1"},
+		{"IPv4", tcpAddr("192.0.2.1:80"), "192.0.2.1"},
 		{"IPv4 in 16 bytes", &net.TCPAddr{IP: net.ParseIP("192.0.2.1"), Port: 80}, "192.0.2.1"},
 		{"IPv4 in 4 bytes", &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1).To4()}, "192.0.2.1"},
-		{"IPv6", connTCPAddr("[2001:db8::1]:80"), "2001:db8::1"},
+		{"IPv6", tcpAddr("[2001:db8::1]:80"), "2001:db8::1"},
 		{"IPv6 with a zone", &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, "fe80::1"},
-		{"IPv4-mapped", connTCPAddr("[::ffff:192.0.2.1]:80"), "192.0.2.1"},
-		{"IPv4-mapped with a zone", connAddr("[::ffff:192.0.2.1%eth0]:80"), "192.0.2.1"},
+		{"IPv4-mapped", tcpAddr("[::ffff:192.0.2.1]:80"), "192.0.2.1"},
+		{"IPv4-mapped with a zone", otherAddr("[::ffff:192.0.2.1%eth0]:80"), "192.0.2.1"},
 		{"UDP", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:80")), "192.0.2.1"},
 		{"UDP, IPv4-mapped with a zone", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[::ffff:192.0.2.1%eth0]:80")), "192.0.2.1"},
 		{"UDP, IPv6 with a zone", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("[fe80::1%eth0]:80")), "fe80::1"},
 		{"nil UDP address", (*net.UDPAddr)(nil), ""},
 		{"empty UDP address", &net.UDPAddr{}, ""},
-		{"type of its own", connAddr("192.0.2.1:80"), "192.0.2.1"},
-		{"type of its own, IPv6 with a zone", connAddr("[fe80::1%eth0]:80"), "fe80::1"},
-		{"type of its own, IPv4-mapped", connAddr("[::ffff:192.0.2.1]:80"), "192.0.2.1"},
+		{"type of its own", otherAddr("192.0.2.1:80"), "192.0.2.1"},
+		{"type of its own, IPv6 with a zone", otherAddr("[fe80::1%eth0]:80"), "fe80::1"},
+		{"type of its own, IPv4-mapped", otherAddr("[::ffff:192.0.2.1]:80"), "192.0.2.1"},
 		{"IP address without a port", &net.IPAddr{IP: net.ParseIP("192.0.2.1")}, ""},
-		{"host name", connAddr("example.com:80"), ""},
-		{"no text", connAddr(""), ""},
+		{"host name", otherAddr("example.com:80"), ""},
+		{"no text", otherAddr(""), ""},
 		{"Unix socket", &net.UnixAddr{Name: "/run/s", Net: "unix"}, ""},
 		{"Unix socket named like an address", &net.UnixAddr{Name: "192.0.2.1:80", Net: "unix"}, ""},
 		{"unnamed Unix socket", &net.UnixAddr{Net: "unix"}, ""},
-		{"pipe", connAddr("pipe"), ""},
+		{"pipe", otherAddr("pipe"), ""},
 		{"none", nil, ""},
 		{"nil TCP address", (*net.TCPAddr)(nil), ""},
 		{"empty TCP address", &net.TCPAddr{}, ""},
@@ -62,28 +63,28 @@ func TestPolicyPeerIP(t *testing.T) {
 			if tt.want != "" {
 				want = netip.MustParseAddr(tt.want)
 			}
-			assert.Equal(t, want, peerIP(tt.peer))
+			assert.Equal(t, want, PeerIP(tt.peer))
 		})
 	}
 }
 
-func TestAddressesOfSocketsAreReadWithoutText(t *testing.T) {
-	for _, peer := range []net.Addr{connTCPAddr("192.0.2.1:80"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:80"))} {
-		assert.Zero(t, testing.AllocsPerRun(10, func() { peerIP(peer) }), "%T", peer)
+func TestPeerIP_OfSocketsNeedsNoText(t *testing.T) {
+	for _, peer := range []net.Addr{tcpAddr("192.0.2.1:80"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:80"))} {
+		assert.Zero(t, testing.AllocsPerRun(10, func() { PeerIP(peer) }), "%T", peer)
 	}
 }
 
 // The peer of a Unix socket chooses the name of its end.
-func TestPolicyPeerAddrHidesNamesOfUnixSockets(t *testing.T) {
+func TestPeerAddr_HidesNamesOfUnixSockets(t *testing.T) {
 	for _, name := range []string{"", "@", "/run/s", "192.0.2.1:80"} {
-		assert.Equal(t, &net.UnixAddr{Name: "@", Net: "unix"}, peerAddr(&net.UnixAddr{Name: name, Net: "unix"}))
+		assert.Equal(t, &net.UnixAddr{Name: "@", Net: "unix"}, PeerAddr(&net.UnixAddr{Name: name, Net: "unix"}))
 	}
-	for _, addr := range []net.Addr{connPeer, connAddr("pipe"), nil} {
-		assert.Equal(t, addr, peerAddr(addr))
+	for _, addr := range []net.Addr{testPeer, otherAddr("pipe"), nil} {
+		assert.Equal(t, addr, PeerAddr(addr))
 	}
 }
 
-func TestPolicyIsSocketFile(t *testing.T) {
+func TestIsSocketFile(t *testing.T) {
 	tests := []struct {
 		name  string
 		local net.Addr
@@ -94,8 +95,8 @@ func TestPolicyIsSocketFile(t *testing.T) {
 		{"abstract", &net.UnixAddr{Name: "@caddy", Net: "unix"}, false},
 		{"abstract, as the kernel has it", &net.UnixAddr{Name: "\x00caddy", Net: "unix"}, false},
 		{"unnamed", &net.UnixAddr{Net: "unix"}, false},
-		{"TCP", connTCPAddr("192.0.2.1:80"), false},
-		{"type of its own", connAddr("/run/caddy.sock"), false},
+		{"TCP", tcpAddr("192.0.2.1:80"), false},
+		{"type of its own", otherAddr("/run/caddy.sock"), false},
 		{"none", nil, false},
 	}
 	for _, tt := range tests {
@@ -105,7 +106,7 @@ func TestPolicyIsSocketFile(t *testing.T) {
 	}
 }
 
-func TestPolicyParseRange(t *testing.T) {
+func TestParseRange(t *testing.T) {
 	for in, want := range map[string]string{
 		"10.0.0.0/8":              "10.0.0.0/8",
 		"10.1.2.3/8":              "10.0.0.0/8",
@@ -123,7 +124,7 @@ func TestPolicyParseRange(t *testing.T) {
 		"::ffff:a01:203/128":      "10.1.2.3/32",
 		"0:0:0:0:0:FFFF:a00:0/97": "0.0.0.0/1",
 	} {
-		got, err := parseRange(in)
+		got, err := ParseRange(in)
 		if assert.NoError(t, err, in) {
 			assert.Equal(t, netip.MustParsePrefix(want), got, in)
 		}
@@ -142,58 +143,30 @@ func TestPolicyParseRange(t *testing.T) {
 		"fe80::%eth0/64":    "'fe80::%eth0/64' has a zone: use an IP address or CIDR range without one",
 		"::ffff:1.2.3.4%e0": "'::ffff:1.2.3.4%e0' has a zone: use an IP address or CIDR range without one",
 	} {
-		_, err := parseRange(in)
+		_, err := ParseRange(in)
 		assert.EqualError(t, err, want)
 	}
 }
 
-func TestParsePrefixAcceptsWhatCaddyDoes(t *testing.T) {
-	var accepted, refused int
-	for _, s := range []string{
-		"10.0.0.0/8", "10.1.2.3/8", "10.1.2.3", "0.0.0.0/0", "255.255.255.255/32", "0.0.0.0",
-		"2001:db8::/32", "2001:db8:1::1/32", "2001:DB8::A", "::", "::/0", "::1/128", "1:2:3:4:5:6:7:8",
-		"::ffff:10.1.2.3", "::ffff:10.1.2.3/104", "::ffff:0:0/96", "::ffff:a01:203", "::FFFF:10.1.2.3/128", "64:ff9b::10.0.0.1",
-		"fe80::1%eth0", "fe80::%eth0/64", "fe80::1%", "::ffff:1.2.3.4%e0", "%eth0", "10.0.0.1%eth0",
-		" 10.0.0.1", "10.0.0.1 ", "10.0.0.0 /8", "10.0.0.0/ 8", "10.0.0.0/8 ", "\t::1", "10.0.0.1\n", "10.0.0.1,10.0.0.2",
-		"010.0.0.1", "10.0.0.01", "10.0.0.0/08", "10.0.0.0/00", "0x0a.0.0.1", "00001::", "0001::", "2001:db8::/032",
-		"", "/", "/8", "10.0.0.0/", "10.0.0/8", "10/8", "10.0.0", "10.0.0.0.0", "256.0.0.1", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8",
-		"10.0.0.0/8/8", "2001:db8::/129", "2001:db8:::1", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "[::1]", "[::1]/128", "10.0.0.1:80",
-		"example.com", "localhost", "private_ranges", "10.0.0.0-10.0.0.9", "10.0.0.*", "10.0.0.0/255.0.0.0", "unix", "\x00", "１0.0.0.1",
-	} {
-		want, wantErr := caddyhttp.CIDRExpressionToPrefix(s)
-		got, err := parsePrefix(s)
-		if wantErr != nil {
-			refused++
-			assert.Error(t, err, "%q", s)
-			continue
-		}
-		accepted++
-		assert.NoError(t, err, "%q", s)
-		assert.Equal(t, want, got, "%q", s)
-	}
-	assert.NotZero(t, accepted)
-	assert.NotZero(t, refused)
+func TestNormalize_OfNoRangeIsNone(t *testing.T) {
+	assert.False(t, Normalize(netip.Prefix{}).IsValid())
 }
 
-func TestPolicyNormalizeOfNoRangeIsNone(t *testing.T) {
-	assert.False(t, normalize(netip.Prefix{}).IsValid())
-}
-
-// connTable has the modes of ranges, connSet the ranges.
-func connTable(t testing.TB, modes map[string]Mode) *bart.Table[Mode] {
+// newTable has the modes of ranges, newSet the ranges.
+func newTable(t testing.TB, modes map[string]Mode) *bart.Table[Mode] {
 	table := new(bart.Table[Mode])
 	for s, mode := range modes {
-		prefix, err := parseRange(s)
+		prefix, err := ParseRange(s)
 		require.NoError(t, err)
 		table.Insert(prefix, mode)
 	}
 	return table
 }
 
-func connSet(t testing.TB, ranges ...string) *bart.Lite {
+func newSet(t testing.TB, ranges ...string) *bart.Lite {
 	table := new(bart.Lite)
 	for _, s := range ranges {
-		prefix, err := parseRange(s)
+		prefix, err := ParseRange(s)
 		require.NoError(t, err)
 		table.Insert(prefix)
 	}
@@ -201,145 +174,122 @@ func connSet(t testing.TB, ranges ...string) *bart.Lite {
 }
 
 // The peer of a Unix socket has no IP address.
-func TestRangesDoNotContainAnInvalidAddress(t *testing.T) {
+func TestRanges_DoNotContainAnInvalidAddress(t *testing.T) {
 	all := []string{"0.0.0.0/0", "::/0", "0.0.0.0", "::", "::ffff:0:0/96"}
 	modes := make(map[string]Mode)
 	for _, s := range all {
 		modes[s] = On
 	}
 	for _, ranges := range [][]string{nil, all} {
-		assert.False(t, connSet(t, ranges...).Contains(netip.Addr{}))
+		assert.False(t, newSet(t, ranges...).Contains(netip.Addr{}))
 	}
-	for _, table := range []*bart.Table[Mode]{new(bart.Table[Mode]), connTable(t, modes)} {
+	for _, table := range []*bart.Table[Mode]{new(bart.Table[Mode]), newTable(t, modes)} {
 		_, ok := table.Lookup(netip.Addr{})
 		assert.False(t, ok)
 	}
 }
 
-func TestPolicyJudge(t *testing.T) {
-	ranges := connTable(t, map[string]Mode{
+func TestPolicy_For(t *testing.T) {
+	ranges := newTable(t, map[string]Mode{
 		"10.0.0.0/8": On, "10.1.0.0/16": Off, "10.1.2.0/24": Unspecified, "10.1.2.3": On,
 		"2001:db8::/32": Off, "2001:db8::1": On, "::ffff:198.51.100.0/120": Off, "fe80::/10": Off,
 	})
-	all6 := connTable(t, map[string]Mode{"::/0": Off})
-	all4 := connTable(t, map[string]Mode{"0.0.0.0/0": Off})
-	source := connSource(func(*http.Request) []netip.Prefix { panic("asked in the accept loop") })
+	all6 := newTable(t, map[string]Mode{"::/0": Off})
+	all4 := newTable(t, map[string]Mode{"0.0.0.0/0": Off})
+	source := Source(func(context.Context, net.Addr) []netip.Prefix { panic("asked in the accept loop") })
 	file := &net.UnixAddr{Name: "/run/s", Net: "unix"}
 	abstract := &net.UnixAddr{Name: "@s", Net: "unix"}
 	tests := []struct {
 		name   string
-		policy policy
+		policy Policy
 		peer   net.Addr
 		local  net.Addr
 		mode   Mode
-		trust  trust
+		trust  Trust
 	}{
-		{"everyone is trusted by default", policy{mode: On}, connPeer, connLocal, On, trusted},
-		{"a Unix peer too", policy{mode: On}, abstract, abstract, On, trusted},
-		{"an unknown peer too", policy{mode: On}, connAddr("pipe"), connLocal, On, trusted},
-		{"no peer too", policy{mode: On}, nil, nil, On, trusted},
+		{"everyone is trusted by default", Policy{Mode: On}, testPeer, testLocal, On, Trusted},
+		{"a Unix peer too", Policy{Mode: On}, abstract, abstract, On, Trusted},
+		{"an unknown peer too", Policy{Mode: On}, otherAddr("pipe"), testLocal, On, Trusted},
+		{"no peer too", Policy{Mode: On}, nil, nil, On, Trusted},
 
-		{"the widest range", policy{mode: Unspecified, ranges: ranges}, connTCPAddr("10.9.0.1:1"), connLocal, On, trusted},
-		{"a narrower range wins", policy{mode: Unspecified, ranges: ranges}, connTCPAddr("10.1.9.1:1"), connLocal, Off, trusted},
-		{"the next narrower one", policy{mode: On, ranges: ranges}, connTCPAddr("10.1.2.9:1"), connLocal, Unspecified, trusted},
-		{"a single address", policy{mode: Off, ranges: ranges}, connTCPAddr("10.1.2.3:1"), connLocal, On, trusted},
-		{"outside of all ranges", policy{mode: Off, ranges: ranges}, connTCPAddr("11.0.0.1:1"), connLocal, Off, trusted},
-		{"IPv6", policy{mode: On, ranges: ranges}, connTCPAddr("[2001:db8::2]:1"), connLocal, Off, trusted},
-		{"a single IPv6 address", policy{mode: Off, ranges: ranges}, connTCPAddr("[2001:db8::1]:1"), connLocal, On, trusted},
-		{"an IPv4-mapped peer", policy{mode: Off, ranges: ranges}, connTCPAddr("[::ffff:10.1.2.3]:1"), connLocal, On, trusted},
-		{"an IPv4-mapped range", policy{mode: On, ranges: ranges}, connTCPAddr("198.51.100.255:1"), connLocal, Off, trusted},
-		{"a peer with a zone", policy{mode: On, ranges: ranges}, &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, connLocal, Off, trusted},
-		{"a peer of another type", policy{mode: Off, ranges: ranges}, connAddr("10.1.2.3:1"), connLocal, On, trusted},
-		{"a Unix peer is in no range", policy{mode: On, ranges: all6}, file, file, On, trusted},
-		{"an unknown peer is in no range", policy{mode: On, ranges: all4}, connAddr("pipe"), connLocal, On, trusted},
-		{"::/0 does not cover IPv4", policy{mode: On, ranges: all6}, connPeer, connLocal, On, trusted},
-		{"::/0 does not cover IPv4-mapped peers", policy{mode: On, ranges: all6}, connTCPAddr("[::ffff:192.0.2.1]:1"), connLocal, On, trusted},
-		{"::/0 covers IPv6", policy{mode: On, ranges: all6}, connTCPAddr("[2001:db8::1]:1"), connLocal, Off, trusted},
-		{"0.0.0.0/0 covers IPv4-mapped peers", policy{mode: On, ranges: all4}, connTCPAddr("[::ffff:192.0.2.1]:1"), connLocal, Off, trusted},
-		{"0.0.0.0/0 does not cover IPv6", policy{mode: On, ranges: all4}, connTCPAddr("[2001:db8::1]:1"), connLocal, On, trusted},
+		{"the widest range", Policy{Mode: Unspecified, Ranges: ranges}, tcpAddr("10.9.0.1:1"), testLocal, On, Trusted},
+		{"a narrower range wins", Policy{Mode: Unspecified, Ranges: ranges}, tcpAddr("10.1.9.1:1"), testLocal, Off, Trusted},
+		{"the next narrower one", Policy{Mode: On, Ranges: ranges}, tcpAddr("10.1.2.9:1"), testLocal, Unspecified, Trusted},
+		{"a single address", Policy{Mode: Off, Ranges: ranges}, tcpAddr("10.1.2.3:1"), testLocal, On, Trusted},
+		{"outside of all ranges", Policy{Mode: Off, Ranges: ranges}, tcpAddr("11.0.0.1:1"), testLocal, Off, Trusted},
+		{"IPv6", Policy{Mode: On, Ranges: ranges}, tcpAddr("[2001:db8::2]:1"), testLocal, Off, Trusted},
+		{"a single IPv6 address", Policy{Mode: Off, Ranges: ranges}, tcpAddr("[2001:db8::1]:1"), testLocal, On, Trusted},
+		{"an IPv4-mapped peer", Policy{Mode: Off, Ranges: ranges}, tcpAddr("[::ffff:10.1.2.3]:1"), testLocal, On, Trusted},
+		{"an IPv4-mapped range", Policy{Mode: On, Ranges: ranges}, tcpAddr("198.51.100.255:1"), testLocal, Off, Trusted},
+		{"a peer with a zone", Policy{Mode: On, Ranges: ranges}, &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, testLocal, Off, Trusted},
+		{"a peer of another type", Policy{Mode: Off, Ranges: ranges}, otherAddr("10.1.2.3:1"), testLocal, On, Trusted},
+		{"a Unix peer is in no range", Policy{Mode: On, Ranges: all6}, file, file, On, Trusted},
+		{"an unknown peer is in no range", Policy{Mode: On, Ranges: all4}, otherAddr("pipe"), testLocal, On, Trusted},
+		{"::/0 does not cover IPv4", Policy{Mode: On, Ranges: all6}, testPeer, testLocal, On, Trusted},
+		{"::/0 does not cover IPv4-mapped peers", Policy{Mode: On, Ranges: all6}, tcpAddr("[::ffff:192.0.2.1]:1"), testLocal, On, Trusted},
+		{"::/0 covers IPv6", Policy{Mode: On, Ranges: all6}, tcpAddr("[2001:db8::1]:1"), testLocal, Off, Trusted},
+		{"0.0.0.0/0 covers IPv4-mapped peers", Policy{Mode: On, Ranges: all4}, tcpAddr("[::ffff:192.0.2.1]:1"), testLocal, Off, Trusted},
+		{"0.0.0.0/0 does not cover IPv6", Policy{Mode: On, Ranges: all4}, tcpAddr("[2001:db8::1]:1"), testLocal, On, Trusted},
 
-		{"trusted", policy{mode: On, trusted: connSet(t, "192.0.2.0/24")}, connPeer, connLocal, On, trusted},
-		{"untrusted", policy{mode: On, trusted: connSet(t, "198.51.100.0/24")}, connPeer, connLocal, On, untrusted},
-		{"untrusted under unspecified", policy{mode: Unspecified, trusted: connSet(t, "198.51.100.0/24")}, connPeer, connLocal, Unspecified, untrusted},
-		{"nobody is trusted", policy{mode: On, trusted: connSet(t)}, connPeer, connLocal, On, untrusted},
-		{"an IPv4-mapped peer is trusted", policy{mode: On, trusted: connSet(t, "192.0.2.0/24")}, connTCPAddr("[::ffff:192.0.2.9]:1"), connLocal, On, trusted},
-		{"trusted by an IPv4-mapped range", policy{mode: On, trusted: connSet(t, "::ffff:192.0.2.0/120")}, connPeer, connLocal, On, trusted},
-		{"a peer with a zone is trusted", policy{mode: On, trusted: connSet(t, "fe80::/10")}, &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, connLocal, On, trusted},
-		{"::/0 does not trust IPv4", policy{mode: On, trusted: connSet(t, "::/0")}, connPeer, connLocal, On, untrusted},
-		{"0.0.0.0/0 does not trust IPv6", policy{mode: On, trusted: connSet(t, "0.0.0.0/0")}, connTCPAddr("[2001:db8::1]:1"), connLocal, On, untrusted},
-		{"peers of a range of their own are trusted", policy{mode: Off, ranges: ranges, trusted: connSet(t)}, connTCPAddr("10.1.2.3:1"), connLocal, On, trusted},
-		{"others are not", policy{mode: On, ranges: ranges, trusted: connSet(t)}, connTCPAddr("11.1.2.3:1"), connLocal, On, untrusted},
-		{"peers of a socket file are trusted", policy{mode: On, trusted: connSet(t)}, &net.UnixAddr{Net: "unix"}, file, On, trusted},
-		{"peers of an abstract socket are not", policy{mode: On, trusted: connSet(t, "0.0.0.0/0", "::/0")}, &net.UnixAddr{Net: "unix"}, abstract, On, untrusted},
-		{"unknown peers are not", policy{mode: On, trusted: connSet(t, "0.0.0.0/0", "::/0")}, connAddr("pipe"), connLocal, On, untrusted},
-		{"no peer is not", policy{mode: On, trusted: connSet(t, "0.0.0.0/0", "::/0")}, nil, connLocal, On, untrusted},
+		{"trusted", Policy{Mode: On, Trusted: newSet(t, "192.0.2.0/24")}, testPeer, testLocal, On, Trusted},
+		{"untrusted", Policy{Mode: On, Trusted: newSet(t, "198.51.100.0/24")}, testPeer, testLocal, On, Untrusted},
+		{"untrusted under unspecified", Policy{Mode: Unspecified, Trusted: newSet(t, "198.51.100.0/24")}, testPeer, testLocal, Unspecified, Untrusted},
+		{"nobody is trusted", Policy{Mode: On, Trusted: newSet(t)}, testPeer, testLocal, On, Untrusted},
+		{"an IPv4-mapped peer is trusted", Policy{Mode: On, Trusted: newSet(t, "192.0.2.0/24")}, tcpAddr("[::ffff:192.0.2.9]:1"), testLocal, On, Trusted},
+		{"trusted by an IPv4-mapped range", Policy{Mode: On, Trusted: newSet(t, "::ffff:192.0.2.0/120")}, testPeer, testLocal, On, Trusted},
+		{"a peer with a zone is trusted", Policy{Mode: On, Trusted: newSet(t, "fe80::/10")}, &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, testLocal, On, Trusted},
+		{"::/0 does not trust IPv4", Policy{Mode: On, Trusted: newSet(t, "::/0")}, testPeer, testLocal, On, Untrusted},
+		{"0.0.0.0/0 does not trust IPv6", Policy{Mode: On, Trusted: newSet(t, "0.0.0.0/0")}, tcpAddr("[2001:db8::1]:1"), testLocal, On, Untrusted},
+		{"peers of a range of their own are trusted", Policy{Mode: Off, Ranges: ranges, Trusted: newSet(t)}, tcpAddr("10.1.2.3:1"), testLocal, On, Trusted},
+		{"others are not", Policy{Mode: On, Ranges: ranges, Trusted: newSet(t)}, tcpAddr("11.1.2.3:1"), testLocal, On, Untrusted},
+		{"peers of a socket file are trusted", Policy{Mode: On, Trusted: newSet(t)}, &net.UnixAddr{Net: "unix"}, file, On, Trusted},
+		{"peers of an abstract socket are not", Policy{Mode: On, Trusted: newSet(t, "0.0.0.0/0", "::/0")}, &net.UnixAddr{Net: "unix"}, abstract, On, Untrusted},
+		{"unknown peers are not", Policy{Mode: On, Trusted: newSet(t, "0.0.0.0/0", "::/0")}, otherAddr("pipe"), testLocal, On, Untrusted},
+		{"no peer is not", Policy{Mode: On, Trusted: newSet(t, "0.0.0.0/0", "::/0")}, nil, testLocal, On, Untrusted},
 
-		{"a source is not asked yet", policy{mode: On, source: source}, connPeer, connLocal, On, unasked},
-		{"nor for a peer of a range", policy{mode: On, source: source, ranges: ranges}, connTCPAddr("10.1.2.3:1"), connLocal, On, trusted},
-		{"nor for a socket file", policy{mode: On, source: source}, &net.UnixAddr{Net: "unix"}, file, On, trusted},
-		{"nor for an abstract socket", policy{mode: On, source: source}, &net.UnixAddr{Net: "unix"}, abstract, On, untrusted},
-		{"nor for an unknown peer", policy{mode: On, source: source}, connAddr("pipe"), connLocal, On, untrusted},
+		{"a source is not asked yet", Policy{Mode: On, Source: source}, testPeer, testLocal, On, AskSource},
+		{"nor for a peer of a range", Policy{Mode: On, Source: source, Ranges: ranges}, tcpAddr("10.1.2.3:1"), testLocal, On, Trusted},
+		{"nor for a socket file", Policy{Mode: On, Source: source}, &net.UnixAddr{Net: "unix"}, file, On, Trusted},
+		{"nor for an abstract socket", Policy{Mode: On, Source: source}, &net.UnixAddr{Net: "unix"}, abstract, On, Untrusted},
+		{"nor for an unknown peer", Policy{Mode: On, Source: source}, otherAddr("pipe"), testLocal, On, Untrusted},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			mode, trust := tt.policy.judge(tt.peer, tt.local)
+			mode, trust := tt.policy.For(tt.peer, tt.local)
 			assert.Equal(t, tt.mode, mode)
 			assert.Equal(t, tt.trust, trust)
 		})
 	}
 }
 
-func TestPolicyAsk(t *testing.T) {
+func TestPolicy_Ask(t *testing.T) {
 	tests := []struct {
 		name   string
 		peer   net.Addr
 		ranges []netip.Prefix
-		want   trust
+		want   Trust
 	}{
-		{"in a range", connPeer, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")}, trusted},
-		{"in none", connPeer, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, untrusted},
-		{"there are none", connPeer, nil, untrusted},
-		{"not masked", connPeer, []netip.Prefix{netip.MustParsePrefix("192.0.2.77/24")}, trusted},
-		{"IPv4-mapped", connPeer, []netip.Prefix{netip.MustParsePrefix("::ffff:192.0.2.0/120")}, trusted},
-		{"peer IPv4-mapped", connTCPAddr("[::ffff:192.0.2.1]:1"), []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, trusted},
-		{"peer with a zone", &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, []netip.Prefix{netip.MustParsePrefix("fe80::/10")}, trusted},
-		{"::/0 does not cover IPv4", connPeer, []netip.Prefix{netip.MustParsePrefix("::/0")}, untrusted},
-		{"0.0.0.0/0", connPeer, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, trusted},
-		{"a range that is none", connPeer, []netip.Prefix{{}}, untrusted},
+		{"in a range", testPeer, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")}, Trusted},
+		{"in none", testPeer, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Untrusted},
+		{"there are none", testPeer, nil, Untrusted},
+		{"not masked", testPeer, []netip.Prefix{netip.MustParsePrefix("192.0.2.77/24")}, Trusted},
+		{"IPv4-mapped", testPeer, []netip.Prefix{netip.MustParsePrefix("::ffff:192.0.2.0/120")}, Trusted},
+		{"peer IPv4-mapped", tcpAddr("[::ffff:192.0.2.1]:1"), []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Trusted},
+		{"peer with a zone", &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}, []netip.Prefix{netip.MustParsePrefix("fe80::/10")}, Trusted},
+		{"::/0 does not cover IPv4", testPeer, []netip.Prefix{netip.MustParsePrefix("::/0")}, Untrusted},
+		{"0.0.0.0/0", testPeer, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, Trusted},
+		{"a range that is none", testPeer, []netip.Prefix{{}}, Untrusted},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := policy{asking: make(chan struct{}, 1), source: connSource(func(*http.Request) []netip.Prefix { return tt.ranges })}
-			got, err := p.ask(t.Context(), tt.peer)
+			p := Policy{asking: make(chan struct{}, 1), Source: Source(func(context.Context, net.Addr) []netip.Prefix { return tt.ranges })}
+			got, err := p.Ask(t.Context(), tt.peer)
 			assert.Equal(t, tt.want, got)
 			if len(tt.ranges) == 0 {
-				assert.ErrorIs(t, err, errSourceEmpty)
+				assert.ErrorIs(t, err, ErrSourceEmpty)
 			} else {
 				assert.NoError(t, err)
 			}
 		})
 	}
-}
-
-func TestPolicyAskTellsSourceOfTheConnection(t *testing.T) {
-	server := new(caddyhttp.Server)
-	var got *http.Request
-	p := policy{asking: make(chan struct{}, 1), source: askSource(ipSource(func(r *http.Request) []netip.Prefix {
-		got = r
-		// What sources and the modules they use do with a request.
-		caddyhttp.SetVar(r.Context(), "key", "value")
-		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll("{http.request.remote}", "")
-		return nil
-	}), server)}
-	_, _ = p.ask(t.Context(), connPeer)
-	require.NotNil(t, got)
-	assert.Equal(t, connPeer.String(), got.RemoteAddr)
-	assert.Same(t, server, got.Context().Value(caddyhttp.ServerCtxKey))
-	assert.Equal(t, "value", caddyhttp.GetVar(got.Context(), "key"))
-	assert.NotNil(t, got.URL)
-	assert.NotNil(t, got.Header)
-
-	first := got
-	_, _ = p.ask(t.Context(), connPeer)
-	assert.NotSame(t, first.Context().Value(caddy.ReplacerCtxKey), got.Context().Value(caddy.ReplacerCtxKey), "nothing is left from another connection")
 }

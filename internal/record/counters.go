@@ -1,84 +1,88 @@
-package proxyprotocol
+package record
 
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
-// tally counts what became of connections. Counting is a matter of one addition; what
-// metrics make of it is made when they are asked for.
-type tally struct {
-	outcomes [modes][len(versionNames)][outcomes]atomic.Uint64
+// Counters counts outcomes. Counting is one atomic addition. Prometheus metrics are built from
+// the counters on scrape.
+type Counters struct {
+	outcomes [policy.Modes][len(VersionNames)][Outcomes]atomic.Uint64
 	headers  durations
 }
 
-// versionNames are the labels of header versions; 0 is no header.
-var versionNames = [...]string{"none", "v1", "v2"}
+// VersionNames are the labels of header versions; that of 0 is for no header.
+var VersionNames = [...]string{"none", "v1", "v2"}
 
-// count counts a connection.
-func (t *tally) count(mode Mode, version uint8, o outcome) { t.outcomes[mode][version][o].Add(1) }
+// Count counts a connection.
+func (c *Counters) Count(mode policy.Mode, version uint8, o Outcome) {
+	c.outcomes[mode][version][o].Add(1)
+}
 
-// total returns how many connections there were of an outcome.
-func (t *tally) total(o outcome) (n uint64) {
-	for mode := range t.outcomes {
-		for version := range t.outcomes[mode] {
-			n += t.outcomes[mode][version][o].Load()
+// Total returns the number of connections with an outcome.
+func (c *Counters) Total(o Outcome) (n uint64) {
+	for mode := range c.outcomes {
+		for version := range c.outcomes[mode] {
+			n += c.outcomes[mode][version][o].Load()
 		}
 	}
 	return n
 }
 
-// each calls f for all that has been counted.
-func (t *tally) each(f func(mode Mode, version string, o outcome, n uint64)) {
-	for mode := range t.outcomes {
-		for version := range t.outcomes[mode] {
-			for o := range t.outcomes[mode][version] {
-				if n := t.outcomes[mode][version][o].Load(); n > 0 {
-					f(Mode(mode), versionNames[version], outcome(o), n)
+// Each calls f for every mode, version and outcome with a count.
+func (c *Counters) Each(f func(mode policy.Mode, version string, o Outcome, n uint64)) {
+	for mode := range c.outcomes {
+		for version := range c.outcomes[mode] {
+			for o := range c.outcomes[mode][version] {
+				if n := c.outcomes[mode][version][o].Load(); n > 0 {
+					f(policy.Mode(mode), VersionNames[version], Outcome(o), n)
 				}
 			}
 		}
 	}
 }
 
-// observeHeader counts the time that a header took.
-func (t *tally) observeHeader(took time.Duration) { t.headers.observe(took) }
+// ObserveHeader counts the time from accept to the end of a header.
+func (c *Counters) ObserveHeader(took time.Duration) { c.headers.observe(took) }
 
-// headerTimes returns how many headers there were whose time was taken, the sum of their
-// times, and how many took no longer than each upper bound, in seconds.
-func (t *tally) headerTimes() (n uint64, sum time.Duration, buckets map[float64]uint64) {
+// HeaderTimes returns the number of observed headers, the sum of their times, and for each upper
+// bound in seconds the number of headers that took no longer.
+func (c *Counters) HeaderTimes() (n uint64, sum time.Duration, buckets map[float64]uint64) {
 	buckets = make(map[float64]uint64)
-	for i := range t.headers.counts {
-		n += t.headers.counts[i].Load()
+	for i := range c.headers.counts {
+		n += c.headers.counts[i].Load()
 		if i < len(durationBounds) {
 			buckets[durationBounds[i].Seconds()] = n
 		}
 	}
-	return n, time.Duration(t.headers.sum.Load()), buckets
+	return n, time.Duration(c.headers.sum.Load()), buckets
 }
 
-// add adds all that other has counted.
-func (t *tally) add(other *tally) {
-	for mode := range t.outcomes {
-		for version := range t.outcomes[mode] {
-			for o := range t.outcomes[mode][version] {
-				t.outcomes[mode][version][o].Add(other.outcomes[mode][version][o].Load())
+// add adds the counts of other.
+func (c *Counters) add(other *Counters) {
+	for mode := range c.outcomes {
+		for version := range c.outcomes[mode] {
+			for o := range c.outcomes[mode][version] {
+				c.outcomes[mode][version][o].Add(other.outcomes[mode][version][o].Load())
 			}
 		}
 	}
-	for i := range t.headers.counts {
-		t.headers.counts[i].Add(other.headers.counts[i].Load())
+	for i := range c.headers.counts {
+		c.headers.counts[i].Add(other.headers.counts[i].Load())
 	}
-	t.headers.sum.Add(other.headers.sum.Load())
+	c.headers.sum.Add(other.headers.sum.Load())
 }
 
-// durations is a histogram.
+// durations is a histogram of durations.
 type durations struct {
-	counts [len(durationBounds) + 1]atomic.Uint64 // the last is above all bounds
+	counts [len(durationBounds) + 1]atomic.Uint64 // the last one is of those above all bounds
 	sum    atomic.Int64
 }
 
-// durationBounds are the inclusive upper bounds of its buckets.
+// durationBounds are the inclusive upper bounds of the buckets of durations.
 var durationBounds = [...]time.Duration{
 	100 * time.Microsecond, 500 * time.Microsecond,
 	time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond,

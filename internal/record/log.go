@@ -1,8 +1,8 @@
-package proxyprotocol
+package record
 
 import (
 	"net"
-	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,34 +11,37 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// Log lines that a peer can cause are limited: so many of each message an interval.
+// Limits of the log lines that a peer can cause.
 const (
-	refusalInterval = 10 * time.Second
-	refusalsLogged  = 100
-	markedInterval  = time.Minute
-	// linesWaiting bounds the lines that wait to be written: more than one message may have
-	// in an interval.
+	// RefusalInterval is the time in which RefusalsLogged lines of each message are logged.
+	RefusalInterval = 10 * time.Second
+	RefusalsLogged  = 100
+	// markedInterval is the time between two lines about marked connections.
+	markedInterval = time.Minute
+	// linesWaiting bounds the queue of lines. It is larger than the limit of one message.
 	linesWaiting = 256
 )
 
-// connLog logs what happens to connections. Warnings that a peer can cause are written by a
+// Log logs what happens to connections. Warnings that a peer can cause are written by a
 // goroutine of their own: the log's writer is another module's code, which may block or
 // panic, and refusals happen in the accept loop and in deferred functions that recover. The
 // line of an accepted header, at level DEBUG, is written by the connection's own goroutine.
-type connLog struct {
+type Log struct {
 	logger    *zap.Logger
 	datagrams bool // datagrams are refused, not connections
 	debug     bool // accepted headers are logged
 
-	// nextMarked is the monotime.Time when the next marked connection is logged.
+	// nextMarked is the monotime.Time from which on the next marked connection is logged.
 	nextMarked atomic.Int64
 
 	mu      sync.Mutex
-	limits  [outcomes]lineLimit // guarded by mu
+	limits  [Outcomes]lineLimit // guarded by mu
 	waiting []func()            // guarded by mu; at most linesWaiting, the oldest first
 	writing bool                // guarded by mu; write runs
 }
@@ -50,30 +53,23 @@ type lineLimit struct {
 	omitted uint64    // lines not logged since the last summary
 }
 
-// newConnLog returns a log of connections or of datagrams.
-func newConnLog(logger *zap.Logger, datagrams bool) *connLog {
-	return &connLog{logger: logger, datagrams: datagrams, debug: logger.Core().Enabled(zapcore.DebugLevel)}
+// NewLog returns a log of connections or of datagrams.
+func NewLog(logger *zap.Logger, datagrams bool) *Log {
+	return &Log{logger: logger, datagrams: datagrams, debug: logger.Core().Enabled(zapcore.DebugLevel)}
 }
 
-// limited returns a logger that writes so many of each message an interval.
-func limited(logger *zap.Logger, interval time.Duration, first int) *zap.Logger {
+// Limit returns a logger that writes so many of each message an interval.
+func Limit(logger *zap.Logger, interval time.Duration, first int) *zap.Logger {
 	return logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, interval, first, 0)
 	}))
 }
 
-func (l *connLog) message(why outcome) string {
-	if l.datagrams {
-		return dropMessages[why]
-	}
-	return refusalMessages[why]
-}
-
-// refused logs a refusal. It asks nothing of the logger before the limit allows the line:
-// that would cost a flood of refused connections a tenth of their time.
-func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err error) {
+// refusal logs a refusal. It calls the logger only if the limit allows the line: in a flood of
+// refused connections that saves a tenth of the time.
+func (l *Log) refusal(peer, local net.Addr, mode policy.Mode, reason Outcome, err error) {
 	level := zapcore.WarnLevel
-	if isNoNews(why, err) {
+	if isRoutine(reason, err) {
 		if level = zapcore.DebugLevel; !l.debug {
 			return
 		}
@@ -81,59 +77,59 @@ func (l *connLog) refused(peer, local net.Addr, mode Mode, why outcome, err erro
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limit := &l.limits[why]
+	limit := &l.limits[reason]
 	if !now.Before(limit.until) {
-		limit.until, limit.left = now.Add(refusalInterval), refusalsLogged
+		limit.until, limit.left = now.Add(RefusalInterval), RefusalsLogged
 	}
-	if limit.left > 0 && l.enqueue(func() { l.writeRefusal(level, now, peer, local, mode, why, err) }) {
+	if limit.left > 0 && l.enqueue(func() { l.writeRefusal(level, now, peer, local, mode, reason, err) }) {
 		limit.left--
 		return
 	}
 	if limit.omitted == 0 {
-		time.AfterFunc(refusalInterval, func() { l.sumUp(level, why) })
+		time.AfterFunc(RefusalInterval, func() { l.sumUp(level, reason) })
 	}
 	limit.omitted++
 }
 
-func (l *connLog) writeRefusal(level zapcore.Level, at time.Time, peer, local net.Addr, mode Mode, why outcome, err error) {
-	entry := l.logger.Check(level, l.message(why))
+func (l *Log) writeRefusal(level zapcore.Level, at time.Time, peer, local net.Addr, mode policy.Mode, reason Outcome, err error) {
+	entry := l.logger.Check(level, reason.Message(l.datagrams))
 	if entry == nil {
 		return
 	}
 	entry.Time = at
 	entry.Write(
-		zap.String("peer", addrString(peer)),
-		zap.String("local", addrString(local)),
+		zap.String("peer", conninfo.AddrString(peer)),
+		zap.String("local", conninfo.AddrString(local)),
 		zap.Stringer("mode", mode),
-		zap.Stringer("reason", why),
+		zap.Stringer("reason", reason),
 		zap.Error(err), // no field if there is none
 	)
 }
 
-// sumUp logs how many lines of a message were omitted.
-func (l *connLog) sumUp(level zapcore.Level, why outcome) {
+// sumUp logs the number of lines of a message that were omitted.
+func (l *Log) sumUp(level zapcore.Level, reason Outcome) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limit := &l.limits[why]
+	limit := &l.limits[reason]
 	n := limit.omitted
 	if !l.enqueue(func() {
-		l.logger.Log(level, "further lines with this message were not logged", zap.String("message", l.message(why)), zap.Uint64("count", n))
+		l.logger.Log(level, "further lines with this message were not logged", zap.String("message", reason.Message(l.datagrams)), zap.Uint64("count", n))
 	}) {
-		time.AfterFunc(refusalInterval, func() { l.sumUp(level, why) })
+		time.AfterFunc(RefusalInterval, func() { l.sumUp(level, reason) })
 		return
 	}
 	limit.omitted = 0
 }
 
-// warn logs a warning, unless too many lines wait.
-func (l *connLog) warn(message string, fields ...zap.Field) {
+// Warn logs a warning, unless the queue is full.
+func (l *Log) Warn(message string, fields ...zap.Field) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.enqueue(func() { l.logger.Warn(message, fields...) })
 }
 
-// enqueue has a line written soon, unless too many wait. The caller holds mu.
-func (l *connLog) enqueue(line func()) bool {
+// enqueue adds a line to the queue, unless it is full. The caller holds mu.
+func (l *Log) enqueue(line func()) bool {
 	if len(l.waiting) == linesWaiting {
 		return false
 	}
@@ -145,11 +141,20 @@ func (l *connLog) enqueue(line func()) bool {
 	return true
 }
 
-// write writes the lines that wait, and ends when there are none.
-func (l *connLog) write() {
+// Flush returns when all queued lines have been written.
+func (l *Log) Flush() {
+	for writing := true; writing; runtime.Gosched() {
+		l.mu.Lock()
+		writing = l.writing
+		l.mu.Unlock()
+	}
+}
+
+// write writes the queued lines, and returns when there are none.
+func (l *Log) write() {
 	ended := false
 	defer func() {
-		if !ended { // the log's writer has ended this goroutine
+		if !ended { // the log's writer called runtime.Goexit
 			go l.write()
 		}
 	}()
@@ -173,13 +178,13 @@ func writeLine(line func()) {
 	line()
 }
 
-// localAddresser is a socket. Its address is asked for only if a line is logged: the socket may
-// be another module's.
+// localAddresser is a socket. Its method is called only if a line is logged, because it may be
+// another module's.
 type localAddresser interface{ LocalAddr() net.Addr }
 
 // accepted logs an accepted header. The fields are made in separate functions, because they
 // would enlarge the stack of every connection.
-func (l *connLog) accepted(peer net.Addr, socket localAddresser, mode Mode, h *wire.Header, marked bool) {
+func (l *Log) accepted(peer net.Addr, socket localAddresser, mode policy.Mode, h *wire.Header, marked bool) {
 	if marked {
 		l.marked(peer, socket, h, monotime.Now())
 	}
@@ -188,8 +193,8 @@ func (l *connLog) accepted(peer net.Addr, socket localAddresser, mode Mode, h *w
 	}
 }
 
-// marked logs that the address of a client is not trustworthy.
-func (l *connLog) marked(peer net.Addr, socket localAddresser, h *wire.Header, now monotime.Time) {
+// marked logs that a client's address is unverified.
+func (l *Log) marked(peer net.Addr, socket localAddresser, h *wire.Header, now monotime.Time) {
 	next := l.nextMarked.Load()
 	if int64(now) < next || !l.nextMarked.CompareAndSwap(next, int64(now.Add(markedInterval))) {
 		return
@@ -199,8 +204,8 @@ func (l *connLog) marked(peer net.Addr, socket localAddresser, h *wire.Header, n
 	defer l.mu.Unlock()
 	if !l.enqueue(func() {
 		l.logger.Warn("a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0",
-			zap.String("peer", addrString(peer)),
-			zap.String("local", addrString(local)),
+			zap.String("peer", conninfo.AddrString(peer)),
+			zap.String("local", conninfo.AddrString(local)),
 			zap.Stringer("claimed", claimed),
 		)
 	}) {
@@ -208,30 +213,12 @@ func (l *connLog) marked(peer net.Addr, socket localAddresser, h *wire.Header, n
 	}
 }
 
-func (l *connLog) debugAccepted(peer net.Addr, mode Mode, h *wire.Header) {
+func (l *Log) debugAccepted(peer net.Addr, mode policy.Mode, h *wire.Header) {
 	l.logger.Debug("accepted PROXY protocol header",
-		zap.String("peer", addrString(peer)),
+		zap.String("peer", conninfo.AddrString(peer)),
 		zap.Stringer("mode", mode),
 		zap.Uint8("version", h.Version()),
-		zap.String("source", textOf(h.Source())),
-		zap.String("destination", textOf(h.Destination())),
+		zap.String("source", conninfo.AddrPortString(h.Source())),
+		zap.String("destination", conninfo.AddrPortString(h.Destination())),
 	)
-}
-
-// addrString is the text of an address that may not be there. Other modules' addresses may
-// panic, and where they are logged, nobody would recover that.
-func addrString(addr net.Addr) (text string) {
-	defer func() { _ = recover() }()
-	if addr == nil {
-		return ""
-	}
-	return addr.String()
-}
-
-// textOf is the text of an address, and empty if there is none.
-func textOf(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }

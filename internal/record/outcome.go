@@ -1,4 +1,6 @@
-package proxyprotocol
+// Package record keeps the record of connections and datagrams: what became of them (outcomes),
+// how many there were, the last refusals, and the log.
+package record
 
 import (
 	"errors"
@@ -7,134 +9,142 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// outcome is what became of a connection, once, or of a datagram. Its name is a label in metrics; that of a
-// refusal is the reason in logs.
-type outcome uint8
+// Outcome is what became of a connection or datagram. Each has one outcome. Its name is a label
+// of metrics; the name of a refusal's outcome is the reason in logs.
+type Outcome uint8
 
 const (
-	// outcomeClient: a header named the client, and is believed.
-	outcomeClient outcome = iota
-	// outcomeMarked: a header named the client, and nobody vouched for it.
-	outcomeMarked
-	// outcomeLocal: a header without IP addresses.
-	outcomeLocal
-	// outcomeDirect: no header, and none needed.
-	outcomeDirect
+	// Client: a header named the client, under mode On.
+	Client Outcome = iota
+	// Marked: a header named the client, under mode Unspecified.
+	Marked
+	// Local: a header without IP addresses.
+	Local
+	// Direct: no header, and none needed.
+	Direct
 
-	// From here on the connection was refused, or ended before anything could be refused.
+	// The outcomes from here on are refusals, except for Silent.
 
-	// reasonMissing: no header where one is mandatory.
-	reasonMissing
-	// reasonForbidden: a header where none is allowed.
-	reasonForbidden
-	// reasonUntrusted: the peer may not send a header.
-	reasonUntrusted
-	// reasonMalformed: the header breaks the specification, or was cut off.
-	reasonMalformed
-	// reasonChecksum: the header's CRC32C is wrong.
-	reasonChecksum
-	// reasonTooLarge: the header is larger than max_header_size.
-	reasonTooLarge
-	// reasonDuplicate: a second header.
-	reasonDuplicate
-	// reasonTimeout: the header was not complete in time.
-	reasonTimeout
-	// reasonVersion: the header's version is not allowed.
-	reasonVersion
-	// reasonIO: the connection failed, or was closed, after its first byte and before its
-	// header was complete; or it could not be judged at all.
-	reasonIO
-	// reasonSilent: the connection ended, or its time was over, before its first byte. Health
-	// checks that only connect do that, and browsers with connections to spare: it is counted
-	// in every mode, and not news.
-	reasonSilent
+	// Missing: no header where one is mandatory.
+	Missing
+	// Forbidden: a header where none is allowed.
+	Forbidden
+	// Untrusted: the peer may not send a header.
+	Untrusted
+	// Malformed: the header breaks the specification, or was cut off.
+	Malformed
+	// Checksum: the header's CRC32C is wrong.
+	Checksum
+	// TooLarge: the header is larger than max_header_size.
+	TooLarge
+	// Duplicate: a second header.
+	Duplicate
+	// Timeout: the header was not complete in time.
+	Timeout
+	// Version: the header's version is not allowed.
+	Version
+	// IO: the connection failed, or was closed, after its first byte and before its
+	// header was complete; or it could not be checked.
+	IO
+	// Silent: the connection ended or timed out before its first byte, in any mode. Health
+	// checks that only connect do that, and browsers with spare connections.
+	Silent
 
-	outcomes // how many there are
+	Outcomes // the number of outcomes
 )
 
-var outcomeNames = [outcomes]string{
-	outcomeClient:   "client",
-	outcomeMarked:   "marked",
-	outcomeLocal:    "local",
-	outcomeDirect:   "direct",
-	reasonMissing:   "missing",
-	reasonForbidden: "forbidden",
-	reasonUntrusted: "untrusted",
-	reasonMalformed: "malformed",
-	reasonChecksum:  "checksum",
-	reasonTooLarge:  "too_large",
-	reasonDuplicate: "duplicate",
-	reasonTimeout:   "timeout",
-	reasonVersion:   "version",
-	reasonIO:        "io",
-	reasonSilent:    "silent",
+var outcomeNames = [Outcomes]string{
+	Client:    "client",
+	Marked:    "marked",
+	Local:     "local",
+	Direct:    "direct",
+	Missing:   "missing",
+	Forbidden: "forbidden",
+	Untrusted: "untrusted",
+	Malformed: "malformed",
+	Checksum:  "checksum",
+	TooLarge:  "too_large",
+	Duplicate: "duplicate",
+	Timeout:   "timeout",
+	Version:   "version",
+	IO:        "io",
+	Silent:    "silent",
 }
 
-// refusalMessages are the log messages of refusals. zap limits how many of each are logged.
-var refusalMessages = [outcomes]string{
-	reasonMissing:   "refused connection without PROXY protocol header",
-	reasonForbidden: "refused connection with PROXY protocol header",
-	reasonUntrusted: "refused connection from untrusted peer",
-	reasonMalformed: "refused connection with malformed PROXY protocol header",
-	reasonChecksum:  "refused connection with wrong PROXY protocol checksum",
-	reasonTooLarge:  "refused connection with too large PROXY protocol header",
-	reasonDuplicate: "refused connection with second PROXY protocol header",
-	reasonTimeout:   "refused connection whose PROXY protocol header came too late",
-	reasonVersion:   "refused connection with PROXY protocol header of a version not allowed",
-	reasonIO:        "connection failed before its PROXY protocol header",
-	reasonSilent:    "connection ended before its first byte",
+// refusalMessages are the log messages of refused connections.
+var refusalMessages = [Outcomes]string{
+	Missing:   "refused connection without PROXY protocol header",
+	Forbidden: "refused connection with PROXY protocol header",
+	Untrusted: "refused connection from untrusted peer",
+	Malformed: "refused connection with malformed PROXY protocol header",
+	Checksum:  "refused connection with wrong PROXY protocol checksum",
+	TooLarge:  "refused connection with too large PROXY protocol header",
+	Duplicate: "refused connection with second PROXY protocol header",
+	Timeout:   "refused connection whose PROXY protocol header came too late",
+	Version:   "refused connection with PROXY protocol header of a version not allowed",
+	IO:        "connection failed before its PROXY protocol header",
+	Silent:    "connection ended before its first byte",
 }
 
-// dropMessages are the same of datagrams.
-var dropMessages = [outcomes]string{
-	reasonMissing:   "dropped datagram without PROXY protocol header",
-	reasonForbidden: "dropped datagram with PROXY protocol header",
-	reasonUntrusted: "dropped datagram from untrusted peer",
-	reasonMalformed: "dropped datagram with malformed PROXY protocol header",
-	reasonChecksum:  "dropped datagram with wrong PROXY protocol checksum",
-	reasonTooLarge:  "dropped datagram with too large PROXY protocol header",
-	reasonDuplicate: "dropped datagram with second PROXY protocol header",
-	reasonIO:        "dropped datagram that could not be checked",
+// dropMessages are the log messages of dropped datagrams.
+var dropMessages = [Outcomes]string{
+	Missing:   "dropped datagram without PROXY protocol header",
+	Forbidden: "dropped datagram with PROXY protocol header",
+	Untrusted: "dropped datagram from untrusted peer",
+	Malformed: "dropped datagram with malformed PROXY protocol header",
+	Checksum:  "dropped datagram with wrong PROXY protocol checksum",
+	TooLarge:  "dropped datagram with too large PROXY protocol header",
+	Duplicate: "dropped datagram with second PROXY protocol header",
+	IO:        "dropped datagram that could not be checked",
 }
 
-// acceptedAs is the outcome of what was accepted with this header, or with none, if it is the
-// zero Header.
-func acceptedAs(h *wire.Header, marked bool) outcome {
+// AcceptedAs returns the outcome of an accepted connection with this header. The zero Header is
+// no header.
+func AcceptedAs(h *wire.Header, marked bool) Outcome {
 	switch {
 	case marked:
-		return outcomeMarked
+		return Marked
 	case h.HasAddrs():
-		return outcomeClient
+		return Client
 	case h.Version() != 0:
-		return outcomeLocal
+		return Local
 	default:
-		return outcomeDirect
+		return Direct
 	}
 }
 
-// refused reports whether the outcome is a reason for a refusal.
-func (o outcome) refused() bool { return o >= reasonMissing }
+// IsRefusal reports whether the outcome is the reason of a refusal, or Silent.
+func (o Outcome) IsRefusal() bool { return o >= Missing }
+
+// Message returns the log message of a connection refused for this reason, or of a datagram
+// that was dropped. It is empty if there is none.
+func (o Outcome) Message(datagram bool) string {
+	if datagram {
+		return dropMessages[o]
+	}
+	return refusalMessages[o]
+}
 
 // String returns the outcome's name.
-func (o outcome) String() string { return outcomeNames[o] }
+func (o Outcome) String() string { return outcomeNames[o] }
 
-// reasonOf is the reason for refusing a header with this fault.
-func reasonOf(err wire.Error) outcome {
+// ReasonOf returns the reason for refusing a header with this fault.
+func ReasonOf(err wire.Error) Outcome {
 	switch err.Problem {
 	case wire.ProblemChecksum:
-		return reasonChecksum
+		return Checksum
 	case wire.ProblemTooLarge:
-		return reasonTooLarge
+		return TooLarge
 	default:
-		return reasonMalformed
+		return Malformed
 	}
 }
 
-// errRefused is what reads and writes on a refused connection fail with.
-var errRefused = errors.New("refused for breaking the PROXY protocol policy")
+// ErrRefused is the error of reads and writes on a refused connection.
+var ErrRefused = errors.New("refused for breaking the PROXY protocol policy")
 
-// refusedError returns errRefused in the form that keeps net/http from writing a
+// RefusedError returns ErrRefused in the form that keeps net/http from writing a
 // "400 Bad Request" to the connection.
-func refusedError(op string, peer net.Addr) error {
-	return &net.OpError{Op: op, Net: "tcp", Addr: peer, Err: errRefused}
+func RefusedError(op string, peer net.Addr) error {
+	return &net.OpError{Op: op, Net: "tcp", Addr: peer, Err: ErrRefused}
 }

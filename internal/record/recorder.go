@@ -1,4 +1,4 @@
-package proxyprotocol
+package record
 
 import (
 	"errors"
@@ -7,46 +7,47 @@ import (
 	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// recorder keeps the record of what becomes of the connections of a listener, or of the
-// datagrams of a socket: it counts, remembers and logs.
-type recorder struct {
-	log   *connLog
-	stats *stats
+// Recorder records what becomes of the connections of a listener, or of the datagrams of a
+// socket: it counts, remembers and logs.
+type Recorder struct {
+	Log   *Log
+	Stats *Stats
 }
 
-// count counts a connection or datagram.
-func (r *recorder) count(mode Mode, version uint8, o outcome) { r.stats.count(mode, version, o) }
+// Count counts a connection or datagram.
+func (r *Recorder) Count(mode policy.Mode, version uint8, o Outcome) { r.Stats.Count(mode, version, o) }
 
-// observeHeader counts the time that a header took.
-func (r *recorder) observeHeader(took time.Duration) { r.stats.observeHeader(took) }
+// ObserveHeader counts the time from accept to the end of a header.
+func (r *Recorder) ObserveHeader(took time.Duration) { r.Stats.ObserveHeader(took) }
 
-// sawPeer remembers a peer, if it has an IP address.
-func (r *recorder) sawPeer(peer netip.Addr) { r.stats.sawPeer(peer) }
+// SawPeer remembers a peer, unless its address is invalid.
+func (r *Recorder) SawPeer(peer netip.Addr) { r.Stats.SawPeer(peer) }
 
-// accepted logs the accepted header of a connection.
-func (r *recorder) accepted(peer net.Addr, socket localAddresser, mode Mode, h *wire.Header, marked bool) {
-	r.log.accepted(peer, socket, mode, h, marked)
+// Accepted logs the accepted header of a connection.
+func (r *Recorder) Accepted(peer net.Addr, socket localAddresser, mode policy.Mode, h *wire.Header, marked bool) {
+	r.Log.accepted(peer, socket, mode, h, marked)
 }
 
-// marked logs that the address of a client is not trustworthy.
-func (r *recorder) marked(peer net.Addr, socket localAddresser, h *wire.Header) {
-	r.log.marked(peer, socket, h, monotime.Now())
+// Marked logs that a client's address is unverified.
+func (r *Recorder) Marked(peer net.Addr, socket localAddresser, h *wire.Header) {
+	r.Log.marked(peer, socket, h, monotime.Now())
 }
 
-// refuse remembers and logs a refusal, which is counted apart. err tells the log more.
-func (r *recorder) refuse(peer, local net.Addr, mode Mode, why outcome, received []byte, err error) {
-	if !isNoNews(why, err) {
-		r.stats.refused(peer, why, received)
+// Refuse remembers and logs a refusal. The caller counts it. err is for the log, or nil.
+func (r *Recorder) Refuse(peer, local net.Addr, mode policy.Mode, reason Outcome, received []byte, err error) {
+	if !isRoutine(reason, err) {
+		r.Stats.addRefusal(peer, reason, received)
 	}
-	r.log.refused(peer, local, mode, why, err)
+	r.Log.refusal(peer, local, mode, reason, err)
 }
 
-// isNoNews reports whether a refusal is everyday life, and not worth a warning or a place
-// among the last refusals: the connection ended before its first byte, as health checks that
-// only connect do, or this server closed it when it stopped.
-func isNoNews(why outcome, err error) bool {
-	return why == reasonSilent || errors.Is(err, net.ErrClosed)
+// isRoutine reports whether a refusal is logged at DEBUG and not remembered: the connection
+// ended before its first byte, as that of a health check that only connects, or this server
+// closed it when it stopped.
+func isRoutine(reason Outcome, err error) bool {
+	return reason == Silent || errors.Is(err, net.ErrClosed)
 }

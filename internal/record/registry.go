@@ -1,4 +1,4 @@
-package proxyprotocol
+package record
 
 import (
 	"cmp"
@@ -8,110 +8,115 @@ import (
 	"sync"
 )
 
-// listeners are those in use, of the running configuration and, during a reload, of the
-// one before.
-var listeners = listenerPool{
-	entries: make(map[listenerKey]*listenerEntry),
-	gone:    make(tallies),
+// Listeners are the listeners of the running configuration and, during a reload, of the one
+// before.
+var Listeners = Registry{
+	entries: make(map[Key]*listenerEntry),
+	retired: make(Totals),
 }
 
-type listenerKey struct{ server, address string }
+// Key identifies a listener: the name of its server, and its address.
+type Key struct{ Server, Address string }
 
-// tallyKey is what counts are summed up by: connections and datagrams are not.
-type tallyKey struct {
-	server    string
-	datagrams bool
+// TotalsKey identifies a sum of counts: that of the connections or of the datagrams of a server.
+type TotalsKey struct {
+	Server    string
+	Datagrams bool
 }
 
-// packetAddress is what the addresses of sockets for datagrams begin with.
-const packetAddress = "udp/"
+// DatagramPrefix is the beginning of the address in the Key of a socket for datagrams.
+const DatagramPrefix = "udp/"
 
-func (k listenerKey) tally() tallyKey {
-	return tallyKey{k.server, strings.HasPrefix(k.address, packetAddress)}
+func (k Key) totals() TotalsKey {
+	return TotalsKey{k.Server, strings.HasPrefix(k.Address, DatagramPrefix)}
 }
 
+// listenerEntry is a listener in a Registry.
 type listenerEntry struct {
-	stats *stats
+	stats *Stats
 	// users are the modules that listen there, in the order of their configurations.
 	users []any
 }
 
-type listenerPool struct {
+// Registry has the listeners in use, and keeps their stats across reloads. It is safe for
+// concurrent use.
+type Registry struct {
 	mu      sync.Mutex
-	entries map[listenerKey]*listenerEntry
-	// gone are the counts of listeners that are gone, by server, while it has others:
-	// a counter must not go down. What their last connections do is not in there.
-	gone tallies
+	entries map[Key]*listenerEntry // guarded by mu
+	// retired has the counts of closed listeners of servers that still have others, because a
+	// Prometheus counter must not decrease. Connections that outlive their listener are no
+	// longer counted. Guarded by mu.
+	retired Totals
 }
 
-// tallies are sums of counts.
-type tallies map[tallyKey]*tally
+// Totals are sums of counters.
+type Totals map[TotalsKey]*Counters
 
-func (t tallies) add(key tallyKey, counts *tally) {
+func (t Totals) add(key TotalsKey, counts *Counters) {
 	if t[key] == nil {
-		t[key] = new(tally)
+		t[key] = new(Counters)
 	}
 	t[key].add(counts)
 }
 
-// acquire returns the stats of a listener: those it had, if it has been there before the
-// reload. The user must be comparable.
-func (p *listenerPool) acquire(key listenerKey, user any) *stats {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	entry := p.entries[key]
+// Acquire returns the stats of a listener that user uses, which must be comparable. They are
+// those of the configuration before, if it has the listener too.
+func (r *Registry) Acquire(key Key, user any) *Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	entry := r.entries[key]
 	if entry == nil {
-		entry = &listenerEntry{stats: newStats()}
-		p.entries[key] = entry
+		entry = &listenerEntry{stats: NewStats()}
+		r.entries[key] = entry
 	}
 	entry.users = append(entry.users, user)
 	return entry.stats
 }
 
-// release gives up all listeners of a user.
-func (p *listenerPool) release(user any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	left := make(map[tallyKey]bool) // servers that are still there
-	for key, entry := range p.entries {
+// Release removes a user from all listeners, and listeners without users.
+func (r *Registry) Release(user any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left := make(map[TotalsKey]bool) // those with listeners in use
+	for key, entry := range r.entries {
 		entry.users = slices.DeleteFunc(entry.users, func(u any) bool { return u == user })
 		if len(entry.users) > 0 {
-			left[key.tally()] = true
+			left[key.totals()] = true
 			continue
 		}
-		delete(p.entries, key)
-		p.gone.add(key.tally(), &entry.stats.tally)
+		delete(r.entries, key)
+		r.retired.add(key.totals(), &entry.stats.Counters)
 	}
-	maps.DeleteFunc(p.gone, func(key tallyKey, _ *tally) bool { return !left[key] })
+	maps.DeleteFunc(r.retired, func(key TotalsKey, _ *Counters) bool { return !left[key] })
 }
 
-// tallies returns what all listeners of each server have counted.
-func (p *listenerPool) tallies() tallies {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	sums := make(tallies)
-	for key, entry := range p.entries {
-		sums.add(key.tally(), &entry.stats.tally)
+// Totals returns the counts of each server, over all its listeners.
+func (r *Registry) Totals() Totals {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sums := make(Totals)
+	for key, entry := range r.entries {
+		sums.add(key.totals(), &entry.stats.Counters)
 	}
-	for key, counts := range p.gone {
+	for key, counts := range r.retired {
 		sums.add(key, counts)
 	}
 	return sums
 }
 
-// each calls f for every listener, in order, with the user that was configured last.
-func (p *listenerPool) each(f func(key listenerKey, stats *stats, user any)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	keys := make([]listenerKey, 0, len(p.entries))
-	for key := range p.entries {
+// Each calls f for every listener, ordered by key, with its latest user.
+func (r *Registry) Each(f func(key Key, stats *Stats, user any)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keys := make([]Key, 0, len(r.entries))
+	for key := range r.entries {
 		keys = append(keys, key)
 	}
-	slices.SortFunc(keys, func(a, b listenerKey) int {
-		return cmp.Or(cmp.Compare(a.server, b.server), cmp.Compare(a.address, b.address))
+	slices.SortFunc(keys, func(a, b Key) int {
+		return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.Address, b.Address))
 	})
 	for _, key := range keys {
-		entry := p.entries[key]
+		entry := r.entries[key]
 		f(key, entry.stats, entry.users[len(entry.users)-1])
 	}
 }

@@ -1,41 +1,43 @@
-package proxyprotocol
+package record
 
 import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
-func newListenerPool() *listenerPool {
-	return &listenerPool{entries: make(map[listenerKey]*listenerEntry), gone: make(tallies)}
+func newRegistry() *Registry {
+	return &Registry{entries: make(map[Key]*listenerEntry), retired: make(Totals)}
 }
 
 // A counter must not go down.
-func TestCountsOfAListenerOutliveItAsLongAsItsServer(t *testing.T) {
-	pool := newListenerPool()
+func TestRegistry_CountsOutliveTheListenerNotTheServer(t *testing.T) {
+	registry := newRegistry()
 	const first, second = "first", "second"
-	pool.acquire(listenerKey{"srv0", "a"}, first).count(On, 1, outcomeClient)
-	pool.acquire(listenerKey{"srv0", "b"}, second).count(On, 1, outcomeClient)
-	of := tallyKey{server: "srv0"}
-	assert.EqualValues(t, 2, pool.tallies()[of].total(outcomeClient))
-	pool.release(first)
-	assert.EqualValues(t, 2, pool.tallies()[of].total(outcomeClient), "one is gone")
-	pool.release(second)
-	assert.Empty(t, pool.tallies(), "the server is gone")
-	pool.acquire(listenerKey{"srv0", "a"}, first)
-	assert.Zero(t, pool.tallies()[of].total(outcomeClient), "a new server")
+	registry.Acquire(Key{"srv0", "a"}, first).Count(policy.On, 1, Client)
+	registry.Acquire(Key{"srv0", "b"}, second).Count(policy.On, 1, Client)
+	of := TotalsKey{Server: "srv0"}
+	assert.EqualValues(t, 2, registry.Totals()[of].Total(Client))
+	registry.Release(first)
+	assert.EqualValues(t, 2, registry.Totals()[of].Total(Client), "one is gone")
+	registry.Release(second)
+	assert.Empty(t, registry.Totals(), "the server is gone")
+	registry.Acquire(Key{"srv0", "a"}, first)
+	assert.Zero(t, registry.Totals()[of].Total(Client), "a new server")
 }
 
-func TestListenersComeInOrder(t *testing.T) {
-	pool := newListenerPool()
-	var want, got []listenerKey
+func TestRegistry_EachIsOrdered(t *testing.T) {
+	registry := newRegistry()
+	var want, got []Key
 	for _, server := range []string{"a", "b", "c"} {
 		for _, address := range []string{"1", "2", "3"} {
-			key := listenerKey{server, address}
+			key := Key{server, address}
 			want = append(want, key)
-			pool.acquire(key, "user")
+			registry.Acquire(key, "user")
 		}
 	}
-	pool.each(func(key listenerKey, _ *stats, _ any) { got = append(got, key) })
+	registry.Each(func(key Key, _ *Stats, _ any) { got = append(got, key) })
 	assert.Equal(t, want, got)
 }

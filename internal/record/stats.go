@@ -1,4 +1,4 @@
-package proxyprotocol
+package record
 
 import (
 	"encoding/hex"
@@ -9,47 +9,55 @@ import (
 	"time"
 )
 
-// Bounds of what is remembered of a listener's connections.
+// Bounds of what Stats remembers.
 const (
-	refusalsKept = 20
-	bytesKept    = 16 // of a refused connection; what follows may be a request with secrets
-	peersKept    = 256
+	// RefusalsKept is the number of the last refusals.
+	RefusalsKept = 20
+	// BytesKept is the number of bytes of a refused connection. Those that follow may be a
+	// request with secrets.
+	BytesKept = 16
+	// PeersKept is the number of peers.
+	PeersKept = 256
 )
 
-// stats are what is known of a listener's connections. They outlive reloads.
-type stats struct {
-	tally
+// Stats has the counters of a listener, its last refusals and its peers. It outlives reloads,
+// and is safe for concurrent use.
+type Stats struct {
+	Counters
 
-	mu        sync.Mutex
-	refusals  [refusalsKept]refusal // a ring
-	refusedN  int
-	peers     map[netip.Addr]struct{}
-	peersMore bool // there was no room for others
+	mu sync.Mutex
+	// refusals is a ring, guarded by mu: that of number n is at n modulo its size.
+	refusals [RefusalsKept]Refusal
+	refusedN int                     // the number of all refusals; guarded by mu
+	peers    map[netip.Addr]struct{} // guarded by mu
+	// peersMore says that there were more than PeersKept peers; guarded by mu.
+	peersMore bool
 }
 
-// refusal is what is remembered of a refused connection.
-type refusal struct {
-	time  time.Time
-	peer  net.Addr
-	why   outcome
-	bytes [bytesKept]byte
-	size  int
+// Refusal is a refused connection or a dropped datagram.
+type Refusal struct {
+	Time   time.Time
+	Peer   net.Addr
+	Reason Outcome
+	bytes  [BytesKept]byte
+	size   int // of bytes
 }
 
-func newStats() *stats { return &stats{peers: make(map[netip.Addr]struct{})} }
+// NewStats returns the stats of a new listener.
+func NewStats() *Stats { return &Stats{peers: make(map[netip.Addr]struct{})} }
 
-// refused remembers a refused connection and its first bytes.
-func (s *stats) refused(peer net.Addr, why outcome, received []byte) {
-	r := refusal{time: time.Now(), peer: peer, why: why}
+// addRefusal remembers a refused connection and its first bytes.
+func (s *Stats) addRefusal(peer net.Addr, reason Outcome, received []byte) {
+	r := Refusal{Time: time.Now(), Peer: peer, Reason: reason}
 	r.size = copy(r.bytes[:], received)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refusals[s.refusedN%refusalsKept] = r
+	s.refusals[s.refusedN%RefusalsKept] = r
 	s.refusedN++
 }
 
-// sawPeer remembers a peer, if it has an IP address.
-func (s *stats) sawPeer(peer netip.Addr) {
+// SawPeer remembers a peer, unless its address is invalid.
+func (s *Stats) SawPeer(peer netip.Addr) {
 	if !peer.IsValid() {
 		return
 	}
@@ -58,15 +66,15 @@ func (s *stats) sawPeer(peer netip.Addr) {
 	if _, ok := s.peers[peer]; ok {
 		return
 	}
-	if len(s.peers) == peersKept {
+	if len(s.peers) == PeersKept {
 		s.peersMore = true
 		return
 	}
 	s.peers[peer] = struct{}{}
 }
 
-// seenPeers returns the peers remembered, in order, and whether there were more.
-func (s *stats) seenPeers() (peers []netip.Addr, more bool) {
+// SeenPeers returns the peers remembered, in order, and whether there were more.
+func (s *Stats) SeenPeers() (peers []netip.Addr, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	peers = make([]netip.Addr, 0, len(s.peers))
@@ -77,16 +85,16 @@ func (s *stats) seenPeers() (peers []netip.Addr, more bool) {
 	return peers, s.peersMore
 }
 
-// lastRefusals returns the refusals remembered, the latest first.
-func (s *stats) lastRefusals() []refusal {
+// LastRefusals returns the refusals remembered, the latest first.
+func (s *Stats) LastRefusals() []Refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var last []refusal
-	for i := s.refusedN - 1; i >= max(0, s.refusedN-refusalsKept); i-- {
-		last = append(last, s.refusals[i%refusalsKept])
+	var last []Refusal
+	for i := s.refusedN - 1; i >= max(0, s.refusedN-RefusalsKept); i-- {
+		last = append(last, s.refusals[i%RefusalsKept])
 	}
 	return last
 }
 
-// hex returns the first bytes of the connection.
-func (r *refusal) hex() string { return hex.EncodeToString(r.bytes[:r.size]) }
+// Hex returns the first bytes of the connection in hexadecimal.
+func (r *Refusal) Hex() string { return hex.EncodeToString(r.bytes[:r.size]) }

@@ -1,4 +1,4 @@
-package proxyprotocol
+package stream
 
 import (
 	"bytes"
@@ -6,23 +6,28 @@ import (
 	"sync"
 )
 
-// buffer has the bytes that a connection received and has not returned to the caller: a
-// header and, where they come together, the bytes behind it. A connection has one only while
-// there are such bytes.
+// buffer has the bytes that a connection has received and Read has not returned: a header and, if
+// they arrived together, the bytes behind the header. A connection has a buffer only while there
+// are such bytes.
 type buffer struct {
-	buf        []byte
-	start, end int  // of the bytes in buf; a slice would cost more while garbage is collected
-	pooled     bool // it came from the pool
+	buf []byte
+	// The bytes are buf[start:end]. A second slice would be one more pointer for the garbage
+	// collector to follow.
+	start, end int
+	pooled     bool // the buffer came from buffers
 }
 
-const bufferSize = 4096 // of the pool's
+// bufferSize is the size of pooled buffers.
+const bufferSize = 4096
 
+// buffers are shared by all connections. A connection must not keep one while it waits for bytes.
 var buffers = sync.Pool{New: func() any { return &buffer{buf: make([]byte, bufferSize), pooled: true} }}
 
 // data returns the bytes in the buffer.
 func (b *buffer) data() []byte { return b.buf[b.start:b.end] }
 
-// buffered returns the bytes in the connection's buffer.
+// buffered returns the bytes in the connection's buffer. The slice is valid until the buffer
+// changes.
 func (c *conn) buffered() []byte {
 	if c.buffer == nil {
 		return nil
@@ -30,9 +35,9 @@ func (c *conn) buffered() []byte {
 	return c.buffer.data()
 }
 
-// receive reads more of the first header into the buffer. A silent connection holds no buffer
-// where the platform allows that. The buffer of an incomplete header grows with the bytes
-// received, never with the announced length.
+// receive reads more bytes of the first header into the buffer. A silent connection holds no
+// buffer if the platform allows that. The buffer of an incomplete header grows with the bytes
+// received, never with the announced length. The caller holds headerMu.
 func (c *conn) receive() (err error) {
 	b := c.buffer
 	if b == nil {
@@ -43,19 +48,20 @@ func (c *conn) receive() (err error) {
 		return err
 	}
 	if b.pooled || b.end == len(b.buf) {
-		// A valid and incomplete header is shorter than maxHeaderSize.
-		grown := &buffer{buf: make([]byte, min(2*b.end, c.rules.maxHeaderSize))}
+		// A valid and incomplete header is shorter than MaxHeaderSize.
+		grown := &buffer{buf: make([]byte, min(2*b.end, c.config.MaxHeaderSize))}
 		grown.end = copy(grown.buf, b.data())
 		c.releaseBuffer()
 		c.buffer, b = grown, grown
 	}
 	free := b.buf[b.end:]
 	n, err := c.Conn.Read(free)
-	b.end += len(free[:n]) // where an impossible n panics before it does harm
+	b.end += len(free[:n]) // panics if n is out of range; readHeader recovers
 	return err
 }
 
-// setBuffered makes a copy of data all that is buffered. data may be part of the old buffer.
+// setBuffered replaces the buffer by a copy of data, and releases the old buffer, which data may be
+// part of.
 func (c *conn) setBuffered(data []byte) {
 	var kept *buffer
 	if len(data) > 0 {
@@ -65,7 +71,7 @@ func (c *conn) setBuffered(data []byte) {
 	c.buffer = kept
 }
 
-// releaseBuffer gives up the buffer, and returns it to the pool if it came from there.
+// releaseBuffer removes the buffer from the connection, and returns a pooled one to the pool.
 func (c *conn) releaseBuffer() {
 	b := c.buffer
 	c.buffer = nil
@@ -74,13 +80,16 @@ func (c *conn) releaseBuffer() {
 	}
 }
 
-// waiter sets deadlines for a first read.
+// waiter sets the deadline of a first read.
 type waiter interface {
-	beforeRead() error // before a read of data that may be there
-	beforeWait() error // before a read that may block
+	// beforeRead is called before a read that returns at once, whether there is data or not.
+	beforeRead() error
+	// beforeWait is called before a read that may block.
+	beforeWait() error
 }
 
-// readBlocking is readFirst for a connection that does not say when data is there.
+// readBlocking is readFirst for connections of types that cannot report when data is there. It
+// holds a buffer while it waits.
 func readBlocking(c net.Conn, w waiter) (*buffer, error) {
 	if err := w.beforeWait(); err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package proxyprotocol
+package stream
 
 import (
 	"context"
@@ -9,49 +9,59 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
 )
 
-// conn is a connection that begins with a header, or must not. The header is read in the
-// goroutine that first asks for an address, reads or writes; under Off, only reads check for
-// one.
+// conn is an accepted connection that must, may or must not begin with a header. The goroutine
+// that first asks for an address, reads or writes reads the header; under Off, only reads check
+// for one. All methods are safe for concurrent use.
 //
-// It has no method ConnectionState: net/http would take it for a TLS connection.
+// conn must not have a method ConnectionState: net/http would take it for a TLS connection.
 type conn struct {
 	// Conn is the accepted connection. Every method through which a caller could skip the
 	// header is overridden below.
 	net.Conn
 
-	rules      *rules
+	config     *Config
 	acceptedAt monotime.Time
 
-	// state says how far the beginning of the connection has been read. It is written by the
-	// holder of headerMu in statePending, and by the holder of readMu afterwards. The facts
-	// and the client's address are written in statePending and only read afterwards.
+	// state is how far the beginning of the connection has been read. It is written only by the
+	// holder of headerMu in statePending, and only by the holder of readMu afterwards.
 	state atomic.Uint32
-	// closed says that the socket is closed.
+	// closed says that Close has closed the socket.
 	closed atomic.Bool
-	// counted says that the connection has been counted. The goroutine that sets it counts,
-	// so that each connection is counted once.
+	// counted says that the connection has been counted. Only the goroutine that sets it may
+	// count the connection, so that each connection is counted once.
 	counted atomic.Bool
 
-	// The holder of headerMu writes these with deadlineMu held.
-	op            op   // the operation that reads the header
-	readingHeader bool // op is in progress
-	deadlineSet   bool // the socket's read deadline is that of op
+	// op is the operation that reads the header, while readingHeader is set. Both are written
+	// with headerMu and deadlineMu held, so that either mutex guards reads.
+	op            op
+	readingHeader bool
+	// deadlineSet says that the socket has the deadline of op, which must be removed again;
+	// guarded by deadlineMu.
+	deadlineSet bool
 	// overdue says that the timeout was over before the first read; guarded by headerMu.
 	overdue bool
 
-	facts
-	// client is the client's address, if the header named one. Its IP is a slice of header,
-	// so that setting it allocates nothing.
+	// info is what is known of the connection. info and client are written in statePending, by
+	// the holder of headerMu, and only read afterwards.
+	info conninfo.Info
+	// client is the client's address, if the header named one. Its IP is a slice of
+	// info.Header, so that setting it allocates nothing.
 	client net.TCPAddr
 
 	// headerMu is held while the header is read (statePending), readMu while a read is checked
-	// for a second header (stateWatching) or copies from the buffer (stateBuffered). They
-	// guard buffer in these states.
+	// for a second header (stateWatching) or copies from the buffer (stateBuffered). A
+	// goroutine that needs both deadlineMu and one of these must lock deadlineMu last.
 	headerMu, readMu sync.Mutex
-	buffer           *buffer
+	// buffer has the bytes that Read has yet to return, or nil if there are none. It is guarded
+	// by headerMu until the state is no longer statePending, and by readMu afterwards. A
+	// refusal keeps the mutex that it began with.
+	buffer *buffer
 
 	// deadlineMu guards the socket's read deadline in statePending.
 	deadlineMu sync.Mutex
@@ -59,9 +69,9 @@ type conn struct {
 	// deadlineMu.
 	readDeadline monotime.Time
 
-	// cache has the lookup of the connection's requests, once there is one.
-	cache lookupCache
-	// stopAsking ends a request to the source of trusted peers; nil if there was none.
+	// cache has the placeholders' lookup that the connection's requests share.
+	cache conninfo.LookupCache
+	// stopAsking cancels a call of the source of trusted peers; nil if there was none.
 	stopAsking atomic.Pointer[context.CancelFunc]
 }
 
@@ -74,7 +84,7 @@ type conn struct {
 //	watching -> buffered: bytes came that begin no header, more than the Read had room for
 //	watching -> open:     bytes came that begin no header, and the Read returned them all
 //	buffered -> open:     a Read returned the last buffered byte
-//	pending, watching -> refused: the connection broke a rule, or failed
+//	pending, watching -> refused: the connection broke the policy, or failed
 //
 // Under Off a connection begins in stateWatching.
 const (
@@ -91,9 +101,9 @@ const (
 	stateRefused
 )
 
-// localAddr is the local address of a connection. Every listener wrapper passes it
-// through and net/http keeps it in each request's context, so that it leads from the
-// request to the connection whatever lies between.
+// localAddr is the local address of a connection. Listener wrappers such as TLS pass it through,
+// and net/http keeps it in the context of each request. So it leads from a request to its
+// connection.
 type localAddr conn
 
 // Network implements net.Addr.
@@ -108,17 +118,17 @@ func (a *localAddr) Network() string {
 func (a *localAddr) String() string {
 	c := (*conn)(a)
 	if c.served() {
-		if to := c.destination(); to.IsValid() {
+		if to := c.info.Destination(); to.IsValid() {
 			return to.String()
 		}
 	}
-	return addrString(c.Conn.LocalAddr())
+	return conninfo.AddrString(c.Conn.LocalAddr())
 }
 
-// fromLocalAddr returns the connection whose LocalAddr returned addr, which may be anything,
-// and whether there is one. The connection is nil while its beginning has yet to be judged:
-// nothing is known of it then.
-func fromLocalAddr(addr any) (c connection, ok bool) {
+// FromLocalAddr returns the connection whose LocalAddr method returned addr, and reports whether
+// addr, of whatever type, came from one. The connection is nil as long as its header has not been
+// read, because nothing is known of it then.
+func FromLocalAddr(addr any) (c conninfo.Conn, ok bool) {
 	local, ok := addr.(*localAddr)
 	if !ok || (*conn)(local).state.Load() == statePending {
 		return nil, ok
@@ -126,13 +136,17 @@ func fromLocalAddr(addr any) (c connection, ok bool) {
 	return (*conn)(local), true
 }
 
-// lookups implements connection.
-func (c *conn) lookups() *lookupCache { return &c.cache }
+// Info implements conninfo.Conn.
+func (c *conn) Info() *conninfo.Info { return &c.info }
 
-func newConn(c net.Conn, rules *rules, mode Mode, trust trust, acceptedAt monotime.Time) *conn {
-	wrapped := &conn{Conn: c, rules: rules, acceptedAt: acceptedAt}
-	wrapped.mode, wrapped.trust, wrapped.peer = mode, trust, peerAddr(c.RemoteAddr())
-	if mode == Off {
+// Lookups implements conninfo.Conn.
+func (c *conn) Lookups() *conninfo.LookupCache { return &c.cache }
+
+// newConn wraps a connection that was accepted at acceptedAt, and whose peer has this mode and trust.
+func newConn(c net.Conn, config *Config, mode policy.Mode, trust policy.Trust, acceptedAt monotime.Time) *conn {
+	wrapped := &conn{Conn: c, config: config, acceptedAt: acceptedAt}
+	wrapped.info.Mode, wrapped.info.Trust, wrapped.info.Peer = mode, trust, policy.PeerAddr(c.RemoteAddr())
+	if mode == policy.Off {
 		wrapped.state.Store(stateWatching)
 	}
 	return wrapped
@@ -145,25 +159,25 @@ func (c *conn) served() bool {
 	return state != statePending && state != stateRefused
 }
 
-// RemoteAddr returns the client's address, with port 0 if it is marked, or the peer's
-// if no header named a client or the connection was refused.
+// RemoteAddr returns the client's address, with port 0 if the connection is marked. It returns the
+// peer's address if no header named a client, or if the connection was refused.
 func (c *conn) RemoteAddr() net.Addr {
 	_ = c.ensureHeader(opAddr)
 	if !c.served() || c.client.IP == nil {
-		return c.peer
+		return c.info.Peer
 	}
 	return &c.client
 }
 
-// LocalAddr returns the header's destination, or the socket's own address if there is
-// none, it is unspecified, or the connection is marked: it chooses TLS policies and
-// certificates.
+// LocalAddr returns the header's destination. It returns the socket's own address if there is no
+// destination, if the destination is unspecified, or if the connection is marked, because Caddy
+// selects TLS policies and certificates by this address.
 func (c *conn) LocalAddr() net.Addr {
 	_ = c.ensureHeader(opAddr)
 	return (*localAddr)(c)
 }
 
-// Read reads what follows the header.
+// Read reads the bytes that follow the header.
 func (c *conn) Read(p []byte) (int, error) {
 	if err := c.ensureHeader(opRead); err != nil {
 		return 0, err
@@ -184,7 +198,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// ReadFrom implements io.ReaderFrom: the socket's own may use sendfile.
+// ReadFrom implements io.ReaderFrom. It calls the ReadFrom method of the socket, which may use
+// sendfile.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if err := c.checkWritable(); err != nil {
 		return 0, err
@@ -195,15 +210,16 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{c.Conn}, r)
 }
 
+// checkWritable reads the header, and returns an error if the connection is refused.
 func (c *conn) checkWritable() error {
 	_ = c.ensureHeader(opWrite) // an error has refused the connection
 	if c.state.Load() == stateRefused {
-		return refusedError("write", c.peer)
+		return record.RefusedError("write", c.info.Peer)
 	}
 	return nil
 }
 
-// Close closes the connection at once, and with it ends a read of the header.
+// Close closes the connection at once. A read of the header that is in progress fails.
 func (c *conn) Close() error {
 	err := c.Conn.Close()
 	c.closed.Store(true)
@@ -216,9 +232,9 @@ func (c *conn) Close() error {
 
 var errClosedBefore = errors.New("closed before its header was complete")
 
-// countClosed counts a closed connection that has not been counted. It does nothing while a
-// goroutine reads the beginning of the connection: that goroutine calls countClosed when it
-// has given up its mutex.
+// countClosed counts a closed connection that has not been counted. It does nothing while another
+// goroutine holds headerMu or readMu: that goroutine must call countClosed after unlocking, if
+// closed is set.
 func (c *conn) countClosed() {
 	if c.state.Load() == statePending {
 		if !c.headerMu.TryLock() {
@@ -229,19 +245,19 @@ func (c *conn) countClosed() {
 		}
 		c.headerMu.Unlock()
 	}
-	// refuse counts a refused connection, and does not hold readMu if it was pending.
+	// A refused connection is counted by refuse, which may be in progress without readMu.
 	if c.counted.Load() || c.state.Load() == stateRefused || !c.readMu.TryLock() {
 		return
 	}
 	defer c.readMu.Unlock()
-	if c.present() || len(c.buffered()) > 0 {
+	if c.info.HasHeader() || len(c.buffered()) > 0 {
 		c.countServed()
 		return
 	}
 	c.countSilent()
 }
 
-// CloseRead and CloseWrite shut down one half of the connection, if it can do that.
+// CloseRead shuts down the reading half of the socket, if the socket supports that.
 func (c *conn) CloseRead() error {
 	if half, ok := c.Conn.(interface{ CloseRead() error }); ok {
 		return half.CloseRead()
@@ -249,6 +265,7 @@ func (c *conn) CloseRead() error {
 	return errors.ErrUnsupported
 }
 
+// CloseWrite shuts down the writing half of the socket, if the socket supports that.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -256,7 +273,7 @@ func (c *conn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// NetConn returns the accepted connection. Reading from it skips the header.
+// NetConn returns the accepted connection. Reads from that connection bypass the check for a header.
 func (c *conn) NetConn() net.Conn { return c.Conn }
 
 // SyscallConn implements syscall.Conn.
@@ -269,13 +286,13 @@ func (c *conn) SyscallConn() (syscall.RawConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Hide PollFD, by which os.File would splice past Read and Write.
+	// Hide the method PollFD: with it, os.File would use splice and bypass Read and Write.
 	return struct{ syscall.RawConn }{raw}, nil
 }
 
 // Interface guards
 var (
-	_ connection    = (*conn)(nil)
+	_ conninfo.Conn = (*conn)(nil)
 	_ net.Conn      = (*conn)(nil)
 	_ io.ReaderFrom = (*conn)(nil)
 	_ syscall.Conn  = (*conn)(nil)

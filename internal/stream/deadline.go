@@ -1,4 +1,4 @@
-package proxyprotocol
+package stream
 
 import (
 	"time"
@@ -6,11 +6,11 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 )
 
-// This file decides the read deadline of the socket. The caller's goes straight to the socket,
-// except while a header is read: then the goroutine that reads it decides, and restores the
-// caller's deadline before the state changes.
+// This file sets the read deadline of the socket. The caller's deadline goes straight to the
+// socket, except while the header is read: then the goroutine that reads the header sets the
+// deadline, and restores the caller's deadline before it changes the state.
 
-// noDeadline is the moment of a deadline that is not set.
+// noDeadline is the value of readDeadline if the caller has set no deadline.
 const noDeadline monotime.Time = 0
 
 // SetDeadline implements net.Conn.
@@ -21,8 +21,8 @@ func (c *conn) SetDeadline(t time.Time) error {
 	return c.SetWriteDeadline(t)
 }
 
-// SetReadDeadline implements net.Conn. It can shorten the wait for a header, not
-// lengthen it.
+// SetReadDeadline implements net.Conn. It can shorten the wait for a header, but cannot lengthen
+// it.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	if c.state.Load() != statePending {
 		return c.Conn.SetReadDeadline(t)
@@ -42,16 +42,16 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		c.deadlineSet = true
 		return c.Conn.SetReadDeadline(c.opDeadline())
 	default:
-		return nil // restoreDeadline passes it on
+		return nil // restoreDeadline will set it
 	}
 }
 
-// headerDeadline is when the first header must be complete.
-func (c *conn) headerDeadline() time.Time { return c.acceptedAt.Add(c.rules.timeout).ToTime() }
+// headerDeadline returns the time when the first header must be complete.
+func (c *conn) headerDeadline() time.Time { return c.acceptedAt.Add(c.config.Timeout).ToTime() }
 
-// opDeadline is the deadline of the operation that reads the header. A read ends at the
-// caller's deadline, too, if that is earlier. An address or a write does not: the peer's
-// address would be returned, and a header could still follow. The caller holds deadlineMu.
+// opDeadline returns the deadline of the operation that reads the header. opRead ends at the
+// caller's deadline, too, if that is earlier. opAddr and opWrite do not: the peer's address would
+// be returned, and a header could still follow. The caller holds deadlineMu.
 func (c *conn) opDeadline() time.Time {
 	t := c.headerDeadline()
 	if c.op == opRead && c.readDeadline != noDeadline {
@@ -62,8 +62,8 @@ func (c *conn) opDeadline() time.Time {
 	return t
 }
 
-// holdDeadline begins an operation that reads the header. Until restoreDeadline only that of a
-// Read lets the caller's deadline go to the socket.
+// holdDeadline begins an operation that reads the header. Until restoreDeadline is called, the
+// caller's deadline reaches the socket only if op is opRead. The caller holds headerMu.
 func (c *conn) holdDeadline(op op) error {
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()
@@ -75,17 +75,17 @@ func (c *conn) holdDeadline(op op) error {
 	return nil
 }
 
-// beforeRead implements waiter. Data that is already there needs no deadline, unless the
-// timeout has passed: then the read has to fail.
+// beforeRead implements waiter. Data that is already there needs no deadline, unless the timeout
+// has passed: then the read must fail. The caller holds headerMu.
 func (c *conn) beforeRead() error {
-	c.overdue = monotime.Now() >= c.acceptedAt.Add(c.rules.timeout)
+	c.overdue = monotime.Now() >= c.acceptedAt.Add(c.config.Timeout)
 	if c.overdue {
 		return c.beforeWait()
 	}
 	return nil
 }
 
-// beforeWait implements waiter. It sets the deadline of the operation.
+// beforeWait implements waiter. It sets the deadline of the operation. The caller holds headerMu.
 func (c *conn) beforeWait() error {
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()
@@ -96,9 +96,9 @@ func (c *conn) beforeWait() error {
 	return c.Conn.SetReadDeadline(c.opDeadline())
 }
 
-// restoreDeadline ends an operation that reads the header, and gives the socket the caller's
-// deadline. Errors are ignored: only a closed connection returns one, and then the next read
-// does, too.
+// restoreDeadline ends an operation that reads the header, and sets the caller's deadline on the
+// socket. The caller holds headerMu. Errors are ignored: only a closed connection returns one, and
+// then the next read does, too.
 func (c *conn) restoreDeadline() {
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()

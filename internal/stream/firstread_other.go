@@ -1,9 +1,9 @@
 //go:build !unix
 
-package proxyprotocol
+package stream
 
 import "net"
 
-// readFirst holds a buffer while a connection is silent: this platform does not say
-// when there is something to read.
+// readFirst reads the first bytes of a connection. It holds a buffer while the connection is
+// silent, because this platform does not report when there are bytes to read.
 func readFirst(c net.Conn, w waiter) (*buffer, error) { return readBlocking(c, w) }

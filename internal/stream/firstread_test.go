@@ -1,4 +1,4 @@
-package proxyprotocol
+package stream
 
 import (
 	"bytes"
@@ -15,27 +15,17 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-)
 
-// connTCP is both ends of a real connection, not wrapped.
-func connTCP(t testing.TB, network string) (client, server net.Conn) {
-	ln := connListen(t, network)
-	client, err := net.Dial(network, ln.Addr().String())
-	require.NoError(t, err)
-	t.Cleanup(func() { client.Close() })
-	server, err = ln.Accept()
-	require.NoError(t, err)
-	t.Cleanup(func() { server.Close() })
-	return client, server
-}
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+)
 
 type noWaiter struct{}
 
 func (noWaiter) beforeRead() error { return nil }
 func (noWaiter) beforeWait() error { return nil }
 
-// connKinds are connections that are read in different ways.
-var connKinds = []struct {
+// kinds are connections of types that readFirst reads in different ways.
+var kinds = []struct {
 	name, network string
 	wrap          func(net.Conn) net.Conn
 }{
@@ -45,11 +35,11 @@ var connKinds = []struct {
 	{"another type", "tcp4", func(c net.Conn) net.Conn { return struct{ net.Conn }{c} }},
 }
 
-func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
-	for _, kind := range connKinds {
+func TestReadFirst_ReturnsDataThatIsThere(t *testing.T) {
+	for _, kind := range kinds {
 		for _, size := range []int{1, 100, bufferSize, bufferSize + 1} {
 			t.Run(fmt.Sprint(kind.name, "/", size), func(t *testing.T) {
-				client, server := connTCP(t, kind.network)
+				client, server := socketPair(t, kind.network)
 				if kind.wrap != nil {
 					server = kind.wrap(server)
 				}
@@ -58,10 +48,10 @@ func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 					in  *buffer
 					err error
 				}
-				done := connGo(func() first { in, err := readFirst(server, noWaiter{}); return first{in, err} })
+				done := async(func() first { in, err := readFirst(server, noWaiter{}); return first{in, err} })
 				_, err := io.WriteString(client, sent)
 				require.NoError(t, err)
-				got := connWait(t, done)
+				got := wait(t, done)
 				require.NoError(t, got.err)
 				require.NotNil(t, got.in)
 				require.NotEmpty(t, got.in.data())
@@ -74,7 +64,7 @@ func TestReceiveFirstReturnsWhatThereIs(t *testing.T) {
 	}
 }
 
-func TestReceiveFirstReturnsNoBufferWithAnError(t *testing.T) {
+func TestReadFirst_ReturnsNoBufferWithAnError(t *testing.T) {
 	tests := []struct {
 		name  string
 		cause func(client, server net.Conn)
@@ -104,18 +94,18 @@ func TestReceiveFirstReturnsNoBufferWithAnError(t *testing.T) {
 			}
 		}},
 	}
-	for _, kind := range connKinds {
+	for _, kind := range kinds {
 		for _, tt := range tests {
 			for _, waiting := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/%v", kind.name, tt.name, waiting), func(t *testing.T) {
-					client, server := connTCP(t, kind.network)
+					client, server := socketPair(t, kind.network)
 					if kind.wrap != nil {
 						server = kind.wrap(server)
 					}
 					if !waiting {
 						tt.cause(client, server)
 					}
-					read := connGo(func() error {
+					read := async(func() error {
 						in, err := readFirst(server, noWaiter{})
 						assert.Nil(t, in)
 						return err
@@ -123,7 +113,7 @@ func TestReceiveFirstReturnsNoBufferWithAnError(t *testing.T) {
 					if waiting {
 						tt.cause(client, server)
 					}
-					err := connWait(t, read)
+					err := wait(t, read)
 					require.Error(t, err)
 					tt.check(t, err)
 					var opErr *net.OpError
@@ -137,42 +127,42 @@ func TestReceiveFirstReturnsNoBufferWithAnError(t *testing.T) {
 	}
 }
 
-// Types that embed a TCP connection may have a Read that must not be passed by.
-func TestReceiveReadsThroughOtherTypes(t *testing.T) {
-	client, server := connTCP(t, "tcp4")
-	upper := &connUpper{TCPConn: server.(*net.TCPConn)}
-	rules, _ := connRules(On)
-	c := connOf(upper, rules)
-	_, err := io.WriteString(client, strings.ToLower(connV1)+"data")
+// A type that embeds a TCP connection may have its own Read, which must not be bypassed.
+func TestReadFirst_ReadsThroughOtherTypes(t *testing.T) {
+	client, server := socketPair(t, "tcp4")
+	upper := &upperCase{TCPConn: server.(*net.TCPConn)}
+	config, _ := testConfig(policy.On)
+	c := wrapTrusted(upper, config)
+	_, err := io.WriteString(client, strings.ToLower(headerV1)+"data")
 	require.NoError(t, err)
-	assert.Equal(t, connClient, connSoon(t, c.RemoteAddr).String())
-	assert.Equal(t, connResult{"DATA", nil}, connSoon(t, func() connResult { return connRead(c, 100) }))
+	assert.Equal(t, clientAddr, soon(t, c.RemoteAddr).String())
+	assert.Equal(t, result{"DATA", nil}, soon(t, func() result { return readOnce(c, 100) }))
 }
 
-// connUpper changes what it reads to upper case.
-type connUpper struct{ *net.TCPConn }
+// upperCase changes what it reads to upper case.
+type upperCase struct{ *net.TCPConn }
 
-func (c *connUpper) Read(p []byte) (int, error) {
+func (c *upperCase) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
 	copy(p, bytes.ToUpper(p[:n]))
 	return n, err
 }
 
-// waiterBroken is a waiter that cannot set a deadline.
-type waiterBroken struct{ error }
+// brokenWaiter is a waiter that cannot set a deadline.
+type brokenWaiter struct{ error }
 
-func (waiterBroken) beforeRead() error   { return nil }
-func (w waiterBroken) beforeWait() error { return w.error }
+func (brokenWaiter) beforeRead() error   { return nil }
+func (w brokenWaiter) beforeWait() error { return w.error }
 
-func TestReceiveDoesNotWaitWithoutADeadline(t *testing.T) {
-	_, server := connTCP(t, "tcp4")
+func TestReadFirst_DoesNotWaitWithoutADeadline(t *testing.T) {
+	_, server := socketPair(t, "tcp4")
 	broken := errors.New("broken")
-	err := connSoon(t, func() error { _, err := readFirst(server, waiterBroken{broken}); return err })
+	err := soon(t, func() error { _, err := readFirst(server, brokenWaiter{broken}); return err })
 	assert.Equal(t, broken, err)
 }
 
-func TestReceiveSaysThatTheConnectionWasReset(t *testing.T) {
-	client, server := connTCP(t, "tcp4")
+func TestReadFirst_ReportsAReset(t *testing.T) {
+	client, server := socketPair(t, "tcp4")
 	require.NoError(t, client.(*net.TCPConn).SetLinger(0))
 	require.NoError(t, client.Close())
 	in, err := readFirst(server, noWaiter{})

@@ -1,6 +1,6 @@
 //go:build unix
 
-package proxyprotocol
+package stream
 
 import (
 	"io"
@@ -10,12 +10,12 @@ import (
 	"syscall"
 )
 
-// readFirst reads from a connection into a buffer that it takes from the pool when there is
-// something to read, and returns it unless that was nothing. It does not tell w if
-// something is there already: a deadline that is not needed costs more than the header.
+// readFirst reads the first bytes of a connection. It takes a buffer from the pool only when there
+// are bytes to read. If there are bytes already it does not call w.beforeWait, because setting a
+// deadline costs more than reading the header. The buffer is nil if there is an error.
 func readFirst(c net.Conn, w waiter) (*buffer, error) {
-	// Other types may have a SyscallConn by embedding, and a Read that must not be
-	// passed by.
+	// Only these types are read through their descriptors. Another type may embed one of them,
+	// and have its own Read, which must not be bypassed.
 	var raw syscall.RawConn
 	var err error
 	switch c := c.(type) {
@@ -36,7 +36,7 @@ func readFirst(c net.Conn, w waiter) (*buffer, error) {
 	r.waiter = w
 	defer r.recycle()
 	if err := raw.Read(r.readable); err != nil {
-		// net/http keeps silent on an error of a "read".
+		// net/http does not log errors of the operation "read".
 		if opErr, ok := err.(*net.OpError); ok {
 			opErr.Op = "read"
 		}
@@ -55,13 +55,13 @@ func readFirst(c net.Conn, w waiter) (*buffer, error) {
 	return r.buffer, nil
 }
 
-// firstReader is the state of one readFirst. It is pooled with its callback, which
-// would otherwise be allocated for every connection.
+// firstReader is the state of one call of readFirst. It is pooled together with its callback,
+// which would otherwise be allocated for every connection.
 type firstReader struct {
-	readable func(fd uintptr) (done bool)
+	readable func(fd uintptr) (done bool) // the method read
 	waiter   waiter
-	buffer   *buffer
-	err      error
+	buffer   *buffer // the result, or nil
+	err      error   // the result of waiter, or of the system call
 }
 
 var firstReaders = sync.Pool{New: func() any {
@@ -70,13 +70,15 @@ var firstReaders = sync.Pool{New: func() any {
 	return r
 }}
 
+// recycle returns the firstReader to the pool. It must not be used afterwards.
 func (r *firstReader) recycle() {
 	r.waiter, r.buffer, r.err = nil, nil, nil
 	firstReaders.Put(r)
 }
 
-// read reads from a non-blocking socket. If there is nothing to read it gives the
-// buffer back and asks to be called again when there is.
+// read is the callback of syscall.RawConn.Read. It reads from a non-blocking socket. If there are
+// no bytes to read, it returns the buffer to the pool and reports false, which makes RawConn.Read
+// wait and call it again.
 func (r *firstReader) read(fd uintptr) (done bool) {
 	b := buffers.Get().(*buffer)
 	for {
@@ -91,7 +93,7 @@ func (r *firstReader) read(fd uintptr) (done bool) {
 		}
 		buffers.Put(b)
 		if err == syscall.EAGAIN {
-			// A deadline that is set now ends the wait that follows.
+			// The wait that follows ends at a deadline that is set now.
 			r.err = r.waiter.beforeWait()
 			return r.err != nil
 		}

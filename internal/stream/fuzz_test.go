@@ -1,8 +1,9 @@
-package proxyprotocol
+package stream
 
 import (
+	"context"
 	"io"
-	"net/http"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -11,73 +12,72 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
-	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// connCase is a whole connection: what is said, under which rules, and what the timeout
-// does to it.
-type connCase struct {
+// fuzzCase is a whole connection: its bytes, its configuration, and when the timeout passes.
+type fuzzCase struct {
 	in       string
-	mode     Mode
+	mode     policy.Mode
 	version  uint8
 	maxSize  int
 	mayTrust bool // the peer may send a header
 	// mismatched says that a destination of another family is allowed.
 	mismatched bool
 	late       int // the timeout passes when this many bytes have come, or never if negative
-	// failed: a call that is not a read is the first, and the socket fails at once.
+	// failed says that the first call is not a read, and that the socket fails at once.
 	failed bool
 }
 
-// connModel is what must become of a connection: the decision table, written down a second
-// time, for bytes that are all there.
-func connModel(c connCase) connOutcome {
+// model returns the outcome that a connection must have. It is a second version of the decision
+// table, for input that is complete.
+func model(c fuzzCase) outcome {
 	in := []byte(c.in)
 	signature, version := wire.Signature(in)
-	if c.mode == Off {
+	if c.mode == policy.Off {
 		if signature == wire.Partial {
-			return connRefused("forbidden")
+			return refused("forbidden")
 		}
-		return connServed(c.in)
+		return served(c.in)
 	}
-	if c.mode == On && !c.mayTrust {
-		return connRefused("untrusted")
+	if c.mode == policy.On && !c.mayTrust {
+		return refused("untrusted")
 	}
 	if c.failed {
-		return connRefused("silent")
+		return refused("silent")
 	}
-	if c.late >= 0 && c.late < connDecided(c) {
+	if c.late >= 0 && c.late < decided(c) {
 		begun, _ := wire.Signature(in[:c.late])
 		switch {
-		case c.mode == On && c.late == 0:
-			return connRefused("silent")
-		case c.mode == On, begun == wire.Partial, signature == wire.Partial:
-			return connRefused("timeout")
+		case c.mode == policy.On && c.late == 0:
+			return refused("silent")
+		case c.mode == policy.On, begun == wire.Partial, signature == wire.Partial:
+			return refused("timeout")
 		default:
-			return connServed(c.in)
+			return served(c.in)
 		}
 	}
 	if signature == wire.Partial {
 		switch {
 		case c.version != 0 && c.version != version:
-			return connRefused("version")
+			return refused("version")
 		case !c.mayTrust:
-			return connRefused("untrusted")
+			return refused("untrusted")
 		}
 	}
 	switch r := c.decode(in); r.State {
 	case wire.Complete:
 		rest := in[r.Size:]
 		if second, _ := wire.Signature(rest); second == wire.Partial {
-			return connRefused("duplicate")
+			return refused("duplicate")
 		}
-		o := connServed(string(rest))
+		o := served(string(rest))
 		if !r.Header.HasAddrs() {
 			return o
 		}
 		src, dst := r.Header.Source(), r.Header.Destination()
-		if c.mode == Unspecified {
+		if c.mode == policy.Unspecified {
 			o.remote = netip.AddrPortFrom(src.Addr().Unmap(), 0).String()
 			return o
 		}
@@ -89,31 +89,31 @@ func connModel(c connCase) connOutcome {
 	case wire.Invalid:
 		switch r.Err.Problem {
 		case wire.ProblemChecksum:
-			return connRefused("checksum")
+			return refused("checksum")
 		case wire.ProblemTooLarge:
-			return connRefused("too_large")
+			return refused("too_large")
 		}
-		return connRefused("malformed")
+		return refused("malformed")
 	case wire.Partial: // and no more comes
-		return connRefused("malformed")
+		return refused("malformed")
 	default:
 		switch {
-		case c.mode == On && c.in == "":
-			return connRefused("silent")
-		case c.mode == On:
-			return connRefused("missing")
+		case c.mode == policy.On && c.in == "":
+			return refused("silent")
+		case c.mode == policy.On:
+			return refused("missing")
 		}
-		return connServed(c.in)
+		return served(c.in)
 	}
 }
 
-func (c connCase) decode(in []byte) wire.Result {
+func (c fuzzCase) decode(in []byte) wire.Result {
 	return wire.Options{MaxSize: c.maxSize, MismatchedDestination: c.mismatched}.Decode(in)
 }
 
-// connDecided is how many bytes decide what the beginning is; more than there are if it
-// stays open.
-func connDecided(c connCase) int {
+// decided returns how many bytes decide whether the input begins with a header, or more than there
+// are if they do not decide.
+func decided(c fuzzCase) int {
 	for n := range len(c.in) + 1 {
 		in := []byte(c.in[:n])
 		r := c.decode(in)
@@ -127,8 +127,8 @@ func connDecided(c connCase) int {
 	return len(c.in) + 1
 }
 
-// connCut cuts s in pieces of these sizes, over and over.
-func connCut(s string, sizes []byte) []string {
+// cut cuts s into pieces of these sizes, which it repeats.
+func cut(s string, sizes []byte) []string {
 	var pieces []string
 	for i := 0; len(s) > 0; i++ {
 		n := len(s)
@@ -140,14 +140,14 @@ func connCut(s string, sizes []byte) []string {
 	return pieces
 }
 
-// FuzzConn: whatever comes over a connection and however it is cut in pieces, nothing
-// panics, and what becomes of it is what the decision table says.
+// FuzzConn compares connections with a model of the decision table, for any input in any pieces.
+// Nothing may panic.
 func FuzzConn(f *testing.F) {
 	const (
-		optMode         = 3 << 0 // one of connModes
+		optMode         = 3 << 0 // one of modes
 		optVersion      = 3 << 2 // 0 and 3: both
-		optSize         = 3 << 4 // one of connSizes
-		optTrust        = 3 << 6 // one of three
+		optSize         = 3 << 4 // one of maxSizes
+		optTrust        = 3 << 6 // one of trusted, untrusted and the source's answer
 		optLate         = 1 << 8 // the timeout passes in the middle, at lateAt
 		optInterrupted  = 1 << 9 // every read ends early a few times
 		optAddrFirst    = 1 << 10
@@ -155,18 +155,18 @@ func FuzzConn(f *testing.F) {
 		optWriteFirst   = 1 << 12
 		optMismatched   = 1 << 13
 	)
-	modes := []Mode{On, Off, Unspecified, Unspecified}
-	maxSizes := []int{wire.MinMaxSize, defaultMaxHeaderSize, wire.MaxSize, 1000}
+	modes := []policy.Mode{policy.On, policy.Off, policy.Unspecified, policy.Unspecified}
+	maxSizes := []int{wire.MinMaxSize, 4096, wire.MaxSize, 1000}
 
 	var seeds []string
-	for _, headers := range []map[string]string{connNaming, connNameless} {
+	for _, headers := range []map[string]string{namingHeaders, namelessHeaders} {
 		for _, header := range headers {
-			seeds = append(seeds, header, header+connGET, header+connV1, header+connV2, header[:len(header)-1])
+			seeds = append(seeds, header, header+getRequest, header+headerV1, header+headerV2, header[:len(header)-1])
 		}
 	}
-	seeds = append(seeds, caddytest.NginxOverIPv4, caddytest.NginxOverIPv6+connGET, caddytest.NginxOverUnix+connGET, caddytest.NginxOverUnix+connV2)
-	seeds = append(seeds, connAlike...)
-	seeds = append(seeds, "", connHeader(2, wire.Stream, connClient, "0.0.0.0:443"), connBlock(1, 0x11, strings.Repeat("\x00", 600)))
+	seeds = append(seeds, nginxOverIPv4, nginxOverIPv6+getRequest, nginxOverUnix+getRequest, nginxOverUnix+headerV2)
+	seeds = append(seeds, lookalikes...)
+	seeds = append(seeds, "", headerText(2, wire.Stream, clientAddr, "0.0.0.0:443"), headerRaw(1, 0x11, strings.Repeat("\x00", 600)))
 	for i, seed := range seeds {
 		f.Add([]byte(seed), []byte{}, uint16(i), uint16(len(seed)/2), byte(100))
 		f.Add([]byte(seed), []byte{0}, uint16(0), uint16(0), byte(0))
@@ -177,7 +177,7 @@ func FuzzConn(f *testing.F) {
 		f.Add([]byte(seed), []byte{0}, uint16(optMismatched|2|1<<6), uint16(0), byte(3))
 	}
 	f.Fuzz(func(t *testing.T, in, sizes []byte, options, lateAt uint16, readSize byte) {
-		tt := connCase{
+		tt := fuzzCase{
 			in:       string(in),
 			mode:     modes[options&optMode],
 			version:  uint8(options&optVersion>>2) % 3,
@@ -187,26 +187,26 @@ func FuzzConn(f *testing.F) {
 
 			mismatched: options&optMismatched != 0,
 		}
-		trust := trusted
+		trust := policy.Trusted
 		switch options & optTrust >> 6 {
 		case 0:
-			trust = untrusted
+			trust = policy.Untrusted
 		case 2:
-			if options&optLate == 0 { // after the timeout nobody asks a source
-				trust = unasked
+			if options&optLate == 0 { // after the timeout the source is not asked
+				trust = policy.AskSource
 			}
 		}
 
 		writeFirst, addrFirst := options&optWriteFirst != 0, options&optAddrFirst != 0
 		interrupted := options&optInterrupted != 0 && options&optLate == 0
 		tt.failed = interrupted && (addrFirst || writeFirst) && len(in) > 0
-		script := new(connScript)
+		socket := new(script)
 		say := func(s string) {
-			for _, piece := range connCut(s, sizes) {
+			for _, piece := range cut(s, sizes) {
 				if interrupted {
-					script.events = append(script.events, connEvent{err: errConnTimeout}, connEvent{})
+					socket.events = append(socket.events, event{err: errDeadline}, event{})
 				}
-				script.events = append(script.events, connEvent{data: piece})
+				socket.events = append(socket.events, event{data: piece})
 			}
 		}
 		accepted := time.Now()
@@ -214,25 +214,27 @@ func FuzzConn(f *testing.F) {
 			accepted = accepted.Add(-24 * time.Hour) // so that every interruption is the timeout
 			tt.late = int(lateAt) % (len(in) + 1)
 			say(tt.in[:tt.late])
-			script.events = append(script.events, connEvent{err: errConnTimeout})
+			socket.events = append(socket.events, event{err: errDeadline})
 			say(tt.in[tt.late:])
 		} else {
 			say(tt.in)
 		}
-		if n := len(script.events); options&optEndWithBytes != 0 && n > 0 && script.events[n-1].err == nil {
-			script.events[n-1].err = io.EOF
+		if n := len(socket.events); options&optEndWithBytes != 0 && n > 0 && socket.events[n-1].err == nil {
+			socket.events[n-1].err = io.EOF
 		}
 
-		rules, logs := connRules(tt.mode, func(r *rules) {
-			r.version, r.maxHeaderSize, r.mismatchedDestination = tt.version, tt.maxSize, tt.mismatched
-			r.source = connSource(func(*http.Request) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} })
+		config, logs := testConfig(tt.mode, func(config *Config) {
+			config.Version, config.MaxHeaderSize, config.MismatchedDestination = tt.version, tt.maxSize, tt.mismatched
+			config.SetSource(func(_ context.Context, _ net.Addr) []netip.Prefix {
+				return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+			})
 		})
-		c := newConn(script, rules, tt.mode, trust, monotime.Of(accepted))
+		c := newConn(socket, config, tt.mode, trust, monotime.Of(accepted))
 		if writeFirst {
 			c.Write([]byte("x"))
 		}
-		got := connOutcomeOf(t, c, logs, 1+int(readSize), addrFirst)
-		require.Equal(t, connModel(tt), got, "%+v", tt)
-		require.Equal(t, got.reason != "", script.closed)
+		got := outcomeOf(t, c, logs, 1+int(readSize), addrFirst)
+		require.Equal(t, model(tt), got, "%+v", tt)
+		require.Equal(t, got.reason != "", socket.closed)
 	})
 }

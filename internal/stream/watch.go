@@ -1,16 +1,19 @@
-package proxyprotocol
+package stream
 
 import (
 	"fmt"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// This file is what Read does behind the first header: it checks for a second one, and
-// returns buffered bytes.
+// This file has the parts of Read that come after the first header: the check for a second header,
+// and the return of buffered bytes.
 
-// readGuarded is Read while a header could follow, or bytes are buffered. It is not done if
-// neither is the case: then the caller reads from the socket, without readMu.
+// readGuarded is Read in the states that need readMu: a header could follow, or bytes are
+// buffered. It reports done if it has read; otherwise the caller must read from the socket, without
+// readMu.
 func (c *conn) readGuarded(p []byte) (n int, done bool, err error) {
 	c.readMu.Lock()
 	defer func() {
@@ -26,19 +29,19 @@ func (c *conn) readGuarded(p []byte) (n int, done bool, err error) {
 	case stateBuffered:
 		return c.copyBuffered(p), true, nil
 	case stateRefused:
-		return 0, true, refusedError("read", c.peer)
+		return 0, true, record.RefusedError("read", c.info.Peer)
 	default:
 		return 0, false, nil
 	}
 }
 
-// watch reads while a header would be refused. Bytes that may be the beginning of a signature
-// are held back; the whole of one is enough to refuse.
+// watch is Read in stateWatching. It holds back bytes that may be the beginning of a header's
+// signature, and refuses the connection when a signature is complete. The caller holds readMu.
 func (c *conn) watch(p []byte) (n int, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			c.refuse(reasonIO, fmt.Errorf("panic: %v", r))
-			n, err = 0, refusedError("read", c.peer)
+			c.refuse(record.IO, fmt.Errorf("panic: %v", r))
+			n, err = 0, record.RefusedError("read", c.info.Peer)
 		}
 	}()
 	if len(p) == 0 {
@@ -52,12 +55,12 @@ func (c *conn) watch(p []byte) (n int, err error) {
 		copy(into, kept)
 		free := into[len(kept):len(into):len(into)]
 		n, err := c.Conn.Read(free)
-		got := into[:len(kept)+len(free[:n])] // where an impossible n panics before it does harm
+		got := into[:len(kept)+len(free[:n])] // panics if n is out of range; recovered above
 		switch state, _ := wire.Signature(got); {
 		case state == wire.Partial:
 			c.setBuffered(got)
 			c.refuse(c.reasonToWatch(), nil)
-			return 0, refusedError("read", c.peer)
+			return 0, record.RefusedError("read", c.info.Peer)
 		case state == wire.Absent, isEOF(err) && len(got) > 0:
 			return c.deliver(p, got), nil // the next read returns an error again
 		default:
@@ -69,7 +72,8 @@ func (c *conn) watch(p []byte) (n int, err error) {
 	}
 }
 
-// deliver copies bytes that begin no header to p, and keeps those that p has no room for.
+// deliver copies bytes that begin no header to p, and buffers those that p has no room for. No
+// header can follow them: the state becomes stateBuffered or stateOpen. The caller holds readMu.
 func (c *conn) deliver(p, got []byte) int {
 	n := copy(p, got)
 	c.setBuffered(got[n:])
@@ -82,7 +86,8 @@ func (c *conn) deliver(p, got []byte) int {
 	return n
 }
 
-// copyBuffered copies buffered bytes to p, and opens the connection when none are left.
+// copyBuffered is Read in stateBuffered. It copies buffered bytes to p, and changes the state to
+// stateOpen when none are left. The caller holds readMu.
 func (c *conn) copyBuffered(p []byte) int {
 	b := c.buffer
 	n := copy(p, b.data())
@@ -94,14 +99,14 @@ func (c *conn) copyBuffered(p []byte) int {
 	return n
 }
 
-// reasonToWatch is the reason for refusing a header that comes in stateWatching.
-func (c *conn) reasonToWatch() outcome {
+// reasonToWatch returns the reason for which a header in stateWatching is refused.
+func (c *conn) reasonToWatch() record.Outcome {
 	switch {
-	case c.mode == Off:
-		return reasonForbidden
-	case c.present():
-		return reasonDuplicate
+	case c.info.Mode == policy.Off:
+		return record.Forbidden
+	case c.info.HasHeader():
+		return record.Duplicate
 	default:
-		return reasonTimeout
+		return record.Timeout
 	}
 }
