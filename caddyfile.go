@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -61,7 +62,7 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 		err := lw.unmarshalOption(d, option)
 		if err == errUnrecognized {
 			options := slices.DeleteFunc(slices.Clone(wrapperOptions), func(o string) bool { return refused[o] != "" })
-			return d.Errf("unrecognized option '%s': use %s, or a mode (%s) with ranges", option, strings.Join(options, ", "), acceptedModes)
+			return d.Errf("unrecognized option '%s': use %s, or a mode (%s) with ranges", option, strings.Join(options, ", "), policy.AcceptedModes)
 		}
 		if err != nil {
 			return err
@@ -134,7 +135,7 @@ func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) er
 		return d.Errf("%s: %v; to set the mode of the wrapper itself, write 'proxy_protocol_mode %[1]s'", mode, errNoRanges)
 	}
 	for _, s := range ranges {
-		if _, err := parseRange(s); err != nil {
+		if _, err := policy.ParseRange(s); err != nil {
 			return d.Errf("%s: %v", mode, err)
 		}
 	}
@@ -163,7 +164,7 @@ func (lw *ListenerWrapper) unmarshalTrustedProxies(d *caddyfile.Dispenser) error
 		return d.Errf("module %s (%T) is not an IP range source", id, module)
 	}
 	if static, ok := source.(*caddyhttp.StaticIPRange); ok {
-		if _, err := compileSet(static.Ranges); err != nil {
+		if _, err := policy.NewSet(static.Ranges); err != nil {
 			return d.Errf("trusted_proxies: %v", err)
 		}
 	}

@@ -413,7 +413,7 @@ func TestDocs_NameEverything(t *testing.T) {
 	operations := page("operations.md")
 	for i, outcome := range proxyprotocol.OutcomeNames {
 		has("operations.md", operations, "| `"+outcome+"` | ")
-		if message := proxyprotocol.RefusalMessages[i]; message != "" {
+		if message := proxyprotocol.RefusalMessage(i); message != "" {
 			has("operations.md", operations, "| `"+outcome+"` | `"+message+"` |")
 		}
 	}

@@ -1,4 +1,4 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"encoding/hex"
@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -47,9 +49,9 @@ func TestConnectionsThatSayNothingAreNoNews(t *testing.T) {
 					for _, entry := range c.Logs.Refusals(nil) {
 						assert.Equal(t, []string{"silent", "debug"}, []string{entry.Str("reason"), entry.Str("level")})
 					}
-					require.Len(t, currentStatus().Listeners, len(caddytest.Loopbacks()))
+					require.Len(t, caddytest.CurrentStatus(t).Listeners, len(caddytest.Loopbacks()))
 					counted := make(map[string]uint64)
-					for _, l := range currentStatus().Listeners {
+					for _, l := range caddytest.CurrentStatus(t).Listeners {
 						for o, count := range l.Outcomes {
 							counted[o] += count
 						}
@@ -76,13 +78,13 @@ func TestConnectionThatIsResetInsideItsHeaderFailed(t *testing.T) {
 				entry := c.Logs.WaitForRefusal(t, nil)
 				assert.Equal(t, []string{"io", "warn"}, []string{entry.Str("reason"), entry.Str("level")})
 				assert.Contains(t, entry.Str("error"), "connection reset by peer")
-				var remembered []refusalStatus
-				for _, l := range currentStatus().Listeners {
+				var remembered []statusapi.Refusal
+				for _, l := range caddytest.CurrentStatus(t).Listeners {
 					remembered = append(remembered, l.Refusals...)
 				}
 				require.Len(t, remembered, 1)
 				assert.Equal(t, "io", remembered[0].Reason)
-				assert.Equal(t, hex.EncodeToString([]byte(begun)[:min(len(begun), bytesKept)]), remembered[0].Bytes)
+				assert.Equal(t, hex.EncodeToString([]byte(begun)[:min(len(begun), record.BytesKept)]), remembered[0].Bytes)
 			})
 		}
 	}
@@ -97,7 +99,7 @@ func TestStatusSaysThatNobodyIsTrustedUnderOff(t *testing.T) {
 		"on {\ntrusted_proxies static 127.0.0.1\n}": "static",
 	} {
 		caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode), caddytest.PlainSite(port))
-		for _, l := range currentStatus().Listeners {
+		for _, l := range caddytest.CurrentStatus(t).Listeners {
 			assert.Equal(t, want, l.TrustedProxies, mode)
 		}
 	}

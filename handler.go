@@ -10,6 +10,10 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 )
 
 // Handler gives a site or route a mode of its own, within what the listener accepted. A
@@ -66,9 +70,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-var errNoMode = errors.New("proxy_protocol needs a mode: use " + acceptedModes)
+var errNoMode = errors.New("proxy_protocol needs a mode: use " + policy.AcceptedModes)
 
-// Provision refuses a server without the listener wrapper: nobody would check its headers.
+// Provision returns an error on a server without the listener wrapper, where no header is checked.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.Mode == nil {
 		return fmt.Errorf("mode: %w", errNoMode)
@@ -77,8 +81,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if !ok {
 		return errors.New("proxy_protocol works in the routes of an HTTP server only")
 	}
-	if !hasPlaceholders(server) {
-		return noWrapperError(server)
+	if !request.Installed(server) {
+		return request.NoWrapperError(server)
 	}
 	h.logger = ctx.Logger()
 	return nil
@@ -86,7 +90,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	err := h.check(factsOf(r))
+	err := h.check(request.Info(r))
 	switch {
 	case err == nil:
 		return next.ServeHTTP(w, r)
@@ -102,18 +106,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 }
 
-// check returns an error if a connection with these facts must not be served.
-func (h *Handler) check(f *facts) error {
+// check returns an error if a connection must not be served. f is nil if the connection is not
+// known.
+func (h *Handler) check(f *conninfo.Info) error {
 	switch {
 	case *h.Mode == Unspecified:
 		return nil
 	case f == nil:
 		return errors.New("cannot tell whether this connection began with a PROXY protocol header")
-	case *h.Mode == On && !f.present():
+	case *h.Mode == On && !f.HasHeader():
 		return errors.New("the connection did not begin with a PROXY protocol header")
-	case *h.Mode == On && f.mode != On:
+	case *h.Mode == On && f.Mode != On:
 		return errors.New("the connection's PROXY protocol header was not accepted under mode 'on'")
-	case *h.Mode == Off && f.present():
+	case *h.Mode == Off && f.HasHeader():
 		return errors.New("the connection began with a PROXY protocol header")
 	default:
 		return nil

@@ -10,16 +10,20 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 )
 
-// This file closes the ways around mode On that HTTP/3 could be.
+// This file is about HTTP/3 as a bypass of mode On: it is found, disabled, or answered with 421.
 
-// guard puts a route in front of all others that refuses misdirected requests.
-func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger) {
+// refuseUnwrapped puts a route that refuses misdirected requests in front of all others.
+func refuseUnwrapped(server *caddyhttp.Server, config *datagram.Config, logger *zap.Logger) {
 	m := misdirected{
-		config:    pw.config,
-		mandatory: pw.config.uses(On),
-		logger:    limited(logger, refusalInterval, 1),
+		config:    config,
+		mandatory: config.Uses(On),
+		logger:    record.Limit(logger, record.RefusalInterval, 1),
 	}
 	server.Routes = append(caddyhttp.RouteList{{
 		MatcherSets: caddyhttp.MatcherSets{{m}},
@@ -30,8 +34,8 @@ func (pw *PacketConnWrapper) guard(server *caddyhttp.Server, logger *zap.Logger)
 // misdirected matches requests over HTTP/3 that must not be served. It answers them with the
 // error 421, upon which a client may try again over a new connection.
 type misdirected struct {
-	config    *packetConfig // of the configuration that serves the request
-	mandatory bool          // some of them are On
+	config    *datagram.Config // of the configuration that serves the request
+	mandatory bool             // config uses mode On
 	logger    *zap.Logger
 }
 
@@ -44,47 +48,40 @@ func (m misdirected) MatchWithError(r *http.Request) (bool, error) {
 func (m misdirected) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	err := m.check(r)
 	if err == nil {
-		return next.ServeHTTP(w, r) // the source of trusted peers has another answer by now
+		return next.ServeHTTP(w, r) // the source of trusted peers has another answer since MatchWithError
 	}
 	if err == errUnwrapped {
-		w.Header().Set("Alt-Svc", "clear") // or it would be HTTP/3 again
+		w.Header().Set("Alt-Svc", "clear") // or the client would use HTTP/3 again
 		m.logger.Warn("refused HTTP/3: its UDP listener was opened before 'proxy_protocol_mode' was added to 'packet_conn_wrappers', and Caddy keeps the listener across reloads; restart Caddy")
 	}
 	return caddyhttp.Error(http.StatusMisdirectedRequest, err)
 }
 
-// check returns an error if a request must not be served: its connection came past the
-// packet wrapper where it is mandatory, or is not what it was, or was accepted under other
-// rules and does not fit these.
+// check returns an error if a request must not be served: its connection did not come through
+// the packet wrapper where a header is mandatory, or its mark has changed, or it was accepted
+// under another configuration and does not fit this one.
 func (m misdirected) check(r *http.Request) error {
-	switch accepted := acceptedFrom(r); {
-	case accepted == nil || !accepted.judged():
+	switch accepted := request.AcceptedFrom(r); {
+	case accepted == nil || !accepted.Checked():
 		if m.mandatory {
 			return errUnwrapped
 		}
 		return nil
-	case requestQUICConn(r) == nil:
+	case request.QUICConn(r) == nil:
 		return errMigrated
-	case !m.config.fits(accepted):
-		return errOtherRules
+	case !m.config.Fits(accepted):
+		return request.ErrOtherConfig
 	default:
 		return nil
 	}
 }
 
 var (
-	errUnwrapped  = errors.New("the QUIC connection did not come through the 'proxy_protocol_mode' packet conn wrapper: restart Caddy")
-	errMigrated   = errors.New("the QUIC connection has migrated, and its client address is now marked when it was not before, or the reverse")
-	errOtherRules = errors.New("the QUIC connection was accepted under another configuration, and this configuration's 'proxy_protocol_mode' does not allow it")
+	errUnwrapped = errors.New("the QUIC connection did not come through the 'proxy_protocol_mode' packet conn wrapper: restart Caddy")
+	errMigrated  = errors.New("the QUIC connection has migrated, and its client address is now marked when it was not before, or the reverse")
 )
 
-// hadDatagramHeader reports whether a request's connection was accepted with a header.
-func hadDatagramHeader(r *http.Request) bool {
-	accepted := acceptedFrom(r)
-	return accepted != nil && accepted.present()
-}
-
-// wrapperNames returns the names of wrappers in order.
+// wrapperNames returns the names of wrappers, in order.
 func wrapperNames(wrappers []json.RawMessage) ([]string, error) {
 	var names []string
 	for _, raw := range wrappers {
@@ -99,8 +96,7 @@ func wrapperNames(wrappers []json.RawMessage) ([]string, error) {
 	return names, nil
 }
 
-// packetWrapperOf returns the configuration of the server's packet wrapper, or nil if it has
-// none. It is not provisioned.
+// packetWrapperOf returns the server's packet wrapper, not provisioned, or nil if there is none.
 func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
 	names, err := wrapperNames(server.PacketConnWrappersRaw)
 	i := slices.Index(names, wrapperName)
@@ -111,17 +107,16 @@ func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
 	return pw, json.Unmarshal(server.PacketConnWrappersRaw[i], pw)
 }
 
-// wayAround says how HTTP/3 would be a way around a mandatory header, or nothing if the
-// packet wrapper closes it: that must be On, for every peer for which the listener wrapper
-// is.
-func (lw *ListenerWrapper) wayAround(pw *PacketConnWrapper) (string, error) {
+// http3Bypass returns the reason why HTTP/3 would bypass a mandatory header, or an empty text if
+// it would not: the mode of the packet wrapper must be On for every peer for which that of the
+// listener wrapper is. tcp are the ranges of the listener wrapper, or nil.
+func http3Bypass(tcp *bart.Table[Mode], pw *PacketConnWrapper) (reason string, err error) {
 	switch {
 	case pw == nil:
 		return "this wrapper cannot check UDP", nil
 	case pw.Mode != On:
 		return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s'", wrapperName, pw.Mode), nil
 	}
-	tcp := lw.rules.ranges
 	if tcp == nil {
 		tcp = new(bart.Table[Mode])
 	}
@@ -140,4 +135,53 @@ func (lw *ListenerWrapper) wayAround(pw *PacketConnWrapper) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// disableHTTP3IfBypass disables HTTP/3 on the server if it would bypass the listener wrapper with
+// these ranges.
+func disableHTTP3IfBypass(server *caddyhttp.Server, ranges *bart.Table[Mode], logger *zap.Logger) error {
+	pw, err := packetWrapperOf(server)
+	if err != nil {
+		return err
+	}
+	reason, err := http3Bypass(ranges, pw)
+	if err != nil || reason == "" {
+		return err
+	}
+	return disableHTTP3(server, reason, logger)
+}
+
+// disableHTTP3 removes HTTP/3 from the protocols of the server, and logs the reason.
+func disableHTTP3(server *caddyhttp.Server, reason string, logger *zap.Logger) error {
+	// Slices are replaced, never changed: servers share their default ones.
+	var had bool
+	without := func(protocols []string) []string {
+		if !slices.Contains(protocols, "h3") {
+			return protocols
+		}
+		had = true
+		return slices.DeleteFunc(slices.Clone(protocols), func(p string) bool { return p == "h3" })
+	}
+	protocols := without(server.Protocols)
+	// Listeners without protocols of their own use the server's.
+	inherits := server.ListenProtocols == nil
+	lost := false
+	var listenProtocols [][]string
+	for _, of := range server.ListenProtocols {
+		rest := without(of)
+		inherits = inherits || of == nil
+		lost = lost || of != nil && len(rest) == 0
+		listenProtocols = append(listenProtocols, rest)
+	}
+	if lost || inherits && len(protocols) == 0 {
+		return fmt.Errorf("no protocol is left, because HTTP/3 is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to every host that can reach the port, in %s:\n\n\thttp3 allow", wrapperName)
+	}
+	if len(protocols) == 0 {
+		protocols = []string{"h1"} // no listener uses them, but an empty list means all protocols
+	}
+	server.Protocols, server.ListenProtocols = protocols, listenProtocols
+	if had && len(server.TLSConnPolicies) > 0 {
+		logger.Warn("HTTP/3 is disabled: " + reason + ", so HTTP/3 would bypass mode 'on'; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'")
+	}
+	return nil
 }

@@ -9,6 +9,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/stream"
 )
 
 // ListenerWrapper reads the PROXY protocol header (v1 or v2) at the beginning of
@@ -70,7 +73,7 @@ type ListenerWrapper struct {
 
 	serverName    string
 	trustedSource string // the module of trusted_proxies, if there is one
-	rules         *rules
+	config        *stream.Config
 }
 
 const (
@@ -105,13 +108,13 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx); err != nil {
 		return err
 	}
-	rules, err := lw.compile(ctx, server, logger)
+	config, err := lw.compile(ctx, server, logger)
 	if err != nil {
 		return err
 	}
-	lw.rules = rules
+	lw.config = config
 	if server != nil {
-		if err := lw.prepareServer(ctx, server, logger); err != nil {
+		if err := prepareServer(ctx, server, &config.Policy, lw.HTTP3 == allowed, logger); err != nil {
 			return err
 		}
 	}
@@ -121,12 +124,12 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 
 // WrapListener wraps l.
 func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
-	rules := *lw.rules
-	rules.stats = listeners.acquire(listenerKey{lw.serverName, listenAddress(l.Addr())}, lw)
-	return &listener{Listener: l, rules: &rules}
+	config := *lw.config
+	config.Stats = record.Listeners.Acquire(record.Key{Server: lw.serverName, Address: listenAddress(l.Addr())}, lw)
+	return &stream.Listener{Listener: l, Config: &config}
 }
 
-// listenAddress is the address of a listener as Caddy writes it.
+// listenAddress returns the address of a listener as Caddy writes it.
 func listenAddress(addr net.Addr) string {
 	if addr == nil {
 		return ""
@@ -137,51 +140,52 @@ func listenAddress(addr net.Addr) string {
 	return addr.String()
 }
 
-// Cleanup gives up what outlives configurations, unless the next one uses it.
+// Cleanup releases the listeners, whose stats outlive configurations if the next one uses them.
 func (lw *ListenerWrapper) Cleanup() error {
-	listeners.release(lw)
+	record.Listeners.Release(lw)
 	return nil
 }
 
+// describe implements described.
 func (lw *ListenerWrapper) describe() (Mode, string, []ModeRanges) {
 	return lw.Mode, lw.trustedSource, lw.Ranges
 }
 
-// compile validates the configuration and makes rules of it.
-func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*rules, error) {
-	rules := &rules{
-		timeout:       defaultTimeout,
-		maxHeaderSize: headerLimit(lw.MaxHeaderSize),
-		recorder:      recorder{log: newConnLog(logger, false)},
-		timed:         wantsMetrics(ctx),
+// compile validates the configuration and returns the config of its listeners.
+func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*stream.Config, error) {
+	config := &stream.Config{
+		Timeout:           defaultTimeout,
+		MaxHeaderSize:     headerLimit(lw.MaxHeaderSize),
+		Recorder:          record.Recorder{Log: record.NewLog(logger, false)},
+		MeasureHeaderTime: wantsMetrics(ctx),
 	}
 	ranges, err := compileRanges(lw.Ranges)
 	if err != nil {
 		return nil, err
 	}
 	if lw.Timeout != nil {
-		rules.timeout = time.Duration(*lw.Timeout)
+		config.Timeout = time.Duration(*lw.Timeout)
 	}
-	rules.version = versions[lw.Version]
-	rules.mismatchedDestination = lw.MismatchedDestination == allowed
+	config.Version = versions[lw.Version]
+	config.MismatchedDestination = lw.MismatchedDestination == allowed
 	if err := errors.Join(
-		inField("timeout", checkTimeout(rules.timeout)),
-		inField("max_header_size", checkMaxHeaderSize(rules.maxHeaderSize)),
-		inField("version", checkVersion(lw.Version)),
-		inField("http3", checkHTTP3(lw.HTTP3)),
-		inField("mismatched_destination", checkMismatchedDestination(lw.MismatchedDestination)),
+		fieldError("timeout", checkTimeout(config.Timeout)),
+		fieldError("max_header_size", checkMaxHeaderSize(config.MaxHeaderSize)),
+		fieldError("version", checkVersion(lw.Version)),
+		fieldError("http3", checkHTTP3(lw.HTTP3)),
+		fieldError("mismatched_destination", checkMismatchedDestination(lw.MismatchedDestination)),
 	); err != nil {
 		return nil, err
 	}
-	rules.policy, lw.trustedSource, err = compilePolicy(ctx, lw, server, lw.Mode, ranges, lw.TrustedProxiesRaw)
-	return rules, err
+	config.Policy, lw.trustedSource, err = compilePolicy(ctx, lw, server, lw.Mode, ranges, lw.TrustedProxiesRaw)
+	return config, err
 }
 
-// warn logs what an operator should know of the configuration before traffic comes.
+// warn logs warnings about a valid configuration.
 func (lw *ListenerWrapper) warn(logger *zap.Logger) {
-	warnOfPolicy(&lw.rules.policy, logger)
-	if lw.rules.timeout < advisedTimeout {
+	warnOfPolicy(&lw.config.Policy, logger)
+	if lw.config.Timeout < advisedTimeout {
 		logger.Warn("'timeout' is shorter than the PROXY protocol specification advises; the advised time is long enough for a TCP retransmit",
-			zap.Duration("timeout", lw.rules.timeout), zap.Duration("advised", advisedTimeout))
+			zap.Duration("timeout", lw.config.Timeout), zap.Duration("advised", advisedTimeout))
 	}
 }

@@ -2,12 +2,13 @@ package proxyprotocol
 
 import (
 	"encoding/json"
-	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/stretchr/testify/assert"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/match"
 )
 
 func TestMatchNot_ServesUnwrappedHTTP3(t *testing.T) {
@@ -35,29 +36,11 @@ func TestMatchNot_ServesUnwrappedHTTP3(t *testing.T) {
 	}
 }
 
-// What cannot be read is left to Caddy, whose error says more.
-func TestMatchNot_LeavesWhatCannotBeReadToCaddy(t *testing.T) {
-	const negated = `{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}]}`
-	for _, handler := range []string{
-		``, `null`, `3`, `"pinned_ip"`, `[`, `{"pinned_ip"`, `{"pinned_ip":`, `{"match":"pinned_ip"}`, `{"match":["pinned_ip"]}`, `{"match":{"not":[{"pinned_ip":3}]}}`,
-		`{"match":[{"not":"pinned_ip"}]}`, `{"match":[{"not":{"pinned_ip":{}}}]}`, `{"match":[{"not":[{"pinned_ip":3}]}]}`, `{"match":[{"not":[{"proxy_protocol":3}]}]}`,
-		`{"match":[{"not":[{"proxy_protocol":{"is":["presnt"]}}]}]}`, `{"match":[{"expression":3,"pinned_ip":null}]}`, `{"match":[{"expression":{"expr":3,"name":"pinned_ip"}}]}`,
-		`{"match":[{"expression":"!pinned_ip("}]}`, `{"match":[{"expression":"!pinned_ip(1)"}]}`, `{"match":[{"expression":"!proxy_protocol"}]}`, `{"match":[{"expression":"!x.pinned_ip('::1')"}]}`,
-		`{"match":[{"expression":""}],"x":"pinned_ip"}`, `{"match":null,"x":"pinned_ip"}`, `{"match":[null],"x":"pinned_ip"}`, `[[[{"match":[{"not":null}],"x":"pinned_ip"}]]]`,
-		`{"match":[{"not":[{"pinned_ip":{"ranges":["::1"]}}]}],"handle":3}`, `{"match":[{"another":[{"pinned_ip":{"ranges":["::1"]}}]}]}`,
-		`{"match":[{"expression":"` + strings.Repeat("!(", 1000) + "pinned_ip('::1')" + strings.Repeat(")", 1000) + `"}]}`,
-	} {
-		s := new(negationScan)
-		s.raw(json.RawMessage(handler))
-		assert.Empty(t, s.found, handler)
-	}
-	(&ListenerWrapper{rules: new(rules)}).warnOfNegations(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"null": nil}}, zap.NewNop())
+func TestMatchNot_RouteWithoutContentIsNoFault(t *testing.T) {
+	warnOfNegations(&caddyhttp.Server{NamedRoutes: map[string]*caddyhttp.Route{"null": nil}}, false, zap.NewNop())
+}
 
-	s := new(negationScan)
-	s.raw(json.RawMessage(strings.Repeat(`{"x":[`, 500) + negated + strings.Repeat(`]}`, 500)))
-	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "deep")
-
-	s = new(negationScan)
-	s.route(caddyhttp.RawMatcherSets{{"not": json.RawMessage(`[{"pinned_ip":{"ranges":["::1"]}}]`)}}, []json.RawMessage{json.RawMessage(`3`)})
-	assert.Equal(t, []string{"not pinned_ip ::1"}, s.found, "a handler that cannot be read does not refuse")
+func TestMatchCEL_PlaceholdersAreTheFunctionOfCaddy(t *testing.T) {
+	assert.Equal(t, caddyhttp.CELPlaceholderFuncName, match.PlaceholderFunction)
+	assert.Equal(t, caddyhttp.CELRequestVarName, match.RequestVariable)
 }

@@ -3,7 +3,6 @@ package proxyprotocol
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -15,6 +14,11 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
+	"github.com/portzero/caddy-proxy-protocol/internal/match"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 )
 
 // MatchPinnedIP matches requests whose client IP, as the `client_ip` matcher has it, is one
@@ -71,8 +75,8 @@ func (m *MatchPinnedIP) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //
 //	expression pinned_ip('203.0.113.7', '2001:db8::/32')
 func (MatchPinnedIP) CELLibrary(ctx caddy.Context) (cel.Library, error) {
-	warn := sync.OnceFunc(func() { warnIfUnwrapped(ctx, "pinned_ip") })
-	return celLibrary("pinned_ip", "pinned_ip_match_request_list", func(args celArgs) (caddyhttp.RequestMatcherWithError, error) {
+	warn := sync.OnceFunc(func() { request.WarnIfUnwrapped(ctx, "pinned_ip") })
+	return celLibrary("pinned_ip", "pinned_ip_match_request_list", func(args match.Args) (caddyhttp.RequestMatcherWithError, error) {
 		warn()
 		m := &MatchPinnedIP{logger: ctx.Logger()}
 		for _, arg := range args {
@@ -85,13 +89,13 @@ func (MatchPinnedIP) CELLibrary(ctx caddy.Context) (cel.Library, error) {
 // Provision validates and compiles the matcher.
 func (m *MatchPinnedIP) Provision(ctx caddy.Context) error {
 	m.logger = ctx.Logger()
-	warnIfUnwrapped(ctx, "pinned_ip")
+	request.WarnIfUnwrapped(ctx, "pinned_ip")
 	return m.compile()
 }
 
 var errNoPins = errors.New("pinned_ip needs at least one IP address, CIDR range or placeholder")
 
-// compile sets what Match needs, anew at each call.
+// compile checks and compiles the ranges, anew at each call.
 func (m *MatchPinnedIP) compile() error {
 	if len(m.Ranges) == 0 {
 		return errNoPins
@@ -106,7 +110,7 @@ func (m *MatchPinnedIP) compile() error {
 		}
 	}
 	var err error
-	if m.fixed, err = compileSet(fixed); err != nil {
+	if m.fixed, err = policy.NewSet(fixed); err != nil {
 		return fmt.Errorf("pinned_ip: %w", err)
 	}
 	return nil
@@ -114,10 +118,10 @@ func (m *MatchPinnedIP) compile() error {
 
 // MatchWithError returns true if r matches m.
 func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
-	if err := checkHandshake(r); err != nil {
+	if err := request.CheckHandshake(r); err != nil {
 		return false, err
 	}
-	if f := factsOf(r); f == nil || !vouched(f) {
+	if f := request.Info(r); f == nil || !vouched(f) {
 		return false, nil
 	}
 	text, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
@@ -134,24 +138,24 @@ func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 		return false, nil
 	}
 	for _, s := range m.dynamic {
-		if m.pins(client, s, placeholderValues(repl, s)) {
+		if m.pins(client, s, request.Values(repl, s)) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// pins reports whether the values of some text with placeholders have the client's
-// address. All of them must make sense.
+// pins reports whether one of the values of text with placeholders contains the client's address.
+// A value that is not an address or range makes all of them match nothing.
 func (m *MatchPinnedIP) pins(client netip.Addr, text string, values []string) bool {
 	var ranges []string
 	for _, value := range values {
 		ranges = append(ranges, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })...)
 	}
-	err := errNoValue
+	err := match.ErrNoValue
 	if len(ranges) > 0 {
 		var set *bart.Lite
-		if set, err = compileSet(ranges); err == nil {
+		if set, err = policy.NewSet(ranges); err == nil {
 			return set.Contains(client)
 		}
 	}
@@ -159,39 +163,10 @@ func (m *MatchPinnedIP) pins(client netip.Addr, text string, values []string) bo
 	return false
 }
 
-// placeholderValues returns the values of text with placeholders. Lists, like that of all
-// IP addresses of a client certificate, are only lists if a placeholder stands alone.
-func placeholderValues(repl *caddy.Replacer, s string) []string {
-	key, ok := strings.CutPrefix(s, "{")
-	if key, alone := strings.CutSuffix(key, "}"); ok && alone && !strings.ContainsAny(key, "{}") {
-		value, _ := repl.Get(key)
-		return textsOf(value)
-	}
-	return []string{repl.ReplaceAll(s, "")}
-}
-
-// textsOf returns the value of a placeholder as text. That of the IP addresses of a client
-// certificate is a list.
-func textsOf(value any) []string {
-	switch value := value.(type) {
-	case []net.IP:
-		var texts []string
-		for _, ip := range value {
-			texts = append(texts, ip.String())
-		}
-		return texts
-	case textList:
-		return value
-	case []string:
-		return value
-	}
-	return []string{caddy.ToString(value)}
-}
-
 // vouched reports whether the client's address can be relied on: it is the peer's own, or
-// a header named it under mode On and no earlier hop marked it.
-func vouched(f *facts) bool {
-	return !f.Marked() && (!f.present() || f.header.HasAddrs() && f.header.Source().Port() != 0)
+// a header named it under mode On, and no earlier hop marked it.
+func vouched(f *conninfo.Info) bool {
+	return !f.Marked() && (!f.HasHeader() || f.Header.HasAddrs() && f.Header.Source().Port() != 0)
 }
 
 // Interface guards

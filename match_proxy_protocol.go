@@ -1,9 +1,6 @@
 package proxyprotocol
 
 import (
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,12 +10,12 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
-	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
+	"github.com/portzero/caddy-proxy-protocol/internal/match"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 )
 
 // MatchProxyProtocol matches requests by the PROXY protocol header of their connection.
@@ -53,22 +50,8 @@ type MatchProxyProtocol struct {
 	// hexadecimal.
 	TLV map[string][]string `json:"tlv,omitempty"`
 
-	// compiled from the above
-	states   map[string]bool
-	versions []uint8
-	peers    *bart.Lite
-	tlvs     map[string][]string
+	compiled *match.Header
 }
-
-// The words of the matcher.
-const (
-	isPresent  = "present"
-	isAbsent   = "absent"
-	isPortZero = "port_zero"
-	isLocal    = "local"
-)
-
-var matchWords = []string{isPresent, isAbsent, isPortZero, isLocal}
 
 // CaddyModule returns the Caddy module information.
 func (MatchProxyProtocol) CaddyModule() caddy.ModuleInfo {
@@ -103,41 +86,27 @@ func (m *MatchProxyProtocol) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (m *MatchProxyProtocol) unmarshalOption(d *caddyfile.Dispenser) error {
 	option := d.Val()
-	if !slices.Contains(matchOptions, option) {
-		return d.Errf("unrecognized option '%s': use %s", option, strings.Join(matchOptions, ", "))
+	if !slices.Contains(match.Options, option) {
+		return d.Errf("unrecognized option '%s': use %s", option, strings.Join(match.Options, ", "))
 	}
 	args := d.RemainingArgs()
 	if len(args) == 0 {
 		return d.Errf("%s needs an argument", option)
 	}
-	if option == "tlv" {
-		m.addTLV(args[0], args[1:]...)
-	} else {
-		m.addOption(option, args...)
-	}
-	if err := m.compile(); err != nil {
-		return d.WrapErr(err)
-	}
-	return nil
-}
-
-// matchOptions are what the matcher takes beside words.
-var matchOptions = []string{"version", "peer", "tlv"}
-
-func (m *MatchProxyProtocol) addOption(option string, args ...string) {
 	switch option {
 	case "version":
 		m.Version = append(m.Version, args...)
 	case "peer":
 		m.Peer = append(m.Peer, expandRanges(args)...)
+	case "tlv":
+		c := m.conditions()
+		c.AddTLV(args[0], args[1:]...)
+		m.TLV = c.TLV
 	}
-}
-
-func (m *MatchProxyProtocol) addTLV(name string, values ...string) {
-	if m.TLV == nil {
-		m.TLV = make(map[string][]string)
+	if err := m.compile(); err != nil {
+		return d.WrapErr(err)
 	}
-	m.TLV[name] = append(m.TLV[name], values...)
+	return nil
 }
 
 // CELLibrary produces options that expose this matcher for use in CEL
@@ -147,214 +116,114 @@ func (m *MatchProxyProtocol) addTLV(name string, values ...string) {
 //
 //	expression proxy_protocol('present', 'version:v2', 'peer:10.0.0.0/8', 'tlv:authority=example.com')
 func (MatchProxyProtocol) CELLibrary(ctx caddy.Context) (cel.Library, error) {
-	warn := sync.OnceFunc(func() { warnIfUnwrapped(ctx, "proxy_protocol") })
-	return celLibrary("proxy_protocol", "proxy_protocol_match_request_list", func(args celArgs) (caddyhttp.RequestMatcherWithError, error) {
+	warn := sync.OnceFunc(func() { request.WarnIfUnwrapped(ctx, "proxy_protocol") })
+	return celLibrary("proxy_protocol", "proxy_protocol_match_request_list", func(args match.Args) (caddyhttp.RequestMatcherWithError, error) {
 		warn()
 		return matchProxyProtocolOf(args, ctx.Logger())
 	}), nil
 }
 
-// matchProxyProtocolOf returns the matcher with these arguments of the CEL function, or an
-// error if the arguments that are known already cannot be used.
-func matchProxyProtocolOf(args celArgs, logger *zap.Logger) (caddyhttp.RequestMatcherWithError, error) {
-	known := new(MatchProxyProtocol)
-	var variable []celArg
+// matchProxyProtocolOf returns the matcher for these arguments of the CEL function, or an
+// error if an argument without placeholders is invalid.
+func matchProxyProtocolOf(args match.Args, logger *zap.Logger) (caddyhttp.RequestMatcherWithError, error) {
+	known, variable := new(match.Conditions), 0
 	for _, arg := range args {
-		if arg.literal() {
-			known.addArg(arg.String())
+		if arg.Literal() {
+			known.AddArg(arg.String(), expandRanges)
 			continue
 		}
-		if err := checkPrefix(arg); err != nil {
+		if err := match.CheckPrefix(arg); err != nil {
 			return nil, err
 		}
-		variable = append(variable, arg)
+		variable++
 	}
-	if len(variable) < len(args) {
-		if err := known.compile(); err != nil || len(variable) == 0 {
-			return known, err
+	if variable < len(args) {
+		compiled, err := known.Compile()
+		if err != nil || variable == 0 {
+			return &MatchProxyProtocol{compiled: compiled}, err
 		}
 	}
 	return &variableMatch{args, logger}, nil
 }
 
-// checkPrefix returns an error if no value of its placeholders can make an argument usable,
-// because its option or the name of its TLV is wrong.
-func checkPrefix(arg celArg) error {
-	option, value, ok := strings.Cut(arg[0], ":")
-	if !ok {
-		return nil
-	}
-	if !slices.Contains(matchOptions, option) {
-		return unknownWordError(arg.String())
-	}
-	if name, _, ok := strings.Cut(value, "="); ok && option == "tlv" {
-		if _, err := tlv.ParseName(name); err != nil {
-			return fmt.Errorf("tlv: %w", err)
-		}
-	}
-	return nil
-}
-
-// variableMatch is the matcher with placeholders in arguments of the CEL function, which are
-// evaluated for every request. A value that it cannot use matches nothing.
+// variableMatch is the matcher for arguments with placeholders, which are evaluated for every
+// request. A request for which a value is invalid does not match.
 type variableMatch struct {
-	args   celArgs
+	args   match.Args
 	logger *zap.Logger
 }
 
 // MatchWithError implements caddyhttp.RequestMatcherWithError.
 func (v *variableMatch) MatchWithError(r *http.Request) (bool, error) {
-	if err := checkHandshake(r); err != nil {
+	if err := request.CheckHandshake(r); err != nil {
 		return false, err
 	}
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return false, nil
 	}
-	m, err := v.matcher(repl)
+	compiled, err := v.compile(repl)
 	if err != nil {
 		logUnusable(v.logger, "proxy_protocol", v.args.String(), err)
 		return false, nil
 	}
-	return m.MatchWithError(r)
+	return matches(compiled, r), nil
 }
 
-// logUnusable logs that an argument of a matcher has a placeholder whose value the matcher
-// cannot use. The level is DEBUG, because a client may choose the value.
+// compile returns the matcher for the current values of the placeholders.
+func (v *variableMatch) compile(repl *caddy.Replacer) (*match.Header, error) {
+	var c match.Conditions
+	get := func(placeholder string) string {
+		value, _ := repl.GetString(placeholder)
+		return value
+	}
+	for _, arg := range v.args {
+		value, err := arg.Value(get)
+		if err != nil {
+			return nil, err
+		}
+		c.AddArg(value, expandRanges)
+	}
+	return c.Compile()
+}
+
+// logUnusable logs that the value of a placeholder in an argument of a matcher is invalid. The
+// level is DEBUG, because a client may choose the value.
 func logUnusable(logger *zap.Logger, matcher, arg string, err error) {
 	if entry := logger.Check(zapcore.DebugLevel, matcher+" cannot use the value of a placeholder"); entry != nil {
 		entry.Write(zap.String(matcher, escape.Text(arg)), zap.String("error", escape.Text(err.Error())))
 	}
 }
 
-// matcher returns the matcher with the values that placeholders have now.
-func (v *variableMatch) matcher(repl *caddy.Replacer) (*MatchProxyProtocol, error) {
-	m := new(MatchProxyProtocol)
-	for _, arg := range v.args {
-		value, err := arg.value(repl)
-		if err != nil {
-			return nil, err
-		}
-		m.addArg(value)
-	}
-	return m, m.compile()
-}
-
-// addArg adds an argument of the CEL function.
-func (m *MatchProxyProtocol) addArg(arg string) {
-	option, value, ok := strings.Cut(arg, ":")
-	switch {
-	case ok && option == "tlv":
-		if name, value, ok := strings.Cut(value, "="); ok {
-			m.addTLV(name, value)
-		} else {
-			m.addTLV(name)
-		}
-	case ok && slices.Contains(matchOptions, option):
-		m.addOption(option, value)
-	default:
-		m.Is = append(m.Is, arg)
-	}
-}
-
 // Provision validates and compiles the matcher.
 func (m *MatchProxyProtocol) Provision(ctx caddy.Context) error {
-	warnIfUnwrapped(ctx, "proxy_protocol")
+	request.WarnIfUnwrapped(ctx, "proxy_protocol")
 	return m.compile()
 }
 
-// compile sets what Match needs, anew at each call.
-func (m *MatchProxyProtocol) compile() error {
-	m.states, m.versions, m.peers, m.tlvs = make(map[string]bool), nil, nil, make(map[string][]string)
-	for _, word := range m.Is {
-		if !slices.Contains(matchWords, word) {
-			return unknownWordError(word)
-		}
-		m.states[word] = true
-	}
-	for _, name := range m.Version {
-		version := versions[name]
-		if version == 0 {
-			return fmt.Errorf("version: unknown version '%s': use v1 or v2", name)
-		}
-		m.versions = append(m.versions, version)
-	}
-	if len(m.Peer) > 0 {
-		var err error
-		if m.peers, err = compileSet(m.Peer); err != nil {
-			return fmt.Errorf("peer: %w", err)
-		}
-	}
-	for given, values := range m.TLV {
-		name, err := tlv.ParseName(given)
-		if err != nil {
-			return fmt.Errorf("tlv: %w", err)
-		}
-		for _, value := range values {
-			if strings.HasPrefix(name, "0x") {
-				if _, err := hex.DecodeString(value); err != nil {
-					return fmt.Errorf("tlv: value '%s' of %s is not hexadecimal: use pairs of digits such as 0aff", value, name)
-				}
-				value = strings.ToLower(value)
-			}
-			m.tlvs[name] = append(m.tlvs[name], value)
-		}
-		if len(values) == 0 && m.tlvs[name] == nil {
-			m.tlvs[name] = []string{}
-		}
-	}
-	claims := m.states[isPresent] || m.states[isPortZero] || m.states[isLocal] || len(m.versions) > 0 || len(m.tlvs) > 0
-	switch {
-	case !claims && !m.states[isAbsent] && m.peers == nil:
-		return fmt.Errorf("the proxy_protocol matcher needs at least one of %s, %s", strings.Join(matchWords, ", "), strings.Join(matchOptions, ", "))
-	case claims && m.states[isAbsent]:
-		return errors.New("'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header")
-	case m.states[isLocal] && (m.states[isPortZero] || len(m.tlvs) > 0):
-		return errors.New("'local' cannot be combined with 'port_zero' or 'tlv': a LOCAL header has no addresses and no TLVs")
-	default:
-		return nil
-	}
+// conditions returns the fields of the matcher.
+func (m *MatchProxyProtocol) conditions() *match.Conditions {
+	return &match.Conditions{Is: m.Is, Version: m.Version, Peer: m.Peer, TLV: m.TLV}
 }
 
-func unknownWordError(word string) error {
-	return fmt.Errorf("unknown word '%s': use %s", word, strings.Join(matchWords, ", "))
+// compile checks and compiles the fields, anew at each call.
+func (m *MatchProxyProtocol) compile() (err error) {
+	m.compiled, err = m.conditions().Compile()
+	return err
 }
 
 // MatchWithError returns true if r matches m.
 func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
-	if err := checkHandshake(r); err != nil {
+	if err := request.CheckHandshake(r); err != nil {
 		return false, err
 	}
-	c := requestConn(r)
-	if c == nil {
-		return false, nil
-	}
-	f := c.known()
-	if m.needsVouching() && f.mode != On {
-		return false, nil
-	}
-	if m.states[isPresent] && !f.present() ||
-		m.states[isAbsent] && f.present() ||
-		m.states[isPortZero] && !f.Marked() ||
-		m.states[isLocal] && commandOf(f.header) != "LOCAL" ||
-		m.versions != nil && !slices.Contains(m.versions, f.header.Version()) ||
-		m.peers != nil && !m.peers.Contains(peerIP(f.peer)) {
-		return false, nil
-	}
-	for name, values := range m.tlvs {
-		if !f.say().Has(name, values) {
-			return false, nil
-		}
-	}
-	return true, nil
+	return matches(m.compiled, r), nil
 }
 
-// needsVouching reports whether the matcher believes claims of a header, so that it must match
-// only headers that were accepted under mode On. With port_zero or local beside them the
-// claims are those of a header that anyone may have sent.
-func (m *MatchProxyProtocol) needsVouching() bool {
-	claims := m.states[isPresent] || len(m.versions) > 0 || len(m.tlvs) > 0
-	return claims && !m.states[isPortZero] && !m.states[isLocal]
+// matches reports whether the connection of a request is known and matches.
+func matches(h *match.Header, r *http.Request) bool {
+	c := request.Conn(r)
+	return c != nil && h.Matches(c.Info())
 }
 
 // Interface guards

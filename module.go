@@ -1,14 +1,14 @@
 // Package proxyprotocol makes a Caddy listener's handling of the PROXY protocol explicit
-// and fail-closed: on, off or unspecified.
+// and fail-closed: on, off or unspecified. It has the Caddy modules. Bytes flow through the
+// packages below internal/, whose imports only go down:
 //
-// Bytes flow one way: internal/wire decodes headers, policy.go decides what a peer's
-// connection must begin with, header.go judges the beginning of a connection by both, and
-// conn.go is the connection that Caddy then sees. For HTTP/3, packetconn.go judges each
-// datagram by the same, quicaddr.go is the address that QUIC then sees, and route.go has the
-// way of its replies; http3.go judges requests once more by the configuration that serves
-// them. facts.go has what is known of either, recorder.go what is counted and logged, and
-// request.go leads from a request to its connection, for placeholders, matchers and the site
-// directive. options.go has the options that both wrappers have.
+//	stream: TCP connections          datagram: UDP sockets for HTTP/3
+//	           record: outcomes, counters, log
+//	           conninfo: what is known of a connection
+//	policy: who may send a header    tlv: what TLVs mean
+//	           wire: bytes of a header
+//
+// CONTRIBUTING.md has the whole map.
 package proxyprotocol
 
 import (
@@ -27,7 +27,7 @@ func init() {
 	caddy.RegisterModule(Handler{})
 	caddy.RegisterModule(adminStatus{})
 	httpcaddyfile.RegisterHandlerDirective("proxy_protocol", parseCaddyfile)
-	// After what log_append does, so that the access log has its fields for refusals too.
+	// After log_append, so that the access log has its fields for refusals, too.
 	httpcaddyfile.RegisterDirectiveOrder("proxy_protocol", httpcaddyfile.After, "log_level")
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/gaissmai/bart"
 	"go.uber.org/zap"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -42,15 +43,15 @@ func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
 	table := new(bart.Table[Mode])
 	for i, m := range all {
 		if m.Mode == nil {
-			return nil, fmt.Errorf("ranges[%d].mode: missing: use %s", i, acceptedModes)
+			return nil, fmt.Errorf("ranges[%d].mode: missing: use %s", i, policy.AcceptedModes)
 		}
 		if len(m.Ranges) == 0 {
 			return nil, fmt.Errorf("ranges[%d].ranges: %w", i, errNoRanges)
 		}
 		for j, s := range m.Ranges {
-			prefix, err := parseRange(s)
+			prefix, err := policy.ParseRange(s)
 			if err == nil {
-				err = insertRange(table, prefix, *m.Mode)
+				err = policy.InsertRange(table, prefix, *m.Mode)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("ranges[%d].ranges[%d]: %w", i, j, err)
@@ -76,13 +77,13 @@ func expandRanges(args []string) []string {
 // compilePolicy makes a policy of the options of a module, which has the field
 // TrustedProxiesRaw. It also returns the name of the source in that field, if there is one. The
 // server, which may be nil, is what the source is told of where connections come in.
-func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode Mode, ranges *bart.Table[Mode], raw json.RawMessage) (p policy, sourceName string, err error) {
-	p = policy{mode: mode, ranges: ranges}
+func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode Mode, ranges *bart.Table[Mode], raw json.RawMessage) (p policy.Policy, sourceName string, err error) {
+	p = policy.Policy{Mode: mode, Ranges: ranges}
 	if raw == nil {
 		return p, "", nil
 	}
 	if mode == Off {
-		return p, "", inField("trusted_proxies", errTrustUnderOff)
+		return p, "", fieldError("trusted_proxies", errTrustUnderOff)
 	}
 	loaded, err := ctx.LoadModule(module, "TrustedProxiesRaw")
 	if err != nil {
@@ -90,16 +91,16 @@ func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode
 	}
 	sourceName = loaded.(caddy.Module).CaddyModule().ID.Name()
 	if static, ok := loaded.(*caddyhttp.StaticIPRange); ok {
-		p.trusted, err = compileSet(static.Ranges)
-		return p, sourceName, inField("trusted_proxies", err)
+		p.Trusted, err = policy.NewSet(static.Ranges)
+		return p, sourceName, fieldError("trusted_proxies", err)
 	}
-	p.setSource(askSource(loaded.(caddyhttp.IPRangeSource), server))
+	p.SetSource(askSource(loaded.(caddyhttp.IPRangeSource), server))
 	return p, sourceName, nil
 }
 
-// askSource makes a source of a module. The module gets a request that has the peer's address
-// and what Caddy's own requests have in their context.
-func askSource(module caddyhttp.IPRangeSource, server *caddyhttp.Server) source {
+// askSource makes a policy.Source of a module. The request that it passes to the module has the
+// peer's address, and Caddy's server, replacer and variables in its context.
+func askSource(module caddyhttp.IPRangeSource, server *caddyhttp.Server) policy.Source {
 	return func(ctx context.Context, peer net.Addr) []netip.Prefix {
 		ctx = context.WithValue(ctx, caddyhttp.ServerCtxKey, server)
 		ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
@@ -113,11 +114,12 @@ func askSource(module caddyhttp.IPRangeSource, server *caddyhttp.Server) source 
 	}
 }
 
-// The checks below serve the Caddyfile, which names a line, and JSON, which names a field.
+// These checks are shared: the Caddyfile parser adds the line to their errors, Provision the JSON
+// field (fieldError).
 
 var errTrustUnderOff = errors.New("not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on'")
 
-func inField(field string, err error) error {
+func fieldError(field string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -161,7 +163,8 @@ func checkMismatchedDestination(value string) error {
 	return checkAllow(value, "leave it out to refuse version 1 headers whose destination does not match their address family")
 }
 
-// checkAllow checks the value of an option that permits something.
+// checkAllow checks the value of an option that can only be "allow". otherwise says what to do to
+// leave it off.
 func checkAllow(value, otherwise string) error {
 	if value != "" && value != allowed {
 		return fmt.Errorf("unknown value '%s': use %s, or %s", value, allowed, otherwise)
@@ -169,15 +172,15 @@ func checkAllow(value, otherwise string) error {
 	return nil
 }
 
-// warnOfPolicy logs what an operator should know of a policy before traffic comes.
-func warnOfPolicy(p *policy, logger *zap.Logger) {
-	if p.uses(Unspecified) {
+// warnOfPolicy logs warnings about a valid policy.
+func warnOfPolicy(p *policy.Policy, logger *zap.Logger) {
+	if p.Uses(Unspecified) {
 		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")
 	}
-	if p.mode == On && p.anyoneTrusted() {
+	if p.Mode == On && p.TrustsAnyone() {
 		logger.Warn("mode 'on' without 'trusted_proxies' accepts headers from any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8")
 	}
-	if p.trusted != nil && p.trusted.Size() == 0 {
+	if p.Trusted != nil && p.Trusted.Size() == 0 {
 		logger.Warn("'trusted_proxies' has no ranges: no peer may send a header")
 	}
 }

@@ -1,14 +1,12 @@
-package proxyprotocol
+package proxyprotocol_test
 
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -19,7 +17,6 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
-	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // headerConn is a client's socket that puts a header before each datagram. It costs the
@@ -41,6 +38,7 @@ func (c *headerConn) WriteTo(p []byte, addr net.Addr) (int, error) {
 }
 
 func (c *headerConn) SetReadBuffer(n int) error { return c.PacketConn.(*net.UDPConn).SetReadBuffer(n) }
+
 func (c *headerConn) SetWriteBuffer(n int) error {
 	return c.PacketConn.(*net.UDPConn).SetWriteBuffer(n)
 }
@@ -128,50 +126,12 @@ func BenchmarkHTTP3(b *testing.B) {
 	}
 }
 
-// BenchmarkDatagram judges datagrams that are there already.
-func BenchmarkDatagram(b *testing.B) {
-	for _, bench := range []struct {
-		name  string
-		mode  Mode
-		bytes string
-	}{
-		{"known", On, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + quicLike},
-		{"none under off", Off, quicLike},
-		{"missing", On, quicLike},
-		{"malformed", On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + quicLike},
-	} {
-		b.Run(bench.name, func(b *testing.B) {
-			c := newPacketConn(caddytest.ListenUDP(b, "127.0.0.1"), true).forQUIC().(udpPacketConn)
-			rules := packetQuiet(bench.mode)
-			rules.stats = newStats()
-			c.config.Store(rules)
-			d := datagram{bytes: []byte(bench.bytes), from: netip.MustParseAddrPort("192.0.2.1:7")}
-			b.ReportAllocs()
-			for b.Loop() {
-				c.accept(&d)
-			}
-		})
-	}
-	b.Run("invented", func(b *testing.B) {
-		c := newPacketConn(caddytest.ListenUDP(b, "127.0.0.1"), true).forQUIC().(udpPacketConn)
-		rules := packetQuiet(On)
-		rules.stats = newStats()
-		c.config.Store(rules)
-		d := datagram{bytes: []byte(caddytest.Header(wire.NewProxy(2, wire.Dgram, caddytest.Client4, caddytest.Server4)) + quicLike), from: netip.MustParseAddrPort("192.0.2.1:7")}
-		b.ReportAllocs()
-		for n := uint32(0); b.Loop(); n++ {
-			binary.BigEndian.PutUint32(d.bytes[16:], n)
-			c.accept(&d)
-		}
-	})
-}
-
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// sink is a server that reads what it is sent, and says how much that was if somebody wants
-// to know.
+// sink is a server that reads the bodies of requests. It sends their sizes to received, unless
+// that is full.
 func sink(t testing.TB, received chan<- int64) (port int) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"reflect"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
@@ -15,6 +14,11 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
+	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 )
 
 // PacketConnWrapper reads the PROXY protocol header (v2) at the beginning of each datagram,
@@ -60,9 +64,9 @@ type PacketConnWrapper struct {
 	serverName    string
 	trustedSource string     // the module of trusted_proxies, if there is one
 	keys          socketKeys // of the server's sockets
-	config        *packetConfig
+	config        *datagram.Config
 	logger        *zap.Logger
-	unwrap        bool
+	unwrap        bool // no other wrapper is below this one
 }
 
 // CaddyModule returns the Caddy module information.
@@ -94,8 +98,8 @@ func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// notOfDatagrams has the options of the listener wrapper that the packet wrapper has not,
-// and why.
+// notOfDatagrams has the options of the listener wrapper that the packet wrapper does not have,
+// and the reasons.
 var notOfDatagrams = map[string]string{
 	"timeout":                "not supported for datagrams, because a header arrives whole or not at all: remove it",
 	"version":                "not supported for datagrams, because they have v2 headers only: remove it",
@@ -103,7 +107,8 @@ var notOfDatagrams = map[string]string{
 	"http3":                  "an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it",
 }
 
-// errNobodyTrusted has an address that is nobody's, so that its lines are safe as they stand.
+// errNobodyTrusted has an address for documentation (RFC 5737), so that its lines are safe to
+// paste as they stand.
 var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because the source address of a datagram can be forged; write, with the addresses of your load balancers in place of 192.0.2.10:
 
 	packet_conn_wrappers {
@@ -140,32 +145,32 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}
-	warnOfPolicy(&pw.config.policy, logger)
+	warnOfPolicy(&pw.config.Policy, logger)
 	return pw.onStart(ctx)
 }
 
-// compile validates the configuration and makes a config of it.
-func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*packetConfig, error) {
-	config := &packetConfig{
-		maxHeaderSize: headerLimit(pw.MaxHeaderSize),
-		recorder:      recorder{log: newConnLog(logger, true)},
+// compile validates the configuration and returns the config of its sockets.
+func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*datagram.Config, error) {
+	config := &datagram.Config{
+		MaxHeaderSize: headerLimit(pw.MaxHeaderSize),
+		Recorder:      record.Recorder{Log: record.NewLog(logger, true)},
 	}
 	ranges, err := compileRanges(pw.Ranges)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkMaxHeaderSize(config.maxHeaderSize); err != nil {
-		return nil, inField("max_header_size", err)
+	if err := checkMaxHeaderSize(config.MaxHeaderSize); err != nil {
+		return nil, fieldError("max_header_size", err)
 	}
-	config.policy, pw.trustedSource, err = compilePolicy(ctx, pw, server, pw.Mode, ranges, pw.TrustedProxiesRaw)
+	config.Policy, pw.trustedSource, err = compilePolicy(ctx, pw, server, pw.Mode, ranges, pw.TrustedProxiesRaw)
 	if err != nil {
 		return nil, err
 	}
-	if pw.Mode == On && config.anyoneTrusted() {
-		return nil, inField("trusted_proxies", errNobodyTrusted)
+	if pw.Mode == On && config.TrustsAnyone() {
+		return nil, fieldError("trusted_proxies", errNobodyTrusted)
 	}
-	if config.source != nil {
-		config.list = newTrustedList(ctx, config.source, logger)
+	if config.Source != nil {
+		config.TrustedList = datagram.NewTrustedList(ctx, config.Source, logger)
 	}
 	return config, nil
 }
@@ -179,16 +184,16 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	if slices.Contains(names[own+1:], wrapperName) {
 		return fmt.Errorf("duplicate packet conn wrapper '%s': a datagram has only one header: remove one wrapper", wrapperName)
 	}
-	// What another wrapper does must not be passed by.
+	// Reading from the socket itself must not skip another wrapper.
 	pw.unwrap = own == 0
-	installPlaceholders(server)
-	pw.guard(server, logger)
+	request.Install(server, own < 0)
+	refuseUnwrapped(server, pw.config, logger)
 	pw.keys, err = socketKeysOf(server)
 	return err
 }
 
-// onStart takes over the sockets that Caddy keeps from the configuration before, once this
-// one runs.
+// onStart has the wrapper claim its sockets when the configuration runs: Caddy keeps open sockets
+// across reloads.
 func (pw *PacketConnWrapper) onStart(ctx caddy.Context) error {
 	app, err := ctx.App("events")
 	if err != nil {
@@ -197,53 +202,55 @@ func (pw *PacketConnWrapper) onStart(ctx caddy.Context) error {
 	return app.(*caddyevents.App).On("started", startHandler{pw})
 }
 
-// startHandler handles the event that the configuration runs.
+// startHandler handles the event "started".
 type startHandler struct{ pw *PacketConnWrapper }
 
 // Handle implements caddyevents.Handler.
 func (h startHandler) Handle(context.Context, caddy.Event) error {
-	packetConns.adopt(socketsOf{h.pw})
+	datagram.Sockets.Claim(socketsOf(h))
 	return nil
 }
 
-// WrapPacketConn wraps a socket that is new.
+// WrapPacketConn wraps a new socket.
 func (pw *PacketConnWrapper) WrapPacketConn(inner net.PacketConn) net.PacketConn {
 	key := pw.keys.of(inner)
 	if key == "" && len(pw.keys) > 0 {
 		pw.logger.Warn("another module hides the UDP socket, so this wrapper cannot recognize it after a reload; restart Caddy instead of reloading it, or HTTP/3 requests are answered with 421 under mode 'on'",
-			zap.String("local", addrString(inner.LocalAddr())))
+			zap.String("local", conninfo.AddrString(inner.LocalAddr())))
 	}
-	return packetConns.wrap(inner, key, pw.unwrap, socketsOf{pw})
+	return datagram.Sockets.Wrap(inner, key, pw.unwrap, socketsOf{pw})
 }
 
-// Cleanup gives up what outlives configurations, unless the next one uses it.
+// Cleanup releases the sockets, which outlive configurations if the next one uses them.
 func (pw *PacketConnWrapper) Cleanup() error {
-	packetConns.release(socketsOf{pw})
-	listeners.release(pw)
+	datagram.Sockets.Release(socketsOf{pw})
+	record.Listeners.Release(pw)
 	return nil
 }
 
-// socketsOf is the packetOwner of a packet wrapper, whose own methods are those of its module.
+// socketsOf is the datagram.Owner of a packet wrapper. It keeps the methods of Owner out of the
+// exported module.
 type socketsOf struct{ pw *PacketConnWrapper }
 
-// owns implements packetOwner.
-func (s socketsOf) owns(key string) bool { return s.pw.keys[key] }
+// Owns implements datagram.Owner.
+func (s socketsOf) Owns(key string) bool { return s.pw.keys[key] }
 
-// configOf implements packetOwner.
-func (s socketsOf) configOf(addr netip.AddrPort) *packetConfig {
+// ConfigOf implements datagram.Owner.
+func (s socketsOf) ConfigOf(addr netip.AddrPort) *datagram.Config {
 	config := *s.pw.config
-	config.stats = listeners.acquire(listenerKey{s.pw.serverName, packetAddress + addr.String()}, s.pw)
+	config.Stats = record.Listeners.Acquire(record.Key{Server: s.pw.serverName, Address: record.DatagramPrefix + addr.String()}, s.pw)
 	return &config
 }
 
+// describe implements described.
 func (pw *PacketConnWrapper) describe() (Mode, string, []ModeRanges) {
 	return pw.Mode, pw.trustedSource, pw.Ranges
 }
 
 // socketKeys are the keys by which Caddy opens sockets: a network for datagrams, and host
-// and port as they are written in the configuration, like "udp4/0.0.0.0:443". Caddy hands a
-// socket over to the next configuration by its key alone. Sockets with the same key are the
-// same, those with another key are not, even if they have the same address.
+// and port as they are written in the configuration, like "udp4/0.0.0.0:443". Caddy passes a
+// socket to the next configuration by its key. Sockets with different keys are different, even if
+// they have the same address.
 type socketKeys map[string]bool
 
 // socketKeysOf returns the keys of the sockets for HTTP/3 of a server. Without TLS Caddy opens
@@ -276,44 +283,9 @@ func socketKeysOf(server *caddyhttp.Server) (socketKeys, error) {
 	return keys, nil
 }
 
-// datagramNetworks are the networks of HTTP/3 on addresses of TCP. Others are the same.
+// datagramNetworks are the networks of HTTP/3 for networks of TCP. Other networks stay as they are.
 var datagramNetworks = map[string]string{"tcp": "udp", "tcp4": "udp4", "tcp6": "udp6"}
 
 // of returns the key of a socket that Caddy opened for the server of these keys, or an empty
-// one if it cannot be told.
-func (k socketKeys) of(socket net.PacketConn) string {
-	// Caddy does not tell the key, but writes it into an unexported field of the socket, to
-	// count its uses by it.
-	for below := socket; below != nil; {
-		for _, field := range [...]string{"lnKey", "key"} {
-			if key := stringField(below, field); k[key] {
-				return key
-			}
-		}
-		wrapped, ok := below.(interface{ Unwrap() net.PacketConn })
-		if !ok {
-			break
-		}
-		below = wrapped.Unwrap()
-	}
-	if len(k) == 1 {
-		for only := range k {
-			return only
-		}
-	}
-	return ""
-}
-
-// stringField returns the value of a string field, unexported ones too, or an empty string
-// if there is none.
-func stringField(of any, name string) (value string) {
-	defer func() { _ = recover() }() // an embedded pointer on the way may be nil
-	v := reflect.Indirect(reflect.ValueOf(of))
-	if v.Kind() != reflect.Struct {
-		return ""
-	}
-	if field := v.FieldByName(name); field.IsValid() && field.Kind() == reflect.String {
-		return field.String()
-	}
-	return ""
-}
+// text if it is not known.
+func (k socketKeys) of(socket net.PacketConn) string { return datagram.KeyOf(socket, k) }

@@ -8,12 +8,15 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
 	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
 // What cannot be read must not pass for something that closes the way.
 func TestPacketConnWrapper_RefusesConfigurationItCannotRead(t *testing.T) {
 	mode, logger := On, zap.NewNop()
-	pw := &PacketConnWrapper{config: &packetConfig{policy: policy{mode: On}}}
+	pw := &PacketConnWrapper{config: &datagram.Config{Policy: policy.Policy{Mode: On}}}
 	for _, s := range []string{`{"wrapper": 1}`, `{"wrapper": "proxy_protocol_mode", "mode": "maybe"}`} {
 		raw := []json.RawMessage{json.RawMessage(s)}
 		_, err := packetWrapperOf(&caddyhttp.Server{PacketConnWrappersRaw: raw})
@@ -22,7 +25,7 @@ func TestPacketConnWrapper_RefusesConfigurationItCannotRead(t *testing.T) {
 	assert.Error(t, pw.prepareServer(&caddyhttp.Server{PacketConnWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper": 1}`)}}, logger))
 	assert.Error(t, pw.prepareServer(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}, TLSConnPolicies: caddytls.ConnectionPolicies{{}}}, logger))
 	for _, ranges := range [][]ModeRanges{{{Mode: &mode, Ranges: []string{"nowhere"}}}, {{Ranges: []string{"::1"}}}} {
-		_, err := (&ListenerWrapper{Mode: On, rules: new(rules)}).wayAround(&PacketConnWrapper{Mode: On, Ranges: ranges})
+		_, err := http3Bypass(nil, &PacketConnWrapper{Mode: On, Ranges: ranges})
 		assert.Error(t, err)
 	}
 }

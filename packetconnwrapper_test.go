@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -250,7 +251,7 @@ func TestPacketConnWrapper_OutsideOfAnHTTPServer(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "x", string(p[:n]))
 		assert.Equal(t, caddytest.Client4.String(), addr.String())
-		assert.Equal(t, proxyprotocol.On, proxyprotocol.ModeOfDatagram(addr))
+		assert.Equal(t, proxyprotocol.On, addr.(*datagram.Addr).Info().Mode)
 	})
 	t.Run("too late to learn when the configuration runs", func(t *testing.T) {
 		assert.ErrorContains(t, load(t, `"late": true`).err, "new subscriptions")

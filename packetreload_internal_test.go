@@ -13,8 +13,7 @@ import (
 
 // A wrapper of an app other than http has no server, and nothing behind it refuses requests.
 func TestReload_SocketThatNoConfigurationCanAdoptStaysClosed(t *testing.T) {
-	rules, _ := packetRules(On)
-	pw := &PacketConnWrapper{Mode: On, config: rules, unwrap: true}
+	pw := &PacketConnWrapper{Mode: On, config: packetConfig(On), unwrap: true}
 	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer socket.Close()

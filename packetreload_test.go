@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -238,11 +237,11 @@ func TestReload_ChangesTheRulesOfPort0(t *testing.T) {
 	server := h3Server{name: "any", listen: []string{"127.0.0.1:0"}, packet: offPackets, more: `"protocols": ["h3"]`}
 	require.NoError(t, c.LoadJSON(h3Apps(t, "", server)))
 	var address string
-	proxyprotocol.EachPacketConn(func(key string, local net.Addr, _ proxyprotocol.Mode) {
-		if key == "udp/127.0.0.1:0" {
-			address = local.String()
+	for _, l := range caddytest.CurrentStatus(t).Listeners {
+		if l.Server == "any" {
+			address = strings.TrimPrefix(l.Address, "udp/")
 		}
-	})
+	}
 	requireAnswered(t, "any", address)
 	server.packet = onPackets("192.0.2.10")
 	require.NoError(t, c.LoadJSON(h3Apps(t, "", server)))
@@ -359,10 +358,10 @@ func TestPacketConnWrapper_WithoutTLSClaimsNoSocket(t *testing.T) {
 			h3Server{name: "on", listen: []string{"udp/" + address}, packet: onPackets("127.0.0.2"), more: `"protocols": ["h3"]`},
 			h3Server{name: "plain", listen: []string{address}, packet: offPackets, more: `"tls_connection_policies": null`},
 		)))
-		proxyprotocol.EachPacketConn(func(key string, _ net.Addr, mode proxyprotocol.Mode) {
-			if key == "udp/"+address {
-				assert.Equal(t, proxyprotocol.On, mode, "start %d: the rules of another server", i)
+		for _, l := range caddytest.CurrentStatus(t).Listeners {
+			if l.Address == "udp/"+address {
+				assert.Equal(t, "on", l.Mode, "start %d: the rules of another server", i)
 			}
-		})
+		}
 	}
 }

@@ -44,7 +44,7 @@ func TestHTTP3_ListenerWithoutProtocolsHasTheServers(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
 			err := disableHTTP3(server, "a reason", zap.New(core))
 			if !tt.ok {
-				assert.ErrorContains(t, err, "no protocol is left without HTTP/3")
+				assert.ErrorContains(t, err, "no protocol is left, because HTTP/3 is disabled")
 				return
 			}
 			require.NoError(t, err)

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -60,20 +61,22 @@ func TestStatus_AtTheAdminAPI(t *testing.T) {
 
 	code, body := admin(t, http.MethodGet, url, origin)
 	require.Equal(t, http.StatusOK, code, body)
-	var got caddytest.Status
+	var got statusapi.Status
 	require.NoError(t, json.Unmarshal([]byte(body), &got))
 	require.Len(t, got.Listeners, 1)
 	l := got.Listeners[0]
 	for i := range l.Refusals {
-		assert.False(t, l.Refusals[i].Time.IsZero())
+		at, err := time.Parse(time.RFC3339Nano, l.Refusals[i].Time)
+		assert.NoError(t, err)
+		assert.WithinDuration(t, time.Now(), at, time.Minute)
 		l.Refusals[i].Time = l.Refusals[0].Time
 	}
-	assert.Equal(t, caddytest.ListenerStatus{
+	assert.Equal(t, statusapi.Listener{
 		Server: "web", Address: fmt.Sprintf("[::]:%d", port), Mode: "on", TrustedProxies: "static",
-		Ranges:   []caddytest.RangesStatus{{Mode: "off", Ranges: []string{"127.0.0.3"}}},
+		Ranges:   []statusapi.Ranges{{Mode: "off", Ranges: []string{"127.0.0.3"}}},
 		Outcomes: map[string]uint64{"client": 1, "missing": 1, "untrusted": 1},
-		Peers:    caddytest.PeersStatus{Count: 2, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}},
-		Refusals: []caddytest.RefusalStatus{
+		Peers:    statusapi.Peers{Count: 2, Addresses: []string{"127.0.0.1", "127.0.0.2"}},
+		Refusals: []statusapi.Refusal{
 			{Time: l.Refusals[0].Time, Peer: untrusted.LocalAddr().String(), Reason: "untrusted"},
 			{Time: l.Refusals[0].Time, Peer: refused.LocalAddr().String(), Reason: "missing", Bytes: fmt.Sprintf("%x", "GET /?secret=of-")},
 		},

@@ -26,8 +26,8 @@ type goBenchmark struct {
 
 var goBenchmarks = []goBenchmark{
 	{"Decoding a header", module + "/internal/wire", "BenchmarkDecode", []string{"header", "decoder"}, "pires"},
-	{"Setting up a connection", module, "BenchmarkConn", []string{"header", "connection"}, "pires"},
-	{"Judging a peer", module, "BenchmarkPolicy", []string{"peer", "ranges"}, "1"},
+	{"Setting up a connection", module + "/internal/stream", "BenchmarkConn", []string{"header", "connection"}, "pires"},
+	{"Judging a peer", module + "/internal/policy", "BenchmarkPolicy", []string{"peer", "ranges"}, "1"},
 }
 
 // goResult is what one sub-benchmark reports, by round and unit.
@@ -43,7 +43,10 @@ func measureGo(s settings, dir string) (tables []table, err error) {
 	if builtWithRace() { // then most of it is already built like that
 		build = append(build, "-race")
 	}
-	if _, err := output(10*time.Minute, "go", append(build, module, module+"/internal/wire")...); err != nil {
+	for _, b := range goBenchmarks {
+		build = append(build, b.pkg)
+	}
+	if _, err := output(10*time.Minute, "go", build...); err != nil {
 		return nil, err
 	}
 	results := make([][]*goResult, len(goBenchmarks))

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
 // statusPath is where the admin API has the status.
@@ -68,14 +69,14 @@ func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	if err != nil {
 		return err
 	}
-	var s status
+	var s statusapi.Status
 	if err := json.Unmarshal(answer, &s); err != nil {
 		return fmt.Errorf("the admin API at %s did not answer with a PROXY protocol status: %w", address, err)
 	}
 	if flags.Bool("json") {
 		return out.rawJSON(answer)
 	}
-	s.print(out)
+	printStatus(&s, out)
 	return nil
 }
 
@@ -109,42 +110,7 @@ func askAdmin(address string, timeout time.Duration) ([]byte, error) {
 	}
 }
 
-// status is what the admin API answers.
-type status struct {
-	Listeners []listenerStatus `json:"listeners"`
-}
-
-type listenerStatus struct {
-	Server         string            `json:"server"`
-	Address        string            `json:"address"`
-	Mode           string            `json:"mode"`
-	TrustedProxies string            `json:"trusted_proxies"`
-	Ranges         []rangesStatus    `json:"ranges"`
-	Outcomes       map[string]uint64 `json:"outcomes"`
-	Peers          peersStatus       `json:"peers"`
-	Refusals       []refusalStatus   `json:"refusals"`
-	Hints          []string          `json:"hints"`
-}
-
-type rangesStatus struct {
-	Mode   string   `json:"mode"`
-	Ranges []string `json:"ranges"`
-}
-
-type peersStatus struct {
-	Count     int      `json:"count"`
-	More      bool     `json:"more"`
-	Addresses []string `json:"addresses"`
-}
-
-type refusalStatus struct {
-	Time   string `json:"time"`
-	Peer   string `json:"peer"`
-	Reason string `json:"reason"`
-	Bytes  string `json:"bytes"`
-}
-
-func (s *status) print(out *output) {
+func printStatus(s *statusapi.Status, out *output) {
 	if len(s.Listeners) == 0 {
 		out.line("No listener uses the proxy_protocol_mode wrapper.")
 	}
@@ -152,11 +118,11 @@ func (s *status) print(out *output) {
 		if i > 0 {
 			out.line("")
 		}
-		l.print(out)
+		printListener(&l, out)
 	}
 }
 
-func (l *listenerStatus) print(out *output) {
+func printListener(l *statusapi.Listener, out *output) {
 	out.line("%s %s", escape.Text(l.Server), escape.Text(l.Address))
 	rows := [][]string{
 		{"mode", escape.Text(l.Mode)},
@@ -169,7 +135,7 @@ func (l *listenerStatus) print(out *output) {
 	if strings.HasPrefix(l.Address, "udp/") {
 		counted = "datagrams"
 	}
-	rows = append(rows, []string{counted, outcomesText(l.Outcomes)}, []string{"peers", l.Peers.String()})
+	rows = append(rows, []string{counted, outcomesText(l.Outcomes)}, []string{"peers", peersText(&l.Peers)})
 	out.table("  ", rows)
 
 	if len(l.Refusals) > 0 {
@@ -185,7 +151,7 @@ func (l *listenerStatus) print(out *output) {
 	}
 }
 
-func (p peersStatus) String() string {
+func peersText(p *statusapi.Peers) string {
 	const most = 8
 	text := strconv.Itoa(p.Count)
 	if p.More {

@@ -224,14 +224,14 @@ func TestAllYieldsEveryTLVInOrder(t *testing.T) {
 		want []wire.TLV
 	}{
 		{"nothing", "", nil},
-		{"one", h2, []wire.TLV{{wire.TypeALPN, []byte("h2")}}},
+		{"one", h2, []wire.TLV{{Type: wire.TypeALPN, Value: []byte("h2")}}},
 		{"repeated types, padding and unknown types",
 			tlv(wire.TypeNoop, "") + h2 + tlv(0xea, "x") + tlv(wire.TypeNoop, "\x00") + tlv(wire.TypeALPN, "http/1.1"),
-			[]wire.TLV{{wire.TypeNoop, []byte{}}, {wire.TypeALPN, []byte("h2")}, {0xea, []byte("x")},
-				{wire.TypeNoop, []byte{0}}, {wire.TypeALPN, []byte("http/1.1")}}},
-		{"one byte too many", h2 + "\x01", []wire.TLV{{wire.TypeALPN, []byte("h2")}}},
-		{"two bytes too many", h2 + "\x01\x00", []wire.TLV{{wire.TypeALPN, []byte("h2")}}},
-		{"one that overruns the end by one", h2 + "\x01\x00\x03h2", []wire.TLV{{wire.TypeALPN, []byte("h2")}}},
+			[]wire.TLV{{Type: wire.TypeNoop, Value: []byte{}}, {Type: wire.TypeALPN, Value: []byte("h2")}, {Type: 0xea, Value: []byte("x")},
+				{Type: wire.TypeNoop, Value: []byte{0}}, {Type: wire.TypeALPN, Value: []byte("http/1.1")}}},
+		{"one byte too many", h2 + "\x01", []wire.TLV{{Type: wire.TypeALPN, Value: []byte("h2")}}},
+		{"two bytes too many", h2 + "\x01\x00", []wire.TLV{{Type: wire.TypeALPN, Value: []byte("h2")}}},
+		{"one that overruns the end by one", h2 + "\x01\x00\x03h2", []wire.TLV{{Type: wire.TypeALPN, Value: []byte("h2")}}},
 		{"one that overruns the end and hides another", "\x01\xff\xff" + h2, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -243,9 +243,9 @@ func TestAllYieldsEveryTLVInOrder(t *testing.T) {
 func TestAllYieldsTheTLVsOfADecodedHeader(t *testing.T) {
 	got := wire.Decode([]byte(awsVPCE), wire.MaxSize)
 	assert.Equal(t, []wire.TLV{
-		{wire.TypeCRC32C, []byte("\xe8\xd6\x89\x2d")},
-		{0xea, []byte("\x01vpce-08d2bf15fac5001c9")},
-		{wire.TypeNoop, make([]byte, 36)},
+		{Type: wire.TypeCRC32C, Value: []byte("\xe8\xd6\x89\x2d")},
+		{Type: 0xea, Value: []byte("\x01vpce-08d2bf15fac5001c9")},
+		{Type: wire.TypeNoop, Value: make([]byte, 36)},
 	}, slices.Collect(got.TLVs.All()))
 }
 

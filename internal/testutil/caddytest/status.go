@@ -4,57 +4,18 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
-
-// Status is the answer of the admin API to GET /proxy_protocol/status.
-type Status struct {
-	Listeners []ListenerStatus `json:"listeners"`
-}
-
-// ListenerStatus is one listener of a Status.
-type ListenerStatus struct {
-	Server         string            `json:"server"`
-	Address        string            `json:"address"`
-	Mode           string            `json:"mode"`
-	TrustedProxies string            `json:"trusted_proxies"`
-	Ranges         []RangesStatus    `json:"ranges,omitempty"`
-	Outcomes       map[string]uint64 `json:"outcomes"`
-	Peers          PeersStatus       `json:"peers"`
-	Refusals       []RefusalStatus   `json:"refusals"`
-	Hints          []string          `json:"hints,omitempty"`
-}
-
-// RangesStatus are the peers of a listener that have a mode of their own.
-type RangesStatus struct {
-	Mode   string   `json:"mode"`
-	Ranges []string `json:"ranges"`
-}
-
-// PeersStatus are the peers of a listener.
-type PeersStatus struct {
-	Count     int          `json:"count"`
-	More      bool         `json:"more"`
-	Addresses []netip.Addr `json:"addresses"`
-}
-
-// RefusalStatus is one of the last refusals of a listener.
-type RefusalStatus struct {
-	Time   time.Time `json:"time"`
-	Peer   string    `json:"peer"`
-	Reason string    `json:"reason"`
-	Bytes  string    `json:"bytes"`
-}
 
 // CurrentStatus returns the status of the running Caddy. It asks the module of the admin API,
 // since tests run Caddy without one.
-func CurrentStatus(t testing.TB) (s Status) {
+func CurrentStatus(t testing.TB) (s statusapi.Status) {
 	t.Helper()
 	info, err := caddy.GetModule("admin.api.proxy_protocol")
 	require.NoError(t, err, "a test that asks for the status imports the modules")

@@ -1,0 +1,82 @@
+package conninfo
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// Headers that name a client.
+var (
+	headerV1  = encoded(1)
+	headerV2  = encoded(2)
+	headerAWS = encoded(2, wire.TLV{Type: 0xea, Value: []byte("\x01vpce-08d2bf15fac5001c9")})
+)
+
+func encoded(version uint8, tlvs ...wire.TLV) string {
+	source, destination := netip.MustParseAddrPort("203.0.113.7:56324"), netip.MustParseAddrPort("198.51.100.9:8443")
+	h, err := wire.NewProxy(version, wire.Stream, source, destination)
+	if err != nil {
+		panic(err)
+	}
+	b, err := wire.Append(nil, h, tlvs, false)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+// block is a v2 header with this command, family and transport, and block.
+func block(command, family byte, block string) string {
+	return wire.SignatureV2 + string([]byte{0x20 | command, family, byte(len(block) >> 8), byte(len(block))}) + block
+}
+
+// The mark is set with the header, or never.
+func TestInfo_SetHeaderSetsTheMark(t *testing.T) {
+	for _, header := range []struct {
+		name, header string
+		marks        bool
+	}{
+		{"v1", headerV1, true},
+		{"v2", headerV2, true},
+		{"v2 with TLVs", headerAWS, true},
+		{"UNKNOWN", "PROXY UNKNOWN\r\n", false},
+		{"LOCAL", block(0, 0, ""), false},
+		{"a Unix socket's", block(1, 0x31, strings.Repeat("\x00", 216)), false},
+	} {
+		for _, mode := range []policy.Mode{policy.On, policy.Off, policy.Unspecified} {
+			t.Run(fmt.Sprint(header.name, "/", mode), func(t *testing.T) {
+				received := []byte(header.header)
+				r := wire.Decode(received, wire.MaxSize)
+				require.Equal(t, wire.Complete, r.State)
+				f := &Info{Mode: mode}
+				require.False(t, f.Marked())
+				f.SetHeader(r.Header, r.TLVs)
+				assert.Equal(t, mode == policy.Unspecified && header.marks, f.Marked())
+				assert.Equal(t, r.Header, f.Header)
+				if len(r.TLVs) == 0 {
+					assert.Nil(t, f.tlvs)
+					return
+				}
+				clear(received) // the buffer is another connection's by now
+				assert.Equal(t, "vpce-08d2bf15fac5001c9", f.TLVs().Text("aws_vpce_id"))
+			})
+		}
+	}
+}
+
+func TestInfo_TLVsAreDecodedOnce(t *testing.T) {
+	i := new(Info)
+	r := wire.Decode([]byte(headerAWS), wire.MaxSize)
+	i.SetHeader(r.Header, r.TLVs)
+	require.Equal(t, "vpce-08d2bf15fac5001c9", i.TLVs().Text("aws_vpce_id"))
+	clear(i.tlvs.raw)
+	assert.Equal(t, "vpce-08d2bf15fac5001c9", i.TLVs().Text("aws_vpce_id"))
+}

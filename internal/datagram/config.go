@@ -1,0 +1,37 @@
+package datagram
+
+import (
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+)
+
+// Config says which datagrams a configuration accepts, and where it records what becomes of
+// them. It does not change once it is built.
+type Config struct {
+	policy.Policy
+	// MaxHeaderSize is the size of the largest header to accept, in bytes.
+	MaxHeaderSize int
+	// TrustedList has the last answer of the policy's source, for which datagrams cannot wait.
+	// It is nil if there is no source.
+	TrustedList *TrustedList
+	record.Recorder
+}
+
+// Fits reports whether a connection that was accepted from this Addr, perhaps under another
+// config, may be served under this one. During a reload, the configuration before still checks
+// the datagrams of connections that the new one serves.
+func (c *Config) Fits(a *Addr) bool {
+	mode, trust := c.For(a.info.Peer, nil)
+	switch {
+	case !a.info.HasHeader():
+		return mode != policy.On
+	case a.info.Mode != mode:
+		return false // the mode decides whether the client is marked
+	case trust != policy.AskSource:
+		return trust == policy.Trusted
+	case a.config.TrustedList == c.TrustedList:
+		return true // each datagram is checked against the list
+	}
+	ranges, err := c.TrustedList.Ranges()
+	return err == nil && ranges.Contains(policy.PeerIP(a.info.Peer))
+}

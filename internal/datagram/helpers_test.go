@@ -1,0 +1,200 @@
+package datagram
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// Addresses in headers: a client, and the server that it connected to.
+var (
+	client4 = netip.MustParseAddrPort("203.0.113.7:51234")
+	server4 = netip.MustParseAddrPort("192.0.2.1:443")
+	client6 = netip.MustParseAddrPort("[2001:db8::7]:51234")
+	server6 = netip.MustParseAddrPort("[2001:db8:1::1]:443")
+)
+
+// headerText returns the text of a header. It panics if there is an error, so that tables can use it.
+func headerText(h wire.Header, err error) string { return headerWith(h, err, false) }
+
+func headerWith(h wire.Header, err error, checksum bool, tlvs ...wire.TLV) string {
+	if err != nil {
+		panic(err)
+	}
+	b, err := wire.Append(nil, h, tlvs, checksum)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+// headerUDP returns the header of a datagram, with TLVs and a CRC32C.
+func headerUDP(src, dst netip.AddrPort, tlvs ...wire.TLV) string {
+	h, err := wire.NewProxy(2, wire.Dgram, src, dst)
+	return headerWith(h, err, true, tlvs...)
+}
+
+// headerV1 returns the v1 header of a TCP connection.
+func headerV1(src, dst netip.AddrPort) string {
+	return headerText(wire.NewProxy(1, wire.Stream, src, dst))
+}
+
+// headerV2 returns the v2 header of a TCP connection.
+func headerV2(src, dst netip.AddrPort) string {
+	return headerText(wire.NewProxy(2, wire.Stream, src, dst))
+}
+
+func headerLocal() string { return headerText(wire.NewLocal(), nil) }
+
+func headerUnknown(version uint8) string { return headerText(wire.NewUnknown(version), nil) }
+
+// patience bounds every wait for something that must happen.
+const patience = 20 * time.Second
+
+// eventually waits until a condition is true.
+func eventually(t testing.TB, condition func() bool, message string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.Fail(t, message)
+		}
+	}
+}
+
+// listenUDP returns a socket at any port of an address.
+func listenUDP(t testing.TB, host string) *net.UDPConn {
+	t.Helper()
+	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})
+	require.NoError(t, err)
+	t.Cleanup(func() { udp.Close() })
+	return udp
+}
+
+func needIPv6(t testing.TB) {
+	t.Helper()
+	socket, err := net.ListenPacket("udp6", "[::1]:0")
+	if err != nil {
+		t.Skip("no IPv6 here")
+	}
+	socket.Close()
+}
+
+// logLines are the lines that a config has logged. Its methods wait for lines that are queued.
+type logLines struct {
+	*observer.ObservedLogs
+	log *record.Log
+}
+
+func (l *logLines) All() []observer.LoggedEntry {
+	l.log.Flush()
+	return l.ObservedLogs.All()
+}
+
+// reasonsOf returns the reasons of the refusals that were logged.
+func reasonsOf(logs *logLines) []string {
+	reasons := []string{}
+	for _, entry := range logs.All() {
+		if reason, ok := entry.ContextMap()["reason"].(string); ok {
+			reasons = append(reasons, reason)
+		}
+	}
+	return reasons
+}
+
+// counted returns how many datagrams of an outcome a config has counted.
+func counted(config *Config, mode policy.Mode, version string, o record.Outcome) (total uint64) {
+	config.Stats.Each(func(m policy.Mode, v string, outcome record.Outcome, n uint64) {
+		if m == mode && v == version && outcome == o {
+			total += n
+		}
+	})
+	return total
+}
+
+// trustedSource is a source that trusts these ranges; asked counts its calls.
+func trustedSource(asked *atomic.Int32, ranges ...string) policy.Source {
+	return func(context.Context, net.Addr) []netip.Prefix {
+		asked.Add(1)
+		var prefixes []netip.Prefix
+		for _, s := range ranges {
+			prefixes = append(prefixes, netip.MustParsePrefix(s))
+		}
+		return prefixes
+	}
+}
+
+// testConfig returns a config that logs everything, with stats of its own, and its log.
+func testConfig(mode policy.Mode, options ...func(*Config)) (*Config, *logLines) {
+	core, logs := observer.New(zap.DebugLevel)
+	config := &Config{
+		Policy:        policy.Policy{Mode: mode},
+		MaxHeaderSize: 4096,
+		Recorder:      record.Recorder{Log: record.NewLog(zap.New(core), true), Stats: record.NewStats()},
+	}
+	for _, option := range options {
+		option(config)
+	}
+	if config.Source != nil {
+		config.TrustedList = NewTrustedList(context.Background(), config.Source, zap.NewNop())
+	}
+	return config, &logLines{ObservedLogs: logs, log: config.Log}
+}
+
+// quietConfig returns a config as in production, where headers are not logged.
+func quietConfig(mode policy.Mode) *Config {
+	config, _ := testConfig(mode)
+	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
+	config.Log = record.NewLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)), true)
+	return config
+}
+
+// trusting is an option: a source that trusts these ranges; asked counts its calls.
+func trusting(asked *atomic.Int32, ranges ...string) func(*Config) {
+	return func(c *Config) { c.Source = trustedSource(asked, ranges...) }
+}
+
+// wrappedSocket is a wrapped socket at an address of this machine, with a config.
+func wrappedSocket(t *testing.T, network, address string, config *Config) *packetConn {
+	t.Helper()
+	socket, err := net.ListenPacket(network, address)
+	require.NoError(t, err)
+	t.Cleanup(func() { socket.Close() })
+	c := newPacketConn(socket, true)
+	c.config.Store(config)
+	return c
+}
+
+// pass sends a datagram to a socket at this IP address, and returns what QUIC reads next, and
+// its address.
+func pass(t *testing.T, from *net.UDPConn, c *packetConn, ip, datagram string) (string, *Addr) {
+	t.Helper()
+	_, err := from.WriteToUDPAddrPort([]byte(datagram), netip.AddrPortFrom(netip.MustParseAddr(ip), c.addr.Port()))
+	require.NoError(t, err)
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+	var p [maxDatagram]byte
+	n, addr, err := c.ReadFrom(p[:])
+	require.NoError(t, err)
+	return string(p[:n]), addr.(*Addr)
+}
+
+// each calls f for each socket that is known.
+func (p *sockets) each(f func(c *packetConn)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		f(c)
+	}
+}

@@ -1,0 +1,339 @@
+package datagram
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
+)
+
+// quicLike is a datagram that QUIC takes for one of a connection it does not know.
+var quicLike = "\x40" + strings.Repeat("x", 1199)
+
+// unixDatagram is a v2 header of a Unix datagram socket.
+var unixDatagram = wire.SignatureV2 + "\x21\x32\x00\xd8" + strings.Repeat("x", 216)
+
+func TestPacketConn_LogsWhyADatagramIsDropped(t *testing.T) {
+	for _, test := range []struct{ name, datagram, err string }{
+		{"missing", "x", ""},
+		{"a signature", wire.SignatureV2, errTruncated.Error()},
+		{"half a size", wire.SignatureV2 + "\x21\x12\x00", errTruncated.Error()},
+		{"cut off", headerUDP(client4, server4)[:20], errTruncated.Error()},
+		{"STREAM", headerV2(client4, server4), errNotDgram.Error()},
+		{"Unix", unixDatagram, errNotDgram.Error()},
+		{"two", headerLocal() + headerLocal(), ""},
+		{"nothing behind it", headerLocal(), errNoPayload.Error()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			config, logs := testConfig(policy.On)
+			c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.1")
+			_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
+			require.NoError(t, err)
+			pass(t, peer, c, "127.0.0.1", headerLocal()+"x")
+			require.Len(t, logs.All(), 1)
+			said, _ := logs.All()[0].ContextMap()["error"].(string)
+			assert.Equal(t, test.err, said)
+		})
+	}
+}
+
+func TestPacketConn_LogsThatAClientIsMarked(t *testing.T) {
+	config, logs := testConfig(policy.Unspecified)
+	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.1")
+	pass(t, peer, c, "127.0.0.1", headerLocal()+"x")
+	require.Empty(t, logs.All())
+	pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"x")
+	config.Log.Flush()
+	require.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())
+	assert.Equal(t, client4.String(), logs.All()[0].ContextMap()["claimed"])
+}
+
+func TestPacketConn_OfAllAddressesKnowsWhereADatagramWasSentTo(t *testing.T) {
+	for _, test := range []struct{ network, address, to string }{
+		{"udp4", "0.0.0.0:0", "127.0.0.7"},
+		{"udp6", "[::]:0", "::1"},
+		{"udp", ":0", "127.0.0.7"},
+		{"udp", ":0", "::1"},
+	} {
+		t.Run(test.network+" "+test.to, func(t *testing.T) {
+			from := "127.0.0.2"
+			if test.to == "::1" {
+				needIPv6(t)
+				from = test.to
+			}
+			config, _ := testConfig(policy.On)
+			c, peer := wrappedSocket(t, test.network, test.address, config), listenUDP(t, from)
+			_, addr := pass(t, peer, c, test.to, headerLocal()+"x")
+			want := netip.AddrPortFrom(netip.MustParseAddr(test.to), c.addr.Port())
+			assert.Equal(t, want, addr.local)
+			_, err := c.WriteTo([]byte("reply"), addr)
+			require.NoError(t, err)
+			var p [10]byte
+			require.NoError(t, peer.SetReadDeadline(time.Now().Add(patience)))
+			n, replied, err := peer.ReadFromUDPAddrPort(p[:])
+			require.NoError(t, err)
+			assert.Equal(t, "reply", string(p[:n]))
+			assert.Equal(t, want, unmapped(replied))
+		})
+	}
+}
+
+// The kernel's control messages say where to, or something else.
+func TestPacketConn_ControlMessagesMakeControlMessages(t *testing.T) {
+	c := &packetConn{addr: netip.MustParseAddrPort("[::]:443")}
+	for _, test := range []struct {
+		name           string
+		control, reply []byte
+		local          string
+	}{
+		{"none", nil, nil, "[::]:443"},
+		{"another", (&ipv6.ControlMessage{TrafficClass: 1}).Marshal(), nil, "[::]:443"},
+		{"cut off", []byte{1}, nil, "[::]:443"},
+		{
+			"IPv6", (&ipv6.ControlMessage{Src: client6.Addr().AsSlice(), IfIndex: 7}).Marshal(),
+			(&ipv6.ControlMessage{Src: client6.Addr().AsSlice()}).Marshal(), netip.AddrPortFrom(client6.Addr(), 443).String(),
+		},
+		{
+			"mapped", bytes.Replace((&ipv6.ControlMessage{Src: client6.Addr().AsSlice(), IfIndex: 7}).Marshal(), client6.Addr().AsSlice(), net.ParseIP("192.0.2.1"), 1),
+			(&ipv4.ControlMessage{Src: net.ParseIP("192.0.2.1")}).Marshal(), "192.0.2.1:443",
+		},
+	} {
+		local, reply := c.parseOOB(test.control)
+		assert.Equal(t, test.local, local.String(), test.name)
+		assert.Equal(t, test.reply, reply, test.name)
+	}
+}
+
+// Costs
+
+func TestPacketConn_AllocatesNothingOnTheGoodPath(t *testing.T) {
+	for _, test := range []struct {
+		mode  policy.Mode
+		bytes string
+	}{
+		{policy.On, headerUDP(client4, server4) + quicLike},
+		{policy.On, headerUDP(client6, server6, wire.TLV{Type: 0xe1, Value: make([]byte, 300)}) + quicLike},
+		{policy.Unspecified, headerUDP(client4, server4) + quicLike},
+		{policy.Off, quicLike},
+	} {
+		udp := listenUDP(t, "127.0.0.1")
+		c := newPacketConn(udp, true).forQUIC().(udpPacketConn)
+		config := quietConfig(test.mode)
+		config.Stats = record.NewStats()
+		c.config.Store(config)
+		sender := listenUDP(t, "127.0.0.1")
+		var p [2000]byte
+		answers := make([]byte, 2000)
+		to, bytes := udp.LocalAddr().(*net.UDPAddr).AddrPort(), []byte(test.bytes)
+		assert.Zero(t, testing.AllocsPerRun(100, func() {
+			if _, err := sender.WriteToUDPAddrPort(bytes, to); err != nil {
+				t.Fatal(err)
+			}
+			n, addr, err := c.ReadFrom(p[:])
+			if err != nil || n != len(quicLike) {
+				t.Fatal(n, err)
+			}
+			if _, err := c.WriteTo(p[:n], addr); err != nil {
+				t.Fatal(err)
+			}
+			if n, _, err := sender.ReadFromUDPAddrPort(answers); err != nil || n != len(quicLike) {
+				t.Fatal(n, err)
+			}
+		}))
+	}
+}
+
+// A datagram that is dropped costs what its record costs.
+func TestPacketConn_DroppedDatagramsAllocateForTheirRecordOnly(t *testing.T) {
+	for _, test := range []struct {
+		name, datagram string
+		mode           policy.Mode
+		trusts         string
+	}{
+		{"missing", quicLike, policy.On, "127.0.0.1/32"},
+		{"untrusted", headerUDP(client4, server4) + quicLike, policy.On, "127.0.0.2/32"},
+		{"malformed", headerV2(client4, server4) + quicLike, policy.On, "127.0.0.1/32"},
+		{"duplicate", headerLocal() + headerLocal(), policy.Unspecified, "127.0.0.1/32"},
+		{"forbidden", headerLocal() + quicLike, policy.Off, "127.0.0.1/32"},
+	} {
+		config := quietConfig(test.mode)
+		config.Stats = record.NewStats()
+		config.Trusted, _ = policy.NewSet([]string{test.trusts})
+		c := newPacketConn(listenUDP(t, "127.0.0.1"), true)
+		c.config.Store(config)
+		d := datagram{bytes: []byte(test.datagram), from: netip.MustParseAddrPort("127.0.0.1:7")}
+		for range record.RefusalsLogged {
+			assert.Nil(t, c.accept(&d)) // what is logged costs more
+		}
+		record := testing.AllocsPerRun(100, func() { config.Refuse(d.peer(), c.LocalAddr(), test.mode, record.Missing, d.bytes, nil) })
+		assert.LessOrEqual(t, testing.AllocsPerRun(100, func() { c.accept(&d) }), record+1, test.name)
+	}
+}
+
+// Replies of many to many keep their order and their bounds, whatever leaves together.
+func TestPacketConn_RepliesArriveWholeAndInOrder(t *testing.T) {
+	udp := listenUDP(t, "127.0.0.1")
+	c := newPacketConn(udp, true).forQUIC().(udpPacketConn)
+	c.config.Store(quietConfig(policy.On))
+	c.config.Load().Stats = record.NewStats()
+	var wait sync.WaitGroup
+	for i := range 4 {
+		client := listenUDP(t, "127.0.0.1")
+		require.NoError(t, client.SetReadBuffer(1<<22))
+		_, err := client.WriteTo([]byte(headerUDP(netip.AddrPortFrom(client4.Addr(), uint16(i+1)), server4)+quicLike), udp.LocalAddr())
+		require.NoError(t, err)
+		var p [2000]byte
+		_, addr, err := c.ReadFrom(p[:])
+		require.NoError(t, err)
+		const replies = 500
+		sizeOf := func(n int) int { return []int{1200, 1200, 1200, 600, 1452, 8, 1200}[n%7] }
+		wait.Go(func() {
+			for n := range replies {
+				b := make([]byte, sizeOf(n))
+				binary.BigEndian.PutUint32(b, uint32(n))
+				_, err := c.WriteTo(b, addr)
+				assert.NoError(t, err)
+			}
+		})
+		wait.Go(func() {
+			var p [1 << 16]byte
+			for n := range replies {
+				_ = client.SetReadDeadline(time.Now().Add(patience))
+				size, _, err := client.ReadFrom(p[:])
+				if !assert.NoError(t, err) || !assert.EqualValues(t, n, binary.BigEndian.Uint32(p[:])) {
+					return
+				}
+				assert.Equal(t, sizeOf(n), size)
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// QUIC learns of the end of the socket, and only of that.
+func TestPacketConn_OnlyTheSocketsOwnErrorsSurface(t *testing.T) {
+	udp := listenUDP(t, "127.0.0.1")
+	c := newPacketConn(udp, true).forQUIC()
+	c.(udpPacketConn).config.Store(quietConfig(policy.On))
+	c.(udpPacketConn).config.Load().Stats = record.NewStats()
+	sender := listenUDP(t, "127.0.0.1")
+	for _, bad := range []string{"", "x", quicLike, wire.SignatureV2, headerUDP(client4, server4)} {
+		_, err := sender.WriteTo([]byte(bad), udp.LocalAddr())
+		require.NoError(t, err)
+	}
+	_, err := sender.WriteTo([]byte(headerUDP(client4, server4)+"good"), udp.LocalAddr())
+	require.NoError(t, err)
+	var p [100]byte
+	n, addr, err := c.ReadFrom(p[:])
+	require.NoError(t, err)
+	assert.Equal(t, "good", string(p[:n]))
+	assert.Equal(t, client4.String(), addr.String())
+
+	_, err = c.WriteTo(p[:], sender.LocalAddr())
+	assert.ErrorIs(t, err, errForeignAddr)
+	require.NoError(t, c.Close())
+	_, _, err = c.ReadFrom(p[:])
+	assert.ErrorIs(t, err, net.ErrClosed)
+	assert.ErrorIs(t, c.(udpPacketConn).SetReadBuffer(1<<16), net.ErrClosed)
+	assert.ErrorIs(t, c.(udpPacketConn).SetWriteBuffer(1<<16), net.ErrClosed)
+	_, oob := c.(quic.OOBCapablePacketConn)
+	assert.False(t, oob, "QUIC would read past ReadFrom")
+}
+
+// Fuzzing
+
+// packetMemory is a socket that has one datagram and then ends.
+type packetMemory struct {
+	net.PacketConn
+	says string
+	from net.Addr
+}
+
+func (c *packetMemory) LocalAddr() net.Addr {
+	return &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443}
+}
+
+func (c *packetMemory) ReadFrom(p []byte) (int, net.Addr, error) {
+	if c.from == nil {
+		return 0, nil, net.ErrClosed
+	}
+	from := c.from
+	c.from = nil
+	return copy(p, c.says), from, nil
+}
+
+// FuzzDatagram compares what becomes of a datagram with the decision table, written down a
+// second time.
+func FuzzDatagram(f *testing.F) {
+	for _, seed := range []string{"", quicLike, wire.SignatureV2, headerLocal() + "x", headerUDP(client4, server4), headerUDP(client4, server4) + quicLike, headerUDP(client6, server6) + "x", headerV2(client4, server4) + "x", headerV1(client4, server4), headerUnknown(2), headerLocal() + headerLocal()} {
+		for mode := range policy.Modes {
+			f.Add([]byte(seed), uint8(mode), true)
+			f.Add([]byte(seed), uint8(mode), false)
+		}
+	}
+	f.Fuzz(func(t *testing.T, says []byte, m uint8, trusting bool) {
+		says = says[:min(len(says), maxDatagram)]
+		mode := policy.Mode(m % uint8(policy.Modes))
+		config := quietConfig(mode)
+		config.Stats = record.NewStats()
+		config.Trusted, _ = policy.NewSet([]string{"192.0.2.0/24"})
+		peer := "198.51.100.1:7"
+		if trusting {
+			peer = "192.0.2.1:7"
+		}
+		c := newPacketConn(&packetMemory{says: string(says), from: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer))}, false)
+		c.config.Store(config)
+		var p [2000]byte
+		n, addr, err := c.ReadFrom(p[:])
+
+		payload, client, ok := datagramModel(says, mode, trusting, peer, config.MaxHeaderSize)
+		if !ok || len(payload) == 0 {
+			require.ErrorIs(t, err, net.ErrClosed)
+			return
+		}
+		require.NoError(t, err)
+		require.Equal(t, payload[:min(len(payload), len(p))], p[:n])
+		require.Equal(t, client, addr.String())
+		require.Equal(t, strings.HasSuffix(client, ":0") && mode == policy.Unspecified, addr.(*Addr).info.Marked())
+	})
+}
+
+// datagramModel is the decision table.
+func datagramModel(b []byte, mode policy.Mode, trusting bool, peer string, maxSize int) (payload []byte, client string, ok bool) {
+	header := bytes.HasPrefix(b, []byte(wire.SignatureV2))
+	switch {
+	case mode == policy.On && (!trusting || !header), mode == policy.Off && header, header && !trusting:
+		return nil, "", false
+	case !header:
+		return b, peer, true
+	}
+	r := wire.Decode(b, maxSize)
+	if r.State != wire.Complete || bytes.HasPrefix(b[r.Size:], []byte(wire.SignatureV2)) {
+		return nil, "", false
+	}
+	client = peer
+	switch h := r.Header; {
+	case h.Command() == wire.Local:
+	case !h.HasAddrs() || h.Transport() != wire.Dgram:
+		return nil, "", false
+	case mode == policy.Unspecified:
+		client = netip.AddrPortFrom(h.Source().Addr().Unmap(), 0).String()
+	default:
+		client = netip.AddrPortFrom(h.Source().Addr().Unmap(), h.Source().Port()).String()
+	}
+	return b[r.Size:], client, true
+}

@@ -1,0 +1,35 @@
+package match
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// Placeholders in the argument of a CEL function are evaluated once.
+func TestArg_PlaceholdersAreEvaluatedOnce(t *testing.T) {
+	values := map[string]string{"a": "{b}", "b": "2"}
+	get := func(placeholder string) string { return values[placeholder] }
+	for _, tt := range []struct {
+		arg   Arg
+		text  string
+		value string
+		err   error
+	}{
+		{Arg{""}, "", "", nil},
+		{Arg{"{a}"}, "{a}", "{a}", nil},
+		{Arg{"", "a", ""}, "{a}", "{b}", nil},
+		{Arg{"x", "b", "y"}, "x{b}y", "x2y", nil},
+		{Arg{"", "b", "", "a", "z"}, "{b}{a}z", "2{b}z", nil},
+		{Arg{"x", "none", "y"}, "x{none}y", "", ErrNoValue},
+		{Arg{"x", "unknown", "y"}, "x{unknown}y", "", ErrNoValue},
+	} {
+		assert.Equal(t, tt.text, tt.arg.String())
+		value, err := tt.arg.Value(get)
+		assert.Equal(t, tt.value, value, tt.text)
+		assert.Equal(t, tt.err, err, tt.text)
+		assert.Equal(t, len(tt.arg) == 1, tt.arg.Literal())
+	}
+	assert.NoError(t, CheckPrefix(Arg{"peer:x=", "a", ""}), "no name of a TLV")
+	assert.Equal(t, "present, peer:{a}", Args{{"present"}, {"peer:", "a", ""}}.String())
+}

@@ -1,0 +1,199 @@
+package stream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+)
+
+// scriptedListener is a listener that returns these connections, and then an error.
+type scriptedListener struct {
+	conns []net.Conn
+	err   error
+}
+
+func (l *scriptedListener) Accept() (net.Conn, error) {
+	if len(l.conns) == 0 {
+		return nil, l.err
+	}
+	c := l.conns[0]
+	l.conns = l.conns[1:]
+	return c, nil
+}
+
+func (l *scriptedListener) Close() error   { return l.err }
+func (l *scriptedListener) Addr() net.Addr { return socketAddr }
+
+// fromPeer is a scripted connection from a peer.
+type fromPeer struct {
+	*script
+	peer net.Addr
+}
+
+func (c fromPeer) RemoteAddr() net.Addr { return c.peer }
+
+func TestListener_ReturnsErrors(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	want := errors.New("listener is broken")
+	l := &Listener{Listener: &scriptedListener{err: want}, Config: config}
+	_, err := l.Accept()
+	assert.Equal(t, want, err)
+	assert.Equal(t, want, l.Close())
+	assert.Equal(t, socketAddr, l.Addr())
+}
+
+func TestListener_AcceptsWithoutReading(t *testing.T) {
+	for _, mode := range []policy.Mode{policy.On, policy.Off, policy.Unspecified} {
+		socket := says(headerV1)
+		config, _ := testConfig(mode)
+		l := &Listener{Listener: &scriptedListener{conns: []net.Conn{socket}}, Config: config}
+		accepted, err := l.Accept()
+		require.NoError(t, err)
+		require.IsType(t, (*conn)(nil), accepted)
+		assert.Equal(t, mode, accepted.(*conn).info.Mode)
+		assert.Zero(t, socket.reads)
+		assert.Zero(t, socket.deadline)
+	}
+}
+
+func TestListener_AcceptsTheNextAfterARefusal(t *testing.T) {
+	stranger, balancer := &fromPeer{says(headerV1), tcpAddr("198.51.100.1:1")}, says(headerV1)
+	config, logs := testConfig(policy.On)
+	config.Trusted = rangeSet(t, "192.0.2.0/24")
+	l := &Listener{Listener: &scriptedListener{conns: []net.Conn{stranger, stranger, balancer}}, Config: config}
+	accepted, err := l.Accept()
+	require.NoError(t, err)
+	assert.Same(t, balancer, accepted.(*conn).NetConn())
+	assert.Equal(t, clientAddr, accepted.RemoteAddr().String())
+
+	assert.True(t, stranger.closed)
+	assert.Zero(t, stranger.reads, "refused before a byte is read")
+	assert.Empty(t, stranger.written)
+	assert.Equal(t, []string{"untrusted", "untrusted"}, loggedReasons(logs))
+	fields := logs.FilterMessage("refused connection from untrusted peer").All()[0].ContextMap()
+	assert.Equal(t, "198.51.100.1:1", fields["peer"])
+	assert.Equal(t, socketAddr.String(), fields["local"])
+	assert.Equal(t, "on", fields["mode"])
+}
+
+func TestListener_UsesTheModeOfTheRange(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	config.Trusted = rangeSet(t)
+	config.Ranges = modeTable(t, map[string]policy.Mode{"198.51.100.0/24": policy.Off, "198.51.100.1": policy.Unspecified})
+	for peer, want := range map[string]policy.Mode{"198.51.100.9:1": policy.Off, "198.51.100.1:1": policy.Unspecified} {
+		l := &Listener{Listener: &scriptedListener{conns: []net.Conn{&fromPeer{says(), tcpAddr(peer)}}}, Config: config}
+		accepted, err := l.Accept()
+		require.NoError(t, err)
+		assert.Equal(t, want, accepted.(*conn).info.Mode)
+	}
+}
+
+func TestListener_AcceptsStrangersUnderUnspecified(t *testing.T) {
+	config, _ := testConfig(policy.Unspecified)
+	config.Trusted = rangeSet(t, "198.51.100.0/24")
+	l := &Listener{Listener: &scriptedListener{conns: []net.Conn{says(getRequest), says(headerV1)}}, Config: config}
+	plain, err := l.Accept()
+	require.NoError(t, err)
+	assert.Equal(t, result{getRequest, nil}, readAll(plain))
+	liar, err := l.Accept()
+	require.NoError(t, err)
+	assert.ErrorIs(t, readAll(liar).err, record.ErrRefused)
+	assert.Equal(t, peerAddr, liar.RemoteAddr())
+}
+
+// A dynamic source must not hold up the accept loop.
+func TestListener_DoesNotAskTheSource(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	config.SetSource(func(context.Context, net.Addr) []netip.Prefix { panic("asked in the accept loop") })
+	l := &Listener{Listener: &scriptedListener{conns: []net.Conn{says(headerV1)}}, Config: config}
+	accepted, err := l.Accept()
+	require.NoError(t, err)
+	assert.Equal(t, policy.AskSource, accepted.(*conn).info.Trust)
+}
+
+func TestListener_RefusesTLSConnections(t *testing.T) {
+	for _, mode := range []policy.Mode{policy.On, policy.Off, policy.Unspecified} {
+		socket := says("\x16\x03\x01")
+		config, logs := testConfig(mode)
+		l := &Listener{Listener: &scriptedListener{conns: []net.Conn{tls.Server(socket, &tls.Config{})}, err: io.EOF}, Config: config}
+		_, err := l.Accept()
+		assert.Equal(t, io.EOF, err)
+		assert.True(t, socket.closed)
+		assert.Zero(t, socket.reads)
+		assert.Equal(t, []string{"io"}, loggedReasons(logs))
+		entry := logs.All()[0]
+		assert.Equal(t, zap.WarnLevel, entry.Level)
+		assert.Contains(t, entry.ContextMap()["error"], "put 'proxy_protocol_mode' before 'tls'")
+	}
+}
+
+// A panic in the accept loop would end the process.
+func TestListener_SurvivesPanicsOfConnections(t *testing.T) {
+	for _, names := range []string{"RemoteAddr", "LocalAddr", "RemoteAddr Close", "RemoteAddr LocalAddr Read Close SetReadDeadline"} {
+		t.Run(names, func(t *testing.T) {
+			broken, whole := says(headerV1), says(headerV1)
+			config, logs := testConfig(policy.On)
+			l := &Listener{Listener: &scriptedListener{conns: []net.Conn{panicking{broken, names}, whole}}, Config: config}
+			var accepted net.Conn
+			require.NotPanics(t, func() { accepted, _ = l.Accept() })
+			require.NotNil(t, accepted)
+			assert.Same(t, whole, accepted.(*conn).NetConn())
+			require.Equal(t, []string{"io"}, loggedReasons(logs))
+			assert.Contains(t, logs.All()[0].ContextMap()["error"], "connection is broken")
+		})
+	}
+	t.Run("a wrapper of nothing", func(t *testing.T) {
+		config, logs := testConfig(policy.On)
+		l := &Listener{Listener: &scriptedListener{conns: []net.Conn{struct{ net.Conn }{}}, err: io.EOF}, Config: config}
+		require.NotPanics(t, func() { l.Accept() })
+		assert.Equal(t, []string{"io"}, loggedReasons(logs))
+	})
+}
+
+func TestListener_WrapsRealConnections(t *testing.T) {
+	for _, network := range networks {
+		t.Run(network, func(t *testing.T) {
+			config, _ := testConfig(policy.On)
+			config.Trusted = rangeSet(t, "127.0.0.0/8", "::1")
+			client, c := dial(t, network, config)
+			assert.Equal(t, policy.Trusted, c.info.Trust)
+			send(client, headerV1+"data")
+			assert.Equal(t, clientAddr, soon(t, c.RemoteAddr).String())
+			assert.Equal(t, result{"data", nil}, soon(t, func() result { return readOnce(c, 100) }))
+		})
+	}
+	t.Run("abstract socket", func(t *testing.T) {
+		if runtime.GOOS != "linux" {
+			t.Skip("there are no abstract sockets here")
+		}
+		name := fmt.Sprintf("@proxy_protocol_test_%d", os.Getpid())
+		ln, err := net.Listen("unix", name)
+		require.NoError(t, err)
+		defer ln.Close()
+		config, logs := testConfig(policy.On)
+		config.Trusted = rangeSet(t, "127.0.0.0/8")
+		client, err := net.Dial("unix", name)
+		require.NoError(t, err)
+		defer client.Close()
+		accepting := async(func() error { _, err := (&Listener{Listener: ln, Config: config}).Accept(); return err })
+		got := soon(t, func() result { return readAll(client) })
+		assert.Empty(t, got.data)
+		ln.Close()
+		assert.Error(t, wait(t, accepting))
+		assert.Equal(t, []string{"untrusted"}, loggedReasons(logs))
+	})
+}

@@ -1,0 +1,161 @@
+package proxyprotocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/match"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
+)
+
+// The names of listener wrappers whose order matters.
+const (
+	wrapperName         = request.WrapperName
+	builtinWrapperName  = "proxy_protocol"
+	redirectWrapperName = "http_redirect"
+	tlsWrapperName      = "tls"
+)
+
+// redirectServer is the key of the server that automatic HTTPS adds for its redirects.
+const redirectServer = "remaining_auto_https_redirects"
+
+// prepareServer checks a server with the listener wrapper of this policy, installs the
+// placeholders, disables HTTP/3 where it would bypass the wrapper, unless that is allowed, and
+// logs warnings.
+func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy, http3Allowed bool, logger *zap.Logger) error {
+	if err := checkOrder(server); err != nil {
+		return fmt.Errorf("server %s: %w", server.Name(), err)
+	}
+	pw, _ := packetWrapperOf(server) // its own Provision reports the error
+	request.Install(server, pw == nil)
+	if p.Uses(On) && !http3Allowed {
+		if err := disableHTTP3IfBypass(server, p.Ranges, logger); err != nil {
+			return fmt.Errorf("server %s: %w", server.Name(), err)
+		}
+	}
+	if p.Uses(On) || p.Uses(Unspecified) {
+		warnOfRedirects(ctx, logger)
+	}
+	warnOfNegations(server, p.Uses(Unspecified), logger)
+	return nil
+}
+
+// checkOrder returns an error if the listener wrappers of the server are in a wrong order, or
+// cannot be combined.
+func checkOrder(server *caddyhttp.Server) error {
+	names, err := wrapperNames(server.ListenerWrappersRaw)
+	if err != nil {
+		return err
+	}
+	const inOrder = `write:
+
+	listener_wrappers {
+		proxy_protocol_mode on
+		tls
+	}`
+	own, tls := slices.Index(names, wrapperName), slices.Index(names, tlsWrapperName)
+	switch {
+	case own < 0:
+		return nil // another module made the wrapper
+	case slices.Contains(names[own+1:], wrapperName):
+		return fmt.Errorf("duplicate listener wrapper '%s': a connection has only one header: keep one wrapper and %s", wrapperName, inOrder)
+	case slices.Contains(names, builtinWrapperName):
+		return fmt.Errorf("listener wrapper '%s' cannot be combined with Caddy's own '%s', because a connection has only one header: remove '%s' and %s", wrapperName, builtinWrapperName, builtinWrapperName, inOrder)
+	case slices.Contains(names[:own], redirectWrapperName):
+		return fmt.Errorf("listener wrapper '%s' must come before '%s', which would otherwise answer before the header is checked; write:\n\n\tlistener_wrappers {\n\t\t%s on\n\t\t%s\n\t\ttls\n\t}", wrapperName, redirectWrapperName, wrapperName, redirectWrapperName)
+	case len(server.TLSConnPolicies) > 0 && (tls < 0 || tls < own):
+		return fmt.Errorf("listener wrapper '%s' must come before '%s', because the header comes before the TLS handshake: %s", wrapperName, tlsWrapperName, inOrder)
+	default:
+		return nil
+	}
+}
+
+// warnOfRedirects warns if automatic HTTPS redirects on a server without listener
+// wrappers, which answers "400 Bad Request" to a header.
+func warnOfRedirects(ctx caddy.Context, logger *zap.Logger) {
+	app := request.HTTPApp(ctx)
+	if app == nil || app.Servers[redirectServer] == nil {
+		return
+	}
+	logger.Warn("Caddy's automatic HTTP->HTTPS redirects do not read PROXY protocol headers and answer them with 400; if your load balancer sends headers there, add the site 'http:// { log }'; if 'proxy_protocol_mode' is in 'servers' options with an address, also add a block 'servers :80 { listener_wrappers { ... } }'",
+		zap.Strings("listen", app.Servers[redirectServer].Listen))
+}
+
+// warnOfNegations warns once of the negated matchers in the server's routes. It ignores invalid
+// configuration, which Caddy reports when it provisions the routes later.
+func warnOfNegations(server *caddyhttp.Server, unspecified bool, logger *zap.Logger) {
+	s := match.Negations{
+		Unspecified: unspecified,
+		HTTP3:       servesUnwrappedHTTP3(server),
+		ExpandPeer:  expandRanges,
+	}
+	routes := slices.Clone(server.Routes)
+	if server.Errors != nil {
+		routes = append(routes, server.Errors.Routes...)
+	}
+	for _, route := range server.NamedRoutes {
+		if route != nil {
+			routes = append(routes, *route)
+		}
+	}
+	for _, route := range routes {
+		sets := rawSets(route.MatcherSets)
+		for _, set := range route.MatcherSetsRaw {
+			sets = append(sets, match.Set(set))
+		}
+		s.Route(sets, route.HandlersRaw)
+		for _, handler := range route.HandlersRaw {
+			s.Config(handler)
+		}
+	}
+	found := s.Found()
+	if len(found) == 0 {
+		return
+	}
+	logger.Warn("a negated matcher also matches requests that the matcher cannot check: requests with an unverified header (mode 'unspecified'), HTTP/3 requests that did not come through the packet conn wrapper, and requests for which a placeholder has an unusable value; negate a matcher only to refuse requests, or write what must match, such as 'proxy_protocol absent' instead of 'not proxy_protocol present'",
+		zap.Strings("matchers", found))
+}
+
+// servesUnwrappedHTTP3 reports whether the server serves requests over HTTP/3 whose connections
+// are not known.
+func servesUnwrappedHTTP3(server *caddyhttp.Server) bool {
+	if pw, err := packetWrapperOf(server); pw != nil || err != nil || len(server.TLSConnPolicies) == 0 {
+		return false
+	}
+	inherits := len(server.ListenProtocols) == 0
+	for _, protocols := range server.ListenProtocols {
+		if slices.Contains(protocols, "h3") {
+			return true
+		}
+		inherits = inherits || protocols == nil
+	}
+	return inherits && slices.Contains(server.Protocols, "h3")
+}
+
+// rawSets returns the JSON of matchers that Caddy has already provisioned, as it does those of a
+// server's own routes. Matchers that matter to match.Negations are in it, others are left out.
+func rawSets(sets caddyhttp.MatcherSets) (raw []match.Set) {
+	for _, set := range sets {
+		rawSet := make(match.Set)
+		for _, matcher := range set {
+			switch m := matcher.(type) {
+			case *caddyhttp.MatchNot:
+				rawSet["not"], _ = json.Marshal(rawSets(m.MatcherSets))
+			case *caddyhttp.MatchExpression:
+				rawSet["expression"], _ = json.Marshal(m.Expr)
+			case *MatchProxyProtocol:
+				rawSet["proxy_protocol"], _ = json.Marshal(m)
+			case *MatchPinnedIP:
+				rawSet["pinned_ip"], _ = json.Marshal(m)
+			}
+		}
+		raw = append(raw, rawSet)
+	}
+	return raw
+}
