@@ -96,7 +96,7 @@ func TestDeadline_OfTheHeaderIsTheEarlierOne(t *testing.T) {
 			socket := says()
 			c := newConn(socket, config, policy.On, policy.Trusted, monotime.Of(accepted))
 			require.NoError(t, c.SetReadDeadline(tt.user))
-			require.NoError(t, c.holdDeadline(tt.op))
+			c.op = tt.op
 			require.NoError(t, c.beforeWait())
 			assert.WithinDuration(t, tt.want, socket.deadline, time.Second)
 			c.restoreDeadline()
