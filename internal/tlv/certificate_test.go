@@ -39,7 +39,7 @@ func withCertificate(der []byte) wire.TLVs {
 	return asTLVs(wire.TLV{Type: wire.TypeSSL, Value: value})
 }
 
-func TestFieldsOfACertificate(t *testing.T) {
+func TestCertificate_FieldsOfACertificate(t *testing.T) {
 	der := signed(t, &x509.Certificate{
 		SerialNumber: big.NewInt(4711),
 		Subject:      pkix.Name{CommonName: "a"},
@@ -90,7 +90,7 @@ func TestFieldsOfACertificate(t *testing.T) {
 	assert.False(t, n.Has("ssl.verified", []string{"false"}))
 }
 
-func TestFieldsOfCertificatesWithinLimits(t *testing.T) {
+func TestCertificate_FieldsOfCertificatesWithinLimits(t *testing.T) {
 	const rdnSize = 2 + 2 + 2 + 5 + 4 // SEQUENCE, SET, SEQUENCE, OID, and the head of text
 	name := func(size int) pkix.Name {
 		return pkix.Name{CommonName: strings.Repeat("x", size)}
@@ -149,7 +149,7 @@ func TestFieldsOfCertificatesWithinLimits(t *testing.T) {
 	}
 }
 
-func TestCertificatesAreParsedIfAFieldIsAskedFor(t *testing.T) {
+func TestCertificate_CertificatesAreParsedIfAFieldIsAskedFor(t *testing.T) {
 	n := Name(withCertificate(signed(t, new(x509.Certificate))))
 	for _, name := range append(Names(), "0x20", "nonsense") {
 		n.Text(name)
@@ -161,7 +161,7 @@ func TestCertificatesAreParsedIfAFieldIsAskedFor(t *testing.T) {
 	assert.NotNil(t, n.certificate)
 }
 
-func TestWhatIsACertificate(t *testing.T) {
+func TestCertificate_WhatIsACertificate(t *testing.T) {
 	der := signed(t, new(x509.Certificate))
 	for _, test := range []struct {
 		name string

@@ -37,7 +37,7 @@ func asTLVs(tlvs ...wire.TLV) wire.TLVs {
 	return all
 }
 
-func TestEncodeEveryName(t *testing.T) {
+func TestParse_EncodeEveryName(t *testing.T) {
 	cert := newCertificate(t)
 	given := map[string]string{
 		"alpn": "h2", "authority": "example.com", "unique_id": "\x00\x01", "netns": "blue",
@@ -66,7 +66,7 @@ func TestEncodeEveryName(t *testing.T) {
 	assert.Len(t, tlvs, len(given)-11)
 }
 
-func TestEncodeOneSSLName(t *testing.T) {
+func TestParse_EncodeOneSSLName(t *testing.T) {
 	for _, name := range Names() {
 		if !strings.HasPrefix(name, "ssl.") {
 			continue
@@ -90,7 +90,7 @@ func TestEncodeOneSSLName(t *testing.T) {
 	}
 }
 
-func TestEncodeErrors(t *testing.T) {
+func TestParse_EncodeErrors(t *testing.T) {
 	for _, test := range []struct {
 		values []Value
 		err    string
@@ -127,7 +127,7 @@ func TestEncodeErrors(t *testing.T) {
 	assert.Equal(t, []wire.TLV{{Type: 0xf0, Value: []byte{1}}, {Type: 0xf0, Value: []byte{}}}, tlvs)
 }
 
-func TestName(t *testing.T) {
+func TestParse_Name(t *testing.T) {
 	named := Name(asTLVs(
 		wire.TLV{Type: wire.TypeNoop, Value: []byte("pad")},
 		wire.TLV{Type: wire.TypeAuthority, Value: []byte("first")},
@@ -149,7 +149,7 @@ func TestName(t *testing.T) {
 	assert.Empty(t, Name(nil).Telling)
 }
 
-func TestEncodeSSL(t *testing.T) {
+func TestParse_EncodeSSL(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		values []Value
@@ -174,7 +174,7 @@ func TestEncodeSSL(t *testing.T) {
 	}
 }
 
-func TestNameCountsTheFirstOfEachSubtype(t *testing.T) {
+func TestParse_NameCountsTheFirstOfEachSubtype(t *testing.T) {
 	const good = "\x01vpce-1"
 	for _, test := range []struct {
 		name   string
@@ -201,7 +201,7 @@ func TestNameCountsTheFirstOfEachSubtype(t *testing.T) {
 	}
 }
 
-func TestVendorTLVsOfAnotherForm(t *testing.T) {
+func TestParse_VendorTLVsOfAnotherForm(t *testing.T) {
 	for _, tlv := range []wire.TLV{
 		{Type: 0xea, Value: []byte("\x01")}, {Type: 0xee, Value: []byte("\x01\x00\x00\x00")}, {Type: 0xee, Value: []byte("\x01\x00\x00\x00\x00\x00")},
 		{Type: 0xe0, Value: []byte("\x00\x00\x00\x00\x00\x00\x00")}, {Type: 0xe0}, {Type: 0xe1}, {Type: 0xe1, Value: []byte("\x01")},
@@ -210,7 +210,7 @@ func TestVendorTLVsOfAnotherForm(t *testing.T) {
 	}
 }
 
-func TestAlibabaIDs(t *testing.T) {
+func TestParse_AlibabaIDs(t *testing.T) {
 	for id, ok := range map[string]bool{
 		"vpc-bp1": true, "A-Z": true, "az": true, "09": true, "-": true,
 		"": false, "@": false, "[": false, "`": false, "{": false, "/": false, ":": false, "vpc_1": false,
@@ -228,7 +228,7 @@ func TestAlibabaIDs(t *testing.T) {
 	}
 }
 
-func TestParseName(t *testing.T) {
+func TestParse_ParseName(t *testing.T) {
 	for _, name := range Names() {
 		parsed, err := ParseName(name)
 		require.NoError(t, err)

@@ -79,7 +79,7 @@ func unmap(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-func TestAllThreeDecodersAgree(t *testing.T) {
+func TestPeers_AllThreeDecodersAgree(t *testing.T) {
 	var (
 		at4 = named("192.0.2.1:56324", "198.51.100.27:443")
 		at6 = named("[2001:db8::1]:56324", "[2001:db8::2]:443")
@@ -215,7 +215,7 @@ var differences = func() []difference {
 	}
 }()
 
-func TestWhereDecodersDifferTheSpecificationDecides(t *testing.T) {
+func TestPeers_WhereDecodersDifferTheSpecificationDecides(t *testing.T) {
 	for _, tc := range differences {
 		t.Run(tc.name, func(t *testing.T) {
 			b := []byte(tc.in)
@@ -227,7 +227,7 @@ func TestWhereDecodersDifferTheSpecificationDecides(t *testing.T) {
 	}
 }
 
-func TestWhatIsEncodedHereIsDecodedThere(t *testing.T) {
+func TestPeers_WhatIsEncodedHereIsDecodedThere(t *testing.T) {
 	for _, tc := range []struct {
 		name                  string
 		header                wire.Header
@@ -264,7 +264,7 @@ func TestWhatIsEncodedHereIsDecodedThere(t *testing.T) {
 	}
 }
 
-func TestTLVsEncodedHereAreSplitThere(t *testing.T) {
+func TestPeers_TLVsEncodedHereAreSplitThere(t *testing.T) {
 	b, err := wire.Append(nil, newProxy(t, 2, wire.Stream, "192.0.2.1:1", "192.0.2.2:2"), []wire.TLV{
 		{Type: wire.TypeAuthority, Value: []byte("example.com")}, {Type: 0xea, Value: []byte{}},
 	}, true)
@@ -280,7 +280,7 @@ func TestTLVsEncodedHereAreSplitThere(t *testing.T) {
 	}, tlvs)
 }
 
-func TestWhatIsEncodedThereIsDecodedHere(t *testing.T) {
+func TestPeers_WhatIsEncodedThereIsDecodedHere(t *testing.T) {
 	tcp := func(s string) *net.TCPAddr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	udp := func(s string) *net.UDPAddr { return net.UDPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	unix := func(network, s string) *net.UnixAddr { return &net.UnixAddr{Net: network, Name: s} }

@@ -138,10 +138,10 @@ var tlvRejected = []rejected{
 	{name: "a checksum of other Unix paths", in: changed(sealed(v2(proxy, 0x31, addrsUnix+noSum)), 16, "\x00"), problem: wire.ProblemChecksum, offset: 235},
 }
 
-func TestTLVsThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, tlvAccepted) }
-func TestTLVsThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, tlvRejected) }
+func TestTLVs_TLVsThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, tlvAccepted) }
+func TestTLVs_TLVsThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, tlvRejected) }
 
-func TestTheChecksumsOfTheseTestsAreRight(t *testing.T) {
+func TestTLVs_TheChecksumsOfTheseTestsAreRight(t *testing.T) {
 	// The check value of CRC-32C, in every catalogue of checksums.
 	assert.Equal(t, uint32(0xe3069283), crc32c("123456789"))
 	// RFC 3720, appendix B.4.
@@ -150,7 +150,7 @@ func TestTheChecksumsOfTheseTestsAreRight(t *testing.T) {
 	assert.Equal(t, uint32(0xe8d6892d), crc32c(changed(awsVPCE, 31, "\x00\x00\x00\x00")))
 }
 
-func TestNoHeaderWithOneBitFlippedKeepsItsChecksum(t *testing.T) {
+func TestTLVs_NoHeaderWithOneBitFlippedKeepsItsChecksum(t *testing.T) {
 	// Of all that can happen to a bit, only these leave an acceptable header. Those
 	// without addresses say nothing that could be wrong; in the others the
 	// checksum's own type is no longer that of a checksum, which no receiver can
@@ -198,7 +198,7 @@ func TestNoHeaderWithOneBitFlippedKeepsItsChecksum(t *testing.T) {
 	}
 }
 
-func TestEveryWrongChecksumOfOneByteIsRejected(t *testing.T) {
+func TestTLVs_EveryWrongChecksumOfOneByteIsRejected(t *testing.T) {
 	for at := 31; at < 35; at++ {
 		for delta := 1; delta < 256; delta++ {
 			b := []byte(sealedTCP4)
@@ -208,7 +208,7 @@ func TestEveryWrongChecksumOfOneByteIsRejected(t *testing.T) {
 	}
 }
 
-func TestTypesAreTheRegisteredOnes(t *testing.T) {
+func TestTLVs_TypesAreTheRegisteredOnes(t *testing.T) {
 	for typ, value := range map[wire.Type]byte{
 		wire.TypeALPN: 0x01, wire.TypeAuthority: 0x02, wire.TypeCRC32C: 0x03, wire.TypeNoop: 0x04,
 		wire.TypeUniqueID: 0x05, wire.TypeSSL: 0x20, wire.TypeNetNS: 0x30,
@@ -217,7 +217,7 @@ func TestTypesAreTheRegisteredOnes(t *testing.T) {
 	}
 }
 
-func TestAllYieldsEveryTLVInOrder(t *testing.T) {
+func TestTLVs_AllYieldsEveryTLVInOrder(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		in   string
@@ -240,7 +240,7 @@ func TestAllYieldsEveryTLVInOrder(t *testing.T) {
 	}
 }
 
-func TestAllYieldsTheTLVsOfADecodedHeader(t *testing.T) {
+func TestTLVs_AllYieldsTheTLVsOfADecodedHeader(t *testing.T) {
 	got := wire.Decode([]byte(awsVPCE), wire.MaxSize)
 	assert.Equal(t, []wire.TLV{
 		{Type: wire.TypeCRC32C, Value: []byte("\xe8\xd6\x89\x2d")},
@@ -249,14 +249,14 @@ func TestAllYieldsTheTLVsOfADecodedHeader(t *testing.T) {
 	}, slices.Collect(got.TLVs.All()))
 }
 
-func TestAllMayBeWalkedAgain(t *testing.T) {
+func TestTLVs_AllMayBeWalkedAgain(t *testing.T) {
 	all := wire.TLVs(h2 + tlv(wire.TypeAuthority, "example.com")).All()
 	first := slices.Collect(all)
 	assert.Len(t, first, 2)
 	assert.Equal(t, first, slices.Collect(all), "from its beginning once more")
 }
 
-func TestAllMayBeLeftEarly(t *testing.T) {
+func TestTLVs_AllMayBeLeftEarly(t *testing.T) {
 	all := wire.TLVs(h2 + tlv(wire.TypeAuthority, "example.com")).All()
 	for range 2 {
 		for got := range all {
@@ -269,7 +269,7 @@ func TestAllMayBeLeftEarly(t *testing.T) {
 	assert.Equal(t, 1, next)
 }
 
-func TestWalkingTLVsAllocatesNothing(t *testing.T) {
+func TestTLVs_WalkingTLVsAllocatesNothing(t *testing.T) {
 	tlvs := wire.Decode([]byte(awsVPCE), wire.MaxSize).TLVs
 	sum := 0
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
@@ -282,7 +282,7 @@ func TestWalkingTLVsAllocatesNothing(t *testing.T) {
 	assert.NotZero(t, sum)
 }
 
-func TestOfRepeatedTLVsTheFirstCounts(t *testing.T) {
+func TestTLVs_OfRepeatedTLVsTheFirstCounts(t *testing.T) {
 	got := wire.Decode([]byte(inTCP4(
 		tlv(0xea, "")+tlv(wire.TypeAuthority, "first.example")+h2+tlv(0xea, "not empty")+tlv(wire.TypeAuthority, "second.example"))), wire.MaxSize)
 	require.Equal(t, wire.Complete, got.State)
@@ -303,14 +303,14 @@ func TestOfRepeatedTLVsTheFirstCounts(t *testing.T) {
 	assert.False(t, ok)
 }
 
-func TestAValueCannotBeAppendedOverItsNeighbour(t *testing.T) {
+func TestTLVs_AValueCannotBeAppendedOverItsNeighbour(t *testing.T) {
 	b := []byte(inTCP4(h2 + tlv(wire.TypeAuthority, "example.com")))
 	value, _ := wire.Decode(b, wire.MaxSize).TLVs.First(wire.TypeALPN)
 	_ = append(value, "overwritten"...)
 	assert.Equal(t, inTCP4(h2+tlv(wire.TypeAuthority, "example.com")), string(b))
 }
 
-func TestTLVsArePartOfTheDecodedBytes(t *testing.T) {
+func TestTLVs_TLVsArePartOfTheDecodedBytes(t *testing.T) {
 	b := []byte(inTCP4(h2))
 	got := wire.Decode(b, wire.MaxSize)
 	b[len(b)-1] = '3'

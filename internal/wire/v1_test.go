@@ -171,9 +171,9 @@ func withoutDestination(family wire.Family, src string) head {
 
 var lenient = wire.Options{MaxSize: wire.MaxSize, MismatchedDestination: true}
 
-func TestV1LinesThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v1Accepted) }
+func TestV1_LinesThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v1Accepted) }
 
-func TestV1LinesWithAMismatchedDestinationAreAcceptedIfTheReceiverSaysSo(t *testing.T) {
+func TestV1_MismatchedDestinationIsAcceptedIfAllowed(t *testing.T) {
 	for _, tc := range v1Mismatched {
 		t.Run(tc.name, func(t *testing.T) {
 			got := lenient.Decode([]byte(tc.in))
@@ -192,19 +192,19 @@ func TestV1LinesWithAMismatchedDestinationAreAcceptedIfTheReceiverSaysSo(t *test
 	}
 }
 
-func TestWhatIsWrongWithAMismatchedDestinationNamesItsCauseAndTheOption(t *testing.T) {
+func TestV1_MismatchedDestinationErrorNamesCauseAndOption(t *testing.T) {
 	err := wire.Decode([]byte(v1Mismatched[0].in), wire.MaxSize).Err
 	assert.EqualError(t, err, "byte 23: destination is not of the announced family; nginx writes this if it took the client's address from the header of another load balancer; to accept the client without the destination, add 'mismatched_destination allow' to 'proxy_protocol_mode'")
 }
 
 // That there is no destination is not the same as an unspecified one.
-func TestHeadersThatDifferInWhetherTheyHaveADestinationAreNotEqual(t *testing.T) {
+func TestV1_HeaderWithoutDestinationDiffersFromOneWith(t *testing.T) {
 	decode := func(s string) wire.Header { return lenient.Decode([]byte(s)).Header }
 	one := decode("PROXY TCP6 2001:db8::7 unix:/a 1 0\r\n")
 	assert.True(t, one == decode("PROXY TCP6 2001:db8::7 127.0.0.1 1 2\r\n"), "nothing is kept of the destination")
 	assert.False(t, one == decode("PROXY TCP6 2001:db8::7 :: 1 0\r\n"), "which is known to be unspecified")
 }
-func TestV1LinesThatBreakARuleAreRejected(t *testing.T) { testRejected(t, 1, v1Rejected()) }
+func TestV1_LinesThatBreakARuleAreRejected(t *testing.T) { testRejected(t, 1, v1Rejected()) }
 
 var v1RejectedLines = []rejected{
 	// "a string identifying the protocol: "PROXY", exactly one space"
@@ -543,7 +543,7 @@ func mismatches(keyword, dst string) bool {
 	}
 }
 
-func TestEveryV1PortIsDecoded(t *testing.T) {
+func TestV1_EveryV1PortIsDecoded(t *testing.T) {
 	for port := range 1 << 16 {
 		src, dst := uint16(port), uint16(^port)
 		line := fmt.Appendf(nil, "PROXY TCP4 192.0.2.1 192.0.2.2 %d %d\r\n", src, dst)
@@ -555,7 +555,7 @@ func TestEveryV1PortIsDecoded(t *testing.T) {
 	}
 }
 
-func TestALineWithOneByteChangedIsRejectedOrDecodedAsWritten(t *testing.T) {
+func TestV1_ALineWithOneByteChangedIsRejectedOrDecodedAsWritten(t *testing.T) {
 	for _, line := range []string{
 		"PROXY TCP4 192.0.2.1 198.51.100.27 56324 443\r\n",
 		"PROXY TCP6 2001:db8::1 fe80::cafe:27 56324 443\r\n",
@@ -577,7 +577,7 @@ func TestALineWithOneByteChangedIsRejectedOrDecodedAsWritten(t *testing.T) {
 	}
 }
 
-func TestALineCutAnywhereAndThenEndedIsRejected(t *testing.T) {
+func TestV1_ALineCutAnywhereAndThenEndedIsRejected(t *testing.T) {
 	for _, tc := range slices.Concat(v1Accepted, v1Mismatched) {
 		if !tc.want.hasAddrs {
 			continue
@@ -595,20 +595,20 @@ func TestALineCutAnywhereAndThenEndedIsRejected(t *testing.T) {
 	}
 }
 
-func TestTheLimitForV2HeadersLeavesV1LinesAlone(t *testing.T) {
+func TestV1_TheLimitForV2HeadersLeavesV1LinesAlone(t *testing.T) {
 	for _, tc := range v1Accepted {
 		assert.Equal(t, wire.Complete, wire.Decode([]byte(tc.in), wire.MinMaxSize).State, "%s", tc.name)
 	}
 }
 
-func TestOfTwoLoneLineEndsTheFirstIsNamed(t *testing.T) {
+func TestV1_OfTwoLoneLineEndsTheFirstIsNamed(t *testing.T) {
 	for _, in := range []string{"PROXY TCP4 1\n2\r3", "PROXY TCP4 1\r2\n3"} {
 		got := wire.Decode([]byte(in), wire.MaxSize)
 		assert.Equal(t, wire.Error{Problem: wire.ProblemLoneCRLF, Offset: 12}, got.Err, "%q", in)
 	}
 }
 
-func TestLineThatEndsBehindItsFirstAddressLacksASpace(t *testing.T) {
+func TestV1_LineThatEndsBehindItsFirstAddressLacksASpace(t *testing.T) {
 	got := wire.Decode([]byte("PROXY TCP6 1::\r\n"), wire.MaxSize)
 	assert.Equal(t, wire.Error{Problem: wire.ProblemSpace, Offset: 14}, got.Err)
 }

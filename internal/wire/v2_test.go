@@ -172,10 +172,10 @@ func v2Rejected() []rejected {
 	return all
 }
 
-func TestV2HeadersThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v2Accepted) }
-func TestV2HeadersThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, v2Rejected()) }
+func TestV2_HeadersThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v2Accepted) }
+func TestV2_HeadersThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, v2Rejected()) }
 
-func TestEveryValueOfTheTwoBytesBehindTheSignature(t *testing.T) {
+func TestV2_EveryValueOfTheTwoBytesBehindTheSignature(t *testing.T) {
 	// 180 zeros behind an IPv6 block, 204 behind an IPv4 one, are that many thirds
 	// of TLVs without a value.
 	header := []byte(v2(proxy, 0x11, strings.Repeat("\x00", 216)))
@@ -220,7 +220,7 @@ func TestEveryValueOfTheTwoBytesBehindTheSignature(t *testing.T) {
 	}
 }
 
-func TestAHeaderAsLargeAsAllowedIsAcceptedAndNoneLarger(t *testing.T) {
+func TestV2_AHeaderAsLargeAsAllowedIsAcceptedAndNoneLarger(t *testing.T) {
 	for _, size := range []int{wire.MinMaxSize, 4096, wire.MaxSize - 1, wire.MaxSize} {
 		padding := size - 16 - len(addrs4) - 3
 		for name, header := range map[string]string{
@@ -244,7 +244,7 @@ func TestAHeaderAsLargeAsAllowedIsAcceptedAndNoneLarger(t *testing.T) {
 	}
 }
 
-func TestTheLargestHeaderAtEveryByteThatCouldMatter(t *testing.T) {
+func TestV2_TheLargestHeaderAtEveryByteThatCouldMatter(t *testing.T) {
 	header := sealed(v2(proxy, 0x11, addrs4+noSum+tlv(wire.TypeNoop, strings.Repeat("x", 1<<16-1-len(addrs4)-len(noSum)-3))))
 	require.Len(t, header, 65551)
 	b := []byte(header)
@@ -262,7 +262,7 @@ func TestTheLargestHeaderAtEveryByteThatCouldMatter(t *testing.T) {
 	assert.Equal(t, wire.ProblemChecksum, wire.Decode(b, wire.MaxSize).Err.Problem)
 }
 
-func TestAnAnnouncedLengthAloneIsNoHeader(t *testing.T) {
+func TestV2_AnAnnouncedLengthAloneIsNoHeader(t *testing.T) {
 	for _, tc := range v2Accepted {
 		length := int(binary.BigEndian.Uint16([]byte(tc.in[14:])))
 		require.Equal(t, len(tc.in), 16+length)

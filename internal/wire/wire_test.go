@@ -188,7 +188,7 @@ func allCases() []anyCase {
 	return all
 }
 
-func TestNothingIsDecidedBeforeTheLastByteOfACase(t *testing.T) {
+func TestDecode_NothingIsDecidedBeforeTheLastByteOfACase(t *testing.T) {
 	for _, tc := range allCases() {
 		t.Run(tc.name, func(t *testing.T) {
 			signature := len(wire.SignatureV1)
@@ -225,7 +225,7 @@ var garbage = []string{
 	strings.Repeat("\x00", 300),
 }
 
-func TestNothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
+func TestDecode_NothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
 	for _, tc := range allCases() {
 		t.Run(tc.name, func(t *testing.T) {
 			exact := slices.Clip([]byte(tc.in))
@@ -242,7 +242,7 @@ func TestNothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
 	}
 }
 
-func TestNothingAllocates(t *testing.T) {
+func TestDecode_NothingAllocates(t *testing.T) {
 	inputs := allCases()
 	for _, tc := range notHeaders {
 		inputs = append(inputs, anyCase{"not a header/" + tc.name, tc.in, lenient})
@@ -294,7 +294,7 @@ var notHeaders = []struct {
 	{"a v2 signature in lower case", "\r\n\r\n\x00\r\nquit\n\x21\x11\x00\x0c", wire.Absent},
 }
 
-func TestWhatIsNoHeaderIsKnownAtItsFirstWrongByte(t *testing.T) {
+func TestDecode_WhatIsNoHeaderIsKnownAtItsFirstWrongByte(t *testing.T) {
 	for _, tc := range notHeaders {
 		t.Run(tc.name, func(t *testing.T) {
 			assert.Equal(t, wire.Result{State: tc.state}, wire.Decode([]byte(tc.in), wire.MaxSize))
@@ -313,7 +313,7 @@ func TestWhatIsNoHeaderIsKnownAtItsFirstWrongByte(t *testing.T) {
 	}
 }
 
-func TestASignatureIsEnoughToKnowAHeaderAndItsVersion(t *testing.T) {
+func TestDecode_ASignatureIsEnoughToKnowAHeaderAndItsVersion(t *testing.T) {
 	for version, signature := range map[uint8]string{1: "PROXY", 2: "\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a"} {
 		for _, behind := range append([]string{""}, garbage...) {
 			state, got := wire.Signature([]byte(signature + behind))
@@ -324,7 +324,7 @@ func TestASignatureIsEnoughToKnowAHeaderAndItsVersion(t *testing.T) {
 	}
 }
 
-func TestASignatureWithOneByteWrongIsNone(t *testing.T) {
+func TestDecode_ASignatureWithOneByteWrongIsNone(t *testing.T) {
 	for _, signature := range []string{wire.SignatureV1, wire.SignatureV2} {
 		for at := range len(signature) {
 			for bit := range 8 {
@@ -338,7 +338,7 @@ func TestASignatureWithOneByteWrongIsNone(t *testing.T) {
 	}
 }
 
-func TestSizesAreTheSpecificationsOwn(t *testing.T) {
+func TestDecode_SizesAreTheSpecificationsOwn(t *testing.T) {
 	assert.Equal(t, 107, wire.MaxSizeV1)
 	assert.Equal(t, 576-40, wire.MinMaxSize)
 	assert.Equal(t, 65551, wire.MaxSize)
@@ -353,7 +353,7 @@ var allProblems = []wire.Problem{
 	wire.ProblemCRC32CSize, wire.ProblemCRC32CTwice, wire.ProblemChecksum,
 }
 
-func TestEveryProblemIsProvokedByACase(t *testing.T) {
+func TestDecode_EveryProblemIsProvokedByACase(t *testing.T) {
 	provoked := map[wire.Problem]bool{}
 	for _, tc := range allRejected() {
 		provoked[tc.problem] = true
@@ -364,7 +364,7 @@ func TestEveryProblemIsProvokedByACase(t *testing.T) {
 	assert.Len(t, provoked, len(allProblems))
 }
 
-func TestEveryProblemSaysWhatIsWrongAndCitesTheRule(t *testing.T) {
+func TestDecode_EveryProblemSaysWhatIsWrongAndCitesTheRule(t *testing.T) {
 	said := map[string]wire.Problem{}
 	for _, problem := range allProblems {
 		text := problem.String()
@@ -377,14 +377,14 @@ func TestEveryProblemSaysWhatIsWrongAndCitesTheRule(t *testing.T) {
 	assert.Empty(t, wire.Problem(0).Rule())
 }
 
-func TestAnErrorSaysWhereAndWhat(t *testing.T) {
+func TestDecode_AnErrorSaysWhereAndWhat(t *testing.T) {
 	err := wire.Decode([]byte("PROXY TCP4 192.0.2.256 192.0.2.1 1 2\r\n"), wire.MaxSize).Err
 	var asError error = err
 	assert.EqualError(t, asError, "byte 21: malformed address, or not of the announced family")
 	assert.Equal(t, wire.ProblemAddress, err.Problem)
 }
 
-func TestHeadersAreComparable(t *testing.T) {
+func TestDecode_HeadersAreComparable(t *testing.T) {
 	decode := func(s string) wire.Header { return wire.Decode([]byte(s), wire.MaxSize).Header }
 	one := decode("PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n")
 	assert.True(t, one == decode("PROXY TCP6 2001:DB8:0:0:0:0:0:1 2001:db8::0:2 1 2\r\n"), "the same in another spelling")
@@ -393,7 +393,7 @@ func TestHeadersAreComparable(t *testing.T) {
 	assert.Equal(t, head{}, headOf(wire.Header{}), "the zero Header is no header")
 }
 
-func TestTheSourcesIPIsShortIfItIsIPv4OrMapped(t *testing.T) {
+func TestDecode_TheSourcesIPIsShortIfItIsIPv4OrMapped(t *testing.T) {
 	for addr, want := range map[string]net.IP{
 		"192.0.2.1":        {192, 0, 2, 1},
 		"::ffff:192.0.2.1": {192, 0, 2, 1},
