@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"net/netip"
 	"testing"
@@ -291,5 +292,23 @@ func TestPolicy_Ask(t *testing.T) {
 				assert.NoError(t, err)
 			}
 		})
+	}
+}
+
+func TestMode_InJSON(t *testing.T) {
+	for in, want := range map[string]string{
+		`"on"`:    "",
+		`null`:    "",
+		`"maybe"`: "mode: unknown mode 'maybe': use on, off or unspecified",
+		`true`:    `mode: true is not a mode: write "on", "off" or "unspecified", with the quotes; YAML reads on and off without quotes as true and false`,
+		`1`:       `mode: 1 is not a mode: write "on", "off" or "unspecified", with the quotes; YAML reads on and off without quotes as true and false`,
+	} {
+		var v struct{ Mode Mode }
+		err := json.Unmarshal([]byte(`{"mode":`+in+`}`), &v)
+		if want == "" {
+			assert.NoError(t, err)
+		} else {
+			assert.EqualError(t, err, want)
+		}
 	}
 }
