@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/paste"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -58,6 +59,9 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 		seen[option] = true
 		if why, ok := refused[option]; ok {
 			return d.Errf("%s: %s", option, why)
+		}
+		if paste.IsBuiltinOption(option) {
+			return d.Err(paste.BuiltinOption(option, expandRanges(d.RemainingArgs())))
 		}
 		err := lw.unmarshalOption(d, option)
 		if err == errUnrecognized {
@@ -128,6 +132,11 @@ func parseMaxHeaderSize(s string) (int, error) {
 	return int(size), checkMaxHeaderSize(int(size))
 }
 
+func isRange(s string) bool {
+	_, err := policy.ParseRange(s)
+	return err == nil || s == "private_ranges"
+}
+
 // unmarshalRanges adds the ranges of a line, and checks them against those before.
 func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) error {
 	ranges := expandRanges(d.RemainingArgs())
@@ -153,6 +162,9 @@ func (lw *ListenerWrapper) unmarshalTrustedProxies(d *caddyfile.Dispenser) error
 	}
 	if !d.NextArg() {
 		return d.Err("trusted_proxies: the source is missing: write one, such as 'static 10.0.0.0/8'")
+	}
+	if isRange(d.Val()) {
+		return d.Err(paste.StaticSource(append([]string{d.Val()}, d.RemainingArgs()...)))
 	}
 	id := "http.ip_sources." + d.Val()
 	module, err := caddyfile.UnmarshalModule(d, id)

@@ -176,7 +176,7 @@ func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server
 }
 
 func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap.Logger) error {
-	names, err := wrapperNames(server.PacketConnWrappersRaw)
+	names, err := request.WrapperNames(server.PacketConnWrappersRaw)
 	if err != nil {
 		return err
 	}
