@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -170,6 +171,33 @@ func checkAllow(value, otherwise string) error {
 		return fmt.Errorf("unknown value '%s': use %s, or %s", value, allowed, otherwise)
 	}
 	return nil
+}
+
+// announce logs the configuration of a listener when it opens. A listener without this line has no
+// wrapper.
+func announce(log *record.Log, address string, p *policy.Policy, sourceName string, ranges []ModeRanges) {
+	const most = 20 // ranges in a line
+	fields := []zap.Field{zap.String("address", address), zap.Stringer("mode", p.Mode)}
+	switch {
+	case p.Trusted != nil:
+		fields = append(fields, zap.Strings("trusted_proxies", p.TrustedRanges(most)))
+	case p.Source != nil:
+		fields = append(fields, zap.String("trusted_proxies", sourceName))
+	case p.Mode != Off:
+		fields = append(fields, zap.String("trusted_proxies", "any"))
+	}
+	for _, mode := range []Mode{On, Off, Unspecified} {
+		var of []string
+		for _, r := range ranges {
+			if *r.Mode == mode {
+				of = append(of, r.Ranges...)
+			}
+		}
+		if len(of) > 0 {
+			fields = append(fields, zap.Strings("ranges_"+mode.String(), of[:min(len(of), most)]))
+		}
+	}
+	log.Info("checking PROXY protocol headers", fields...)
 }
 
 // warnOfPolicy logs warnings about a valid policy.

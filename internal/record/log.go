@@ -123,9 +123,18 @@ func (l *Log) sumUp(level zapcore.Level, reason Outcome) {
 
 // Warn logs a warning, unless the queue is full.
 func (l *Log) Warn(message string, fields ...zap.Field) {
+	l.log(zapcore.WarnLevel, message, fields)
+}
+
+// Info logs a line at level INFO, unless the queue is full.
+func (l *Log) Info(message string, fields ...zap.Field) {
+	l.log(zapcore.InfoLevel, message, fields)
+}
+
+func (l *Log) log(level zapcore.Level, message string, fields []zap.Field) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.enqueue(func() { l.logger.Warn(message, fields...) })
+	l.enqueue(func() { l.logger.Log(level, message, fields...) })
 }
 
 // enqueue adds a line to the queue, unless it is full. The caller holds mu.
