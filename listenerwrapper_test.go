@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -287,6 +288,13 @@ func TestListenerWrapper_DoesNotTrustAnAbstractUnixSocket(t *testing.T) {
 			socket := caddytest.Unix(fmt.Sprintf("@proxyprotocol-%d", caddytest.FreePort(t)))
 			c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+test.wrapper), fmt.Sprintf("http://:80 {\nbind unix/%s\nlog\nrespond {remote}\n}", socket.Address))
 			assert.Equal(t, test.want, fates{outcomeOf(t, c, socket, headerV2), outcomeOf(t, c, socket, "")})
+			warned := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"level": "warn", "msg": "no peer of an abstract Unix socket is trusted, because no file permissions guard the socket, so all connections are refused; use a socket file"}))
+			if reflect.DeepEqual(test.want, untrustedOn) {
+				require.Len(t, warned, 1)
+				assert.Equal(t, []any{"unix/" + socket.Address}, warned[0].Get("listen"))
+			} else {
+				assert.Empty(t, warned)
+			}
 		})
 	}
 }

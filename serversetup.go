@@ -36,6 +36,10 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	if p.Uses(On) || p.Uses(Unspecified) {
 		warnOfRedirects(ctx, logger)
 	}
+	if sockets := request.AbstractSockets(server); len(sockets) > 0 && p.Mode == On && !p.TrustsAnyone() {
+		logger.Warn("no peer of an abstract Unix socket is trusted, because no file permissions guard the socket, so all connections are refused; use a socket file",
+			zap.Strings("listen", sockets))
+	}
 	warnOfNegations(server, p.Uses(Unspecified), logger)
 	return nil
 }

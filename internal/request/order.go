@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -76,4 +77,15 @@ func WrapperNames(wrappers []json.RawMessage) ([]string, error) {
 		names = append(names, module.Wrapper)
 	}
 	return names, nil
+}
+
+// AbstractSockets returns the addresses of a server that are abstract Unix sockets.
+func AbstractSockets(server *caddyhttp.Server) (sockets []string) {
+	for _, listen := range server.Listen {
+		address, err := caddy.ParseNetworkAddress(listen)
+		if err == nil && address.IsUnixNetwork() && strings.HasPrefix(address.Host, "@") {
+			sockets = append(sockets, listen)
+		}
+	}
+	return sockets
 }
