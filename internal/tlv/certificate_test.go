@@ -47,7 +47,7 @@ func TestCertificate_FieldsOfACertificate(t *testing.T) {
 		IPAddresses:  []net.IP{net.IPv4(203, 0, 113, 7)},
 		URIs:         []*url.URL{{Scheme: "urn", Opaque: "x"}},
 	})
-	n := Name(withCertificate(der))
+	n := Parse(withCertificate(der))
 	for name, want := range map[string]string{
 		"ssl.client_cert.fingerprint":     fmt.Sprintf("%x", sha256.Sum256(der)),
 		"ssl.client_cert.subject":         "CN=a",
@@ -134,7 +134,7 @@ func TestCertificate_FieldsOfCertificatesWithinLimits(t *testing.T) {
 		{"bytes that are not parsed", []byte("\x30\x00"), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			n := Name(withCertificate(test.der))
+			n := Parse(withCertificate(test.der))
 			assert.True(t, n.Has("ssl.client_cert", nil))
 			assert.Equal(t, fmt.Sprintf("%x", sha256.Sum256(test.der)), n.Text("ssl.client_cert.fingerprint"))
 			assert.Equal(t, test.read, n.Has("ssl.client_cert.serial", nil))
@@ -150,7 +150,7 @@ func TestCertificate_FieldsOfCertificatesWithinLimits(t *testing.T) {
 }
 
 func TestCertificate_CertificatesAreParsedIfAFieldIsAskedFor(t *testing.T) {
-	n := Name(withCertificate(signed(t, new(x509.Certificate))))
+	n := Parse(withCertificate(signed(t, new(x509.Certificate))))
 	for _, name := range append(Names(), "0x20", "nonsense") {
 		n.Text(name)
 		n.List(name)
@@ -178,7 +178,7 @@ func TestCertificate_WhatIsACertificate(t *testing.T) {
 		{"a SEQUENCE of another class", []byte("\x70\x03\x02\x01\x00"), false},
 		{"a SEQUENCE that is not constructed", []byte("\x10\x03\x02\x01\x00"), false},
 	} {
-		n := Name(withCertificate(test.der))
+		n := Parse(withCertificate(test.der))
 		assert.Equal(t, test.want, n.Has("ssl.client_cert", nil), test.name)
 		assert.Equal(t, test.want, n.Has("ssl.client_cert.fingerprint", nil), test.name)
 		assert.Equal(t, "true", n.Text("ssl.verified"), test.name)

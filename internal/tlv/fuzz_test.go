@@ -43,8 +43,8 @@ func firsts(raw []byte) (types, subtypes map[string]string) {
 
 var fuzzID = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
 
-// FuzzName names any bytes at all.
-func FuzzName(f *testing.F) {
+// FuzzParse parses any bytes at all.
+func FuzzParse(f *testing.F) {
 	der := signed(f, &x509.Certificate{
 		Subject: pkix.Name{CommonName: "a"}, DNSNames: []string{"a.test"}, IPAddresses: []net.IP{net.IPv6loopback}, EmailAddresses: []string{"a\x1b@a"},
 	})
@@ -68,7 +68,7 @@ func FuzzName(f *testing.F) {
 			return
 		}
 		types, subtypes := firsts(raw)
-		n := Name(raw)
+		n := Parse(raw)
 
 		// Every type is there in hexadecimal, and its first value counts.
 		for typ, value := range types {
@@ -128,8 +128,8 @@ func FuzzName(f *testing.F) {
 			size += len(text)
 		}
 		require.LessOrEqual(t, size, 5*len(raw)+64)
-		require.LessOrEqual(t, len(n.Telling), 256+len(names))
-		for _, name := range n.Telling {
+		require.LessOrEqual(t, len(n.Shown), 256+len(names))
+		for _, name := range n.Shown {
 			require.Contains(t, n.Values, name)
 		}
 		shown := func(text string) {

@@ -59,19 +59,19 @@ type Named struct {
 	// Values has the names that there are, and 0xNN for all types there are, but not the
 	// names of a certificate's fields. Text is as it came: escape it before it is shown.
 	Values map[string]string
-	// Telling has the names worth showing, in the order of the TLVs: 0xNN only of types
+	// Shown has the names worth showing, in the order of the TLVs: 0xNN only of types
 	// that have no other name.
-	Telling []string
+	Shown []string
 
 	// parseOnce guards certificate, which is parsed when a name of it is asked for.
 	parseOnce   sync.Once
 	certificate *certificate
 }
 
-// Name finds out what TLVs say. A TLV that does not have the form that its type should
+// Parse finds out what TLVs say. A TLV that does not have the form that its type should
 // have says nothing. Of repeated types the first counts, of types with a subtype the first
 // of each subtype, even if it says nothing.
-func Name(tlvs wire.TLVs) *Named {
+func Parse(tlvs wire.TLVs) *Named {
 	n := &Named{Values: make(map[string]string)}
 	type part struct {
 		typ     wire.Type
@@ -79,32 +79,32 @@ func Name(tlvs wire.TLVs) *Named {
 	}
 	counted := make(map[part]bool)
 	var types []wire.Type // in the order of the first of each
-	telling := make(map[wire.Type][]string)
+	shown := make(map[wire.Type][]string)
 	for tlv := range tlvs.All() {
 		p := part{tlv.Type, subtypeOf(tlv)}
 		if counted[p] {
 			continue
 		}
 		counted[p] = true
-		if _, ok := telling[tlv.Type]; !ok {
+		if _, ok := shown[tlv.Type]; !ok {
 			types = append(types, tlv.Type)
 			n.Values[Code(tlv.Type)] = hex.EncodeToString(tlv.Value)
 		}
-		told := telling[tlv.Type]
+		names := shown[tlv.Type]
 		for _, value := range Describe(tlv) {
 			n.Values[value.Name] = value.Text
 			if !slices.Contains(summed, value.Name) {
-				told = append(told, value.Name)
+				names = append(names, value.Name)
 			}
 		}
-		telling[tlv.Type] = told
+		shown[tlv.Type] = names
 	}
 	for _, typ := range types {
-		told := telling[typ]
-		if len(told) == 0 && typ != wire.TypeCRC32C && typ != wire.TypeNoop {
-			told = []string{Code(typ)}
+		names := shown[typ]
+		if len(names) == 0 && typ != wire.TypeCRC32C && typ != wire.TypeNoop {
+			names = []string{Code(typ)}
 		}
-		n.Telling = append(n.Telling, told...)
+		n.Shown = append(n.Shown, names...)
 	}
 	return n
 }

@@ -57,11 +57,11 @@ func TestParse_EncodeEveryName(t *testing.T) {
 	tlvs, err := Encode(values)
 	require.NoError(t, err)
 
-	named := Name(asTLVs(tlvs...))
+	named := Parse(asTLVs(tlvs...))
 	for name, text := range given {
 		assert.Equal(t, text, named.Values[name], name)
 	}
-	assert.Len(t, named.Telling, len(given)-3, "without what ssl.verified sums up")
+	assert.Len(t, named.Shown, len(given)-3, "without what ssl.verified sums up")
 	// All of ssl is one TLV.
 	assert.Len(t, tlvs, len(given)-11)
 }
@@ -128,7 +128,7 @@ func TestParse_EncodeErrors(t *testing.T) {
 }
 
 func TestParse_Name(t *testing.T) {
-	named := Name(asTLVs(
+	named := Parse(asTLVs(
 		wire.TLV{Type: wire.TypeNoop, Value: []byte("pad")},
 		wire.TLV{Type: wire.TypeAuthority, Value: []byte("first")},
 		wire.TLV{Type: wire.TypeAuthority, Value: []byte("second")},
@@ -142,11 +142,11 @@ func TestParse_Name(t *testing.T) {
 	))
 	assert.Equal(t, "first", named.Values["authority"], "of repeated types the first counts")
 	assert.Equal(t, hex.EncodeToString([]byte("first")), named.Values["0x02"])
-	assert.Equal(t, []string{"authority", "azure_private_endpoint_link_id", "ssl.verified", "0xea", "0xf1"}, named.Telling)
+	assert.Equal(t, []string{"authority", "azure_private_endpoint_link_id", "ssl.verified", "0xea", "0xf1"}, named.Shown)
 	assert.Equal(t, "7", named.Values["azure_private_endpoint_link_id"])
 	assert.Equal(t, "02", named.Values["0xee"], "the first of the type, whatever its subtype")
 	assert.Equal(t, "false", named.Values["ssl.verified"])
-	assert.Empty(t, Name(nil).Telling)
+	assert.Empty(t, Parse(nil).Shown)
 }
 
 func TestParse_EncodeSSL(t *testing.T) {
@@ -194,7 +194,7 @@ func TestParse_NameCountsTheFirstOfEachSubtype(t *testing.T) {
 		for _, value := range test.values {
 			tlvs = append(tlvs, wire.TLV{Type: 0xea, Value: []byte(value)})
 		}
-		n := Name(asTLVs(tlvs...))
+		n := Parse(asTLVs(tlvs...))
 		assert.Equal(t, test.want, n.Text("aws_vpce_id"), test.name)
 		assert.Equal(t, test.want != "", n.Has("aws_vpce_id", nil), test.name)
 		assert.Equal(t, hex.EncodeToString([]byte(test.values[0])), n.Text("0xea"), test.name)
