@@ -145,20 +145,20 @@ func check(p *prober, target string, tls bool) *report {
 	first, err := net.DialTimeout("tcp", target, p.timeout)
 	if err != nil {
 		for i := range observed.probes {
-			observed.probes[i] = outcome{unreachable, problem(err)}
+			observed.probes[i] = probeResult{unreachable, problem(err)}
 		}
 		r.add(tls, &observed.probes)
-		r.verdict = judge(observed)
+		r.verdict = verdictOf(observed)
 		return r
 	}
 	// A name may have several addresses: one listener is to get all probes.
 	p.address = first.RemoteAddr().String()
 	r.Address = p.address
 
-	http3 := make(chan [2]*outcome, 1)
+	http3 := make(chan [2]*probeResult, 1)
 	askHTTP3 := func() {
 		bare, behind := p.probesHTTP3()
-		http3 <- [2]*outcome{bare, behind}
+		http3 <- [2]*probeResult{bare, behind}
 	}
 	if tls {
 		go askHTTP3()
@@ -182,11 +182,11 @@ func check(p *prober, target string, tls bool) *report {
 			r.Probes = append(r.Probes, reportOf(headerV2, "HTTP/3", *observed.http3Behind))
 		}
 	}
-	r.verdict = judge(observed)
+	r.verdict = verdictOf(observed)
 	return r
 }
 
-func (r *report) add(tls bool, results *outcomes) {
+func (r *report) add(tls bool, results *probeResults) {
 	protocol := "HTTP"
 	if tls {
 		protocol = "TLS"
@@ -196,8 +196,8 @@ func (r *report) add(tls bool, results *outcomes) {
 	}
 }
 
-func reportOf(p probe, protocol string, o outcome) probeReport {
-	return probeReport{p.String(), protocol, actNames[o.act].name, o.detail, o.String()}
+func reportOf(p probe, protocol string, r probeResult) probeReport {
+	return probeReport{p.String(), protocol, reactionNames[r.reaction].name, r.detail, r.String()}
 }
 
 func (r *report) print(out *output) {

@@ -53,16 +53,16 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzListen finds out what a listener said from anything at all.
-func FuzzListen(f *testing.F) {
+// FuzzReadAnswer finds out what a listener said from anything at all.
+func FuzzReadAnswer(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 400"))
 	f.Add([]byte("\x15\x03\x01\x00\x02\x02\x46"))
 	f.Add([]byte(""))
-	f.Fuzz(func(t *testing.T, said []byte) {
-		o := listen(endedConn{}, said)
-		assert.NotEqual(t, hung, o.act)
-		assert.Equal(t, len(said) == 0, o.act == closed)
+	f.Fuzz(func(t *testing.T, received []byte) {
+		o := readAnswer(endedConn{}, received)
+		assert.NotEqual(t, timedOut, o.reaction)
+		assert.Equal(t, len(received) == 0, o.reaction == closed)
 		at := strings.IndexFunc(o.String(), func(r rune) bool { return !unicode.IsPrint(r) })
 		assert.Negative(t, at, "%q", o.String())
 	})

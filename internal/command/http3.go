@@ -17,13 +17,13 @@ import (
 
 // probesHTTP3 sends a request over HTTP/3 without a header. If nobody answers, behind is what
 // was done on one with a header before each datagram; otherwise it is nil.
-func (p *prober) probesHTTP3() (bare, behind *outcome) {
+func (p *prober) probesHTTP3() (bare, behind *probeResult) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	results := make(chan outcome, 1)
+	results := make(chan probeResult, 1)
 	go func() { results <- p.probeHTTP3(ctx, datagramHeader()) }()
 	answer := p.probeHTTP3(ctx, nil)
-	if answer.act != hung && answer.act != unreachable {
+	if answer.reaction != timedOut && answer.reaction != unreachable {
 		return &answer, nil
 	}
 	second := <-results
@@ -44,13 +44,13 @@ func datagramHeader() []byte {
 }
 
 // probeHTTP3 sends a request over HTTP/3, in datagrams that begin with a header.
-func (p *prober) probeHTTP3(ctx context.Context, header []byte) outcome {
+func (p *prober) probeHTTP3(ctx context.Context, header []byte) probeResult {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	// A connected socket learns at once that nobody listens.
 	conn, err := new(net.Dialer).DialContext(ctx, "udp", p.address)
 	if err != nil {
-		return outcome{unreachable, problem(err)}
+		return probeResult{unreachable, problem(err)}
 	}
 	udp := &quic.Transport{Conn: connectedPacketConn{conn, header}}
 	client := &http3.Transport{
@@ -69,7 +69,7 @@ func (p *prober) probeHTTP3(ctx context.Context, header []byte) outcome {
 
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+p.host+"/", nil)
 	if err != nil {
-		return outcome{unreachable, problem(err)}
+		return probeResult{unreachable, problem(err)}
 	}
 	request.Header.Set("User-Agent", userAgent)
 	response, err := client.RoundTrip(request)
@@ -78,15 +78,15 @@ func (p *prober) probeHTTP3(ctx context.Context, header []byte) outcome {
 	switch {
 	case err == nil:
 		response.Body.Close()
-		return outcome{answered, "HTTP " + strconv.Itoa(response.StatusCode)}
+		return probeResult{answered, "HTTP " + strconv.Itoa(response.StatusCode)}
 	case errors.As(err, &refusal) && refusal.Remote:
-		return outcome{tlsFailed, escape.Text(refusal.Error())}
+		return probeResult{tlsFailed, escape.Text(refusal.Error())}
 	case errors.As(err, &opErr):
-		return outcome{unreachable, problem(err)}
+		return probeResult{unreachable, problem(err)}
 	case isTimeout(err):
-		return outcome{hung, ""}
+		return probeResult{timedOut, ""}
 	default:
-		return outcome{babbled, escape.Text(err.Error())}
+		return probeResult{answeredOther, escape.Text(err.Error())}
 	}
 }
 

@@ -61,8 +61,8 @@ type prober struct {
 
 // probe sends all probes at the same time, over TLS or plain HTTP. The first, if it is not
 // nil, is the connection of the first of them.
-func (p *prober) probe(overTLS bool, first net.Conn) *outcomes {
-	var results outcomes
+func (p *prober) probe(overTLS bool, first net.Conn) *probeResults {
+	var results probeResults
 	var wg sync.WaitGroup
 	for i := range results {
 		wg.Go(func() {
@@ -70,7 +70,7 @@ func (p *prober) probe(overTLS bool, first net.Conn) *outcomes {
 			if i > 0 || conn == nil {
 				var err error
 				if conn, err = net.DialTimeout("tcp", p.address, p.timeout); err != nil {
-					results[i] = outcome{unreachable, problem(err)}
+					results[i] = probeResult{unreachable, problem(err)}
 					return
 				}
 			}
@@ -100,10 +100,10 @@ func problem(err error) string {
 }
 
 // talk begins a connection in some way and waits for what the other end does.
-func (p *prober) talk(conn net.Conn, preamble []byte, overTLS bool) outcome {
+func (p *prober) talk(conn net.Conn, preamble []byte, overTLS bool) probeResult {
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(p.timeout)); err != nil {
-		return outcome{unreachable, problem(err)}
+		return probeResult{unreachable, problem(err)}
 	}
 	conn = &prefixedConn{Conn: conn, prefix: preamble}
 	if overTLS {
@@ -111,7 +111,7 @@ func (p *prober) talk(conn net.Conn, preamble []byte, overTLS bool) outcome {
 	}
 	// If this fails, what the other end said may be there nevertheless.
 	_, _ = io.WriteString(conn, p.request())
-	return listen(conn, nil)
+	return readAnswer(conn, nil)
 }
 
 // request is a request that changes nothing.
@@ -127,27 +127,27 @@ func (p *prober) tlsConfig(protocols ...string) *tls.Config {
 	return &tls.Config{ServerName: p.serverName, InsecureSkipVerify: true, NextProtos: protocols} //nolint:gosec
 }
 
-func (p *prober) talkTLS(conn net.Conn) outcome {
-	heard := &recordingConn{Conn: conn}
-	client := tls.Client(heard, p.tlsConfig("h2", "http/1.1"))
+func (p *prober) talkTLS(conn net.Conn) probeResult {
+	recording := &recordingConn{Conn: conn}
+	client := tls.Client(recording, p.tlsConfig("h2", "http/1.1"))
 	err := client.Handshake()
 	var noTLS tls.RecordHeaderError
 	switch {
 	case err == nil:
 		client.Close()
-		return outcome{answered, "TLS handshake completed"}
-	case len(heard.received) > 0 && !errors.As(err, &noTLS):
-		return outcome{tlsFailed, problem(err)}
+		return probeResult{answered, "TLS handshake completed"}
+	case len(recording.received) > 0 && !errors.As(err, &noTLS):
+		return probeResult{tlsFailed, problem(err)}
 	default:
-		return listen(conn, heard.received)
+		return readAnswer(conn, recording.received)
 	}
 }
 
 // maxAnswer is how much of an answer is read: more than a status line.
 const maxAnswer = 1 << 10
 
-// listen finds out what the other end says, of which something may have been received.
-func listen(conn net.Conn, received []byte) outcome {
+// readAnswer finds out what the other end says, of which something may have been received.
+func readAnswer(conn net.Conn, received []byte) probeResult {
 	var err error
 	for err == nil && len(received) < maxAnswer && !bytes.Contains(received, []byte("\r\n")) {
 		var b [maxAnswer]byte
@@ -158,17 +158,17 @@ func listen(conn net.Conn, received []byte) outcome {
 	line, _, complete := bytes.Cut(received, []byte("\r\n"))
 	switch {
 	case len(received) == 0 && isTimeout(err):
-		return outcome{hung, ""}
+		return probeResult{timedOut, ""}
 	case len(received) == 0:
-		return outcome{closed, ""}
+		return probeResult{closed, ""}
 	case complete && isStatusLine(line):
 		code := string(line[len("HTTP/1.x "):][:3])
 		if code == "400" {
-			return outcome{answered400, "HTTP 400"}
+			return probeResult{answered400, "HTTP 400"}
 		}
-		return outcome{answered, "HTTP " + code}
+		return probeResult{answered, "HTTP " + code}
 	default:
-		return outcome{babbled, excerpt(received)}
+		return probeResult{answeredOther, excerpt(received)}
 	}
 }
 

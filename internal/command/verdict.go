@@ -31,13 +31,13 @@ var probeNames = [probeCount]string{
 
 func (p probe) String() string { return probeNames[p] }
 
-// act is what a listener did on a probe.
-type act int
+// reaction is what a listener did on a probe.
+type reaction int
 
 const (
 	// unreachable: there was no connection. It is the zero value, so that what was not
 	// asked is never taken for a good sign.
-	unreachable act = iota
+	unreachable reaction = iota
 	// closed: it closed the connection without a byte.
 	closed
 	// answered: it completed a TLS handshake, or answered a request.
@@ -46,45 +46,45 @@ const (
 	answered400
 	// tlsFailed: the TLS handshake failed.
 	tlsFailed
-	// babbled: it sent something else.
-	babbled
-	// hung: it did none of this in time.
-	hung
+	// answeredOther: it sent something else.
+	answeredOther
+	// timedOut: it did none of this in time.
+	timedOut
 )
 
-var actNames = [...]struct{ name, text string }{
-	closed:      {"closed", "closed without a byte"},
-	answered:    {"answered", "answered"},
-	answered400: {"answered_400", "answered"},
-	tlsFailed:   {"tls_failed", "answered, but the TLS handshake failed"},
-	babbled:     {"answered_other", "answered, but not with HTTP"},
-	hung:        {"timed_out", "neither answered nor closed in time"},
-	unreachable: {"unreachable", "unreachable"},
+var reactionNames = [...]struct{ name, text string }{
+	closed:        {"closed", "closed without a byte"},
+	answered:      {"answered", "answered"},
+	answered400:   {"answered_400", "answered"},
+	tlsFailed:     {"tls_failed", "answered, but the TLS handshake failed"},
+	answeredOther: {"answered_other", "answered, but not with HTTP"},
+	timedOut:      {"timed_out", "neither answered nor closed in time"},
+	unreachable:   {"unreachable", "unreachable"},
 }
 
-// outcome is what a listener did, and more about it, fit to be shown.
-type outcome struct {
-	act    act
-	detail string
+// probeResult is what a listener did, and more about it, fit to be shown.
+type probeResult struct {
+	reaction reaction
+	detail   string
 }
 
-func (o outcome) String() string {
-	if o.detail == "" {
-		return actNames[o.act].text
+func (r probeResult) String() string {
+	if r.detail == "" {
+		return reactionNames[r.reaction].text
 	}
-	return actNames[o.act].text + ": " + o.detail
+	return reactionNames[r.reaction].text + ": " + r.detail
 }
 
-// spoke reports whether bytes came that are no proper answer.
-func (o outcome) spoke() bool {
-	return o.act == answered400 || o.act == tlsFailed || o.act == babbled
+// sentBytes reports whether bytes came that are no proper answer.
+func (r probeResult) sentBytes() bool {
+	return r.reaction == answered400 || r.reaction == tlsFailed || r.reaction == answeredOther
 }
 
-// outcomes are what a listener did on all probes.
-type outcomes [probeCount]outcome
+// probeResults are what a listener did on all probes.
+type probeResults [probeCount]probeResult
 
-func (o *outcomes) all(act act) bool {
-	return !slices.ContainsFunc(o[:], func(one outcome) bool { return one.act != act })
+func (r *probeResults) all(reaction reaction) bool {
+	return !slices.ContainsFunc(r[:], func(one probeResult) bool { return one.reaction != reaction })
 }
 
 // misdirected is how this module answers HTTP/3 where it forbids it.
@@ -95,20 +95,20 @@ type observation struct {
 	// tls says that the probes spoke TLS, rather than plain HTTP.
 	tls bool
 	// probes are what it did on them.
-	probes outcomes
+	probes probeResults
 	// others are what it did on probes that spoke the other of the two. That is asked if
 	// it closed all the first; nil otherwise.
-	others *outcomes
+	others *probeResults
 	// http3 is what it did on a request over HTTP/3, nil if that was not asked.
-	http3 *outcome
+	http3 *probeResult
 	// http3Behind is what it did on one with a header before each datagram, nil if that
 	// was not asked.
-	http3Behind *outcome
+	http3Behind *probeResult
 }
 
 // servesHTTP3Behind reports whether it answered HTTP/3 behind headers.
 func (o *observation) servesHTTP3Behind() bool {
-	return o.http3Behind != nil && o.http3Behind.act != unreachable && o.http3Behind.act != hung
+	return o.http3Behind != nil && o.http3Behind.reaction != unreachable && o.http3Behind.reaction != timedOut
 }
 
 // The names of verdicts.
@@ -138,8 +138,8 @@ type verdict struct {
 	Notes       []string `json:"notes,omitempty"`
 }
 
-// judge finds out what an observation means.
-func judge(o observation) verdict {
+// verdictOf finds out what an observation means.
+func verdictOf(o observation) verdict {
 	switch {
 	case o.probes.all(unreachable):
 		return verdict{
@@ -147,17 +147,17 @@ func judge(o observation) verdict {
 			Meaning: "Connecting to this address failed. That proves nothing about the listener.",
 		}
 	case o.probes.all(closed):
-		return judgeClosed(o)
+		return verdictOfClosed(o)
 	}
-	served := func(p probe) bool { return o.probes[p].act == answered }
+	served := func(p probe) bool { return o.probes[p].reaction == answered }
 	needless, v1, v2 := served(noHeader), served(headerV1), served(headerV2) || served(headerLocal)
 	switch {
 	case needless && (v1 || v2):
-		return judgeMode(o, verdictUnspecified, v1, v2)
+		return verdictOfMode(o, verdictUnspecified, v1, v2)
 	case needless:
-		return judgeMode(o, verdictOff, v1, v2)
+		return verdictOfMode(o, verdictOff, v1, v2)
 	case v1 || v2:
-		return judgeMode(o, verdictOn, v1, v2)
+		return verdictOfMode(o, verdictOn, v1, v2)
 	default:
 		return verdict{
 			Verdict: verdictUnknown,
@@ -167,8 +167,8 @@ func judge(o observation) verdict {
 	}
 }
 
-// judgeClosed judges a listener that closed the connection on every probe.
-func judgeClosed(o observation) verdict {
+// verdictOfClosed judges a listener that closed the connection on every probe.
+func verdictOfClosed(o observation) verdict {
 	asked := func(tls bool) string {
 		if tls {
 			return "TLS"
@@ -192,7 +192,7 @@ func judgeClosed(o observation) verdict {
 			Meaning: "This peer is refused if it speaks " + asked(o.tls) + ", but not if it speaks " + asked(!o.tls) + ".",
 		}
 		for p, one := range o.others {
-			if one.act != closed {
+			if one.reaction != closed {
 				v.Differences = append(v.Differences, "over "+asked(!o.tls)+", "+difference(probe(p), one, closed, false))
 			}
 		}
@@ -202,7 +202,7 @@ func judgeClosed(o observation) verdict {
 			v.Notes = []string{"Use --tls to find out more."}
 		}
 	}
-	if o.http3.act != unreachable && o.http3.act != hung {
+	if o.http3.reaction != unreachable && o.http3.reaction != timedOut {
 		v.Verdict, v.Closest, v.Notes = verdictOther, verdictRefused, nil
 		v.Meaning = "This peer is refused over TCP, but not over UDP."
 		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer", o.http3))
@@ -214,11 +214,11 @@ func judgeClosed(o observation) verdict {
 	return v
 }
 
-// judgeMode compares what the listener does with what a mode would do that takes headers
+// verdictOfMode compares what the listener does with what a mode would do that takes headers
 // of these versions.
-func judgeMode(o observation, mode string, v1, v2 bool) verdict {
+func verdictOfMode(o observation, mode string, v1, v2 bool) verdict {
 	v := verdict{Verdict: mode}
-	expected := [probeCount]act{closed, closed, closed, closed, closed, closed, closed}
+	expected := [probeCount]reaction{closed, closed, closed, closed, closed, closed, closed}
 	if mode != verdictOn {
 		expected[noHeader] = answered
 	}
@@ -229,16 +229,16 @@ func judgeMode(o observation, mode string, v1, v2 bool) verdict {
 		expected[headerV2], expected[headerLocal] = answered, answered
 	}
 	for p, one := range o.probes {
-		if one.act != expected[p] {
+		if one.reaction != expected[p] {
 			taken := p == int(twoHeadersV1) && v1 || p == int(twoHeadersV2) && v2
 			v.Differences = append(v.Differences, difference(probe(p), one, expected[p], taken))
 		}
 	}
 	if o.http3 != nil {
-		v.judgeHTTP3(*o.http3, mode)
+		v.addHTTP3(*o.http3, mode)
 	}
 	if o.servesHTTP3Behind() {
-		v.judgeHTTP3Behind(*o.http3Behind, mode)
+		v.addHTTP3Behind(*o.http3Behind, mode)
 	}
 	if len(v.Differences) > 0 {
 		v.Verdict, v.Closest = verdictOther, mode
@@ -255,37 +255,37 @@ func judgeMode(o observation, mode string, v1, v2 bool) verdict {
 
 // difference tells of a probe on which the listener did not do what a mode does, and
 // what to think of that. taken says that it takes the first of two headers.
-func difference(p probe, is outcome, expected act, taken bool) string {
-	text := fmt.Sprintf("%s: %s, expected %s", p, is, actNames[expected].text)
+func difference(p probe, is probeResult, expected reaction, taken bool) string {
+	text := fmt.Sprintf("%s: %s, expected %s", p, is, reactionNames[expected].text)
 	switch {
-	case is.act == answered && p == wrongChecksum:
+	case is.reaction == answered && p == wrongChecksum:
 		text += " (the checksum is not verified)"
-	case is.act == answered && taken:
+	case is.reaction == answered && taken:
 		text += " (a client behind a load balancer can claim any address with a second header)"
-	case is.spoke() && taken:
+	case is.sentBytes() && taken:
 		text += " (the second header reaches the server as a request)"
 	}
 	return text
 }
 
-// judgeHTTP3 judges a request without a header over HTTP/3.
-func (v *verdict) judgeHTTP3(o outcome, mode string) {
+// addHTTP3 judges a request without a header over HTTP/3.
+func (v *verdict) addHTTP3(r probeResult, mode string) {
 	switch {
-	case o.act == unreachable || o.act == hung:
-	case mode == verdictOn && o.act == answered && o.detail == misdirected:
+	case r.reaction == unreachable || r.reaction == timedOut:
+	case mode == verdictOn && r.reaction == answered && r.detail == misdirected:
 		v.Notes = append(v.Notes, "HTTP/3 is forbidden (421), but its port is still open: restart Caddy to close it.")
 	case mode == verdictOn:
-		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer (it bypasses the header)", o))
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer (it bypasses the header)", r))
 	default:
 		v.Notes = append(v.Notes, "HTTP/3 is served as well, without a header.")
 	}
 }
 
-// judgeHTTP3Behind judges an answer over HTTP/3 to datagrams with headers, where there was
+// addHTTP3Behind judges an answer over HTTP/3 to datagrams with headers, where there was
 // none to those without.
-func (v *verdict) judgeHTTP3Behind(o outcome, mode string) {
+func (v *verdict) addHTTP3Behind(r probeResult, mode string) {
 	if mode == verdictOff {
-		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3 behind headers: %s, expected no answer (this peer may claim any address)", o))
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3 behind headers: %s, expected no answer (this peer may claim any address)", r))
 		return
 	}
 	v.Notes = append(v.Notes, "HTTP/3 is served if a header of version 2 stands before each datagram.")
@@ -310,7 +310,7 @@ func (v *verdict) explain(o observation, mode string) {
 		v.Notes = append(v.Notes,
 			"Mode 'unspecified' with trusted_proxies that this peer is not in looks the same, and so does a load balancer in front that sends a header of its own.",
 			"A server without PROXY protocol support looks the same if it closes the connection when something other than a request arrives. Many do so over TLS.")
-	case slices.ContainsFunc(o.probes[headerV1:], outcome.spoke):
+	case slices.ContainsFunc(o.probes[headerV1:], probeResult.sentBytes):
 		v.Meaning = "This listener does not support the PROXY protocol, or answers when it refuses a header: it treats a header as a bad request. This is not mode 'off', which closes the connection without a byte."
 	default:
 		v.Meaning = "A connection without a header is served, and one with a header is not. But this is not exactly mode 'off'."
@@ -319,20 +319,20 @@ func (v *verdict) explain(o observation, mode string) {
 
 // guess says what to try when no probe was answered properly.
 func guess(o observation) []string {
-	has := func(act act) bool {
-		return slices.ContainsFunc(o.probes[:], func(one outcome) bool { return one.act == act })
+	has := func(reaction reaction) bool {
+		return slices.ContainsFunc(o.probes[:], func(one probeResult) bool { return one.reaction == reaction })
 	}
 	var notes []string
-	if !o.tls && (has(answered400) || has(babbled)) {
+	if !o.tls && (has(answered400) || has(answeredOther)) {
 		notes = append(notes, "If the port speaks TLS, use --tls. Otherwise the server may expect another Host, which you set with --sni, or it may not be an HTTP server.")
 	}
-	if o.tls && (has(answered400) || has(babbled)) {
+	if o.tls && (has(answered400) || has(answeredOther)) {
 		notes = append(notes, "The port may not speak TLS: leave --tls out.")
 	}
 	if has(tlsFailed) {
 		notes = append(notes, "Use --sni with a name that the server has a certificate for.")
 	}
-	if has(hung) {
+	if has(timedOut) {
 		notes = append(notes, "The server may be slow: try a longer --timeout.")
 	}
 	if has(unreachable) {

@@ -8,30 +8,30 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// acts are the letters for what a listener did, in tables.
-var acts = map[rune]outcome{
+// resultOf has the letters for what a listener did, in tables.
+var resultOf = map[rune]probeResult{
 	'A': {answered, "HTTP 200"},
 	'4': {answered400, "HTTP 400"},
 	'F': {tlsFailed, "internal error"},
-	'B': {babbled, "SSH-2.0"},
-	'H': {hung, ""},
+	'B': {answeredOther, "SSH-2.0"},
+	'H': {timedOut, ""},
 	'.': {closed, ""},
 	'x': {unreachable, "connection refused"},
 	'M': {answered, "HTTP 421"},
 }
 
-func outcomesOf(t testing.TB, letters string) *outcomes {
+func resultsOf(t testing.TB, letters string) *probeResults {
 	t.Helper()
-	var o outcomes
+	var r probeResults
 	for i, letter := range letters {
-		one, ok := acts[letter]
-		require.True(t, ok && i < len(o), letters)
-		o[i] = one
+		one, ok := resultOf[letter]
+		require.True(t, ok && i < len(r), letters)
+		r[i] = one
 	}
-	return &o
+	return &r
 }
 
-func TestJudge(t *testing.T) {
+func TestVerdictOf(t *testing.T) {
 	const plain, overTLS = false, true
 	for _, test := range []struct {
 		name    string
@@ -109,15 +109,15 @@ func TestJudge(t *testing.T) {
 		{name: "SSH", probes: "BBBBBBB", verdict: "unknown", notes: "not be an HTTP server"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			o := observation{tls: test.tls, probes: *outcomesOf(t, test.probes)}
+			o := observation{tls: test.tls, probes: *resultsOf(t, test.probes)}
 			if test.others != "" {
-				o.others = outcomesOf(t, test.others)
+				o.others = resultsOf(t, test.others)
 			}
 			if test.http3 != 0 {
-				answer := acts[test.http3]
+				answer := resultOf[test.http3]
 				o.http3 = &answer
 			}
-			v := judge(o)
+			v := verdictOf(o)
 			assert.Equal(t, test.verdict, v.Verdict)
 			assert.Equal(t, test.closest, v.Closest)
 			assert.NotEmpty(t, v.Meaning)
@@ -134,16 +134,16 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestJudgeAll asserts of everything a listener can do that only what this module does
+// TestVerdictOf_NamesAModeOnlyIfExact asserts of everything a listener can do that only what this module does
 // passes for a mode of it.
-func TestJudgeAll(t *testing.T) {
+func TestVerdictOf_NamesAModeOnlyIfExact(t *testing.T) {
 	exact := map[string]string{
 		".AAA...": "on", "..AA...": "on", ".A.....": "on",
 		"A......": "off",
 		"AAAA...": "unspecified", "A.AA...": "unspecified", "AA.....": "unspecified",
 		".......": "refused",
 	}
-	none := outcomesOf(t, ".......")
+	none := resultsOf(t, ".......")
 	const letters = ".A4x"
 	var try func(begin string)
 	try = func(begin string) {
@@ -153,7 +153,7 @@ func TestJudgeAll(t *testing.T) {
 			}
 			return
 		}
-		v := judge(observation{probes: *outcomesOf(t, begin), others: none, http3: &outcome{}})
+		v := verdictOf(observation{probes: *resultsOf(t, begin), others: none, http3: &probeResult{}})
 		want, isExact := exact[begin]
 		named := v.Verdict != verdictOther && v.Verdict != verdictUnknown && v.Verdict != verdictUnreachable
 		other := v.Verdict == verdictOther
