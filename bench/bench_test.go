@@ -195,7 +195,7 @@ func TestWhatIsNotRefusedIsAnError(t *testing.T) {
 					c.Close()
 				}
 			}()
-			m := &meeting{server: &server{plain: l.Addr().String(), process: new(process)}, answer: test.answer}
+			m := &attempt{server: &server{plain: l.Addr().String(), process: new(process)}, answer: test.answer}
 			done, err := (&refusal{from: trustedIP, sends: malformedV2}).connections(smoke, m)
 			if test.err != "" {
 				assert.ErrorContains(t, err, test.err)
@@ -209,13 +209,13 @@ func TestWhatIsNotRefusedIsAnError(t *testing.T) {
 
 func TestARefusalThatIsNotLoggedIsAnError(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
-	m := &meeting{server: &server{log: log}, reason: "missing"}
+	m := &attempt{server: &server{log: log}, reason: "missing"}
 	assert.ErrorContains(t, m.checkLog(), "does not say")
 	require.NoError(t, os.WriteFile(log, []byte(`{"msg":"dropped","reason":"malformed"}`+"\n"), 0o600))
 	assert.ErrorContains(t, m.checkLog(), "does not say")
 	m.reason = "malformed"
 	assert.NoError(t, m.checkLog())
-	assert.NoError(t, (&meeting{server: &server{log: log}}).checkLog())
+	assert.NoError(t, (&attempt{server: &server{log: log}}).checkLog())
 }
 
 func TestUDPQueue(t *testing.T) {
@@ -279,7 +279,7 @@ func TestABurstIsTakenCompletely(t *testing.T) {
 		}
 		taken <- n
 	}()
-	m := &meeting{server: &server{tls: c.LocalAddr().String(), process: new(process)}}
+	m := &attempt{server: &server{tls: c.LocalAddr().String(), process: new(process)}}
 	done, err := (&refusal{from: untrustedIP, sends: stray}).datagrams(smoke, m)
 	c.Close()
 	require.NoError(t, err)

@@ -32,8 +32,8 @@ var goBenchmarks = []goBenchmark{
 
 // goResult is what one sub-benchmark reports, by round and unit.
 type goResult struct {
-	what, who string
-	metrics   map[string][]float64
+	task, variant string
+	metrics       map[string][]float64
 }
 
 // measureGo returns a table for each of Go's benchmarks.
@@ -88,11 +88,11 @@ func addGoResults(results []*goResult, name string, text []byte) []*goResult {
 		if len(fields) < 4 || !strings.HasPrefix(fields[0], name+"/") {
 			continue
 		}
-		what, who := path.Split(strings.TrimPrefix(fields[0], name+"/"))
-		what, who = strings.TrimSuffix(spaces(what), "/"), spaces(who)
-		r := findResult(results, what, who)
+		task, variant := path.Split(strings.TrimPrefix(fields[0], name+"/"))
+		task, variant = strings.TrimSuffix(spaces(task), "/"), spaces(variant)
+		r := findResult(results, task, variant)
 		if r == nil {
-			r = &goResult{what, who, make(map[string][]float64)}
+			r = &goResult{task, variant, make(map[string][]float64)}
 			results = append(results, r)
 		}
 		for i := 2; i+1 < len(fields); i += 2 {
@@ -107,9 +107,9 @@ func addGoResults(results []*goResult, name string, text []byte) []*goResult {
 // spaces undoes what Go does to names.
 func spaces(name string) string { return strings.ReplaceAll(name, "_", " ") }
 
-func findResult(results []*goResult, what, who string) *goResult {
+func findResult(results []*goResult, task, variant string) *goResult {
 	for _, r := range results {
-		if r.what == what && r.who == who {
+		if r.task == task && r.variant == variant {
 			return r
 		}
 	}
@@ -119,8 +119,8 @@ func findResult(results []*goResult, what, who string) *goResult {
 func (b goBenchmark) table(results []*goResult) table {
 	t := table{title: b.title, words: 2, head: append(b.head, "CPU, ns", "ratio (range)", "B", "allocations")}
 	for _, r := range results {
-		row := []string{r.what, r.who, "–", "–", number("%.0f", r.metrics["B/op"]), number("%.0f", r.metrics["allocs/op"])}
-		if cpu, base := r.metrics["cpu-ns/op"], findResult(results, r.what, b.base); cpu != nil && base != nil {
+		row := []string{r.task, r.variant, "–", "–", number("%.0f", r.metrics["B/op"]), number("%.0f", r.metrics["allocs/op"])}
+		if cpu, base := r.metrics["cpu-ns/op"], findResult(results, r.task, b.base); cpu != nil && base != nil {
 			row[2], row[3] = number("%.1f", cpu), compared(cpu, base.metrics["cpu-ns/op"], 0, 1)
 		}
 		t.rows = append(t.rows, row)

@@ -56,15 +56,15 @@ func (l load) turn(s *server, workers int, length time.Duration) (amount, error)
 			return amount{}, err
 		}
 	}
-	done, err := s.asked(ask, length)
+	done, err := s.measureWhile(ask, length)
 	if err != nil {
 		return amount{}, fmt.Errorf("%s: %s: %w", l.name, s.name, err)
 	}
 	return done, nil
 }
 
-// asked measures a server while each of the functions is called over and over again.
-func (s *server) asked(ask []func() error, length time.Duration) (amount, error) {
+// measureWhile measures a server while each of the functions is called over and over again.
+func (s *server) measureWhile(ask []func() error, length time.Duration) (amount, error) {
 	var requests atomic.Int64
 	var wait sync.WaitGroup
 	failed := make([]error, len(ask))
@@ -115,13 +115,13 @@ func (l load) connect(s *server) (net.Conn, error) {
 	return tls.Client(c, tlsConfig), nil
 }
 
-// beginning is a connection with a header in front of what is written first.
-type beginning struct {
+// prefixedConn is a connection with a header in front of what is written first.
+type prefixedConn struct {
 	net.Conn
 	header string
 }
 
-func (c *beginning) Write(p []byte) (int, error) {
+func (c *prefixedConn) Write(p []byte) (int, error) {
 	if c.header == "" {
 		return c.Conn.Write(p)
 	}
@@ -146,7 +146,7 @@ func dial(addr, from, header string) (net.Conn, error) {
 	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
 		return nil, err
 	}
-	return &beginning{c, header}, c.SetDeadline(time.Now().Add(time.Minute))
+	return &prefixedConn{c, header}, c.SetDeadline(time.Now().Add(time.Minute))
 }
 
 var request = []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -20,11 +20,11 @@ type refusal struct {
 	name     string
 	from     string // the IP address that it comes from
 	sends    string
-	meetings []*meeting // the first is with a Caddy that has no wrapper
+	attempts []*attempt // the first is with a Caddy that has no wrapper
 }
 
-// meeting is what a server makes of a refusal.
-type meeting struct {
+// attempt is what a server makes of a refusal.
+type attempt struct {
 	*server
 	// answer is the status that a client gets. Without one, the connection is closed.
 	answer string
@@ -103,75 +103,75 @@ func allRefusals(s settings, dir, certificate string) (connections, datagrams []
 		noneAgainUDP = http3(noWrapperAgain, "")
 		wrappedUDP   = http3("Caddy, `proxy_protocol_mode on`", on)
 	)
-	missing := &refusal{name: "no header", from: trustedIP, sends: string(request), meetings: []*meeting{
+	missing := &refusal{name: "no header", from: trustedIP, sends: string(request), attempts: []*attempt{
 		{server: none, answer: "200"},
 		{server: noneAgain, answer: "200"},
 		{server: require, builtIn: true},
 		{server: wrapped, reason: "missing"},
 	}}
-	malformed := &refusal{name: "a malformed header", from: trustedIP, sends: malformedV2 + string(request), meetings: []*meeting{
+	malformed := &refusal{name: "a malformed header", from: trustedIP, sends: malformedV2 + string(request), attempts: []*attempt{
 		{server: none, answer: "400"},
 		{server: require, builtIn: true},
 		{server: wrapped, reason: "malformed"},
 	}}
 	connections = []*refusal{
 		missing,
-		{name: "a header of an untrusted peer", from: untrustedIP, sends: headerV2 + string(request), meetings: []*meeting{
+		{name: "a header of an untrusted peer", from: untrustedIP, sends: headerV2 + string(request), attempts: []*attempt{
 			{server: none, answer: "400"},
 			{server: reject, builtIn: true},
 			{server: wrapped, reason: "untrusted"},
 		}},
 		malformed,
-		{name: "a header where none is allowed", from: trustedIP, sends: headerV2 + string(request), meetings: []*meeting{
+		{name: "a header where none is allowed", from: trustedIP, sends: headerV2 + string(request), attempts: []*attempt{
 			{server: none, answer: "400"},
 			{server: reject, builtIn: true},
 			{server: off, reason: "forbidden"},
 		}},
 	}
 	datagrams = []*refusal{
-		{name: "no header", from: trustedIP, sends: stray, meetings: []*meeting{
+		{name: "no header", from: trustedIP, sends: stray, attempts: []*attempt{
 			{server: noneUDP}, {server: noneAgainUDP}, {server: wrappedUDP, reason: "missing"},
 		}},
-		{name: "a header of an untrusted peer", from: untrustedIP, sends: headerOfDatagram + stray, meetings: []*meeting{
+		{name: "a header of an untrusted peer", from: untrustedIP, sends: headerOfDatagram + stray, attempts: []*attempt{
 			{server: noneUDP}, {server: wrappedUDP, reason: "untrusted"},
 		}},
-		{name: "a malformed header", from: trustedIP, sends: malformedOfDatagram + stray, meetings: []*meeting{
+		{name: "a malformed header", from: trustedIP, sends: malformedOfDatagram + stray, attempts: []*attempt{
 			{server: noneUDP}, {server: wrappedUDP, reason: "malformed"},
 		}},
 	}
 	if s.caddyOnly {
 		return connections, datagrams, servers, nil
 	}
-	nginx, haproxy, err := otherServers(s, dir, certificate)
+	nginx, haproxy, err := peerServers(s, dir, certificate)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	for _, srv := range []*server{nginx, haproxy} {
 		add(srv)
 		for _, r := range []*refusal{missing, malformed} {
-			r.meetings = append(r.meetings, &meeting{server: srv})
+			r.attempts = append(r.attempts, &attempt{server: srv})
 		}
 	}
 	return connections, datagrams, servers, nil
 }
 
-// takeRefusals measures a round: all turns of all meetings but the first turn, which warms
+// takeRefusals measures a round: all turns of all attempts but the first turn, which warms
 // up.
-func takeRefusals(s settings, all []*refusal, turn func(*refusal, settings, *meeting) (amount, error)) error {
+func takeRefusals(s settings, all []*refusal, turn func(*refusal, settings, *attempt) (amount, error)) error {
 	for _, r := range all {
-		amounts := make([]amount, len(r.meetings))
+		amounts := make([]amount, len(r.attempts))
 		for i := range s.turns + 1 {
-			for _, at := range rand.Perm(len(r.meetings)) {
-				done, err := turn(r, s, r.meetings[at])
+			for _, at := range rand.Perm(len(r.attempts)) {
+				done, err := turn(r, s, r.attempts[at])
 				if err != nil {
-					return fmt.Errorf("%s: %s: %w", r.name, r.meetings[at].name, err)
+					return fmt.Errorf("%s: %s: %w", r.name, r.attempts[at].name, err)
 				}
 				if i > 0 {
 					amounts[at].add(done)
 				}
 			}
 		}
-		for i, m := range r.meetings {
+		for i, m := range r.attempts {
 			if err := m.checkLog(); err != nil {
 				return fmt.Errorf("%s: %s: %w", r.name, m.name, err)
 			}
@@ -182,7 +182,7 @@ func takeRefusals(s settings, all []*refusal, turn func(*refusal, settings, *mee
 }
 
 // checkLog makes sure that what was measured is what the table says.
-func (m *meeting) checkLog() error {
+func (m *attempt) checkLog() error {
 	if m.reason == "" {
 		return nil
 	}
@@ -193,16 +193,16 @@ func (m *meeting) checkLog() error {
 }
 
 // connections makes connections that are refused, for as long as a turn lasts.
-func (r *refusal) connections(s settings, m *meeting) (amount, error) {
+func (r *refusal) connections(s settings, m *attempt) (amount, error) {
 	ask := make([]func() error, s.workers)
 	for i := range ask {
 		ask[i] = func() error { return r.connection(m) }
 	}
-	return m.asked(ask, s.turn)
+	return m.measureWhile(ask, s.turn)
 }
 
 // connection makes one, and makes sure of the answer.
-func (r *refusal) connection(m *meeting) error {
+func (r *refusal) connection(m *attempt) error {
 	c, err := dial(m.plain, r.from, "")
 	if err != nil {
 		return err
@@ -232,7 +232,7 @@ func (r *refusal) connection(m *meeting) error {
 const burst = 64
 
 // datagrams sends datagrams that are dropped, for as long as a turn lasts.
-func (r *refusal) datagrams(s settings, m *meeting) (amount, error) {
+func (r *refusal) datagrams(s settings, m *attempt) (amount, error) {
 	to, err := net.ResolveUDPAddr("udp", m.tls)
 	if err != nil {
 		return amount{}, err
@@ -246,7 +246,7 @@ func (r *refusal) datagrams(s settings, m *meeting) (amount, error) {
 	if err != nil {
 		return amount{}, err
 	}
-	done, err := m.asked([]func() error{func() error { return sendBurst(c, to, r.sends) }}, s.turn)
+	done, err := m.measureWhile([]func() error{func() error { return sendBurst(c, to, r.sends) }}, s.turn)
 	if err != nil {
 		return amount{}, err
 	}
@@ -295,19 +295,19 @@ func connectionTable(refused []*refusal) table {
 	t := table{title: "Refused connections", words: 3, head: []string{"what comes", "server", "answer", "CPU each, µs", "ratio to no wrapper (quartiles)", "ratio to built-in (quartiles)"}}
 	for _, r := range refused {
 		var builtIn []float64
-		for _, m := range r.meetings {
+		for _, m := range r.attempts {
 			if m.builtIn {
 				builtIn = m.cpu
 			}
 		}
-		for _, m := range r.meetings {
+		for _, m := range r.attempts {
 			answer := m.answer
 			if answer == "" {
 				answer = "none"
 			}
 			t.rows = append(t.rows, []string{
 				r.name, m.name, answer, number("%.1f", m.cpu),
-				compared(m.cpu, r.meetings[0].cpu, .25, .75), compared(m.cpu, builtIn, .25, .75),
+				compared(m.cpu, r.attempts[0].cpu, .25, .75), compared(m.cpu, builtIn, .25, .75),
 			})
 		}
 	}
@@ -317,8 +317,8 @@ func connectionTable(refused []*refusal) table {
 func datagramTable(dropped []*refusal) table {
 	t := table{title: "Dropped datagrams", words: 2, head: []string{"what comes", "server", "CPU each, µs", "ratio (quartiles)"}}
 	for _, r := range dropped {
-		for _, m := range r.meetings {
-			t.rows = append(t.rows, []string{r.name, m.name, number("%.2f", m.cpu), compared(m.cpu, r.meetings[0].cpu, .25, .75)})
+		for _, m := range r.attempts {
+			t.rows = append(t.rows, []string{r.name, m.name, number("%.2f", m.cpu), compared(m.cpu, r.attempts[0].cpu, .25, .75)})
 		}
 	}
 	return t

@@ -56,12 +56,12 @@ func allServers(s settings, dir, certificate string) ([]*server, error) {
 	if s.caddyOnly {
 		return servers, nil
 	}
-	nginx, haproxy, err := otherServers(s, dir, certificate)
+	nginx, haproxy, err := peerServers(s, dir, certificate)
 	return append(servers, nginx, haproxy), err
 }
 
-// otherServers returns nginx and HAProxy, if they are installed.
-func otherServers(s settings, dir, certificate string) (nginx, haproxy *server, err error) {
+// peerServers returns nginx and HAProxy, if they are installed.
+func peerServers(s settings, dir, certificate string) (nginx, haproxy *server, err error) {
 	for _, program := range []string{"nginx", "haproxy"} {
 		if _, err := find(program); err != nil {
 			return nil, nil, fmt.Errorf("%w; install it (apt-get install nginx-light haproxy), or leave nginx and HAProxy out with -caddy-only", err)

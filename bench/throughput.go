@@ -2,16 +2,16 @@ package main
 
 import "time"
 
-// rates are what is measured of a server under a load, by round.
-type rates struct{ perSecond, cpu []float64 }
+// throughput is what is measured of a server under a load, by round.
+type throughput struct{ perSecond, cpu []float64 }
 
 // measureLoads returns a table for each load.
 func measureLoads(s settings, servers []*server) (tables []table, err error) {
-	measured := make(map[load]map[*server]*rates)
+	measured := make(map[load]map[*server]*throughput)
 	for _, l := range loads {
-		measured[l] = make(map[*server]*rates)
+		measured[l] = make(map[*server]*throughput)
 		for _, srv := range servers {
-			measured[l][srv] = new(rates)
+			measured[l][srv] = new(throughput)
 		}
 	}
 	for round := range s.rounds {
