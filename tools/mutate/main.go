@@ -87,7 +87,7 @@ func run(dir string, files []string) (unexplained int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return p.judge(mutants, tests), nil
+	return p.report(mutants, tests), nil
 }
 
 // program is the test binary with all mutants.
@@ -233,8 +233,8 @@ func explanations() map[string]string {
 	return why
 }
 
-// judge runs all mutants and prints what survived.
-func (p *program) judge(mutants []*mutant, tests []*test) (unexplained int) {
+// report runs all mutants and prints what survived.
+func (p *program) report(mutants []*mutant, tests []*test) (unexplained int) {
 	why := explanations()
 	var survivors []*mutant
 	var mu sync.Mutex
