@@ -20,7 +20,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// signed returns the DER form of a certificate that a key of its own signed.
+// signed returns the DER form of a self-signed certificate.
 func signed(t testing.TB, template *x509.Certificate) []byte {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -33,7 +33,7 @@ func signed(t testing.TB, template *x509.Certificate) []byte {
 	return der
 }
 
-// withCertificate is an SSL TLV with a certificate.
+// withCertificate returns an SSL TLV with a certificate.
 func withCertificate(der []byte) wire.TLVs {
 	value := append([]byte("\x07\x00\x00\x00\x00"), asTLVs(wire.TLV{Type: 0x28, Value: der})...)
 	return asTLVs(wire.TLV{Type: wire.TypeSSL, Value: value})

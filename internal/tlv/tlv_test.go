@@ -27,7 +27,7 @@ func newCertificate(t testing.TB) string {
 	return base64.StdEncoding.EncodeToString(der)
 }
 
-// asTLVs is the encoded form of TLVs.
+// asTLVs returns the encoded form of TLVs.
 func asTLVs(tlvs ...wire.TLV) wire.TLVs {
 	var all wire.TLVs
 	for _, tlv := range tlvs {
@@ -62,7 +62,7 @@ func TestParse_EncodeEveryName(t *testing.T) {
 		assert.Equal(t, text, named.Values[name], name)
 	}
 	assert.Len(t, named.Shown, len(given)-3, "without what ssl.verified sums up")
-	// All of ssl is one TLV.
+	// All values of ssl share one TLV.
 	assert.Len(t, tlvs, len(given)-11)
 }
 
@@ -85,7 +85,7 @@ func TestParse_EncodeOneSSLName(t *testing.T) {
 		require.Len(t, tlvs, 1, name)
 		described := Describe(tlvs[0])
 		assert.Contains(t, described, Value{name, text})
-		// Nothing vouches for a certificate that nobody said was verified.
+		// A certificate counts as not verified unless a value says that it was.
 		assert.Contains(t, described, Value{"ssl.verified", "false"})
 	}
 }
