@@ -22,7 +22,7 @@ import (
 func Encode(values []Value) ([]wire.TLV, error) {
 	var tlvs []wire.TLV
 	var sslValues []Value
-	sslAt, said := -1, make(map[string]bool)
+	sslAt, seen := -1, make(map[string]bool)
 	for _, value := range values {
 		name, err := ParseName(value.Name)
 		if err != nil {
@@ -32,10 +32,10 @@ func Encode(values []Value) ([]wire.TLV, error) {
 			return nil, fmt.Errorf("TLV '%s' is part of ssl.client_cert: use ssl.client_cert instead", name)
 		}
 		hexadecimal := strings.HasPrefix(name, "0x")
-		if said[name] && !hexadecimal {
+		if seen[name] && !hexadecimal {
 			return nil, fmt.Errorf("duplicate TLV '%s': remove one", name)
 		}
-		said[name] = true
+		seen[name] = true
 		switch {
 		case hexadecimal:
 			var tlv wire.TLV
