@@ -18,7 +18,7 @@ func newProxy(t testing.TB, version uint8, transport wire.Transport, src, dst st
 	return h
 }
 
-// decoded is a header that no constructor makes.
+// decoded returns a header that no constructor makes, by decoding it.
 func decoded(t testing.TB, s string) wire.Header {
 	got := wire.Decode([]byte(s), wire.MaxSize)
 	require.Equal(t, wire.Complete, got.State, "%v", got.Err)

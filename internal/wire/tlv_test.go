@@ -12,7 +12,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// withTLVs is a case of a TCP4 header with these TLVs, sealed if one is noSum.
+// withTLVs returns a case of a TCP4 header with these TLVs, sealed if one is noSum.
 func withTLVs(name string, tlvs ...string) accepted {
 	block := strings.Join(tlvs, "")
 	in := v2(proxy, 0x11, addrs4+block)
@@ -22,9 +22,9 @@ func withTLVs(name string, tlvs ...string) accepted {
 	return accepted{name: name, in: in, want: addrs4Of(wire.Stream), tlvs: in[16+len(addrs4):]}
 }
 
-// awsVPCE is a header that AWS publishes as the example of one that its Network
-// Load Balancer sends (elastic-load-balancing-tools, ProProt): checksum, VPC
-// endpoint ID, padding. Its checksum is theirs.
+// awsVPCE is the example of a Network Load Balancer's header that AWS publishes
+// (elastic-load-balancing-tools, ProProt): checksum, VPC endpoint ID, padding. AWS
+// computed the checksum.
 var awsVPCE = v2(proxy, 0x11, "\xac\x1f\x07\x71"+"\xac\x1f\x0a\x1f"+"\xc8\xf2"+"\x00\x50"+
 	"\x03\x00\x04\xe8\xd6\x89\x2d"+
 	tlv(0xea, "\x01vpce-08d2bf15fac5001c9")+
@@ -67,10 +67,10 @@ var tlvAccepted = []accepted{
 		tlvs: tlv(wire.TypeALPN, "h2")},
 }
 
-// inTCP4 is a header whose TLVs begin at byte 28.
+// inTCP4 returns a header whose TLVs begin at byte 28.
 func inTCP4(tlvs string) string { return v2(proxy, 0x11, addrs4+tlvs) }
 
-// changed is s with other bytes from at on.
+// changed returns s with other bytes from at on.
 func changed(s string, at int, to string) string { return s[:at] + to + s[at+len(to):] }
 
 var (
@@ -146,15 +146,14 @@ func TestTLVs_TheChecksumsOfTheseTestsAreRight(t *testing.T) {
 	assert.Equal(t, uint32(0xe3069283), crc32c("123456789"))
 	// RFC 3720, appendix B.4.
 	assert.Equal(t, uint32(0x8a9136aa), crc32c(strings.Repeat("\x00", 32)))
-	// What AWS computed, over its header with zeros in place.
+	// The checksum that AWS computed, with zeros in its place.
 	assert.Equal(t, uint32(0xe8d6892d), crc32c(changed(awsVPCE, 31, "\x00\x00\x00\x00")))
 }
 
 func TestTLVs_NoHeaderWithOneBitFlippedKeepsItsChecksum(t *testing.T) {
-	// Of all that can happen to a bit, only these leave an acceptable header. Those
-	// without addresses say nothing that could be wrong; in the others the
-	// checksum's own type is no longer that of a checksum, which no receiver can
-	// tell from a header that never had one.
+	// Only these flipped bits leave a valid header. Either the header then has no
+	// addresses, so that nothing in it can be wrong. Or the type of the checksum is no
+	// longer that of a checksum: no receiver can tell this from a header without one.
 	toLocal := 12*8 + 0
 	toUnspecTransport := func(famProto byte) int { return 13*8 + map[byte]int{0x11: 0, 0x21: 0, 0x31: 0, 0x12: 1}[famProto] }
 	for _, tc := range []struct {

@@ -28,7 +28,7 @@ const (
 
 var addrsUnix = "/run/client.sock" + strings.Repeat("\x00", 108-16) + "/run/server.sock" + strings.Repeat("\x00", 108-16)
 
-// What a header with these blocks tells.
+// The heads of headers with these address blocks.
 func addrs4Of(transport wire.Transport) head {
 	return ip4(2, transport, "192.0.2.1:56324", "198.51.100.27:443")
 }
@@ -41,7 +41,7 @@ func unixOf(transport wire.Transport) head { return bare(2, wire.Proxy, wire.Uni
 
 var local2 = bare(2, wire.Local, wire.FamilyUnspec, wire.TransportUnspec)
 
-// badTLVs would make any header malformed that has TLVs.
+// badTLVs are TLVs that break rules. A header whose TLVs are decoded is malformed with them.
 const badTLVs = "\x03\x00\x04\xde\xad\xbe\xef" + "\x03\x00\x01\x00" + "\x05\xff\xff"
 
 var v2Accepted = []accepted{
@@ -176,8 +176,8 @@ func TestV2_HeadersThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t,
 func TestV2_HeadersThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, v2Rejected()) }
 
 func TestV2_EveryValueOfTheTwoBytesBehindTheSignature(t *testing.T) {
-	// 180 zeros behind an IPv6 block, 204 behind an IPv4 one, are that many thirds
-	// of TLVs without a value.
+	// The 180 zeros behind an IPv6 block are 60 TLVs without a value, and the 204 behind
+	// an IPv4 block are 68.
 	header := []byte(v2(proxy, 0x11, strings.Repeat("\x00", 216)))
 	zero4, zero6 := netip.MustParseAddrPort("0.0.0.0:0"), netip.MustParseAddrPort("[::]:0")
 	for verCmd := range 1 << 8 {

@@ -15,7 +15,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// accepted is one whole header and nothing behind it.
+// accepted is a case of a valid header, with no bytes behind it.
 type accepted struct {
 	name string
 	in   string
@@ -23,17 +23,17 @@ type accepted struct {
 	tlvs string
 }
 
-// rejected is a header up to and including the byte that proves it wrong: every
-// shorter piece of it is still undecided.
+// rejected is a case of an invalid header, up to and including the byte that proves it
+// wrong: with every shorter piece of it, more bytes are needed.
 type rejected struct {
 	name    string
 	in      string
-	maxSize int // 0: the largest there is
+	maxSize int // 0 stands for the largest size
 	problem wire.Problem
 	offset  int
 }
 
-// head is all that a Header tells.
+// head has the contents of a Header, as its methods return them.
 type head struct {
 	version   uint8
 	command   wire.Command
@@ -47,7 +47,7 @@ func headOf(h wire.Header) head {
 	return head{h.Version(), h.Command(), h.Family(), h.Transport(), h.HasAddrs(), h.Source(), h.Destination()}
 }
 
-// ip4 and ip6 are what a header with these addresses tells.
+// ip4 and ip6 return the head of a header with these addresses.
 func ip4(version uint8, transport wire.Transport, src, dst string) head {
 	return head{version, wire.Proxy, wire.IPv4, transport, true, netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)}
 }
@@ -56,12 +56,12 @@ func ip6(version uint8, transport wire.Transport, src, dst string) head {
 	return head{version, wire.Proxy, wire.IPv6, transport, true, netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)}
 }
 
-// bare is what a header without IP addresses tells.
+// bare returns the head of a header without IP addresses.
 func bare(version uint8, command wire.Command, family wire.Family, transport wire.Transport) head {
 	return head{version: version, command: command, family: family, transport: transport}
 }
 
-// v2 builds a header from its 13th and 14th byte and what follows the length.
+// v2 builds a header from its 13th and 14th byte and the block behind the length.
 func v2(verCmd, famProto byte, block string) string {
 	b := append([]byte(wire.SignatureV2), verCmd, famProto)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(block)))
@@ -90,8 +90,8 @@ func sealed(header string) string {
 	return string(b)
 }
 
-// crc32c is the checksum of RFC 4960, appendix B, one bit at a time: slow, and
-// nothing like the package's own.
+// crc32c returns the checksum of RFC 4960, appendix B. It works on one bit at a time, and
+// shares no code with the package.
 func crc32c(s string) uint32 {
 	sum := ^uint32(0)
 	for i := range len(s) {
@@ -117,7 +117,8 @@ func allRejected() []rejected {
 	return rejected
 }
 
-// rejectedMismatch is a line that a receiver accepts only if it says so.
+// rejectedMismatch returns the case of a mismatched destination without the option that
+// accepts it.
 func rejectedMismatch(tc accepted) rejected {
 	dst := len("PROXY TCP4 ") + strings.IndexByte(tc.in[len("PROXY TCP4 "):], ' ') + 1
 	return rejected{name: tc.name, in: tc.in, problem: wire.ProblemDestination, offset: dst}
@@ -162,13 +163,14 @@ func (tc rejected) max() int {
 	return tc.maxSize
 }
 
-// same is assert.Equal for loops of many thousand rounds.
+// same reports whether two results are equal. It is faster than assert.Equal, for loops of
+// many thousand rounds.
 func same(a, b wire.Result) bool {
 	return a.State == b.State && a.Version == b.Version && a.Header == b.Header && a.Size == b.Size &&
 		(a.TLVs == nil) == (b.TLVs == nil) && bytes.Equal(a.TLVs, b.TLVs) && a.Err == b.Err
 }
 
-// A case of the properties that every header has, good or bad.
+// anyCase is a case for the properties that every header has, valid or not.
 type anyCase struct {
 	name, in string
 	options  wire.Options
@@ -212,8 +214,8 @@ func TestDecode_NothingIsDecidedBeforeTheLastByteOfACase(t *testing.T) {
 	}
 }
 
-// What may stand behind a header. Each would change the answer of a decoder that
-// looked at it, or at its length.
+// garbage are bytes that may follow a header. Each would change the result of a decoder that
+// looked at these bytes or counted them.
 var garbage = []string{
 	"\x00", "\n", "\r", "\r\n", " ", "0", "9", ".1", ":1", "::", "f",
 	"GET / HTTP/1.1\r\n\r\n",
@@ -233,7 +235,7 @@ func TestDecode_NothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
 			for _, behind := range garbage {
 				whole := []byte(tc.in + behind)
 				assert.Equal(t, want, tc.options.Decode(whole), "with %q behind", behind)
-				// The same bytes again, out of sight in the slice's capacity.
+				// The same bytes behind the end of the slice, in its capacity.
 				assert.Equal(t, want, tc.options.Decode(whole[:len(tc.in)]), "with %q in the capacity", behind)
 				assert.Equal(t, tc.in+behind, string(whole), "the input was written to")
 			}
