@@ -15,8 +15,9 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// probesHTTP3 sends a request over HTTP/3 without a header. If nobody answers, behind is what
-// was done on one with a header before each datagram; otherwise it is nil.
+// probesHTTP3 sends a request over HTTP/3 without headers, and at the same time one with a header
+// before each datagram. bare is the result without headers. behind is the result with headers, or
+// nil if the request without them was answered.
 func (p *prober) probesHTTP3() (bare, behind *probeResult) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -30,7 +31,7 @@ func (p *prober) probesHTTP3() (bare, behind *probeResult) {
 	return &answer, &second
 }
 
-// datagramHeader is what stands before the datagrams of a probe.
+// datagramHeader returns the header for the datagrams of a probe.
 func datagramHeader() []byte {
 	h, err := wire.NewProxy(2, wire.Dgram, claimed6, claimedDest6)
 	if err != nil {
@@ -43,11 +44,12 @@ func datagramHeader() []byte {
 	return b
 }
 
-// probeHTTP3 sends a request over HTTP/3, in datagrams that begin with a header.
+// probeHTTP3 sends a request over HTTP/3, in datagrams that begin with header, which may be
+// empty.
 func (p *prober) probeHTTP3(ctx context.Context, header []byte) probeResult {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	// A connected socket learns at once that nobody listens.
+	// The socket is connected, so that it gets an error at once if the port is closed.
 	conn, err := new(net.Dialer).DialContext(ctx, "udp", p.address)
 	if err != nil {
 		return probeResult{unreachable, problem(err)}
@@ -90,7 +92,8 @@ func (p *prober) probeHTTP3(ctx context.Context, header []byte) probeResult {
 	}
 }
 
-// connectedPacketConn makes a connected UDP socket what QUIC wants.
+// connectedPacketConn is a connected UDP socket with the methods that quic-go needs. It writes
+// the header before each datagram.
 type connectedPacketConn struct {
 	net.Conn
 	header []byte
@@ -106,6 +109,7 @@ func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) {
 	return max(n-len(c.header), 0), err
 }
 
-// One request needs no larger buffers, and no warning that there are none.
+// quic-go calls these to enlarge the buffers of the socket, and logs a warning if it cannot. One
+// request needs no larger buffers.
 func (connectedPacketConn) SetReadBuffer(int) error  { return nil }
 func (connectedPacketConn) SetWriteBuffer(int) error { return nil }

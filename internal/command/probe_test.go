@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A listener may go away between the first connection and the others.
+// TestProbesOfAListenerThatWentAway asserts the results if the listener is closed between the
+// first connection and the others.
 func TestProbesOfAListenerThatWentAway(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// probe is one way to begin a connection.
+// probe is a way to begin a connection.
 type probe int
 
 const (
@@ -31,26 +31,28 @@ var probeNames = [probeCount]string{
 
 func (p probe) String() string { return probeNames[p] }
 
-// reaction is what a listener did on a probe.
+// reaction is the reaction of a listener to a probe.
 type reaction int
 
 const (
-	// unreachable: there was no connection. It is the zero value, so that what was not
-	// asked is never taken for a good sign.
+	// unreachable means that there was no connection. It is the zero value, so that a probe
+	// that was not sent never counts as a good sign.
 	unreachable reaction = iota
-	// closed: it closed the connection without a byte.
+	// closed means that the listener closed the connection without a byte.
 	closed
-	// answered: it completed a TLS handshake, or answered a request.
+	// answered means that the listener completed a TLS handshake, or answered a request.
 	answered
-	// answered400: it answered "400 Bad Request".
+	// answered400 means that the listener answered with status 400.
 	answered400
-	// tlsFailed: the TLS handshake failed.
+	// tlsFailed means that the listener answered, but the TLS handshake failed.
 	tlsFailed
-	// answeredOther: it sent something else.
+	// answeredOther means that the listener answered with anything else.
 	answeredOther
-	// timedOut: it did none of this in time.
+	// timedOut means that the listener neither answered nor closed the connection in time.
 	timedOut
 )
+
+// reactionNames has the name of each reaction in JSON, and its text in tables.
 
 var reactionNames = [...]struct{ name, text string }{
 	closed:        {"closed", "closed without a byte"},
@@ -62,7 +64,7 @@ var reactionNames = [...]struct{ name, text string }{
 	unreachable:   {"unreachable", "unreachable"},
 }
 
-// probeResult is what a listener did, and more about it, fit to be shown.
+// probeResult is the result of one probe: the reaction, and an escaped detail such as the status.
 type probeResult struct {
 	reaction reaction
 	detail   string
@@ -75,38 +77,39 @@ func (r probeResult) String() string {
 	return reactionNames[r.reaction].text + ": " + r.detail
 }
 
-// sentBytes reports whether bytes came that are no proper answer.
+// sentBytes reports whether the listener sent bytes that do not count as an answer.
 func (r probeResult) sentBytes() bool {
 	return r.reaction == answered400 || r.reaction == tlsFailed || r.reaction == answeredOther
 }
 
-// probeResults are what a listener did on all probes.
+// probeResults has the result of each probe over one protocol.
 type probeResults [probeCount]probeResult
 
+// all reports whether all results have this reaction.
 func (r *probeResults) all(reaction reaction) bool {
 	return !slices.ContainsFunc(r[:], func(one probeResult) bool { return one.reaction != reaction })
 }
 
-// misdirected is how this module answers HTTP/3 where it forbids it.
+// misdirected is the detail of this module's answer to forbidden HTTP/3.
 const misdirected = "HTTP 421"
 
-// observation is all that check found out about a listener.
+// observation has the results of all probes of a check.
 type observation struct {
-	// tls says that the probes spoke TLS, rather than plain HTTP.
+	// tls reports whether probes were sent over TLS, and not over plain HTTP.
 	tls bool
-	// probes are what it did on them.
+	// probes are the results over the protocol that the user asked for.
 	probes probeResults
-	// others are what it did on probes that spoke the other of the two. That is asked if
-	// it closed all the first; nil otherwise.
+	// others are the results over the other protocol. They are nil unless all probes were
+	// closed.
 	others *probeResults
-	// http3 is what it did on a request over HTTP/3, nil if that was not asked.
+	// http3 is the result of a request over HTTP/3. It is nil if none was sent.
 	http3 *probeResult
-	// http3Behind is what it did on one with a header before each datagram, nil if that
-	// was not asked.
+	// http3Behind is the result of a request over HTTP/3 with a header before each datagram. It
+	// is nil if none was sent, or if the request without headers was answered.
 	http3Behind *probeResult
 }
 
-// servesHTTP3Behind reports whether it answered HTTP/3 behind headers.
+// servesHTTP3Behind reports whether the listener answered HTTP/3 behind headers.
 func (o *observation) servesHTTP3Behind() bool {
 	return o.http3Behind != nil && o.http3Behind.reaction != unreachable && o.http3Behind.reaction != timedOut
 }
@@ -116,29 +119,32 @@ const (
 	verdictOn          = "on"
 	verdictOff         = "off"
 	verdictUnspecified = "unspecified"
-	// verdictRefused: this peer is refused whatever it sends.
+	// verdictRefused means that this peer is refused whatever it sends.
 	verdictRefused = "refused"
-	// verdictUnreachable: there was no connection.
+	// verdictUnreachable means that connecting failed.
 	verdictUnreachable = "unreachable"
-	// verdictOther: like a mode, but not exactly.
+	// verdictOther means that the listener is like a mode, but not exactly.
 	verdictOther = "other"
-	// verdictUnknown: nothing to be said.
+	// verdictUnknown means that the reactions fit none of the others.
 	verdictUnknown = "unknown"
 )
 
-// verdict is what an observation means. Only exactly what this module does is given the
-// name of a mode.
+// verdict is the meaning of an observation. It is the name of a mode only if the listener reacts
+// exactly as this module does in that mode.
 type verdict struct {
+	// Verdict is the name of the verdict.
 	Verdict string `json:"verdict"`
-	// Closest is the mode that comes closest, if the verdict is "other".
+	// Closest is the verdict that comes closest, if Verdict is "other".
 	Closest string `json:"closest,omitempty"`
+	// Meaning explains the verdict to the operator.
 	Meaning string `json:"meaning"`
-	// Differences are what it does otherwise than the closest mode.
+	// Differences are the reactions that are not those of Closest.
 	Differences []string `json:"differences,omitempty"`
-	Notes       []string `json:"notes,omitempty"`
+	// Notes are hints that do not change the verdict.
+	Notes []string `json:"notes,omitempty"`
 }
 
-// verdictOf finds out what an observation means.
+// verdictOf returns the verdict on an observation.
 func verdictOf(o observation) verdict {
 	switch {
 	case o.probes.all(unreachable):
@@ -167,7 +173,7 @@ func verdictOf(o observation) verdict {
 	}
 }
 
-// verdictOfClosed judges a listener that closed the connection on every probe.
+// verdictOfClosed returns the verdict on a listener that closed the connection of every probe.
 func verdictOfClosed(o observation) verdict {
 	asked := func(tls bool) string {
 		if tls {
@@ -214,8 +220,8 @@ func verdictOfClosed(o observation) verdict {
 	return v
 }
 
-// verdictOfMode compares what the listener does with what a mode would do that takes headers
-// of these versions.
+// verdictOfMode compares the reactions with those of a mode. v1 and v2 are the versions of
+// headers that the listener accepts.
 func verdictOfMode(o observation, mode string, v1, v2 bool) verdict {
 	v := verdict{Verdict: mode}
 	expected := [probeCount]reaction{closed, closed, closed, closed, closed, closed, closed}
@@ -253,8 +259,8 @@ func verdictOfMode(o observation, mode string, v1, v2 bool) verdict {
 	return v
 }
 
-// difference tells of a probe on which the listener did not do what a mode does, and
-// what to think of that. taken says that it takes the first of two headers.
+// difference describes a reaction that is not the expected one, with a warning if it is
+// dangerous. taken reports whether the listener accepts the first of two headers.
 func difference(p probe, is probeResult, expected reaction, taken bool) string {
 	text := fmt.Sprintf("%s: %s, expected %s", p, is, reactionNames[expected].text)
 	switch {
@@ -268,7 +274,7 @@ func difference(p probe, is probeResult, expected reaction, taken bool) string {
 	return text
 }
 
-// addHTTP3 judges a request without a header over HTTP/3.
+// addHTTP3 adds a difference or a note for the result of HTTP/3 without headers.
 func (v *verdict) addHTTP3(r probeResult, mode string) {
 	switch {
 	case r.reaction == unreachable || r.reaction == timedOut:
@@ -281,8 +287,8 @@ func (v *verdict) addHTTP3(r probeResult, mode string) {
 	}
 }
 
-// addHTTP3Behind judges an answer over HTTP/3 to datagrams with headers, where there was
-// none to those without.
+// addHTTP3Behind adds a difference or a note for HTTP/3 that is answered only if datagrams begin
+// with headers.
 func (v *verdict) addHTTP3Behind(r probeResult, mode string) {
 	if mode == verdictOff {
 		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3 behind headers: %s, expected no answer (this peer may claim any address)", r))
@@ -291,7 +297,7 @@ func (v *verdict) addHTTP3Behind(r probeResult, mode string) {
 	v.Notes = append(v.Notes, "HTTP/3 is served if a header of version 2 stands before each datagram.")
 }
 
-// explain says what a mode, or what is close to it, means to whom check runs for.
+// explain sets the meaning of a mode, or of a verdict close to it, and adds notes.
 func (v *verdict) explain(o observation, mode string) {
 	exact := v.Verdict == mode
 	switch {
@@ -317,7 +323,7 @@ func (v *verdict) explain(o observation, mode string) {
 	}
 }
 
-// guess says what to try when no probe was answered properly.
+// guess returns notes about what to try when no probe was answered.
 func guess(o observation) []string {
 	has := func(reaction reaction) bool {
 		return slices.ContainsFunc(o.probes[:], func(one probeResult) bool { return one.reaction == reaction })

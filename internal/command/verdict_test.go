@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// resultOf has the letters for what a listener did, in tables.
+// resultOf has the result for each letter in the tables of tests.
 var resultOf = map[rune]probeResult{
 	'A': {answered, "HTTP 200"},
 	'4': {answered400, "HTTP 400"},
@@ -41,7 +41,7 @@ func TestVerdictOf(t *testing.T) {
 		http3   rune
 		verdict string
 		closest string
-		// differing are the probes that the differences are about.
+		// differing are the probes that the differences begin with.
 		differing []string
 		notes     string
 	}{
@@ -62,7 +62,7 @@ func TestVerdictOf(t *testing.T) {
 		{name: "unspecified, only v2", probes: "A.AA...", verdict: "unspecified", notes: "version 1 are not"},
 		{name: "unspecified, HTTP/3", tls: overTLS, probes: "AAAA...", http3: 'A', verdict: "unspecified", notes: "HTTP/3 is served as well"},
 
-		// Refusal must hold whatever is spoken.
+		// A refusal must hold for every protocol.
 		{name: "refused", probes: ".......", others: ".......", http3: 'x', verdict: "refused", notes: "firewall"},
 		{name: "refused over TLS", tls: overTLS, probes: ".......", others: ".......", http3: 'H', verdict: "refused"},
 		{name: "refused, the other not asked", probes: ".......", verdict: "unknown"},
@@ -78,7 +78,7 @@ func TestVerdictOf(t *testing.T) {
 		{name: "refused, but HTTP/3 answers 421", tls: overTLS, probes: ".......", others: ".......", http3: 'M',
 			verdict: "other", closest: "refused", differing: []string{"HTTP/3"}},
 
-		// Others.
+		// Other servers.
 		{name: "a server without PROXY protocol", probes: "A444444", verdict: "other", closest: "off",
 			differing: []string{"v1 header", "v2 header", "v2 LOCAL header", "two v1 headers", "two v2 headers", "v2 header, wrong checksum"}},
 		{name: "nginx with proxy_protocol", probes: ".AAA44A", verdict: "other", closest: "on",
@@ -97,7 +97,7 @@ func TestVerdictOf(t *testing.T) {
 			differing: []string{"v1 header", "v2 header", "v2 LOCAL header", "two v1 headers", "two v2 headers", "v2 header, wrong checksum"}},
 		{name: "a connection was lost", probes: ".AAx...", verdict: "other", closest: "on", differing: []string{"v2 LOCAL header"}},
 
-		// Nothing to say.
+		// No verdict.
 		{name: "dead", probes: "xxxxxxx", verdict: "unreachable"},
 		{name: "dead in part", probes: ".xxxxxx", verdict: "unknown", notes: "may limit them"},
 		{name: "silent", probes: "HHHHHHH", verdict: "unknown", notes: "longer --timeout"},
@@ -134,8 +134,8 @@ func TestVerdictOf(t *testing.T) {
 	}
 }
 
-// TestVerdictOf_NamesAModeOnlyIfExact asserts of everything a listener can do that only what this module does
-// passes for a mode of it.
+// TestVerdictOf_NamesAModeOnlyIfExact asserts, for all combinations of four reactions, that a mode
+// is the verdict only if the reactions are exactly those of this module.
 func TestVerdictOf_NamesAModeOnlyIfExact(t *testing.T) {
 	exact := map[string]string{
 		".AAA...": "on", "..AA...": "on", ".A.....": "on",
