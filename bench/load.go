@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// load is a way to ask a server for as much as it can give.
+// load is a kind of requests, of which a server gets as many as it can serve.
 type load struct {
 	name      string
 	tls       bool
@@ -25,11 +25,11 @@ var loads = []load{
 	{name: "Keep-alive requests over TLS", tls: true, keepAlive: true},
 }
 
-// amount is what a server did.
+// amount is the work of a server: its number of requests, and the time they took.
 type amount struct {
 	requests int64
 	elapsed  time.Duration
-	cpu      time.Duration // of the server
+	cpu      time.Duration // processor time of the server
 }
 
 func (a *amount) add(b amount) {
@@ -38,7 +38,8 @@ func (a *amount) add(b amount) {
 	a.cpu += b.cpu
 }
 
-// turn asks a server for as long as a turn lasts.
+// turn sends requests to a server for the length of a turn. Connections for keep-alive requests
+// are opened before, and are not measured.
 func (l load) turn(s *server, workers int, length time.Duration) (amount, error) {
 	ask := make([]func() error, workers)
 	for i := range ask {
@@ -46,7 +47,7 @@ func (l load) turn(s *server, workers int, length time.Duration) (amount, error)
 		if !l.keepAlive {
 			continue
 		}
-		c, err := l.connect(s) // which is not measured
+		c, err := l.connect(s)
 		if err != nil {
 			return amount{}, err
 		}
@@ -63,7 +64,8 @@ func (l load) turn(s *server, workers int, length time.Duration) (amount, error)
 	return done, nil
 }
 
-// measureWhile measures a server while each of the functions is called over and over again.
+// measureWhile measures a server while goroutines call the functions, each one of them over and
+// over again, until length has passed.
 func (s *server) measureWhile(ask []func() error, length time.Duration) (amount, error) {
 	var requests atomic.Int64
 	var wait sync.WaitGroup
@@ -84,7 +86,7 @@ func (s *server) measureWhile(ask []func() error, length time.Duration) (amount,
 	return amount{requests.Load(), time.Since(start), s.cpu() - cpu}, errors.Join(failed...)
 }
 
-// once makes a connection for one request.
+// once sends one request over a new connection.
 func (l load) once(s *server) error {
 	c, err := l.connect(s)
 	if err != nil {
@@ -94,8 +96,8 @@ func (l load) once(s *server) error {
 	return get(c)
 }
 
-// All use the same: with other key exchanges, or with resumed sessions, it would be
-// TLS libraries that are compared, more than they are anyway.
+// tlsConfig is the TLS configuration of all connections. All servers do the same key exchange and
+// resume no sessions: otherwise the results would say more about their TLS libraries.
 var tlsConfig = &tls.Config{
 	ServerName:         "localhost",
 	InsecureSkipVerify: true,
@@ -103,6 +105,7 @@ var tlsConfig = &tls.Config{
 	CurvePreferences:   []tls.CurveID{tls.X25519},
 }
 
+// connect opens a connection to the plain or the TLS port of a server.
 func (l load) connect(s *server) (net.Conn, error) {
 	addr := s.plain
 	if l.tls {
@@ -115,7 +118,7 @@ func (l load) connect(s *server) (net.Conn, error) {
 	return tls.Client(c, tlsConfig), nil
 }
 
-// prefixedConn is a connection with a header in front of what is written first.
+// prefixedConn is a connection that writes a header before the bytes of the first Write.
 type prefixedConn struct {
 	net.Conn
 	header string
@@ -132,7 +135,8 @@ func (c *prefixedConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// dial connects, from an IP address if it is given.
+// dial opens a connection that begins with a header. from is the local IP address; it may be
+// empty.
 func dial(addr, from, header string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	if from != "" {
@@ -142,7 +146,8 @@ func dial(addr, from, header string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Thousands of connections a second would use up the ports otherwise.
+	// Close resets the connection: in TIME_WAIT, thousands of connections a second would use up
+	// the ports.
 	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
 		return nil, err
 	}
@@ -151,7 +156,7 @@ func dial(addr, from, header string) (net.Conn, error) {
 
 var request = []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
-// get sends a request and reads the answer.
+// get sends a request, reads the response and checks that it is the expected one.
 func get(c net.Conn) error {
 	if _, err := c.Write(request); err != nil {
 		return err

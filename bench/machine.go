@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// machine says what the numbers are of: the machine, the versions and the settings.
+// machine returns a list of the machine, the versions and the settings of the results.
 func machine(s settings) (string, error) {
 	var b strings.Builder
 	line := func(what, value string) { fmt.Fprintf(&b, "- %s: %s\n", what, value) }
@@ -48,11 +48,13 @@ func machine(s settings) (string, error) {
 	return b.String(), nil
 }
 
+// fileText returns the contents of a file, or nothing if it cannot be read.
 func fileText(name string) string {
 	text, _ := os.ReadFile(name)
 	return string(text)
 }
 
+// firstMatch returns the first group of the first match of a pattern, or "unknown".
 func firstMatch(pattern, text string) string {
 	if match := regexp.MustCompile(pattern).FindStringSubmatch(text); match != nil {
 		return match[1]
