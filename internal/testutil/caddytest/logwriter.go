@@ -8,12 +8,12 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// captured are the entries that the log writer adds to.
+// captured points to the log entries of the running test, to which the log writer adds.
 var captured atomic.Pointer[logEntries]
 
 func init() { caddy.RegisterModule(logWriter{}) }
 
-// logWriter is a log writer for the running test.
+// logWriter is a Caddy log writer that adds entries to captured.
 type logWriter struct{}
 
 func (logWriter) CaddyModule() caddy.ModuleInfo {
@@ -29,8 +29,8 @@ func (logWriter) OpenWriter() (io.WriteCloser, error)             { return logWr
 func (logWriter) Close() error                                    { return nil }
 func (logWriter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
 
-// BeforeWrite is called by the log writer with each line before that is captured, unless it is
-// nil. With it a test makes the log writer slow, or makes it fail.
+// BeforeWrite points to a function that the log writer calls with each line before it is captured,
+// or is nil. With it a test makes the log writer slow, or makes it panic.
 var BeforeWrite atomic.Pointer[func(line []byte)]
 
 func (logWriter) Write(p []byte) (int, error) {

@@ -10,11 +10,11 @@ import (
 
 // Names of listener wrappers for tests.
 const (
-	// AcceptWrapper logs the connections that Caddy accepts. Below proxy_protocol_mode, it
-	// tells when the timeout starts to run.
+	// AcceptWrapper is a wrapper that logs each accepted connection. Below proxy_protocol_mode, its
+	// entry marks the start of the timeout.
 	AcceptWrapper = "proxy_protocol_test"
-	// HidingWrapper makes connections that have the methods of net.Conn alone, and no way to
-	// the connection below.
+	// HidingWrapper is a wrapper whose connections have only the methods of net.Conn, and hide the
+	// connection below.
 	HidingWrapper = "proxy_protocol_test_hide"
 )
 
@@ -23,6 +23,7 @@ func init() {
 	caddy.RegisterModule(hidingWrapper{})
 }
 
+// acceptWrapper is the module AcceptWrapper.
 type acceptWrapper struct{ logger *zap.Logger }
 
 func (acceptWrapper) CaddyModule() caddy.ModuleInfo {
@@ -43,6 +44,7 @@ func (a *acceptWrapper) WrapListener(l net.Listener) net.Listener {
 	return acceptListener{l, a.logger}
 }
 
+// acceptListener logs each connection that the listener below accepts.
 type acceptListener struct {
 	net.Listener
 	logger *zap.Logger
@@ -56,6 +58,7 @@ func (l acceptListener) Accept() (net.Conn, error) {
 	return c, err
 }
 
+// hidingWrapper is the module HidingWrapper.
 type hidingWrapper struct{}
 
 func (hidingWrapper) CaddyModule() caddy.ModuleInfo {
@@ -68,6 +71,7 @@ func (hidingWrapper) CaddyModule() caddy.ModuleInfo {
 func (hidingWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
 func (hidingWrapper) WrapListener(l net.Listener) net.Listener        { return hidingListener{l} }
 
+// hidingListener hides the connections that the listener below accepts.
 type hidingListener struct{ net.Listener }
 
 func (l hidingListener) Accept() (net.Conn, error) {
