@@ -10,7 +10,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
-// wrapperCaddyfile is a Caddyfile with these lines in place of its fourth.
+// wrapperCaddyfile returns a Caddyfile whose listener wrappers, from line 4 on, are these lines.
 func wrapperCaddyfile(wrapper string) string {
 	return "{\n\tservers {\n\t\tlistener_wrappers {\n" + wrapper + "\n\t\t}\n\t}\n}\n:1234\n"
 }

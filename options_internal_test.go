@@ -15,7 +15,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
-// ipSource is a module that is a source of ranges.
+// ipSource is a source of trusted proxies that calls a function.
 type ipSource func(*http.Request) []netip.Prefix
 
 func (s ipSource) GetIPRanges(r *http.Request) []netip.Prefix { return s(r) }
@@ -26,7 +26,7 @@ func TestAskSource_TellsTheModuleOfTheConnection(t *testing.T) {
 	var got *http.Request
 	source := askSource(ipSource(func(r *http.Request) []netip.Prefix {
 		got = r
-		// What sources and the modules they use do with a request.
+		// Sources, and the modules that they use, do this with requests.
 		caddyhttp.SetVar(r.Context(), "key", "value")
 		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll("{http.request.remote}", "")
 		return nil
