@@ -124,6 +124,7 @@ type prefixedConn struct {
 	header string
 }
 
+// Write writes p, behind the header if it is the first Write.
 func (c *prefixedConn) Write(p []byte) (int, error) {
 	if c.header == "" {
 		return c.Conn.Write(p)
