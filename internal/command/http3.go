@@ -99,17 +99,19 @@ type connectedPacketConn struct {
 	header []byte
 }
 
+// ReadFrom reads a datagram. Its address is always that of the other end.
 func (c connectedPacketConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	n, err := c.Read(p)
 	return n, c.RemoteAddr(), err
 }
 
+// WriteTo writes a datagram behind the header. The address is ignored.
 func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) {
 	n, err := c.Write(append(c.header[:len(c.header):len(c.header)], p...))
 	return max(n-len(c.header), 0), err
 }
 
-// quic-go calls these to enlarge the buffers of the socket, and logs a warning if it cannot. One
-// request needs no larger buffers.
+// SetReadBuffer and SetWriteBuffer do nothing. quic-go calls them to enlarge the buffers of the
+// socket, which one request does not need, and logs a warning if it cannot.
 func (connectedPacketConn) SetReadBuffer(int) error  { return nil }
 func (connectedPacketConn) SetWriteBuffer(int) error { return nil }

@@ -216,6 +216,7 @@ type prefixedConn struct {
 	prefix []byte
 }
 
+// Write writes p, behind the prefix if it is the first Write.
 func (c *prefixedConn) Write(p []byte) (int, error) {
 	if len(c.prefix) == 0 {
 		return c.Conn.Write(p)
@@ -232,6 +233,7 @@ type recordingConn struct {
 	received []byte
 }
 
+// Read reads into p and keeps a copy of the bytes.
 func (c *recordingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.received = append(c.received, p[:n]...)

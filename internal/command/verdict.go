@@ -19,6 +19,7 @@ const (
 	probeCount
 )
 
+// probeNames are the names of probes in tables and in JSON.
 var probeNames = [probeCount]string{
 	noHeader:      "no header",
 	headerV1:      "v1 header",
@@ -29,6 +30,7 @@ var probeNames = [probeCount]string{
 	wrongChecksum: "v2 header, wrong checksum",
 }
 
+// String returns the name of the probe.
 func (p probe) String() string { return probeNames[p] }
 
 // reaction is the reaction of a listener to a probe.
@@ -70,6 +72,7 @@ type probeResult struct {
 	detail   string
 }
 
+// String returns the text of the reaction, with the detail if there is one.
 func (r probeResult) String() string {
 	if r.detail == "" {
 		return reactionNames[r.reaction].text
