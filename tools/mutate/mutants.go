@@ -25,6 +25,7 @@ type mutant struct {
 	source string // changed part of the source
 }
 
+// String returns the mutant as -list prints it: the file, the line and the name.
 func (m *mutant) String() string {
 	return fmt.Sprintf("%s:%d: %s", m.file, m.line, m.name())
 }

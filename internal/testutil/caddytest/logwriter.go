@@ -16,12 +16,16 @@ func init() { caddy.RegisterModule(logWriter{}) }
 // logWriter is a Caddy log writer that adds entries to captured.
 type logWriter struct{}
 
+// CaddyModule returns the module information of the log writer.
 func (logWriter) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "caddy.logging.writers.proxy_protocol_test",
 		New: func() caddy.Module { return new(logWriter) },
 	}
 }
+
+// The methods of caddy.WriterOpener, io.Closer and caddyfile.Unmarshaler. There is nothing to open or
+// to close.
 
 func (logWriter) String() string                                  { return "proxy_protocol_test" }
 func (logWriter) WriterKey() string                               { return "proxy_protocol_test" }
@@ -33,6 +37,7 @@ func (logWriter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); re
 // or is nil. With it a test makes the log writer slow, or makes it panic.
 var BeforeWrite atomic.Pointer[func(line []byte)]
 
+// Write calls BeforeWrite and adds the line to captured.
 func (logWriter) Write(p []byte) (int, error) {
 	if before := BeforeWrite.Load(); before != nil {
 		(*before)(p)

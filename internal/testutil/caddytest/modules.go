@@ -26,6 +26,7 @@ func init() {
 // acceptWrapper is the module AcceptWrapper.
 type acceptWrapper struct{ logger *zap.Logger }
 
+// CaddyModule returns the module information of the wrapper.
 func (acceptWrapper) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "caddy.listeners." + AcceptWrapper,
@@ -33,13 +34,16 @@ func (acceptWrapper) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// Provision sets the logger.
 func (a *acceptWrapper) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	return nil
 }
 
+// UnmarshalCaddyfile reads the name of the wrapper, which has no options.
 func (*acceptWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
 
+// WrapListener returns an acceptListener.
 func (a *acceptWrapper) WrapListener(l net.Listener) net.Listener {
 	return acceptListener{l, a.logger}
 }
@@ -50,6 +54,7 @@ type acceptListener struct {
 	logger *zap.Logger
 }
 
+// Accept logs the connection that it returns.
 func (l acceptListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err == nil {
@@ -61,6 +66,7 @@ func (l acceptListener) Accept() (net.Conn, error) {
 // hidingWrapper is the module HidingWrapper.
 type hidingWrapper struct{}
 
+// CaddyModule returns the module information of the wrapper.
 func (hidingWrapper) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "caddy.listeners." + HidingWrapper,
@@ -68,12 +74,16 @@ func (hidingWrapper) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// UnmarshalCaddyfile reads the name of the wrapper, which has no options.
 func (hidingWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
-func (hidingWrapper) WrapListener(l net.Listener) net.Listener        { return hidingListener{l} }
+
+// WrapListener returns a hidingListener.
+func (hidingWrapper) WrapListener(l net.Listener) net.Listener { return hidingListener{l} }
 
 // hidingListener hides the connections that the listener below accepts.
 type hidingListener struct{ net.Listener }
 
+// Accept returns a connection with only the methods of net.Conn.
 func (l hidingListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	return struct{ net.Conn }{c}, err
