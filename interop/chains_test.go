@@ -224,7 +224,7 @@ func TestNginxBehindNginx(t *testing.T) {
 				require.Error(t, err)
 				refused := logs.waitFor(t, entry.isRefusal)
 				assert.Equal(t, "malformed", refused.Reason)
-				assert.Contains(t, refused.Error, "destination is not of the announced family, as nginx writes it")
+				assert.Contains(t, refused.Error, "destination is not of the announced family; nginx writes this")
 				assert.Contains(t, refused.Error, "mismatched_destination allow")
 
 				client, whole := through(allowing)
