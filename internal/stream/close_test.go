@@ -246,6 +246,18 @@ func TestClose_WhileARequestIsReadIsNotSilent(t *testing.T) {
 	assert.EqualValues(t, 1, config.Stats.Total(record.Direct))
 }
 
+// Bytes that may be the beginning of a signature are bytes of the connection.
+func TestClose_WhereASignatureMayBeginIsNotSilent(t *testing.T) {
+	for _, begun := range []string{"P", "PRO"} {
+		config, _ := testConfig(policy.Off, func(config *Config) { config.Stats = record.NewStats() })
+		c := wrapTrusted(&script{events: []event{{begun, errDeadline}}}, config)
+		require.ErrorIs(t, readOnce(c, 100).err, os.ErrDeadlineExceeded)
+		require.NoError(t, c.Close())
+		assert.EqualValues(t, 1, config.Stats.Total(record.Direct), begun)
+		assert.Zero(t, config.Stats.Total(record.Silent), begun)
+	}
+}
+
 // closeHook calls functions before and after the first Close of the socket, once each.
 type closeHook struct {
 	*script
