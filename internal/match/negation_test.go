@@ -144,6 +144,7 @@ func TestNegations_InCEL(t *testing.T) {
 		{"proxy_protocol('absent') || " + present, []string{present}, nil},
 		{present + " || proxy_protocol('absent')", []string{present}, nil},
 		{"(proxy_protocol('present') && " + pinned + ") || path('/x')", nil, nil},
+		{"(" + pinned + " && proxy_protocol('present')) || path('/x')", nil, nil},
 		{"proxy_protocol('peer:10.0.0.0/8') && " + present, nil, []string{present}},
 		{"proxy_protocol('present') && (" + version + " && path('/x'))", nil, nil},
 		{"proxy_protocol('present') && (path('/x') && " + version + ")", nil, nil},
