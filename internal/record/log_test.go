@@ -237,3 +237,26 @@ func TestLog_UntrustedPeerComesWithTheLineToWrite(t *testing.T) {
 		})
 	}
 }
+
+func TestRecorder_CountsAndRemembers(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	r := Recorder{NewLog(zap.New(core), false), NewStats()}
+	r.Count(policy.On, 1, Client)
+	assert.EqualValues(t, 1, r.Stats.Total(Client))
+	r.ObserveHeader(time.Second)
+	n, _, _ := r.Stats.HeaderTimes()
+	assert.EqualValues(t, 1, n)
+	r.SawPeer(netip.MustParseAddr("192.0.2.1"))
+	peers, _ := r.Stats.SeenPeers()
+	assert.Len(t, peers, 1)
+	r.Marked(testPeer, socket{testLocal}, testHeader())
+	r.Refuse(testPeer, testLocal, policy.On, Missing, nil, nil)
+	r.Log.Warn("what is wrong", zap.String("field", "value"))
+	r.Log.Flush()
+	assert.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())
+	assert.Equal(t, 1, logs.FilterMessage("refused connection without PROXY protocol header").Len())
+	warnings := logs.FilterMessage("what is wrong").All()
+	require.Len(t, warnings, 1)
+	assert.Equal(t, zapcore.WarnLevel, warnings[0].Level)
+	assert.Equal(t, map[string]any{"field": "value"}, warnings[0].ContextMap())
+}

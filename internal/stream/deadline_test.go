@@ -294,6 +294,16 @@ func TestDeadline_ThatCannotBeSetIsARefusal(t *testing.T) {
 		assert.Equal(t, []string{"silent"}, loggedReasons(logs), name)
 		assert.Equal(t, peerAddr, c.RemoteAddr(), name)
 	}
+	for _, name := range []string{"RemoteAddr", "LocalAddr", "Write", "ReadFrom"} {
+		config, logs := testConfig(policy.On)
+		broken := &noReadDeadline{Conn: says(headerV1)}
+		c := wrapTrusted(broken, config)
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute))) // the caller's is replaced
+		broken.err = errors.New("broken")
+		_ = calls[name](c)
+		assert.Equal(t, []string{"silent"}, loggedReasons(logs), name)
+		assert.Equal(t, peerAddr, c.RemoteAddr(), name)
+	}
 }
 
 func TestDeadline_ReachesTheSocketDuringARead(t *testing.T) {
@@ -327,6 +337,97 @@ func TestDeadline_ReturnsErrorsOfTheSocket(t *testing.T) {
 		require.NoError(t, c.Close())
 		assert.ErrorIs(t, c.SetReadDeadline(time.Now()), net.ErrClosed, mode)
 	}
+}
+
+func TestDeadline_ReturnsErrorsBeforeTheHeader(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	broken := &noReadDeadline{Conn: says(headerV1), err: errors.New("broken")}
+	assert.Equal(t, broken.err, wrapTrusted(broken, config).SetReadDeadline(time.Now()))
+}
+
+func TestDeadline_OfARefusedConnectionIsAnError(t *testing.T) {
+	for _, name := range []string{"RemoteAddr", "Read", "Write"} {
+		config, _ := testConfig(policy.On)
+		client, c := dial(t, "tcp4", config)
+		send(client, getRequest)
+		_ = soon(t, func() error { return calls[name](c) })
+		require.Equal(t, stateRefused, c.state.Load())
+		assert.ErrorIs(t, c.SetReadDeadline(time.Now()), net.ErrClosed, name)
+	}
+}
+
+// A header that is there already is read without setting a deadline, which costs more than the read.
+func TestDeadline_IsNotSetUntilTheSocketWaits(t *testing.T) {
+	late := time.Now().Add(2 * time.Hour) // later than the timeout
+	for _, tt := range []struct {
+		op            op
+		before, while time.Time // of the caller: before and while the header is read
+		want          time.Time // of the socket
+	}{
+		{op: opAddr},
+		{op: opRead},
+		{op: opRead, before: late, want: late},
+		{op: opAddr, while: late},
+		{op: opWrite, while: late},
+	} {
+		config, _ := testConfig(policy.On)
+		socket := says()
+		c := wrapTrusted(socket, config)
+		if !tt.before.IsZero() {
+			require.NoError(t, c.SetReadDeadline(tt.before))
+		}
+		require.NoError(t, c.holdDeadline(tt.op))
+		if !tt.while.IsZero() {
+			require.NoError(t, c.SetReadDeadline(tt.while))
+		}
+		assert.Equal(t, tt.want, socket.deadline, "%+v", tt)
+		untouched := time.Unix(1, 0)
+		socket.deadline = untouched
+		c.restoreDeadline()
+		if tt.before.IsZero() && tt.while.IsZero() {
+			assert.Equal(t, untouched, socket.deadline, "nor is one removed: %+v", tt)
+		} else {
+			assert.WithinDuration(t, late, socket.deadline, time.Second, "%+v", tt)
+		}
+	}
+}
+
+func TestDeadline_BetweenReadsReachesTheSocketAsItIs(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	socket := &script{events: []event{{"", errDeadline}}}
+	c := wrapTrusted(socket, config)
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+	require.ErrorIs(t, readOnce(c, 1).err, os.ErrDeadlineExceeded)
+	for _, deadline := range []time.Time{{}, time.Now().Add(2 * config.Timeout)} {
+		require.NoError(t, c.SetReadDeadline(deadline))
+		assert.Equal(t, deadline, socket.deadline)
+	}
+}
+
+// The header's own deadline is removed again, also if the caller has removed another one meanwhile.
+func TestDeadline_ClearedDuringAReadLeavesNone(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	socket := says()
+	c := wrapTrusted(socket, config)
+	require.NoError(t, c.holdDeadline(opRead))
+	require.NoError(t, c.SetReadDeadline(time.Time{}))
+	assert.WithinDuration(t, c.headerDeadline(), socket.deadline, 0)
+	c.restoreDeadline()
+	assert.Zero(t, socket.deadline)
+}
+
+// The time that means "none" inside is one that a caller can ask for.
+func TestDeadline_AtTheStartOfTheProcessIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // on its clock no time passes between the calls
+		config, _ := testConfig(policy.On)
+		socket := says(headerV1 + "data")
+		c := wrapTrusted(socket, config)
+		at := noDeadline.ToTime()
+		require.Equal(t, noDeadline, monotime.Of(at))
+		require.NoError(t, c.SetReadDeadline(at))
+		assert.Equal(t, clientAddr, c.RemoteAddr().String())
+		assert.WithinDuration(t, at, socket.deadline, time.Nanosecond)
+	})
 }
 
 func TestDeadline_ThatHasPassedComesBeforeData(t *testing.T) {
@@ -482,6 +583,24 @@ func TestTimeout_RefusesAHeaderReadTooLate(t *testing.T) {
 				assert.Equal(t, []string{"timeout"}, loggedReasons(logs))
 			})
 		}
+	}
+}
+
+func TestTimeout_PassesAtItsVeryEnd(t *testing.T) {
+	for early, overdue := range map[time.Duration]bool{time.Nanosecond: false, 0: true, -time.Nanosecond: true} {
+		synctest.Test(t, func(t *testing.T) {
+			config, _ := testConfig(policy.On)
+			socket := says()
+			c := wrapTrusted(socket, config)
+			time.Sleep(config.Timeout - early)
+			require.NoError(t, c.beforeRead())
+			assert.Equal(t, overdue, c.overdue, early)
+			assert.Equal(t, overdue, !socket.deadline.IsZero(), "the read must fail: %s", early)
+
+			broken := errors.New("broken")
+			c = newConn(&noReadDeadline{socket, broken}, config, policy.On, policy.Trusted, c.acceptedAt)
+			assert.Equal(t, overdue, c.beforeRead() == broken, "or it would not: %s", early)
+		})
 	}
 }
 

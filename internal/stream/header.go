@@ -112,9 +112,6 @@ func (c *conn) refuseUntrusted() bool {
 			stop()
 		}
 		c.info.Trust, err = c.config.Ask(ctx, c.info.Peer)
-		if c.info.Trust == policy.Trusted {
-			c.config.SawPeer(policy.PeerIP(c.info.Peer))
-		}
 	}
 	switch {
 	case c.info.Trust == policy.Trusted:
