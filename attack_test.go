@@ -33,6 +33,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/metrics"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -340,7 +341,7 @@ func TestAttack_FloodOfRefusalsFromManyPeers(t *testing.T) {
 func metricsOf(t *testing.T) (n int) {
 	series := make(chan prometheus.Metric)
 	go func() {
-		proxyprotocol.Metrics.Collect(series)
+		metrics.Collector{}.Collect(series)
 		close(series)
 	}()
 	for range series {
