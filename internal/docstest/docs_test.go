@@ -226,6 +226,7 @@ func newDocsShell(t *testing.T) *docsShell {
 		"HOME=" + home,
 		"TMPDIR=" + home,
 		fmt.Sprintf("CADDY_ADMIN=localhost:%d", s.admin),
+		"GORACE=atexit_sleep_ms=0", // else each 'caddy' sleeps for a second when it ends
 	}
 	t.Chdir(s.dir)
 	return s
