@@ -431,7 +431,8 @@ func TestAttack_TLSGarbage(t *testing.T) {
 		}
 	}
 	servesTLS()
-	assert.EqualValues(t, garbled/2, caddytest.Outcomes(t, caddytest.TCP4(port))["missing"])
+	// The last may have been closed before it was counted.
+	caddytest.Eventually(t, func() bool { return caddytest.Outcomes(t, caddytest.TCP4(port))["missing"] == garbled/2 }, "not all are refused")
 	a.over()
 }
 
