@@ -33,6 +33,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/metrics"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -340,7 +341,7 @@ func TestAttack_FloodOfRefusalsFromManyPeers(t *testing.T) {
 func metricsOf(t *testing.T) (n int) {
 	series := make(chan prometheus.Metric)
 	go func() {
-		proxyprotocol.Metrics.Collect(series)
+		metrics.Collector{}.Collect(series)
 		close(series)
 	}()
 	for range series {
@@ -430,7 +431,8 @@ func TestAttack_TLSGarbage(t *testing.T) {
 		}
 	}
 	servesTLS()
-	assert.EqualValues(t, garbled/2, caddytest.Outcomes(t, caddytest.TCP4(port))["missing"])
+	// The last may have been closed before it was counted.
+	caddytest.Eventually(t, func() bool { return caddytest.Outcomes(t, caddytest.TCP4(port))["missing"] == garbled/2 }, "not all are refused")
 	a.over()
 }
 

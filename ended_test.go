@@ -42,8 +42,12 @@ func TestConnectionsThatSayNothingAreNoNews(t *testing.T) {
 						lines += " {\ntimeout 200ms\n}"
 					}
 					c := caddytest.Start(t, caddytest.Wrappers(lines+"\ntls"), site(t, port))
-					for range n {
-						end(t, caddytest.DialFrom(t, "", port))
+					conns := make([]net.Conn, n)
+					for i := range conns {
+						conns[i] = caddytest.DialFrom(t, "", port)
+					}
+					for _, conn := range conns {
+						end(t, conn)
 					}
 					caddytest.Eventually(t, func() bool { return len(c.Logs.Refusals(nil)) == n }, "not all are logged")
 					for _, entry := range c.Logs.Refusals(nil) {

@@ -1,15 +1,11 @@
 package proxyprotocol_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -442,60 +438,6 @@ func TestHandler_NeedsTheListenerWrapper(t *testing.T) {
 		mode := proxyprotocol.On
 		assert.EqualError(t, (&proxyprotocol.Handler{Mode: &mode}).Provision(ctx), "proxy_protocol works in the routes of an HTTP server only")
 	})
-}
-
-// Examples
-
-func TestCaddyfile_ExamplesAdaptToTheirGoldenFiles(t *testing.T) {
-	examples := map[string]string{"Caddyfile.example": readText(t, "Caddyfile.example")}
-	files, err := filepath.Glob(filepath.Join("testdata", "*.Caddyfile"))
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	for _, file := range files {
-		examples[filepath.Base(file)] = readText(t, file)
-	}
-	for _, block := range docsBlocks(t) {
-		if block.lang == "caddyfile" && block.arg == "" {
-			name := strings.NewReplacer("/", "-", "\\", "-", ".md", "").Replace(block.file)
-			for i := 1; ; i++ {
-				numbered := fmt.Sprintf("%s-%d", name, i)
-				if _, ok := examples[numbered]; !ok {
-					examples[numbered] = block.text
-					break
-				}
-			}
-		}
-	}
-	golden := make(map[string]bool)
-	for name, text := range examples {
-		golden[name+".json"] = true
-		t.Run(name, func(t *testing.T) {
-			config, err := caddytest.Adapt(text)
-			require.NoError(t, err)
-			var indented bytes.Buffer
-			require.NoError(t, json.Indent(&indented, config, "", "\t"))
-			indented.WriteByte('\n')
-			requireGolden(t, name+".json", indented.String())
-		})
-	}
-	t.Run("no golden file is left over", func(t *testing.T) {
-		files, err := filepath.Glob(filepath.Join("testdata", "*.json"))
-		require.NoError(t, err)
-		for _, file := range files {
-			if *update && !golden[filepath.Base(file)] {
-				require.NoError(t, os.Remove(file))
-				continue
-			}
-			assert.Contains(t, golden, filepath.Base(file))
-		}
-	})
-}
-
-func readText(t testing.TB, file string) string {
-	t.Helper()
-	b, err := os.ReadFile(file)
-	require.NoError(t, err)
-	return string(b)
 }
 
 func TestHandler_PassesErrorsOn(t *testing.T) {

@@ -4,12 +4,9 @@ package proxyprotocol_test
 
 import (
 	"context"
-	"flag"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -89,21 +86,4 @@ func (c withoutLocalAddr) Value(key any) any {
 		return nil
 	}
 	return c.Context.Value(key)
-}
-
-// Golden files
-
-var update = flag.Bool("update", false, "write the golden files in testdata instead of comparing with them")
-
-// requireGolden compares with a file in testdata.
-func requireGolden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
-	}
-	want, err := os.ReadFile(path)
-	require.NoError(t, err, "run this test with -update")
-	require.Equal(t, string(want), got, "if the change is meant, run this test with -update")
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // mismatchedSite is a plain site that answers all that it knows of the addresses.
@@ -134,7 +135,7 @@ func TestMismatchedDestination_IsAllowed(t *testing.T) {
 			if test.marked {
 				local = caddytest.TCP4(port).Address
 			}
-			assert.True(t, strings.HasPrefix(ask(t, conn, plainV1), "203.0.113.7:"+clientPort+"|"+local+"|203.0.113.7:51234|198.51.100.10:443|"))
+			assert.True(t, strings.HasPrefix(ask(t, conn, "PROXY TCP4 203.0.113.7 198.51.100.10 51234 443\r\n"), "203.0.113.7:"+clientPort+"|"+local+"|203.0.113.7:51234|198.51.100.10:443|"))
 			for _, bad := range []string{
 				"PROXY TCP6 203.0.113.7 2001:db8::1 51234 443\r\n",
 				"PROXY TCP4 2001:db8::7 198.51.100.10 51234 443\r\n",
@@ -146,7 +147,7 @@ func TestMismatchedDestination_IsAllowed(t *testing.T) {
 				"PROXY TCP6 2001:db8::7 unix:/a\nb 51234 0\r\n",
 				"PROXY TCP6 2001:db8::7 unix:/a 51234 443\r\n",
 				"PROXY TCP6 2001:db8::7 unix:/" + strings.Repeat("p", 80) + " 51234 0\r\n",
-				signatureV2 + "\x21\x21\x00\x0c" + "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x07",
+				wire.SignatureV2 + "\x21\x21\x00\x0c" + "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x07",
 			} {
 				logs := c.Logs.Tail()
 				conn := caddytest.Dial(t, caddytest.TCP4(port))

@@ -189,8 +189,17 @@ func (s *speaker) address() string {
 
 // outlast waits until the timeout has passed.
 func (s *speaker) outlast() {
-	s.waitForLog(caddytest.OfAccept.With(caddytest.Fields{"local": s.server.endpoint.Address}))
-	time.Sleep(shortTimeout * 3 / 2)
+	s.awaitAccept()
+	time.Sleep(lateness)
+}
+
+// awaitAccept waits until Caddy has accepted the connection.
+func (s *speaker) awaitAccept() {
+	want := caddytest.Fields{"local": s.server.endpoint.Address}
+	if s.server.network != "Unix" { // else it is the only one
+		want["peer"] = s.address()
+	}
+	s.waitForLog(caddytest.OfAccept.With(want))
 }
 
 func (s *speaker) waitForLog(want caddytest.Fields) {
@@ -204,6 +213,9 @@ func (s *speaker) waitForLog(want caddytest.Fields) {
 // shortTimeout is the timeout where it is to pass. A busy machine may take a while to
 // look at what was sent before.
 const shortTimeout = 3 * time.Second
+
+// lateness is how long a connection waits to be late, from when it was accepted.
+const lateness = shortTimeout * 3 / 2
 
 // What a client can say.
 
@@ -405,9 +417,10 @@ func lateDecisions() []tableRow {
 		lateRow("all but the last byte of v1, then that", lateHeader(headerV1[:len(headerV1)-1], "\n")),
 		lateRow("all but the last byte of v2, then that", lateHeader(headerV2[:len(headerV2)-1], headerV2[len(headerV2)-1:])),
 		lateRow("v2 that dribbles in", func(s *speaker) {
+			s.awaitAccept()
 			for i := range len(headerV2) {
 				s.send(headerV2[i : i+1])
-				time.Sleep(shortTimeout / 10)
+				time.Sleep(lateness / time.Duration(len(headerV2)-1))
 			}
 		}),
 		// Silence behind a header is no fault, and not the end of the watch.
@@ -442,14 +455,15 @@ func TestDecisionTable_SecondHeaders(t *testing.T) {
 }
 
 func TestDecisionTable_AtTimeout(t *testing.T) {
-	startFloor(t, shortTimeout, 3).run(t, lateDecisions(), 1000)
+	// All connections are late at the same time.
+	rows := lateDecisions()
+	startFloor(t, shortTimeout, len(rows)).run(t, rows, 1000)
 }
 
 // A floor is a Caddy with servers for every mode, transport and network.
 type floor struct {
 	*caddytest.Caddy
 	servers []floorServer
-	copies  int
 }
 
 type floorServer struct {
@@ -457,6 +471,7 @@ type floorServer struct {
 	transport caddytest.Transport
 	network   string
 	copy      int
+	copies    int
 	endpoint  caddytest.Endpoint
 }
 
@@ -464,11 +479,12 @@ func (s floorServer) name() string {
 	return fmt.Sprintf("%s-%s-%s-%d", s.mode, s.transport, s.network, s.copy)
 }
 
-// startFloor has so many servers for each mode, transport and network. Each has a limit of
-// its own on equal log lines, and no table has so many rows as to reach it.
+// startFloor has a server for each mode, transport and network, and so many copies of those on
+// Unix sockets, which share the rows. Each has a limit of its own on equal log lines, and no table
+// has so many rows as to reach it.
 func startFloor(t *testing.T, timeout time.Duration, copies int) *floor {
 	var (
-		f        = &floor{Caddy: caddytest.New(t), copies: copies}
+		f        = &floor{Caddy: caddytest.New(t)}
 		options  strings.Builder
 		sites    strings.Builder
 		tlsFiles = caddytest.CertificateFiles(t)
@@ -481,8 +497,12 @@ func startFloor(t *testing.T, timeout time.Duration, copies int) *floor {
 	for _, mode := range []proxyprotocol.Mode{proxyprotocol.On, proxyprotocol.Off, proxyprotocol.Unspecified} {
 		for _, tr := range caddytest.Transports {
 			for _, network := range networks {
-				for i := range copies {
-					f.servers = append(f.servers, floorServer{mode: mode, transport: tr, network: network, copy: i})
+				n := 1
+				if network == "Unix" {
+					n = copies
+				}
+				for i := range n {
+					f.servers = append(f.servers, floorServer{mode: mode, transport: tr, network: network, copy: i, copies: n})
 				}
 			}
 		}
@@ -530,24 +550,29 @@ func startFloor(t *testing.T, timeout time.Duration, copies int) *floor {
 	return f
 }
 
-// run runs all cells of these rows. A server has one connection at a time, because the
-// peers of a Unix socket look all the same, and so many servers work at a time.
+// run runs all cells of these rows, so many at a time. A server on a Unix socket has one
+// connection at a time, because the peers of a Unix socket look all the same.
 func (f *floor) run(t *testing.T, rows []tableRow, atATime int) {
 	var (
-		servers           sync.WaitGroup
+		cells             sync.WaitGroup
 		slots             = make(chan struct{}, atATime)
 		dir               = t.TempDir()
 		logs              = f.Logs.Tail()
 		accepted, refused atomic.Int64
 	)
 	for _, server := range f.servers {
-		servers.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			for i, r := range rows {
-				if i%f.copies != server.copy || r.transports != nil && !slices.Contains(r.transports, server.transport) {
-					continue
+		var oneAtATime sync.Mutex
+		for i, r := range rows {
+			if i%server.copies != server.copy || r.transports != nil && !slices.Contains(r.transports, server.transport) {
+				continue
+			}
+			cells.Go(func() {
+				if server.network == "Unix" {
+					oneAtATime.Lock()
+					defer oneAtATime.Unlock()
 				}
+				slots <- struct{}{}
+				defer func() { <-slots }()
 				verdict := r.verdict(server.mode)
 				if verdict.accepted {
 					accepted.Add(1)
@@ -557,10 +582,10 @@ func (f *floor) run(t *testing.T, rows []tableRow, atATime int) {
 				t.Run(fmt.Sprintf("%s/%s/%s/%s", r.name, server.mode, server.transport, server.network), func(t *testing.T) {
 					tableCell{r, server, verdict, fmt.Sprintf("/%d", i), dir}.run(t, f.Logs.Tail())
 				})
-			}
-		})
+			})
+		}
 	}
-	servers.Wait()
+	cells.Wait()
 
 	// No connection left more than its one line, not even later.
 	assert.Equal(t, int(accepted.Load()), len(logs.Find(caddytest.OfAccess)))
@@ -703,6 +728,7 @@ func TestListenerWrapper_AnswersWhatIsNoHeaderAsWithoutIt(t *testing.T) {
 		for _, scheme := range []string{"http", "https"} {
 			t.Run(test.name+"/"+scheme, func(t *testing.T) {
 				want := converse(t, ports[scheme+" none"], says(test.text))
+				var conversations sync.WaitGroup
 				for _, way := range []struct {
 					mode, header string
 					say          func(string) func(*speaker)
@@ -717,9 +743,14 @@ func TestListenerWrapper_AnswersWhatIsNoHeaderAsWithoutIt(t *testing.T) {
 					{"on", headerV2, trickles},
 					{"on", headerLocal, whole},
 				} {
-					got := converse(t, ports[scheme+" "+way.mode], way.say(way.header+test.text))
-					assert.Equal(t, want, got, "%s, behind %q", way.mode, way.header)
+					conversations.Go(func() {
+						t.Run(way.mode, func(t *testing.T) {
+							got := converse(t, ports[scheme+" "+way.mode], way.say(way.header+test.text))
+							assert.Equal(t, want, got, "%s, behind %q", way.mode, way.header)
+						})
+					})
 				}
+				conversations.Wait()
 			})
 		}
 	}
@@ -813,31 +844,43 @@ func TestListenerWrapper_TLSPolicySeesTheAddresses(t *testing.T) {
 // A peer that only connects, or that waits for the other end to speak first, is gone
 // when the HTTP server says so.
 func TestListenerWrapper_HTTPDeadlinesRuleASilentConnection(t *testing.T) {
-	for _, mode := range []string{"off", "unspecified"} {
-		for _, text := range []string{"", "PRO", "\r\n\r\n"} {
-			t.Run(fmt.Sprintf("%s %q", mode, text), func(t *testing.T) {
-				port := caddytest.FreePort(t)
-				c := caddytest.Start(t, fmt.Sprintf(`servers {
-					timeouts {
-						read_header 600ms
-					}
-					listener_wrappers {
-						proxy_protocol_mode %s {
-							timeout 200ms
-						}
-					}
-				}`, mode), fmt.Sprintf("http://:%d", port))
-				conn := caddytest.Dial(t, caddytest.TCP4(port))
-				started := time.Now()
-				caddytest.Send(t, conn, text)
-				caddytest.RequireRefused(t, conn)
-				assert.Greater(t, time.Since(started), 500*time.Millisecond)
-				for _, entry := range c.Logs.Refusals(nil) {
-					assert.Equal(t, []string{"", "silent", "debug"}, []string{text, entry.Str("reason"), entry.Str("level")}, "the HTTP server ended it")
+	modes := []string{"off", "unspecified"}
+	var options, sites strings.Builder
+	ports := make(map[string]int)
+	for _, mode := range modes {
+		ports[mode] = caddytest.FreePort(t)
+		fmt.Fprintf(&options, `servers :%d {
+			timeouts {
+				read_header 600ms
+			}
+			listener_wrappers {
+				proxy_protocol_mode %s {
+					timeout 200ms
 				}
+			}
+		}
+		`, ports[mode], mode)
+		fmt.Fprintf(&sites, "http://:%d {\n}\n", ports[mode])
+	}
+	c := caddytest.Start(t, options.String(), sites.String())
+	var all sync.WaitGroup
+	for _, mode := range modes {
+		for _, text := range []string{"", "PRO", "\r\n\r\n"} {
+			all.Go(func() {
+				t.Run(fmt.Sprintf("%s %q", mode, text), func(t *testing.T) {
+					conn := caddytest.Dial(t, caddytest.TCP4(ports[mode]))
+					started := time.Now()
+					caddytest.Send(t, conn, text)
+					caddytest.RequireRefused(t, conn)
+					assert.Greater(t, time.Since(started), 500*time.Millisecond)
+					for _, entry := range c.Logs.Refusals(caddytest.Fields{"peer": conn.LocalAddr().String()}) {
+						assert.Equal(t, []string{"", "silent", "debug"}, []string{text, entry.Str("reason"), entry.Str("level")}, "the HTTP server ended it")
+					}
+				})
 			})
 		}
 	}
+	all.Wait()
 }
 
 func TestListenerWrapper_FileGoesOutWhole(t *testing.T) {

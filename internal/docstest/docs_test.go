@@ -1,4 +1,6 @@
-package proxyprotocol_test
+// Package docstest tests the documentation. It has a process of its own, beside those of the
+// module's tests.
+package docstest
 
 // The documentation is tested as it is written: README.md, and all Markdown in docs.
 // What the first line of a code block says decides how:
@@ -57,6 +59,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
+	"github.com/portzero/caddy-proxy-protocol/internal/match"
+	"github.com/portzero/caddy-proxy-protocol/internal/metrics"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
@@ -136,12 +143,14 @@ func TestDocs_LogLines(t *testing.T) {
 	assert.NotZero(t, found)
 }
 
-// TestMain makes the test binary the 'caddy' of the documentation's commands.
+// TestMain makes the test binary the 'caddy' of the documentation's commands, and runs the
+// tests in the root of the repository, so that files have the names that they have there.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "caddy" {
 		caddycmd.Main()
 		return
 	}
+	caddytest.Must(os.Chdir("../.."))
 	os.Exit(m.Run())
 }
 
@@ -217,6 +226,7 @@ func newDocsShell(t *testing.T) *docsShell {
 		"HOME=" + home,
 		"TMPDIR=" + home,
 		fmt.Sprintf("CADDY_ADMIN=localhost:%d", s.admin),
+		"GORACE=atexit_sleep_ms=0", // else each 'caddy' sleeps for a second when it ends
 	}
 	t.Chdir(s.dir)
 	return s
@@ -390,6 +400,23 @@ func docsNormal(text string) string {
 	return text + "\n"
 }
 
+// modeNames and outcomeNames are those that users write or see.
+var (
+	modeNames    = namesOf[policy.Mode](policy.Modes)
+	outcomeNames = namesOf[record.Outcome](int(record.Outcomes))
+)
+
+// namesOf returns the names of the first n values of a type.
+func namesOf[T interface {
+	~uint8
+	String() string
+}](n int) (names []string) {
+	for i := range n {
+		names = append(names, T(i).String())
+	}
+	return names
+}
+
 // TestDocs_NameEverything checks that nothing users can name or see is left out.
 func TestDocs_NameEverything(t *testing.T) {
 	page := func(name string) string { return docsRead(t, filepath.Join(docsFolder, name)) }
@@ -400,20 +427,20 @@ func TestDocs_NameEverything(t *testing.T) {
 	}
 
 	reference := page("reference.md")
-	for _, name := range proxyprotocol.PlaceholderNames {
-		has("reference.md", reference, "| `{"+proxyprotocol.PlaceholderRoot+name+"}` |")
+	for _, name := range request.PlaceholderNames() {
+		has("reference.md", reference, "| `{"+request.PlaceholderRoot+name+"}` |")
 	}
 	for _, name := range slices.Concat(tlv.Names(), tlv.CertificateNames()) {
 		has("reference.md", reference, "| `"+name+"` |")
 	}
-	for _, name := range slices.Concat(proxyprotocol.MatchWords, proxyprotocol.MatchOptions, proxyprotocol.ModeNames) {
+	for _, name := range slices.Concat(match.Words, match.Options, modeNames) {
 		has("reference.md", reference, "- **"+name+"**")
 	}
 
 	operations := page("operations.md")
-	for i, outcome := range proxyprotocol.OutcomeNames {
+	for i, outcome := range outcomeNames {
 		has("operations.md", operations, "| `"+outcome+"` | ")
-		if message := proxyprotocol.RefusalMessage(i); message != "" {
+		if message := record.Outcome(i).Message(false); message != "" {
 			has("operations.md", operations, "| `"+outcome+"` | `"+message+"` |")
 		}
 	}
@@ -434,12 +461,23 @@ func TestDocs_NameEverything(t *testing.T) {
 	}
 }
 
+// countOfEach counts one connection and one datagram, so that each metric has a value. They are
+// forgotten when the returned function is called.
+func countOfEach() (forget func()) {
+	user := new(proxyprotocol.ListenerWrapper)
+	stats := record.Listeners.Acquire(record.Key{Server: "documentation", Address: "127.0.0.1:0"}, user)
+	stats.Count(policy.On, 2, record.Client)
+	stats.ObserveHeader(time.Millisecond)
+	record.Listeners.Acquire(record.Key{Server: "documentation", Address: "udp/127.0.0.1:0"}, user).Count(policy.On, 2, record.Client)
+	return func() { record.Listeners.Release(user) }
+}
+
 // TestDocs_Metrics checks that the metrics in the documentation, its alerts and its
 // dashboard are those that there are, with labels and values that they can have.
 func TestDocs_Metrics(t *testing.T) {
-	defer proxyprotocol.CountOfEach()()
+	defer countOfEach()()
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(proxyprotocol.Metrics)
+	registry.MustRegister(metrics.Collector{})
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	labels := make(map[string][]string) // by metric
@@ -448,7 +486,7 @@ func TestDocs_Metrics(t *testing.T) {
 			labels[family.GetName()] = append(labels[family.GetName()], label.GetName())
 		}
 	}
-	values := map[string][]string{"mode": proxyprotocol.ModeNames, "version": proxyprotocol.VersionNames, "outcome": proxyprotocol.OutcomeNames}
+	values := map[string][]string{"mode": modeNames, "version": record.VersionNames[:], "outcome": outcomeNames}
 
 	use := regexp.MustCompile(`(caddy_proxy_protocol_\w+)(?:\{([^}]*)\})?`)
 	match := regexp.MustCompile(`(\w+) *(?:=~|!~|!=|=) *"([^"]*)"`)

@@ -1,4 +1,4 @@
-package proxyprotocol_test
+package docstest
 
 import (
 	"bufio"
@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
@@ -226,9 +225,9 @@ var recipes = []recipe{
 			{name: "client over IPv4, a Unix socket between", header: "PROXY TCP4 203.0.113.7 unix:/run/nginx/chain.sock 51234 0\r\n", body: "Hello 203.0.113.7"},
 			{name: "client over IPv4, IPv6 between", header: "PROXY TCP4 203.0.113.7 2001:db8:1::1 51234 443\r\n", body: "Hello 203.0.113.7"},
 			{name: "client of one family", header: plainV1, body: "Hello 203.0.113.7"},
-			{name: "client, version 2", header: nginxV2("[2001:db8::7]:51234", "[::ffff:10.0.0.10]:443"), body: "Hello 2001:db8::7"},
-			{name: "client, version 2 with TLS", header: nginxV2("203.0.113.7:51234", "10.0.0.10:443", nginxTLS(1, 1)...), body: "Hello 203.0.113.7"},
-			{name: "a Unix socket between, version 2", header: nginxV2("", ""), status: http.StatusOK},
+			{name: "client, version 2", header: caddytest.NginxV2("[2001:db8::7]:51234", "[::ffff:10.0.0.10]:443"), body: "Hello 2001:db8::7"},
+			{name: "client, version 2 with TLS", header: caddytest.NginxV2("203.0.113.7:51234", "10.0.0.10:443", caddytest.NginxTLS(1, 1)...), body: "Hello 203.0.113.7"},
+			{name: "a Unix socket between, version 2", header: caddytest.NginxV2("", ""), status: http.StatusOK},
 			{name: "a source of the other family", header: "PROXY TCP6 203.0.113.7 2001:db8:1::1 51234 443\r\n", refused: "malformed"},
 		},
 	},
@@ -456,7 +455,7 @@ func sendersIn(t *testing.T, caddyfile string) (all senders) {
 		words := strings.Fields(line)
 		if len(words) > 2 && words[0] == "trusted_proxies" && words[1] == "static" {
 			words = words[1:]
-		} else if len(words) < 2 || !slices.Contains(proxyprotocol.ModeNames, words[0]) {
+		} else if len(words) < 2 || !slices.Contains(modeNames, words[0]) {
 			continue
 		}
 		for _, word := range words[1:] {
