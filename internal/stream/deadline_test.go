@@ -357,38 +357,28 @@ func TestDeadline_OfARefusedConnectionIsAnError(t *testing.T) {
 }
 
 // A header that is there already is read without setting a deadline, which costs more than the read.
-func TestDeadline_IsNotSetUntilTheSocketWaits(t *testing.T) {
+func TestDeadline_IsTheCallersUntilTheSocketWaits(t *testing.T) {
 	late := time.Now().Add(2 * time.Hour) // later than the timeout
-	for _, tt := range []struct {
-		op            op
-		before, while time.Time // of the caller: before and while the header is read
-		want          time.Time // of the socket
-	}{
-		{op: opAddr},
-		{op: opRead},
-		{op: opRead, before: late, want: late},
-		{op: opAddr, while: late},
-		{op: opWrite, while: late},
-	} {
+	for _, op := range []op{opAddr, opRead, opWrite} {
 		config, _ := testConfig(policy.On)
 		socket := says()
 		c := wrapTrusted(socket, config)
-		if !tt.before.IsZero() {
-			require.NoError(t, c.SetReadDeadline(tt.before))
-		}
-		require.NoError(t, c.holdDeadline(tt.op))
-		if !tt.while.IsZero() {
-			require.NoError(t, c.SetReadDeadline(tt.while))
-		}
-		assert.Equal(t, tt.want, socket.deadline, "%+v", tt)
+		c.op = op
 		untouched := time.Unix(1, 0)
 		socket.deadline = untouched
 		c.restoreDeadline()
-		if tt.before.IsZero() && tt.while.IsZero() {
-			assert.Equal(t, untouched, socket.deadline, "nor is one removed: %+v", tt)
-		} else {
-			assert.WithinDuration(t, late, socket.deadline, time.Second, "%+v", tt)
-		}
+		assert.Equal(t, untouched, socket.deadline, "none is removed")
+		require.NoError(t, c.SetReadDeadline(late))
+		assert.Equal(t, late, socket.deadline)
+		c.restoreDeadline()
+		assert.Equal(t, late, socket.deadline)
+		require.NoError(t, c.beforeWait())
+		assert.WithinDuration(t, c.headerDeadline(), socket.deadline, 0, "the earlier one")
+		socket.deadline = untouched
+		require.NoError(t, c.beforeWait())
+		assert.Equal(t, untouched, socket.deadline, "it is set once")
+		c.restoreDeadline()
+		assert.WithinDuration(t, late, socket.deadline, time.Second)
 	}
 }
 
@@ -409,7 +399,8 @@ func TestDeadline_ClearedDuringAReadLeavesNone(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	socket := says()
 	c := wrapTrusted(socket, config)
-	require.NoError(t, c.holdDeadline(opRead))
+	c.op = opRead
+	require.NoError(t, c.beforeWait())
 	require.NoError(t, c.SetReadDeadline(time.Time{}))
 	assert.WithinDuration(t, c.headerDeadline(), socket.deadline, 0)
 	c.restoreDeadline()
