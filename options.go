@@ -1,14 +1,9 @@
 package proxyprotocol
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"net/netip"
-	"net/url"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,6 +13,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -99,24 +95,8 @@ func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode
 		p.Trusted, err = policy.NewSet(static.Ranges)
 		return p, sourceName, fieldError("trusted_proxies", err)
 	}
-	p.SetSource(askSource(loaded.(caddyhttp.IPRangeSource), server))
+	p.SetSource(request.Source(loaded.(caddyhttp.IPRangeSource), server))
 	return p, sourceName, nil
-}
-
-// askSource returns a policy.Source that asks a module. The request that the module gets has the
-// peer's address, and a server, a replacer and variables in its context, as Caddy's requests have.
-func askSource(module caddyhttp.IPRangeSource, server *caddyhttp.Server) policy.Source {
-	return func(ctx context.Context, peer net.Addr) []netip.Prefix {
-		ctx = context.WithValue(ctx, caddyhttp.ServerCtxKey, server)
-		ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
-		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
-		return module.GetIPRanges((&http.Request{
-			Method:     http.MethodGet,
-			URL:        new(url.URL),
-			Header:     make(http.Header),
-			RemoteAddr: peer.String(),
-		}).WithContext(ctx))
-	}
 }
 
 // The checks below are shared. The Caddyfile parser adds the line to their errors, and Provision adds
