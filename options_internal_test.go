@@ -44,6 +44,12 @@ func TestAskSource_TellsTheModuleOfTheConnection(t *testing.T) {
 	assert.NotSame(t, first.Context().Value(caddy.ReplacerCtxKey), got.Context().Value(caddy.ReplacerCtxKey), "nothing is left from another connection")
 }
 
+func TestOptions_TimeoutIsPositive(t *testing.T) {
+	assert.NoError(t, checkTimeout(1))
+	assert.EqualError(t, checkTimeout(0), "0s is not positive: use a value such as 5s")
+	assert.EqualError(t, checkTimeout(-1), "-1ns is not positive: use a value such as 5s")
+}
+
 func TestParseRange_AcceptsWhatCaddyDoes(t *testing.T) {
 	var accepted, refused int
 	for _, s := range []string{
