@@ -1,9 +1,11 @@
 // Command mutate weakens one check of the code at a time and sees whether a test notices.
 //
 //	go -C tools run ./mutate ../internal/wire
-//	go -C tools run ./mutate .. header.go policy.go
+//	go -C tools run ./mutate .. http3.go options.go
+//	go -C tools run ./mutate -tests .. -run Placeholder ../internal/request placeholders.go
 //
-// All mutants of a package are compiled into one test binary; the environment chooses one.
+// All mutants of a package are compiled into one test binary, that of the package or, with -tests,
+// that of another one which uses it; the environment chooses one mutant.
 // Every test runs once by itself, to see which mutants it reaches; then every mutant runs
 // with the tests that reach it, the quickest first, until one fails. Mutants that survive
 // are printed, and make the command fail unless equivalent.txt says why they may.
@@ -30,6 +32,8 @@ import (
 
 var (
 	jobs  = flag.Int("j", 2, "how many mutants to run at once")
+	from  = flag.String("tests", "", "directory of the package whose tests to run, if they are another's")
+	pick  = flag.String("run", "^(Test|Fuzz)", "tests to run, as a regular expression")
 	skip  = flag.String("skip", "", "tests not to run, as a regular expression")
 	limit = flag.Duration("limit", 30*time.Second, "leave out tests that take longer")
 	only  = flag.String("only", "", "mutants to run, as a regular expression of what -list prints")
@@ -80,6 +84,11 @@ func run(dir string, files []string) (unexplained int, err error) {
 	}
 	defer os.RemoveAll(tmp)
 	p := &program{dir: dir, binary: filepath.Join(tmp, "mutants.test"), trace: filepath.Join(tmp, "trace")}
+	if *from != "" {
+		if p.dir, err = filepath.Abs(*from); err != nil {
+			return 0, err
+		}
+	}
 	if err := p.build(tmp, sources); err != nil {
 		return 0, err
 	}
@@ -87,10 +96,16 @@ func run(dir string, files []string) (unexplained int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return p.judge(mutants, tests), nil
+	why := explanations(equivalent, dir)
+	if len(files) == 0 && *only == "" {
+		for _, name := range unused(why, mutants) {
+			fmt.Println("equivalent.txt explains what is no mutant:", name)
+		}
+	}
+	return p.judge(mutants, tests, why), nil
 }
 
-// program is the test binary with all mutants.
+// program is the test binary with all mutants, built from the tests in dir.
 type program struct{ dir, binary, trace string }
 
 // build compiles the tests with the sources, which are given by path, in place of those
@@ -129,7 +144,7 @@ type test struct {
 
 // measure runs each test by itself.
 func (p *program) measure() ([]*test, error) {
-	out, err := p.command(context.Background(), "-test.list", "^(Test|Fuzz)").Output()
+	out, err := p.command(context.Background(), "-test.list", *pick).Output()
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +156,9 @@ func (p *program) measure() ([]*test, error) {
 	}
 	var tests []*test
 	for _, name := range strings.Fields(string(out)) {
+		if strings.HasPrefix(name, "Benchmark") || strings.HasPrefix(name, "Example") {
+			continue
+		}
 		if skipped != nil && skipped.MatchString(name) {
 			continue
 		}
@@ -222,20 +240,39 @@ func (p *program) survives(m *mutant, tests []*test) bool {
 //go:embed equivalent.txt
 var equivalent string
 
-// explanations are those of equivalent.txt, by mutant.
-func explanations() map[string]string {
+// explanations are those of a text like equivalent.txt for the package in this directory, by
+// mutant. The section of a package begins with its path from the root of the module, or with "."
+func explanations(text, dir string) map[string]string {
 	why := make(map[string]string)
-	for line := range strings.Lines(equivalent) {
-		if name, reason, ok := strings.Cut(strings.TrimSpace(line), " # "); ok {
+	ours := false
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if section, ok := strings.CutPrefix(line, "# "); ok {
+			ours = section == "." && isRoot(dir) || section != "." && strings.HasSuffix(filepath.ToSlash(dir), "/"+section)
+		} else if name, reason, ok := strings.Cut(line, " # "); ok && ours {
 			why[strings.TrimSpace(name)] = reason
 		}
 	}
 	return why
 }
 
-// judge runs all mutants and prints what survived.
-func (p *program) judge(mutants []*mutant, tests []*test) (unexplained int) {
-	why := explanations()
+// isRoot reports whether a directory is that of a module.
+func isRoot(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
+
+// unused returns what is explained and is not the name of a mutant.
+func unused(why map[string]string, mutants []*mutant) []string {
+	left := maps.Clone(why)
+	for _, m := range mutants {
+		delete(left, m.name())
+	}
+	return slices.Sorted(maps.Keys(left))
+}
+
+// judge runs all mutants and prints what survived. why are the explanations.
+func (p *program) judge(mutants []*mutant, tests []*test, why map[string]string) (unexplained int) {
 	var survivors []*mutant
 	var mu sync.Mutex
 	var wait sync.WaitGroup
