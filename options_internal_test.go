@@ -10,6 +10,12 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
+func TestOptions_TimeoutIsPositive(t *testing.T) {
+	assert.NoError(t, checkTimeout(1))
+	assert.EqualError(t, checkTimeout(0), "0s is not positive: use a value such as 5s")
+	assert.EqualError(t, checkTimeout(-1), "-1ns is not positive: use a value such as 5s")
+}
+
 func TestParseRange_AcceptsWhatCaddyDoes(t *testing.T) {
 	var accepted, refused int
 	for _, s := range []string{

@@ -125,9 +125,11 @@ func TestMatchers_WarnOfTheirOwnServerOnly(t *testing.T) {
 
 func TestMatchers_WarnOfAllServersIfNoneHasAWrapper(t *testing.T) {
 	const site = "http://:%d {\n@it pinned_ip 127.0.0.1\nrespond @it ok\n}\n"
-	ports := []int{caddytest.FreePort(t), caddytest.FreePort(t), caddytest.FreePort(t)}
+	var ports []int
 	sites := ""
-	for _, port := range ports {
+	for range 6 { // so many that they are in order by accident only seldom
+		port := caddytest.FreePort(t)
+		ports = append(ports, port)
 		sites += fmt.Sprintf(site, port)
 	}
 	c := caddytest.Start(t, "", sites)

@@ -157,6 +157,54 @@ func TestPacketConn_AllocatesNothingOnTheGoodPath(t *testing.T) {
 	}
 }
 
+func TestPacketConn_DropsWhatBreaksThePolicy(t *testing.T) {
+	const self, other = "127.0.0.1/32", "127.0.0.2/32"
+	header := headerUDP(client4, server4)
+	for _, test := range []struct {
+		name, datagram string
+		mode           policy.Mode
+		trusts         string
+		reason, err    string // or accepted
+	}{
+		{"header under on", header + quicLike, policy.On, self, "", ""},
+		{"header under unspecified", header + quicLike, policy.Unspecified, self, "", ""},
+		{"LOCAL", headerLocal() + quicLike, policy.On, self, "", ""},
+		{"no header under unspecified", quicLike, policy.Unspecified, other, "", ""},
+		{"no header under off", quicLike, policy.Off, other, "", ""},
+
+		{"no header under on", quicLike, policy.On, self, "missing", ""},
+		{"header under off", header + quicLike, policy.Off, self, "forbidden", ""},
+		{"untrusted under on", header + quicLike, policy.On, other, "untrusted", ""},
+		{"untrusted without a header under on", quicLike, policy.On, other, "untrusted", ""},
+		{"untrusted under unspecified", header + quicLike, policy.Unspecified, other, "untrusted", ""},
+		{"cut off", header[:len(header)-1], policy.On, self, "malformed", errTruncated.Error()},
+		{"of a stream", headerV2(client4, server4) + quicLike, policy.On, self, "malformed", errNotDgram.Error()},
+		{"UNKNOWN", headerUnknown(2) + quicLike, policy.On, self, "malformed", errNotDgram.Error()},
+		{"nothing behind it", header, policy.On, self, "malformed", errNoPayload.Error()},
+		{"nothing behind LOCAL", headerLocal(), policy.On, self, "malformed", errNoPayload.Error()},
+		{"wrong checksum", strings.Replace(header, "\x21\x12", "\x21\x11", 1) + quicLike, policy.On, self, "checksum", ""},
+		{"too large", headerUDP(client4, server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, 4096)}) + quicLike, policy.On, self, "too_large", ""},
+		{"second header", header + header + quicLike, policy.On, self, "duplicate", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			config, logs := testConfig(test.mode)
+			config.Trusted, _ = policy.NewSet([]string{test.trusts})
+			c := newPacketConn(listenUDP(t, "127.0.0.1"), true)
+			c.config.Store(config)
+			d := datagram{bytes: []byte(test.datagram), from: netip.MustParseAddrPort("127.0.0.1:7")}
+			assert.Equal(t, test.reason == "", c.accept(&d) != nil)
+			if test.reason == "" {
+				assert.Empty(t, reasonsOf(logs))
+				return
+			}
+			require.Equal(t, []string{test.reason}, reasonsOf(logs))
+			if test.err != "" {
+				assert.Equal(t, test.err, logs.All()[0].ContextMap()["error"])
+			}
+		})
+	}
+}
+
 // A datagram that is dropped costs what its record costs.
 func TestPacketConn_DroppedDatagramsAllocateForTheirRecordOnly(t *testing.T) {
 	for _, test := range []struct {

@@ -17,6 +17,13 @@ func TestServersWithoutWrapper_KnowTheirOwn(t *testing.T) {
 	assert.Empty(t, serversWithoutWrapper(ctx))
 }
 
+func TestServersWithoutWrapper_NeedAnHTTPApp(t *testing.T) {
+	ctx := caddy.Context{Context: t.Context()}
+	assert.Nil(t, HTTPApp(ctx))
+	assert.Empty(t, serversWithoutWrapper(ctx))
+	assert.NotPanics(t, func() { WarnIfUnwrapped(ctx, "matcher") })
+}
+
 func TestNoWrapperError_NamesTheAddresses(t *testing.T) {
 	assert.ErrorContains(t, NoWrapperError(&caddyhttp.Server{Listen: []string{":80", ":443"}}), "exactly one that the server listens on: :80 or :443")
 }

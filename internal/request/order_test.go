@@ -19,3 +19,8 @@ func TestCheckOrder_WrapperMustStandBeforeTLSWithOnePolicyToo(t *testing.T) {
 	server.TLSConnPolicies = make(caddytls.ConnectionPolicies, 1)
 	assert.ErrorContains(t, checkOrder(server), "must come before 'tls'")
 }
+
+func TestCheckOrder_WrappersThatCannotBeReadAreAnError(t *testing.T) {
+	server := &caddyhttp.Server{ListenerWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper":"proxy_protocol_mode"}`), json.RawMessage(`[]`)}}
+	assert.ErrorContains(t, checkOrder(server), "cannot unmarshal array")
+}

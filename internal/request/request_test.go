@@ -2,8 +2,12 @@ package request
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +28,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/stream"
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -244,6 +249,19 @@ func TestPlaceholders_OfAConnection(t *testing.T) {
 		assert.False(t, known, key)
 		assert.Nil(t, value, key)
 	}
+}
+
+func TestPlaceholders_TextsOfAListAreEscaped(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"a.test", "b\n"}}
+	der, err := x509.CreateCertificate(nil, template, template, public, private)
+	require.NoError(t, err)
+	tlvs, err := tlv.Encode([]tlv.Value{{Name: "ssl.client_cert", Text: base64.StdEncoding.EncodeToString(der)}})
+	require.NoError(t, err)
+	c := Conn(overStream(t, headerOf(t, wire.Stream, tlvs...)))
+	value, _ := PlaceholdersOf(c)(PlaceholderRoot + ".tlv.ssl.client_cert.san.dns_names")
+	assert.Equal(t, TextList{"a.test", `b\x0a`}, value)
 }
 
 func TestPlaceholders_OfNoConnectionAreEmpty(t *testing.T) {

@@ -2,13 +2,14 @@
 // no test notices. Such a change is called a mutant.
 //
 //	go -C tools run ./mutate ../internal/wire
-//	go -C tools run ./mutate .. header.go policy.go
+//	go -C tools run ./mutate .. http3.go options.go
+//	go -C tools run ./mutate -tests .. -run Placeholder ../internal/request placeholders.go
 //
-// All mutants of a package are compiled into one test binary; an environment variable chooses one.
-// First every test runs once by itself, to find the mutants that it reaches. Then every mutant runs
-// with the tests that reach it, the quickest first, until one fails. A mutant survives if none
-// fails. Survivors are printed, and make the command fail unless equivalent.txt has a reason for
-// them.
+// All mutants of a package are compiled into one test binary, that of the package or, with -tests,
+// that of another one which uses it; an environment variable chooses one mutant. First every test
+// runs once by itself, to find the mutants that it reaches. Then every mutant runs with the tests
+// that reach it, the quickest first, until one fails. A mutant survives if none fails. Survivors
+// are printed, and make the command fail unless equivalent.txt has a reason for them.
 package main
 
 import (
@@ -32,6 +33,8 @@ import (
 
 var (
 	jobs  = flag.Int("j", 2, "how many mutants to run at once")
+	from  = flag.String("tests", "", "directory of the package whose tests to run, if they are another's")
+	pick  = flag.String("run", "^(Test|Fuzz)", "tests to run, as a regular expression")
 	skip  = flag.String("skip", "", "tests not to run, as a regular expression")
 	limit = flag.Duration("limit", 30*time.Second, "leave out tests that take longer")
 	only  = flag.String("only", "", "mutants to run, as a regular expression of what -list prints")
@@ -82,6 +85,11 @@ func run(dir string, files []string) (unexplained int, err error) {
 	}
 	defer os.RemoveAll(tmp)
 	p := &program{dir: dir, binary: filepath.Join(tmp, "mutants.test"), trace: filepath.Join(tmp, "trace")}
+	if *from != "" {
+		if p.dir, err = filepath.Abs(*from); err != nil {
+			return 0, err
+		}
+	}
 	if err := p.build(tmp, sources); err != nil {
 		return 0, err
 	}
@@ -89,11 +97,17 @@ func run(dir string, files []string) (unexplained int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return p.report(mutants, tests), nil
+	why := explanations(equivalent, dir)
+	if len(files) == 0 && *only == "" {
+		for _, name := range unused(why, mutants) {
+			fmt.Println("equivalent.txt explains what is no mutant:", name)
+		}
+	}
+	return p.report(mutants, tests, why), nil
 }
 
-// program is the test binary with all mutants. dir is the package's directory, and trace the file
-// to which a test without a mutant writes the mutants that it reaches.
+// program is the test binary with all mutants. dir is the directory of its package, and trace the
+// file to which a test without a mutant writes the mutants that it reaches.
 type program struct{ dir, binary, trace string }
 
 // build compiles the test binary. sources are the texts of files, by path, that replace those on
@@ -133,7 +147,7 @@ type test struct {
 // measure runs each test by itself without a mutant, and returns those that pass, the quickest
 // first.
 func (p *program) measure() ([]*test, error) {
-	out, err := p.command(context.Background(), "-test.list", "^(Test|Fuzz)").Output()
+	out, err := p.command(context.Background(), "-test.list", *pick).Output()
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +159,9 @@ func (p *program) measure() ([]*test, error) {
 	}
 	var tests []*test
 	for _, name := range strings.Fields(string(out)) {
+		if strings.HasPrefix(name, "Benchmark") || strings.HasPrefix(name, "Example") {
+			continue
+		}
 		if skipped != nil && skipped.MatchString(name) {
 			continue
 		}
@@ -227,21 +244,41 @@ func (p *program) survives(m *mutant, tests []*test) bool {
 //go:embed equivalent.txt
 var equivalent string
 
-// explanations returns the reasons in equivalent.txt, by the name of the mutant.
-func explanations() map[string]string {
+// explanations returns the reasons in a text like equivalent.txt for the package in a directory, by
+// the name of the mutant. The section of a package begins with its path from the root of the
+// module, or with ".".
+func explanations(text, dir string) map[string]string {
 	why := make(map[string]string)
-	for line := range strings.Lines(equivalent) {
-		if name, reason, ok := strings.Cut(strings.TrimSpace(line), " # "); ok {
+	ours := false
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if section, ok := strings.CutPrefix(line, "# "); ok {
+			ours = section == "." && isRoot(dir) || section != "." && strings.HasSuffix(filepath.ToSlash(dir), "/"+section)
+		} else if name, reason, ok := strings.Cut(line, " # "); ok && ours {
 			why[strings.TrimSpace(name)] = reason
 		}
 	}
 	return why
 }
 
+// isRoot reports whether a directory is that of a module.
+func isRoot(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
+
+// unused returns the explanations whose names are not those of mutants.
+func unused(why map[string]string, mutants []*mutant) []string {
+	left := maps.Clone(why)
+	for _, m := range mutants {
+		delete(left, m.name())
+	}
+	return slices.Sorted(maps.Keys(left))
+}
+
 // report runs all mutants, prints the survivors and a summary, and returns the number of survivors
-// without a reason.
-func (p *program) report(mutants []*mutant, tests []*test) (unexplained int) {
-	why := explanations()
+// without a reason in why.
+func (p *program) report(mutants []*mutant, tests []*test, why map[string]string) (unexplained int) {
 	var survivors []*mutant
 	var mu sync.Mutex
 	var wait sync.WaitGroup

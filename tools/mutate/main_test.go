@@ -85,3 +85,21 @@ func TestF(t *testing.T) {
 		t.Fatal(tests, err)
 	}
 }
+
+func TestExplanationsAreThoseOfThePackage(t *testing.T) {
+	const text = "# What this is: a sentence.\n# a # b\n\n# internal/a\nf: x # one\n\n# other/a\nf: x # two\n\n# .\nf: x # three\n"
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "go.mod"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{"internal/a": "one", "other/a": "two", "": "three", "b": "", "more-internal/a": ""} {
+		why := explanations(text, filepath.Join(root, dir))
+		if why["f: x"] != want {
+			t.Errorf("%q: %q", dir, why)
+		}
+	}
+	why := map[string]string{"f: x: y": "", "f: x: z": ""}
+	if left := unused(why, []*mutant{{fn: "f", change: "x", source: "y"}}); len(left) != 1 || left[0] != "f: x: z" {
+		t.Error(left)
+	}
+}
