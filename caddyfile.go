@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/paste"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -31,7 +32,8 @@ func (lw *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return lw.unmarshal(d, nil)
 }
 
-// unmarshal refuses some options, for the reasons given.
+// unmarshal reads the syntax of UnmarshalCaddyfile. refused has options that are not allowed, and
+// the reasons for the errors.
 func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]string) error {
 	d.Next() // consume wrapper name
 	if d.NextArg() {
@@ -59,6 +61,9 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 		if why, ok := refused[option]; ok {
 			return d.Errf("%s: %s", option, why)
 		}
+		if paste.IsBuiltinOption(option) {
+			return d.Err(paste.BuiltinOption(option, expandRanges(d.RemainingArgs())))
+		}
 		err := lw.unmarshalOption(d, option)
 		if err == errUnrecognized {
 			options := slices.DeleteFunc(slices.Clone(wrapperOptions), func(o string) bool { return refused[o] != "" })
@@ -71,10 +76,14 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 	return nil
 }
 
+// wrapperOptions are the options of the listener wrapper in a block. Modes with ranges come in
+// addition.
 var wrapperOptions = []string{"trusted_proxies", "timeout", "max_header_size", "version", "http3", "mismatched_destination"}
 
+// errUnrecognized is returned by unmarshalOption for an option that is not in wrapperOptions.
 var errUnrecognized = errors.New("unrecognized option")
 
+// unmarshalOption reads one option and sets its field.
 func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 	if option == "trusted_proxies" {
 		return lw.unmarshalTrustedProxies(d)
@@ -111,6 +120,8 @@ func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string
 	return nil
 }
 
+// parseTimeout returns the value of the option timeout. It accepts days, as all durations in a
+// Caddyfile.
 func parseTimeout(s string) (caddy.Duration, error) {
 	timeout, err := caddy.ParseDuration(s)
 	if err != nil {
@@ -119,16 +130,25 @@ func parseTimeout(s string) (caddy.Duration, error) {
 	return caddy.Duration(timeout), checkTimeout(timeout)
 }
 
+// parseMaxHeaderSize returns the value of the option max_header_size, a number of bytes with or
+// without a unit.
 func parseMaxHeaderSize(s string) (int, error) {
 	size, err := humanize.ParseBytes(s)
 	if err != nil {
 		return 0, fmt.Errorf("'%s' is not a size: use %d to %d bytes, such as 4KiB", s, wire.MinMaxSize, wire.MaxSize)
 	}
-	size = min(size, 1<<31-1) // out of bounds on every platform
+	size = min(size, 1<<31-1) // fits into an int on every platform, and is still out of bounds
 	return int(size), checkMaxHeaderSize(int(size))
 }
 
-// unmarshalRanges adds the ranges of a line, and checks them against those before.
+// isRange reports whether a word is an IP address, a CIDR range or private_ranges.
+func isRange(s string) bool {
+	_, err := policy.ParseRange(s)
+	return err == nil || s == "private_ranges"
+}
+
+// unmarshalRanges adds the ranges of a line that begins with a mode. A range that has another mode
+// on a line before is an error.
 func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) error {
 	ranges := expandRanges(d.RemainingArgs())
 	if len(ranges) == 0 {
@@ -146,13 +166,17 @@ func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) er
 	return nil
 }
 
-// unmarshalTrustedProxies has the syntax of the server option of this name.
+// unmarshalTrustedProxies reads the option trusted_proxies. Its syntax is that of Caddy's server
+// option trusted_proxies.
 func (lw *ListenerWrapper) unmarshalTrustedProxies(d *caddyfile.Dispenser) error {
 	if lw.Mode == Off {
 		return d.Errf("trusted_proxies: %v", errTrustUnderOff)
 	}
 	if !d.NextArg() {
 		return d.Err("trusted_proxies: the source is missing: write one, such as 'static 10.0.0.0/8'")
+	}
+	if isRange(d.Val()) {
+		return d.Err(paste.StaticSource(append([]string{d.Val()}, d.RemainingArgs()...)))
 	}
 	id := "http.ip_sources." + d.Val()
 	module, err := caddyfile.UnmarshalModule(d, id)

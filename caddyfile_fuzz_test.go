@@ -13,7 +13,7 @@ import (
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 )
 
-// caddyfileModules are what can be written in a Caddyfile.
+// caddyfileModules return the modules that have a syntax in the Caddyfile.
 var caddyfileModules = []func() caddyfile.Unmarshaler{
 	func() caddyfile.Unmarshaler { return new(proxyprotocol.ListenerWrapper) },
 	func() caddyfile.Unmarshaler { return new(proxyprotocol.Handler) },
@@ -21,8 +21,8 @@ var caddyfileModules = []func() caddyfile.Unmarshaler{
 	func() caddyfile.Unmarshaler { return new(proxyprotocol.MatchPinnedIP) },
 }
 
-// FuzzCaddyfile: whatever stands in a Caddyfile, nothing panics, an error names its line,
-// and what is accepted is the same in JSON and loads.
+// FuzzCaddyfile asserts that no text in a Caddyfile causes a panic, that an error names its line, and
+// that an accepted text has the same meaning in JSON, and loads.
 func FuzzCaddyfile(f *testing.F) {
 	for _, test := range goodWrappers {
 		f.Add(byte(0), test.caddyfile)
@@ -70,7 +70,7 @@ func FuzzCaddyfile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which byte, text string) {
 		tokens, err := caddyfile.Tokenize([]byte(text), "Caddyfile")
 		if err != nil || len(tokens) == 0 {
-			return // Caddy's own parser hands out the name of the module, at least
+			return // Caddy's parser always passes at least the name of the module
 		}
 		newModule := caddyfileModules[int(which)%len(caddyfileModules)]
 		module := newModule()
@@ -89,7 +89,7 @@ func FuzzCaddyfile(f *testing.F) {
 	})
 }
 
-// provision provisions a module as if it stood on a server with the listener wrapper.
+// provision provisions a module as if it were on a server with the listener wrapper.
 func provision(module caddy.Provisioner) error {
 	server := &caddyhttp.Server{ListenerWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper":"proxy_protocol_mode"}`)}}
 	server.Protocols = []string{"h1", "h2", "h3"}

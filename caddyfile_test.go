@@ -10,7 +10,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 )
 
-// wrapperCaddyfile is a Caddyfile with these lines in place of its fourth.
+// wrapperCaddyfile returns a Caddyfile whose listener wrappers, from line 4 on, are these lines.
 func wrapperCaddyfile(wrapper string) string {
 	return "{\n\tservers {\n\t\tlistener_wrappers {\n" + wrapper + "\n\t\t}\n\t}\n}\n:1234\n"
 }
@@ -140,7 +140,37 @@ func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"an option of Caddy's own wrapper",
 			"proxy_protocol_mode on {\nallow 10.0.0.0/8\n}",
-			"unrecognized option 'allow': use trusted_proxies, timeout, max_header_size, version, http3, mismatched_destination, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+			"allow: an option of Caddy's own 'proxy_protocol', not of 'proxy_protocol_mode': write mode 'on' behind the name of the wrapper, and in its block: trusted_proxies static 10.0.0.0/8, at Caddyfile:5",
+		},
+		{
+			"Caddy's own deny",
+			"proxy_protocol_mode on {\ndeny 10.0.0.0/8 10.1.0.1\n}",
+			"deny: an option of Caddy's own 'proxy_protocol', not of 'proxy_protocol_mode': write off 10.0.0.0/8 10.1.0.1, at Caddyfile:5",
+		},
+		{
+			"Caddy's own deny without ranges",
+			"proxy_protocol_mode on {\ndeny\n}",
+			"deny: an option of Caddy's own 'proxy_protocol', not of 'proxy_protocol_mode': write off 192.0.2.10, at Caddyfile:5",
+		},
+		{
+			"Caddy's own fallback_policy",
+			"proxy_protocol_mode {\nfallback_policy reject\n}",
+			"fallback_policy: an option of Caddy's own 'proxy_protocol', not of 'proxy_protocol_mode': write mode 'off' behind the name of the wrapper, at Caddyfile:5",
+		},
+		{
+			"an unknown fallback_policy",
+			"proxy_protocol_mode {\nfallback_policy nonsense\n}",
+			"fallback_policy: an option of Caddy's own 'proxy_protocol', not of 'proxy_protocol_mode': write one of these modes behind the name of the wrapper: on, off or unspecified, at Caddyfile:5",
+		},
+		{
+			"ranges in place of a source",
+			"proxy_protocol_mode on {\ntrusted_proxies 10.0.0.0/8 10.1.0.1\n}",
+			"trusted_proxies: '10.0.0.0/8' is not a source: write: trusted_proxies static 10.0.0.0/8 10.1.0.1, at Caddyfile:5",
+		},
+		{
+			"private_ranges in place of a source",
+			"proxy_protocol_mode on {\ntrusted_proxies private_ranges\n}",
+			"trusted_proxies: 'private_ranges' is not a source: write: trusted_proxies static private_ranges, at Caddyfile:5",
 		},
 		{
 			"an option twice",

@@ -81,24 +81,9 @@ var (
 	errMigrated  = errors.New("the QUIC connection has migrated, and its client address is now marked when it was not before, or the reverse")
 )
 
-// wrapperNames returns the names of wrappers, in order.
-func wrapperNames(wrappers []json.RawMessage) ([]string, error) {
-	var names []string
-	for _, raw := range wrappers {
-		var module struct {
-			Wrapper string `json:"wrapper"`
-		}
-		if err := json.Unmarshal(raw, &module); err != nil {
-			return nil, err
-		}
-		names = append(names, module.Wrapper)
-	}
-	return names, nil
-}
-
 // packetWrapperOf returns the server's packet wrapper, not provisioned, or nil if there is none.
 func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
-	names, err := wrapperNames(server.PacketConnWrappersRaw)
+	names, err := request.WrapperNames(server.PacketConnWrappersRaw)
 	i := slices.Index(names, wrapperName)
 	if err != nil || i < 0 {
 		return nil, err

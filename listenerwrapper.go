@@ -125,7 +125,9 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 // WrapListener wraps l.
 func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	config := *lw.config
-	config.Stats = record.Listeners.Acquire(record.Key{Server: lw.serverName, Address: listenAddress(l.Addr())}, lw)
+	address := listenAddress(l.Addr())
+	config.Stats = record.Listeners.Acquire(record.Key{Server: lw.serverName, Address: address}, lw)
+	announce(config.Log, address, &config.Policy, lw.trustedSource, lw.Ranges)
 	return &stream.Listener{Listener: l, Config: &config}
 }
 

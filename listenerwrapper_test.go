@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -287,6 +288,13 @@ func TestListenerWrapper_DoesNotTrustAnAbstractUnixSocket(t *testing.T) {
 			socket := caddytest.Unix(fmt.Sprintf("@proxyprotocol-%d", caddytest.FreePort(t)))
 			c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+test.wrapper), fmt.Sprintf("http://:80 {\nbind unix/%s\nlog\nrespond {remote}\n}", socket.Address))
 			assert.Equal(t, test.want, fates{outcomeOf(t, c, socket, headerV2), outcomeOf(t, c, socket, "")})
+			warned := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"level": "warn", "msg": "no peer of an abstract Unix socket is trusted, because no file permissions guard the socket, so all connections are refused; use a socket file"}))
+			if reflect.DeepEqual(test.want, untrustedOn) {
+				require.Len(t, warned, 1)
+				assert.Equal(t, []any{"unix/" + socket.Address}, warned[0].Get("listen"))
+			} else {
+				assert.Empty(t, warned)
+			}
 		})
 	}
 }
@@ -662,4 +670,56 @@ func TestListenAddressIsWrittenAsCaddyWritesIt(t *testing.T) {
 	assert.Empty(t, proxyprotocol.ListenAddress(nil))
 	assert.Equal(t, "127.0.0.1:80", proxyprotocol.ListenAddress(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}))
 	assert.Equal(t, "unix//run/socket", proxyprotocol.ListenAddress(&net.UnixAddr{Name: "/run/socket", Net: "unix"}))
+}
+
+func TestListenerWrapper_SaysAtStartWhatItChecks(t *testing.T) {
+	for _, tt := range []struct {
+		name, wrapper string
+		want          map[string]any
+	}{
+		{"off", "proxy_protocol_mode off", map[string]any{"mode": "off"}},
+		{"on for all", "proxy_protocol_mode on", map[string]any{"mode": "on", "trusted_proxies": "any"}},
+		{
+			"ranges", "proxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8 ::1\noff 127.0.0.2\nunspecified 127.0.0.3\non 127.0.0.4\n}",
+			map[string]any{"mode": "on", "trusted_proxies": []any{"10.0.0.0/8", "::1/128"}, "ranges_off": []any{"127.0.0.2"}, "ranges_unspecified": []any{"127.0.0.3"}, "ranges_on": []any{"127.0.0.4"}},
+		},
+		{
+			"a source", "proxy_protocol_mode on {\ntrusted_proxies proxy_protocol_test {\nname here\n}\n}",
+			map[string]any{"mode": "on", "trusted_proxies": "proxy_protocol_test"},
+		},
+		{
+			"many ranges", "proxy_protocol_mode on {\ntrusted_proxies static" + strings.Repeat(" 10.0.0.0/8", 1) + manyRanges(30) + "\n}",
+			map[string]any{"mode": "on", "trusted_proxies": append(anyRanges(19), "...")},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			port := caddytest.FreePort(t)
+			c := caddytest.Start(t, caddytest.Wrappers(tt.wrapper), strings.Replace(caddytest.PlainSite(port), strings.Join(caddytest.Loopbacks(), " "), "127.0.0.1", 1))
+			line := c.Logs.WaitFor(t, caddytest.OfModule.With(caddytest.Fields{"msg": "checking PROXY protocol headers"}))
+			assert.Equal(t, "info", line.Str("level"))
+			got := make(map[string]any)
+			for key, value := range line {
+				if key == "mode" || key == "trusted_proxies" || strings.HasPrefix(key, "ranges_") {
+					got[key] = value
+				}
+			}
+			assert.Equal(t, tt.want, got)
+			assert.Equal(t, caddytest.TCP4(port).Address, line.Str("address"))
+		})
+	}
+}
+
+func manyRanges(n int) (text string) {
+	for i := range n {
+		text += fmt.Sprintf(" 198.51.100.%d", i)
+	}
+	return text
+}
+
+func anyRanges(n int) (ranges []any) {
+	ranges = append(ranges, "10.0.0.0/8")
+	for i := range n {
+		ranges = append(ranges, fmt.Sprintf("198.51.100.%d/32", i))
+	}
+	return ranges
 }

@@ -115,6 +115,8 @@ func TestMatchNot_IsWarnedOfAtLoad(t *testing.T) {
 		{expression: "path('/x') || !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
 		{expression: "{http.request.method} == 'GET' && !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
 		{expression: "proxy_protocol('absent') && !proxy_protocol('present')"},
+		{expression: "proxy_protocol('absent', 'peer:'+{http.a}) && !pinned_ip('1.2.3.4')"},
+		{expression: "proxy_protocol({http.a}, 'absent') && !pinned_ip('1.2.3.4')"},
 		{expression: "proxy_protocol('absent') || !proxy_protocol('present')", on: []string{"!proxy_protocol('present')"}},
 		{expression: "(proxy_protocol('present') && !pinned_ip('203.0.113.7')) || path('/x')"},
 		{expression: "proxy_protocol('peer:10.0.0.0/8') && !proxy_protocol('present')", more: []string{"!proxy_protocol('present')"}},

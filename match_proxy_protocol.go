@@ -206,6 +206,9 @@ func (m *MatchProxyProtocol) conditions() *match.Conditions {
 	return &match.Conditions{Is: m.Is, Version: m.Version, Peer: m.Peer, TLV: m.TLV}
 }
 
+// String returns the matcher as it stands in a Caddyfile, in one line.
+func (m *MatchProxyProtocol) String() string { return m.conditions().String() }
+
 // compile checks and compiles the fields, anew at each call.
 func (m *MatchProxyProtocol) compile() (err error) {
 	m.compiled, err = m.conditions().Compile()
@@ -223,7 +226,7 @@ func (m *MatchProxyProtocol) MatchWithError(r *http.Request) (bool, error) {
 // matches reports whether the connection of a request is known and matches.
 func matches(h *match.Header, r *http.Request) bool {
 	c := request.Conn(r)
-	return c != nil && h.Matches(c.Info())
+	return c != nil && h != nil && h.Matches(c.Info())
 }
 
 // Interface guards

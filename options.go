@@ -1,14 +1,9 @@
 package proxyprotocol
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"net/netip"
-	"net/url"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -17,12 +12,15 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// This file has the options that both wrappers have.
+// This file has the options that the listener wrapper and the packet wrapper share, with their checks
+// and warnings.
 
-// ModeRanges gives peers a mode of their own.
+// ModeRanges gives the peers in some ranges a mode of their own.
 type ModeRanges struct {
 	// The mode of these peers: `on`, `off` or `unspecified`; required.
 	Mode *Mode `json:"mode"`
@@ -33,9 +31,11 @@ type ModeRanges struct {
 	Ranges []string `json:"ranges"`
 }
 
+// errNoRanges is the error of a mode without ranges, in JSON and in the Caddyfile.
 var errNoRanges = errors.New("needs at least one IP address or CIDR range")
 
-// compileRanges makes a table of the modes of all ranges, or returns nil if there are none.
+// compileRanges returns a table of the modes of all ranges, or nil if there are none. Its errors
+// begin with the JSON field.
 func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
 	if len(all) == 0 {
 		return nil, nil
@@ -61,7 +61,7 @@ func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
 	return table, nil
 }
 
-// expandRanges replaces Caddy's shortcut for all private ranges.
+// expandRanges replaces private_ranges, Caddy's shortcut, by the private ranges.
 func expandRanges(args []string) []string {
 	var ranges []string
 	for _, arg := range args {
@@ -74,9 +74,10 @@ func expandRanges(args []string) []string {
 	return ranges
 }
 
-// compilePolicy makes a policy of the options of a module, which has the field
-// TrustedProxiesRaw. It also returns the name of the source in that field, if there is one. The
-// server, which may be nil, is what the source is told of where connections come in.
+// compilePolicy returns the policy of a wrapper. module is the wrapper, whose field
+// TrustedProxiesRaw has the source of trusted proxies; raw is the value of this field, or nil.
+// sourceName is the name of the source, or empty. server is the HTTP server that the source finds in
+// the context of its requests; it may be nil.
 func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode Mode, ranges *bart.Table[Mode], raw json.RawMessage) (p policy.Policy, sourceName string, err error) {
 	p = policy.Policy{Mode: mode, Ranges: ranges}
 	if raw == nil {
@@ -94,31 +95,17 @@ func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode
 		p.Trusted, err = policy.NewSet(static.Ranges)
 		return p, sourceName, fieldError("trusted_proxies", err)
 	}
-	p.SetSource(askSource(loaded.(caddyhttp.IPRangeSource), server))
+	p.SetSource(request.Source(loaded.(caddyhttp.IPRangeSource), server))
 	return p, sourceName, nil
 }
 
-// askSource makes a policy.Source of a module. The request that it passes to the module has the
-// peer's address, and Caddy's server, replacer and variables in its context.
-func askSource(module caddyhttp.IPRangeSource, server *caddyhttp.Server) policy.Source {
-	return func(ctx context.Context, peer net.Addr) []netip.Prefix {
-		ctx = context.WithValue(ctx, caddyhttp.ServerCtxKey, server)
-		ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
-		ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
-		return module.GetIPRanges((&http.Request{
-			Method:     http.MethodGet,
-			URL:        new(url.URL),
-			Header:     make(http.Header),
-			RemoteAddr: peer.String(),
-		}).WithContext(ctx))
-	}
-}
+// The checks below are shared. The Caddyfile parser adds the line to their errors, and Provision adds
+// the JSON field (fieldError).
 
-// These checks are shared: the Caddyfile parser adds the line to their errors, Provision the JSON
-// field (fieldError).
-
+// errTrustUnderOff is the error of trusted_proxies with mode off.
 var errTrustUnderOff = errors.New("not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on'")
 
+// fieldError adds a JSON field to an error, and returns nil for nil.
 func fieldError(field string, err error) error {
 	if err == nil {
 		return nil
@@ -126,6 +113,7 @@ func fieldError(field string, err error) error {
 	return fmt.Errorf("%s: %w", field, err)
 }
 
+// checkTimeout checks that a timeout is positive.
 func checkTimeout(d time.Duration) error {
 	if d <= 0 {
 		return fmt.Errorf("%s is not positive: use a value such as 5s", d)
@@ -133,6 +121,7 @@ func checkTimeout(d time.Duration) error {
 	return nil
 }
 
+// checkMaxHeaderSize checks that a size is one that a receiver may have as its limit.
 func checkMaxHeaderSize(size int) error {
 	if size < wire.MinMaxSize || size > wire.MaxSize {
 		return fmt.Errorf("%d bytes is out of bounds: use %d to %d", size, wire.MinMaxSize, wire.MaxSize)
@@ -140,7 +129,7 @@ func checkMaxHeaderSize(size int) error {
 	return nil
 }
 
-// headerLimit is the size of the largest header to accept, as the option has it.
+// headerLimit returns the size of the largest header to accept: the option, or its default.
 func headerLimit(option *int) int {
 	if option == nil {
 		return defaultMaxHeaderSize
@@ -148,6 +137,7 @@ func headerLimit(option *int) int {
 	return *option
 }
 
+// checkVersion checks that a version is empty, v1 or v2.
 func checkVersion(version string) error {
 	if _, ok := versions[version]; !ok {
 		return fmt.Errorf("unknown version '%s': use v1 or v2, or leave it out to accept both", version)
@@ -155,16 +145,18 @@ func checkVersion(version string) error {
 	return nil
 }
 
+// checkHTTP3 checks the value of the option http3.
 func checkHTTP3(value string) error {
 	return checkAllow(value, "leave it out to disable HTTP/3 where a header is mandatory")
 }
 
+// checkMismatchedDestination checks the value of the option mismatched_destination.
 func checkMismatchedDestination(value string) error {
 	return checkAllow(value, "leave it out to refuse version 1 headers whose destination does not match their address family")
 }
 
-// checkAllow checks the value of an option that can only be "allow". otherwise says what to do to
-// leave it off.
+// checkAllow checks the value of an option that is "allow" or not set. otherwise is the part of the
+// error that describes the effect of leaving the option out.
 func checkAllow(value, otherwise string) error {
 	if value != "" && value != allowed {
 		return fmt.Errorf("unknown value '%s': use %s, or %s", value, allowed, otherwise)
@@ -172,7 +164,34 @@ func checkAllow(value, otherwise string) error {
 	return nil
 }
 
-// warnOfPolicy logs warnings about a valid policy.
+// announce logs the configuration of a listener when the listener opens. The log of a listener
+// without a wrapper has no such line.
+func announce(log *record.Log, address string, p *policy.Policy, sourceName string, ranges []ModeRanges) {
+	const most = 20 // ranges in a line
+	fields := []zap.Field{zap.String("address", address), zap.Stringer("mode", p.Mode)}
+	switch {
+	case p.Trusted != nil:
+		fields = append(fields, zap.Strings("trusted_proxies", p.TrustedRanges(most)))
+	case p.Source != nil:
+		fields = append(fields, zap.String("trusted_proxies", sourceName))
+	case p.Mode != Off:
+		fields = append(fields, zap.String("trusted_proxies", "any"))
+	}
+	for _, mode := range []Mode{On, Off, Unspecified} {
+		var of []string
+		for _, r := range ranges {
+			if *r.Mode == mode {
+				of = append(of, r.Ranges...)
+			}
+		}
+		if len(of) > 0 {
+			fields = append(fields, zap.Strings("ranges_"+mode.String(), of[:min(len(of), most)]))
+		}
+	}
+	log.Info("checking PROXY protocol headers", fields...)
+}
+
+// warnOfPolicy logs warnings about a policy that is valid but may not be what the operator wants.
 func warnOfPolicy(p *policy.Policy, logger *zap.Logger) {
 	if p.Uses(Unspecified) {
 		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")

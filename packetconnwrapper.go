@@ -176,7 +176,7 @@ func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server
 }
 
 func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap.Logger) error {
-	names, err := wrapperNames(server.PacketConnWrappersRaw)
+	names, err := request.WrapperNames(server.PacketConnWrappersRaw)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,9 @@ func (s socketsOf) Owns(key string) bool { return s.pw.keys[key] }
 // ConfigOf implements datagram.Owner.
 func (s socketsOf) ConfigOf(addr netip.AddrPort) *datagram.Config {
 	config := *s.pw.config
-	config.Stats = record.Listeners.Acquire(record.Key{Server: s.pw.serverName, Address: record.DatagramPrefix + addr.String()}, s.pw)
+	address := record.DatagramPrefix + addr.String()
+	config.Stats = record.Listeners.Acquire(record.Key{Server: s.pw.serverName, Address: address}, s.pw)
+	announce(config.Log, address, &config.Policy, s.pw.trustedSource, s.pw.Ranges)
 	return &config
 }
 

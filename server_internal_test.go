@@ -1,7 +1,6 @@
 package proxyprotocol
 
 import (
-	"encoding/json"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -11,17 +10,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
-
-func TestServer_WrapperOfAnotherModuleIsNotLookedFor(t *testing.T) {
-	assert.NoError(t, checkOrder(new(caddyhttp.Server)))
-}
-
-func TestServer_WrapperMustStandBeforeTLSWithOnePolicyToo(t *testing.T) {
-	server := &caddyhttp.Server{ListenerWrappersRaw: []json.RawMessage{json.RawMessage(`{"wrapper":"proxy_protocol_mode"}`)}}
-	assert.NoError(t, checkOrder(server))
-	server.TLSConnPolicies = make(caddytls.ConnectionPolicies, 1)
-	assert.ErrorContains(t, checkOrder(server), "must come before 'tls'")
-}
 
 func TestHTTP3_ListenerWithoutProtocolsHasTheServers(t *testing.T) {
 	for _, tt := range []struct {

@@ -23,12 +23,15 @@ const (
 )
 
 func TestServer_OnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
-	const inOrder = "write:\n\n\tlistener_wrappers {\n\t\tproxy_protocol_mode on\n\t\ttls\n\t}"
+	inOrder := func(wrapper string) string {
+		return "write:\n\n\tlistener_wrappers {\n\t\t" + wrapper + "\n\t\ttls\n\t}"
+	}
 	const noProtocol = "no protocol is left, because HTTP/3 is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to every host that can reach the port, in proxy_protocol_mode:\n\n\thttp3 allow"
-	const (
-		twice   = "duplicate listener wrapper 'proxy_protocol_mode': a connection has only one header: keep one wrapper and " + inOrder
-		builtin = "listener wrapper 'proxy_protocol_mode' cannot be combined with Caddy's own 'proxy_protocol', because a connection has only one header: remove 'proxy_protocol' and " + inOrder
-		late    = "listener wrapper 'proxy_protocol_mode' must come before 'tls', because the header comes before the TLS handshake: " + inOrder
+	var (
+		on, off = inOrder("proxy_protocol_mode on"), inOrder("proxy_protocol_mode off")
+		twice   = "duplicate listener wrapper 'proxy_protocol_mode': a connection has only one header: keep one wrapper and " + on
+		builtin = "listener wrapper 'proxy_protocol_mode' cannot be combined with Caddy's own 'proxy_protocol', because a connection has only one header: remove 'proxy_protocol' and "
+		late    = "listener wrapper 'proxy_protocol_mode' must come before 'tls', because the header comes before the TLS handshake: "
 	)
 	for _, test := range []struct {
 		name, options, bind string
@@ -38,17 +41,22 @@ func TestServer_OnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
 	}{
 		{name: "alone on a plain server", options: caddytest.Wrappers("proxy_protocol_mode on"), plain: true},
 		// Caddy itself puts TLS first where there is no tls.
-		{name: "alone", options: caddytest.Wrappers("proxy_protocol_mode on"), want: late},
-		{name: "off alone", options: caddytest.Wrappers("proxy_protocol_mode off"), want: late},
+		{name: "alone", options: caddytest.Wrappers("proxy_protocol_mode on"), want: late + on},
+		{name: "off alone", options: caddytest.Wrappers("proxy_protocol_mode off"), want: late + off},
 		{name: "before tls", options: caddytest.Wrappers("proxy_protocol_mode on\ntls")},
-		{name: "behind tls", options: caddytest.Wrappers("tls\nproxy_protocol_mode on"), position: 1, want: late},
-		{name: "behind tls on a plain server", options: caddytest.Wrappers(caddytest.AcceptWrapper + "\ntls\nproxy_protocol_mode on"), plain: true},
-		{name: "off behind tls", options: caddytest.Wrappers("tls\nproxy_protocol_mode off"), position: 1, want: late},
+		{name: "behind tls", options: caddytest.Wrappers("tls\nproxy_protocol_mode on"), position: 1, want: late + on},
+		{name: "behind tls on a plain server", options: caddytest.Wrappers(caddytest.AcceptWrapper + "\ntls\nproxy_protocol_mode on"), plain: true, position: 2, want: late + on},
+		{name: "off behind tls", options: caddytest.Wrappers("tls\nproxy_protocol_mode off"), position: 1, want: late + off},
+		{
+			name: "behind tls with all options", position: 1,
+			options: caddytest.Wrappers("tls\nproxy_protocol_mode on {\ntrusted_proxies static 10.0.0.0/8\noff 127.0.0.0/8 ::1\ntimeout 4s\nmax_header_size 1KiB\nversion v2\nhttp3 allow\nmismatched_destination allow\n}"),
+			want:    late + inOrder("proxy_protocol_mode on {\n\t\t\ttrusted_proxies static 10.0.0.0/8\n\t\t\toff 127.0.0.0/8 ::1\n\t\t\ttimeout 4s\n\t\t\tmax_header_size 1024\n\t\t\tversion v2\n\t\t\thttp3 allow\n\t\t\tmismatched_destination allow\n\t\t}"),
+		},
 		{name: "twice", options: caddytest.Wrappers("proxy_protocol_mode on\nproxy_protocol_mode off\ntls"), want: twice},
 		{name: "on both sides of tls", options: caddytest.Wrappers("proxy_protocol_mode on\ntls\nproxy_protocol_mode on"), want: twice},
-		{name: "behind Caddy's own", options: caddytest.Wrappers("proxy_protocol\nproxy_protocol_mode on\ntls"), position: 1, want: builtin},
-		{name: "before Caddy's own", options: caddytest.Wrappers("proxy_protocol_mode off\nproxy_protocol\ntls"), want: builtin},
-		{name: "before Caddy's own on a plain server", options: caddytest.Wrappers("proxy_protocol_mode off\nproxy_protocol"), plain: true, want: builtin},
+		{name: "behind Caddy's own", options: caddytest.Wrappers("proxy_protocol\nproxy_protocol_mode on\ntls"), position: 1, want: builtin + on},
+		{name: "before Caddy's own", options: caddytest.Wrappers("proxy_protocol_mode off\nproxy_protocol\ntls"), want: builtin + off},
+		{name: "before Caddy's own on a plain server", options: caddytest.Wrappers("proxy_protocol_mode off\nproxy_protocol"), plain: true, want: builtin + off},
 		{name: "with others around", options: caddytest.Wrappers(caddytest.AcceptWrapper + "\nproxy_protocol_mode on\ntls\n" + caddytest.AcceptWrapper)},
 		{name: "before http_redirect", options: caddytest.Wrappers("proxy_protocol_mode on\nhttp_redirect\ntls")},
 		{
@@ -280,4 +288,17 @@ func TestServer_ConnectionThatIsAlreadyTLSIsRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Caddy provisions servers in random order.
+func TestServer_OrderOfWrappersIsTheSameErrorAtEveryLoad(t *testing.T) {
+	plain, secure := caddytest.FreePort(t), caddytest.FreePort(t)
+	sites := caddytest.PlainSite(plain) + caddytest.SecureSite(t, secure)
+	errs := make(map[string]int)
+	for range 12 {
+		err := caddytest.New(t).Load("auto_https disable_redirects\n"+caddytest.Wrappers("tls\nproxy_protocol_mode on"), sites)
+		require.ErrorContains(t, err, "must come before 'tls'")
+		errs[err.Error()]++
+	}
+	assert.Len(t, errs, 1)
 }

@@ -14,13 +14,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 )
 
-// The names of listener wrappers whose order matters.
-const (
-	wrapperName         = request.WrapperName
-	builtinWrapperName  = "proxy_protocol"
-	redirectWrapperName = "http_redirect"
-	tlsWrapperName      = "tls"
-)
+const wrapperName = request.WrapperName
 
 // redirectServer is the key of the server that automatic HTTPS adds for its redirects.
 const redirectServer = "remaining_auto_https_redirects"
@@ -29,8 +23,8 @@ const redirectServer = "remaining_auto_https_redirects"
 // placeholders, disables HTTP/3 where it would bypass the wrapper, unless that is allowed, and
 // logs warnings.
 func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy, http3Allowed bool, logger *zap.Logger) error {
-	if err := checkOrder(server); err != nil {
-		return fmt.Errorf("server %s: %w", server.Name(), err)
+	if err := request.CheckOrder(ctx, server); err != nil {
+		return err
 	}
 	pw, _ := packetWrapperOf(server) // its own Provision reports the error
 	request.Install(server, pw == nil)
@@ -42,38 +36,12 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	if p.Uses(On) || p.Uses(Unspecified) {
 		warnOfRedirects(ctx, logger)
 	}
+	if sockets := request.AbstractSockets(server); len(sockets) > 0 && p.Mode == On && !p.TrustsAnyone() {
+		logger.Warn("no peer of an abstract Unix socket is trusted, because no file permissions guard the socket, so all connections are refused; use a socket file",
+			zap.Strings("listen", sockets))
+	}
 	warnOfNegations(server, p.Uses(Unspecified), logger)
 	return nil
-}
-
-// checkOrder returns an error if the listener wrappers of the server are in a wrong order, or
-// cannot be combined.
-func checkOrder(server *caddyhttp.Server) error {
-	names, err := wrapperNames(server.ListenerWrappersRaw)
-	if err != nil {
-		return err
-	}
-	const inOrder = `write:
-
-	listener_wrappers {
-		proxy_protocol_mode on
-		tls
-	}`
-	own, tls := slices.Index(names, wrapperName), slices.Index(names, tlsWrapperName)
-	switch {
-	case own < 0:
-		return nil // another module made the wrapper
-	case slices.Contains(names[own+1:], wrapperName):
-		return fmt.Errorf("duplicate listener wrapper '%s': a connection has only one header: keep one wrapper and %s", wrapperName, inOrder)
-	case slices.Contains(names, builtinWrapperName):
-		return fmt.Errorf("listener wrapper '%s' cannot be combined with Caddy's own '%s', because a connection has only one header: remove '%s' and %s", wrapperName, builtinWrapperName, builtinWrapperName, inOrder)
-	case slices.Contains(names[:own], redirectWrapperName):
-		return fmt.Errorf("listener wrapper '%s' must come before '%s', which would otherwise answer before the header is checked; write:\n\n\tlistener_wrappers {\n\t\t%s on\n\t\t%s\n\t\ttls\n\t}", wrapperName, redirectWrapperName, wrapperName, redirectWrapperName)
-	case len(server.TLSConnPolicies) > 0 && (tls < 0 || tls < own):
-		return fmt.Errorf("listener wrapper '%s' must come before '%s', because the header comes before the TLS handshake: %s", wrapperName, tlsWrapperName, inOrder)
-	default:
-		return nil
-	}
 }
 
 // warnOfRedirects warns if automatic HTTPS redirects on a server without listener

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain makes the test binary the Caddy that is measured.
+// TestMain runs the test binary as a Caddy if serveEnv is set, and otherwise runs the tests.
 func TestMain(m *testing.M) {
 	if serveCaddy() {
 		return
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// smoke is enough to have a number for everything.
+// smoke are settings with as little work as every number needs.
 var smoke = settings{rounds: 1, turns: 1, turn: 20 * time.Millisecond, workers: 2, connections: 100, benchtime: 5 * time.Millisecond, caddyOnly: true}
 
 func TestEveryTableHasEveryRow(t *testing.T) {
@@ -38,8 +38,7 @@ func TestEveryTableHasEveryRow(t *testing.T) {
 	requireTables(t, smoke)
 }
 
-// requireTables runs the whole command and looks whether its document has all there is to
-// measure.
+// requireTables runs the whole command and asserts that its document has every row of every table.
 func requireTables(t *testing.T, s settings) {
 	document := filepath.Join(t.TempDir(), "benchmarks.md")
 	require.NoError(t, os.WriteFile(document, []byte("Before.\n"+resultsBegin+"old\n"+resultsEnd+"After.\n"), 0o600))
@@ -80,7 +79,7 @@ func requireTables(t *testing.T, s settings) {
 	assert.Len(t, got, len(want))
 }
 
-// refusedConnections returns what the rows begin with: what comes, the server and its answer.
+// refusedConnections returns the beginnings of the rows: the refusal, the server and its answer.
 func refusedConnections(s settings) []string {
 	others := func(what string) []string {
 		if s.caddyOnly {
@@ -113,8 +112,8 @@ func refusedConnections(s settings) []string {
 	)
 }
 
-// pairs returns what rows begin with that are of each of both, but for what mastercactapus
-// cannot do.
+// pairs returns the beginnings of rows for each pair of a task and a variant. mastercactapus cannot
+// do v2/aws.
 func pairs(first, second []string) (all []string) {
 	for _, a := range first {
 		for _, b := range second {
@@ -126,7 +125,8 @@ func pairs(first, second []string) (all []string) {
 	return all
 }
 
-// tablesOf returns what the rows begin with, by title; the rest must be numbers.
+// tablesOf returns the beginnings of the rows of each table, by title. It asserts that the other
+// cells are numbers.
 func tablesOf(t *testing.T, text string) map[string][]string {
 	tables := make(map[string][]string)
 	for _, section := range strings.Split(text, "\n### ")[1:] {
@@ -168,8 +168,8 @@ func TestWhatIsNotAnsweredIsAnError(t *testing.T) {
 	}
 }
 
-// TestWhatIsNotRefusedIsAnError asserts that a server which does something else than the
-// table says is not measured.
+// TestWhatIsNotRefusedIsAnError asserts that an unexpected reaction of a server is an error, so that
+// the table does not have it.
 func TestWhatIsNotRefusedIsAnError(t *testing.T) {
 	for _, test := range []struct {
 		name, writes, answer, err string
@@ -197,7 +197,7 @@ func TestWhatIsNotRefusedIsAnError(t *testing.T) {
 					c.Close()
 				}
 			}()
-			m := &meeting{server: &server{plain: l.Addr().String(), process: new(process)}, answer: test.answer}
+			m := &attempt{server: &server{plain: l.Addr().String(), process: new(process)}, answer: test.answer}
 			done, err := (&refusal{from: trustedIP, sends: malformedV2}).connections(smoke, m)
 			if test.err != "" {
 				assert.ErrorContains(t, err, test.err)
@@ -211,13 +211,13 @@ func TestWhatIsNotRefusedIsAnError(t *testing.T) {
 
 func TestARefusalThatIsNotLoggedIsAnError(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
-	m := &meeting{server: &server{log: log}, reason: "missing"}
+	m := &attempt{server: &server{log: log}, reason: "missing"}
 	assert.ErrorContains(t, m.checkLog(), "does not say")
 	require.NoError(t, os.WriteFile(log, []byte(`{"msg":"dropped","reason":"malformed"}`+"\n"), 0o600))
 	assert.ErrorContains(t, m.checkLog(), "does not say")
 	m.reason = "malformed"
 	assert.NoError(t, m.checkLog())
-	assert.NoError(t, (&meeting{server: &server{log: log}}).checkLog())
+	assert.NoError(t, (&attempt{server: &server{log: log}}).checkLog())
 }
 
 func TestUDPQueue(t *testing.T) {
@@ -281,7 +281,7 @@ func TestABurstIsTakenCompletely(t *testing.T) {
 		}
 		taken <- n
 	}()
-	m := &meeting{server: &server{tls: c.LocalAddr().String(), process: new(process)}}
+	m := &attempt{server: &server{tls: c.LocalAddr().String(), process: new(process)}}
 	done, err := (&refusal{from: untrustedIP, sends: stray}).datagrams(smoke, m)
 	c.Close()
 	require.NoError(t, err)

@@ -15,10 +15,12 @@ import (
 	_ "github.com/portzero/caddy-proxy-protocol"
 )
 
-// serveEnv has the configuration, if this process is to be a Caddy.
+// serveEnv is the name of the environment variable that makes this program a Caddy. Its value is
+// the configuration.
 const serveEnv = "BENCH_SERVE_CADDY"
 
-// caddyCommand returns this program as a Caddy with a listener wrapper, or none.
+// caddyCommand returns the command that runs this program as a Caddy. wrapper is the JSON of its
+// listener wrapper, or empty for none.
 func caddyCommand(s *server, wrapper, certificate string) (*exec.Cmd, error) {
 	servers := make(map[string]any)
 	for kind, addr := range map[string]string{"plain": s.plain, "tls": s.tls} {
@@ -66,9 +68,8 @@ func caddyCommand(s *server, wrapper, certificate string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// serveCaddy runs Caddy until standard input ends, if that is what this process is for.
-// For each line of it, memory that is not in use goes back to the system, and a line comes
-// back.
+// serveCaddy runs Caddy until standard input ends, if serveEnv is set, and reports whether it is.
+// For each line of standard input it returns unused memory to the system and prints a line.
 func serveCaddy() bool {
 	config := os.Getenv(serveEnv)
 	if config == "" {

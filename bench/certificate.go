@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// writeCertificate makes a file with the certificate and the key that all servers use.
+// writeCertificate writes the certificate and the key of all servers to a file in dir, and returns
+// its path.
 func writeCertificate(dir string) (string, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -6,13 +6,14 @@ import (
 	"strings"
 )
 
-// What is between these lines of a document is replaced.
+// The lines of a document between which the results are replaced.
 const (
 	resultsBegin = "<!-- results of go run ./bench -->\n"
 	resultsEnd   = "<!-- end of the results -->\n"
 )
 
-// replaceResults puts the results into a document, or finds out that this is not possible.
+// replaceResults replaces the results in a document. If results is nil, it only checks that the
+// document has a place for them.
 func replaceResults(document string, results *string) error {
 	text, err := os.ReadFile(document)
 	if err != nil {

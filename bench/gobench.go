@@ -16,11 +16,11 @@ import (
 
 const module = "github.com/portzero/caddy-proxy-protocol"
 
-// goBenchmark is one of Go's. The last part of its sub-benchmarks' names is what is
-// compared, with base; what comes before is what they all do.
+// goBenchmark is a Go benchmark with sub-benchmarks. The name of a sub-benchmark is a task, a slash
+// and the variant that does the task. Variants of a task are compared with the variant base.
 type goBenchmark struct {
 	title, pkg, name string
-	head             []string
+	head             []string // titles of the columns of task and variant
 	base             string
 }
 
@@ -30,17 +30,17 @@ var goBenchmarks = []goBenchmark{
 	{"Judging a peer", module + "/internal/policy", "BenchmarkPolicy", []string{"peer", "ranges"}, "1"},
 }
 
-// goResult is what one sub-benchmark reports, by round and unit.
+// goResult has the numbers that one sub-benchmark reported.
 type goResult struct {
-	what, who string
-	metrics   map[string][]float64
+	task, variant string
+	metrics       map[string][]float64 // by unit and round
 }
 
 // measureGo returns a table for each of Go's benchmarks.
 func measureGo(s settings, dir string) (tables []table, err error) {
 	progress("Go's benchmarks: building")
 	build := []string{"test", "-c", "-o", dir}
-	if builtWithRace() { // then most of it is already built like that
+	if builtWithRace() { // so that packages in the build cache can be used
 		build = append(build, "-race")
 	}
 	for _, b := range goBenchmarks {
@@ -67,8 +67,10 @@ func measureGo(s settings, dir string) (tables []table, err error) {
 	return tables, nil
 }
 
+// binary returns the path of the test binary of the benchmark's package.
 func (b goBenchmark) binary(dir string) string { return filepath.Join(dir, path.Base(b.pkg)+".test") }
 
+// builtWithRace reports whether this program has the race detector in it.
 func builtWithRace() bool {
 	info, _ := debug.ReadBuildInfo()
 	for _, setting := range info.Settings {
@@ -79,7 +81,7 @@ func builtWithRace() bool {
 	return false
 }
 
-// addGoResults adds what a run printed, in lines like these:
+// addGoResults adds the numbers that a run printed. Its lines are like this:
 //
 //	BenchmarkDecode/v1/ipv4/this  12345  99.5 ns/op  0 B/op  0 allocs/op
 func addGoResults(results []*goResult, name string, text []byte) []*goResult {
@@ -88,11 +90,11 @@ func addGoResults(results []*goResult, name string, text []byte) []*goResult {
 		if len(fields) < 4 || !strings.HasPrefix(fields[0], name+"/") {
 			continue
 		}
-		what, who := path.Split(strings.TrimPrefix(fields[0], name+"/"))
-		what, who = strings.TrimSuffix(spaces(what), "/"), spaces(who)
-		r := findResult(results, what, who)
+		task, variant := path.Split(strings.TrimPrefix(fields[0], name+"/"))
+		task, variant = strings.TrimSuffix(spaces(task), "/"), spaces(variant)
+		r := findResult(results, task, variant)
 		if r == nil {
-			r = &goResult{what, who, make(map[string][]float64)}
+			r = &goResult{task, variant, make(map[string][]float64)}
 			results = append(results, r)
 		}
 		for i := 2; i+1 < len(fields); i += 2 {
@@ -104,12 +106,12 @@ func addGoResults(results []*goResult, name string, text []byte) []*goResult {
 	return results
 }
 
-// spaces undoes what Go does to names.
+// spaces turns the underscores that Go writes in names back into spaces.
 func spaces(name string) string { return strings.ReplaceAll(name, "_", " ") }
 
-func findResult(results []*goResult, what, who string) *goResult {
+func findResult(results []*goResult, task, variant string) *goResult {
 	for _, r := range results {
-		if r.what == what && r.who == who {
+		if r.task == task && r.variant == variant {
 			return r
 		}
 	}
@@ -119,8 +121,8 @@ func findResult(results []*goResult, what, who string) *goResult {
 func (b goBenchmark) table(results []*goResult) table {
 	t := table{title: b.title, words: 2, head: append(b.head, "CPU, ns", "ratio (range)", "B", "allocations")}
 	for _, r := range results {
-		row := []string{r.what, r.who, "–", "–", number("%.0f", r.metrics["B/op"]), number("%.0f", r.metrics["allocs/op"])}
-		if cpu, base := r.metrics["cpu-ns/op"], findResult(results, r.what, b.base); cpu != nil && base != nil {
+		row := []string{r.task, r.variant, "–", "–", number("%.0f", r.metrics["B/op"]), number("%.0f", r.metrics["allocs/op"])}
+		if cpu, base := r.metrics["cpu-ns/op"], findResult(results, r.task, b.base); cpu != nil && base != nil {
 			row[2], row[3] = number("%.1f", cpu), compared(cpu, base.metrics["cpu-ns/op"], 0, 1)
 		}
 		t.rows = append(t.rows, row)
@@ -128,7 +130,7 @@ func (b goBenchmark) table(results []*goResult) table {
 	return t
 }
 
-// output runs a command and returns what it prints.
+// output runs a command for at most the time bound, and returns its output.
 func output(bound time.Duration, name string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()

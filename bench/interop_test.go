@@ -4,7 +4,7 @@ package main
 
 import "testing"
 
-// With nginx and HAProxy: go test -tags interop ./bench
+// TestEveryTableHasEveryRowWithOtherServers needs nginx and HAProxy: go test -tags interop ./bench
 func TestEveryTableHasEveryRowWithOtherServers(t *testing.T) {
 	s := smoke
 	s.caddyOnly = false

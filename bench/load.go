@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// load is a way to ask a server for as much as it can give.
+// load is a kind of requests, of which a server gets as many as it can serve.
 type load struct {
 	name      string
 	tls       bool
@@ -25,11 +25,11 @@ var loads = []load{
 	{name: "Keep-alive requests over TLS", tls: true, keepAlive: true},
 }
 
-// amount is what a server did.
+// amount is the work of a server: its number of requests, and the time they took.
 type amount struct {
 	requests int64
 	elapsed  time.Duration
-	cpu      time.Duration // of the server
+	cpu      time.Duration // processor time of the server
 }
 
 func (a *amount) add(b amount) {
@@ -38,7 +38,8 @@ func (a *amount) add(b amount) {
 	a.cpu += b.cpu
 }
 
-// turn asks a server for as long as a turn lasts.
+// turn sends requests to a server for the length of a turn. Connections for keep-alive requests
+// are opened before, and are not measured.
 func (l load) turn(s *server, workers int, length time.Duration) (amount, error) {
 	ask := make([]func() error, workers)
 	for i := range ask {
@@ -46,7 +47,7 @@ func (l load) turn(s *server, workers int, length time.Duration) (amount, error)
 		if !l.keepAlive {
 			continue
 		}
-		c, err := l.connect(s) // which is not measured
+		c, err := l.connect(s)
 		if err != nil {
 			return amount{}, err
 		}
@@ -56,15 +57,16 @@ func (l load) turn(s *server, workers int, length time.Duration) (amount, error)
 			return amount{}, err
 		}
 	}
-	done, err := s.asked(ask, length)
+	done, err := s.measureWhile(ask, length)
 	if err != nil {
 		return amount{}, fmt.Errorf("%s: %s: %w", l.name, s.name, err)
 	}
 	return done, nil
 }
 
-// asked measures a server while each of the functions is called over and over again.
-func (s *server) asked(ask []func() error, length time.Duration) (amount, error) {
+// measureWhile measures a server while goroutines call the functions, each one of them over and
+// over again, until length has passed.
+func (s *server) measureWhile(ask []func() error, length time.Duration) (amount, error) {
 	var requests atomic.Int64
 	var wait sync.WaitGroup
 	failed := make([]error, len(ask))
@@ -84,7 +86,7 @@ func (s *server) asked(ask []func() error, length time.Duration) (amount, error)
 	return amount{requests.Load(), time.Since(start), s.cpu() - cpu}, errors.Join(failed...)
 }
 
-// once makes a connection for one request.
+// once sends one request over a new connection.
 func (l load) once(s *server) error {
 	c, err := l.connect(s)
 	if err != nil {
@@ -94,8 +96,8 @@ func (l load) once(s *server) error {
 	return get(c)
 }
 
-// All use the same: with other key exchanges, or with resumed sessions, it would be
-// TLS libraries that are compared, more than they are anyway.
+// tlsConfig is the TLS configuration of all connections. All servers do the same key exchange and
+// resume no sessions: otherwise the results would say more about their TLS libraries.
 var tlsConfig = &tls.Config{
 	ServerName:         "localhost",
 	InsecureSkipVerify: true,
@@ -103,6 +105,7 @@ var tlsConfig = &tls.Config{
 	CurvePreferences:   []tls.CurveID{tls.X25519},
 }
 
+// connect opens a connection to the plain or the TLS port of a server.
 func (l load) connect(s *server) (net.Conn, error) {
 	addr := s.plain
 	if l.tls {
@@ -115,13 +118,14 @@ func (l load) connect(s *server) (net.Conn, error) {
 	return tls.Client(c, tlsConfig), nil
 }
 
-// beginning is a connection with a header in front of what is written first.
-type beginning struct {
+// prefixedConn is a connection that writes a header before the bytes of the first Write.
+type prefixedConn struct {
 	net.Conn
 	header string
 }
 
-func (c *beginning) Write(p []byte) (int, error) {
+// Write writes p, behind the header if it is the first Write.
+func (c *prefixedConn) Write(p []byte) (int, error) {
 	if c.header == "" {
 		return c.Conn.Write(p)
 	}
@@ -132,7 +136,8 @@ func (c *beginning) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// dial connects, from an IP address if it is given.
+// dial opens a connection that begins with a header. from is the local IP address; it may be
+// empty.
 func dial(addr, from, header string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	if from != "" {
@@ -142,16 +147,17 @@ func dial(addr, from, header string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Thousands of connections a second would use up the ports otherwise.
+	// Close resets the connection: in TIME_WAIT, thousands of connections a second would use up
+	// the ports.
 	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
 		return nil, err
 	}
-	return &beginning{c, header}, c.SetDeadline(time.Now().Add(time.Minute))
+	return &prefixedConn{c, header}, c.SetDeadline(time.Now().Add(time.Minute))
 }
 
 var request = []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
-// get sends a request and reads the answer.
+// get sends a request, reads the response and checks that it is the expected one.
 func get(c net.Conn) error {
 	if _, err := c.Write(request); err != nil {
 		return err

@@ -1,12 +1,12 @@
-// Command bench measures what the listener wrapper costs, and what a refusal costs, beside the
-// same without it, with Caddy's built-in wrapper, and with other software that reads the PROXY
-// protocol. It takes turns, so that what disturbs one disturbs all, and prints Markdown tables; with
-// -write they replace those of a document.
+// Command bench measures the cost of the listener wrapper and of refusals. It compares a Caddy with
+// this module with one without it, one with Caddy's built-in wrapper, nginx and HAProxy. The servers
+// take turns, so that a disturbance of the machine affects all of them alike. The results are
+// Markdown tables; with -write they replace those of a document.
 //
 //	go run ./bench -write docs/benchmarks.md
 //
-// It needs Linux, and nginx and HAProxy unless -caddy-only leaves them out. Traffic stays on
-// loopback, and the command stops by itself.
+// The command needs Linux, and nginx and HAProxy unless -caddy-only leaves them out. Traffic stays
+// on loopback.
 package main
 
 import (
@@ -18,16 +18,16 @@ import (
 	"time"
 )
 
-// settings are how much is measured.
+// settings are the amounts of work of a run.
 type settings struct {
-	rounds      int           // of everything; the numbers of a round are compared with each other
-	turns       int           // of each server, in a round, for each kind of load
-	turn        time.Duration // how long it lasts
-	workers     int           // how many connections at a time
-	connections int           // how many to measure the memory of
-	benchtime   time.Duration // of each of Go's benchmarks, in a round
-	caddyOnly   bool          // neither nginx nor HAProxy
-	only        string        // the part to measure, if not all
+	rounds      int           // number of rounds; numbers are compared within a round
+	turns       int           // measured turns of each server per round and kind of load
+	turn        time.Duration // length of a turn
+	workers     int           // number of connections at a time
+	connections int           // number of open connections when memory is measured
+	benchtime   time.Duration // time of each of Go's benchmarks per round
+	caddyOnly   bool          // leaves out nginx and HAProxy
+	only        string        // name of the only part to measure; empty for all
 }
 
 var (
@@ -68,7 +68,7 @@ func run(s settings, document string) error {
 	if s.only != "" && document != "" {
 		return errors.New("-only and -write: the document needs all parts: leave out one of the two")
 	}
-	if document != "" { // rather now than after everything
+	if document != "" { // an error is better found now than after the run
 		if err := replaceResults(document, nil); err != nil {
 			return err
 		}
@@ -84,10 +84,10 @@ func run(s settings, document string) error {
 	return replaceResults(document, &results)
 }
 
-// progress says what is going on, so that nobody thinks it hangs.
+// progress prints a line on standard error about the part that runs now.
 func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
-// measure returns the tables of everything there is to measure, and what they are of.
+// measure runs all parts, or the only one. It returns a description of the machine and the tables.
 func measure(s settings) (results string, err error) {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {

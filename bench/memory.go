@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// perConnection are bytes of a server's memory, by round.
+// perConnection has the bytes of a server's memory per connection, by round.
 type perConnection struct{ silent, idle []float64 }
 
-// measureMemory returns a table of what connections cost that are open and do nothing.
+// measureMemory returns a table of the memory of open connections: silent and idle ones.
 func measureMemory(s settings, servers []*server) ([]table, error) {
 	measured := make(map[*server]*perConnection)
 	for _, srv := range servers {
@@ -44,8 +44,8 @@ func measureMemory(s settings, servers []*server) ([]table, error) {
 	return []table{t}, nil
 }
 
-// memory returns what each of n connections costs: while nothing has come on it, and when
-// one request is answered.
+// memory returns the memory of a connection, as the average of n. A silent connection has not sent
+// a byte yet, an idle one has had one request.
 func (s *server) memory(n int) (silent, idle float64, err error) {
 	before, err := s.settled()
 	if err != nil {
@@ -61,8 +61,8 @@ func (s *server) memory(n int) (silent, idle float64, err error) {
 		}
 		defer connections[i].Close()
 	}
-	// A few of the files are others, so that the last few connections may still be waiting:
-	// they have the time that the server takes to settle.
+	// A few of the open files are not connections, so the last few connections may not be
+	// accepted yet. They are while the server settles.
 	for end := time.Now().Add(time.Minute); s.files() < n; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			return 0, 0, fmt.Errorf("expected %d accepted connections within a minute, got %d", n, s.files())
@@ -81,7 +81,8 @@ func (s *server) memory(n int) (silent, idle float64, err error) {
 	return float64(quiet-before) / float64(n), float64(after-before) / float64(n), err
 }
 
-// settled returns the memory in use once that stays the same, in bytes.
+// settled waits until the memory in use stays the same, for a limited time, and returns it in
+// bytes.
 func (s *server) settled() (used int, err error) {
 	for range 20 {
 		if err := s.collect(); err != nil {

@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// process is one that ends when its standard input does, so that none is left however this
-// process ends, and its children.
+// process is a running server with its child processes. It ends when its standard input ends, so
+// that no server is left, however bench itself ends.
 type process struct {
 	cmd     *exec.Cmd
 	input   io.WriteCloser
 	output  *bufio.Reader
-	started []int // it and its children
+	started []int // process IDs of the process and its children
 }
 
-// startProcess starts a process. What it prints as errors goes to the file log, if there is
-// one.
+// startProcess starts a process. log is the file for its standard error; if log is empty, the
+// process writes to that of bench.
 func startProcess(cmd *exec.Cmd, log string) (*process, error) {
 	p := &process{cmd: cmd}
 	var err error
@@ -31,7 +31,7 @@ func startProcess(cmd *exec.Cmd, log string) (*process, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer file.Close() // the process has it then
+		defer file.Close() // the process has its own descriptor by then
 		cmd.Stderr = file
 	}
 	if p.input, err = cmd.StdinPipe(); err != nil {
@@ -45,12 +45,14 @@ func startProcess(cmd *exec.Cmd, log string) (*process, error) {
 	return p, cmd.Start()
 }
 
+// stop ends the process and waits for it.
 func (p *process) stop() {
 	_ = p.input.Close()
 	_ = p.cmd.Wait()
 }
 
-// collect has a Caddy give back memory that is not in use.
+// collect makes a Caddy return unused memory to the system, and waits until it has. Other servers
+// do nothing.
 func (p *process) collect() error {
 	if _, err := p.input.Write([]byte("\n")); err != nil {
 		return err
@@ -59,8 +61,8 @@ func (p *process) collect() error {
 	return err
 }
 
-// findProcesses remembers the process and its children. What follows is what Linux tells
-// of them; it is 0 where another system does not.
+// findProcesses finds the children of the process, and theirs. This and the methods below read
+// /proc of Linux. On other systems their numbers are 0.
 func (p *process) findProcesses() {
 	p.started = []int{p.cmd.Process.Pid}
 	for i := 0; i < len(p.started); i++ {
@@ -75,7 +77,7 @@ func (p *process) findProcesses() {
 	}
 }
 
-// read returns the contents of files that the system has for a process.
+// read returns the contents of the files in /proc of one process that match a pattern.
 func (p *process) read(pattern string, pid int) (texts []string) {
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/%s", pid, pattern))
 	for _, file := range files {
@@ -86,7 +88,7 @@ func (p *process) read(pattern string, pid int) (texts []string) {
 	return texts
 }
 
-// cpu returns the time spent on processors.
+// cpu returns the processor time of all processes so far.
 func (p *process) cpu() (total time.Duration) {
 	for _, pid := range p.started {
 		for _, text := range p.read("task/*/schedstat", pid) {
@@ -98,7 +100,7 @@ func (p *process) cpu() (total time.Duration) {
 	return total
 }
 
-// resident returns the memory in use, in bytes.
+// resident returns the resident memory of all processes in bytes.
 func (p *process) resident() (total int) {
 	for _, pid := range p.started {
 		for _, text := range p.read("smaps_rollup", pid) {
@@ -112,7 +114,7 @@ func (p *process) resident() (total int) {
 	return total
 }
 
-// files returns how many files are open.
+// files returns the number of open files of all processes.
 func (p *process) files() (total int) {
 	for _, pid := range p.started {
 		files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))

@@ -14,25 +14,26 @@ import (
 	"time"
 )
 
-// refusal is something that this module refuses: a connection or a datagram. The servers
-// that it meets refuse it as well, or answer.
+// refusal is a connection or a datagram that this module refuses. Other servers refuse it, too, or
+// answer.
 type refusal struct {
 	name     string
-	from     string // the IP address that it comes from
-	sends    string
-	meetings []*meeting // the first is with a Caddy that has no wrapper
+	from     string     // IP address of the sender
+	sends    string     // bytes of the connection or the datagram
+	attempts []*attempt // the first is at a Caddy without a wrapper
 }
 
-// meeting is what a server makes of a refusal.
-type meeting struct {
+// attempt is a refusal at one server: the expected reaction, and the measured cost.
+type attempt struct {
 	*server
-	// answer is the status that a client gets. Without one, the connection is closed.
+	// answer is the expected status. If it is empty, the server must close the connection
+	// without a byte.
 	answer string
-	// reason is what this module's log says.
+	// reason is the expected reason in this module's log. It is empty for other servers.
 	reason string
-	// builtIn marks the built-in wrapper, which others are compared with.
+	// builtIn marks Caddy's built-in wrapper, with which the others are compared.
 	builtIn bool
-	cpu     []float64 // microseconds each, by round
+	cpu     []float64 // microseconds per refusal, by round
 }
 
 // The servers trust the first of these addresses, and not the second.
@@ -42,14 +43,14 @@ const (
 )
 
 const (
-	// malformedV2 has no room for its addresses.
+	// malformedV2 is too short for its addresses.
 	malformedV2 = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x04\xc0\x00\x02\x01"
 
 	headerOfDatagram    = "\r\n\r\n\x00\r\nQUIT\n\x21\x12\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x01\xdc\x04\x01\xbb"
 	malformedOfDatagram = "\r\n\r\n\x00\r\nQUIT\n\x21\x12\x00\x04\xc0\x00\x02\x01"
 )
 
-// stray looks like a packet of a QUIC connection that does not exist. QUIC drops it.
+// stray is a packet of a QUIC connection that does not exist. QUIC drops it.
 var stray = "\x40" + strings.Repeat("stray ", 200)
 
 // measureRefusals returns a table for refused connections, and one for dropped datagrams.
@@ -74,8 +75,7 @@ func measureRefusals(s settings, dir, certificate string) ([]table, error) {
 	return []table{connectionTable(connections), datagramTable(datagrams)}, nil
 }
 
-// allRefusals returns everything that is refused, over TCP and over UDP, and the servers
-// that it meets.
+// allRefusals returns all refusals over TCP and over UDP, and the servers of their attempts.
 func allRefusals(s settings, dir, certificate string) (connections, datagrams []*refusal, servers []*server, err error) {
 	add := func(srv *server) *server {
 		srv.log = filepath.Join(dir, fmt.Sprintf("refusals%d.log", len(servers)))
@@ -103,75 +103,75 @@ func allRefusals(s settings, dir, certificate string) (connections, datagrams []
 		noneAgainUDP = http3(noWrapperAgain, "")
 		wrappedUDP   = http3("Caddy, `proxy_protocol_mode on`", on)
 	)
-	missing := &refusal{name: "no header", from: trustedIP, sends: string(request), meetings: []*meeting{
+	missing := &refusal{name: "no header", from: trustedIP, sends: string(request), attempts: []*attempt{
 		{server: none, answer: "200"},
 		{server: noneAgain, answer: "200"},
 		{server: require, builtIn: true},
 		{server: wrapped, reason: "missing"},
 	}}
-	malformed := &refusal{name: "a malformed header", from: trustedIP, sends: malformedV2 + string(request), meetings: []*meeting{
+	malformed := &refusal{name: "a malformed header", from: trustedIP, sends: malformedV2 + string(request), attempts: []*attempt{
 		{server: none, answer: "400"},
 		{server: require, builtIn: true},
 		{server: wrapped, reason: "malformed"},
 	}}
 	connections = []*refusal{
 		missing,
-		{name: "a header of an untrusted peer", from: untrustedIP, sends: headerV2 + string(request), meetings: []*meeting{
+		{name: "a header of an untrusted peer", from: untrustedIP, sends: headerV2 + string(request), attempts: []*attempt{
 			{server: none, answer: "400"},
 			{server: reject, builtIn: true},
 			{server: wrapped, reason: "untrusted"},
 		}},
 		malformed,
-		{name: "a header where none is allowed", from: trustedIP, sends: headerV2 + string(request), meetings: []*meeting{
+		{name: "a header where none is allowed", from: trustedIP, sends: headerV2 + string(request), attempts: []*attempt{
 			{server: none, answer: "400"},
 			{server: reject, builtIn: true},
 			{server: off, reason: "forbidden"},
 		}},
 	}
 	datagrams = []*refusal{
-		{name: "no header", from: trustedIP, sends: stray, meetings: []*meeting{
+		{name: "no header", from: trustedIP, sends: stray, attempts: []*attempt{
 			{server: noneUDP}, {server: noneAgainUDP}, {server: wrappedUDP, reason: "missing"},
 		}},
-		{name: "a header of an untrusted peer", from: untrustedIP, sends: headerOfDatagram + stray, meetings: []*meeting{
+		{name: "a header of an untrusted peer", from: untrustedIP, sends: headerOfDatagram + stray, attempts: []*attempt{
 			{server: noneUDP}, {server: wrappedUDP, reason: "untrusted"},
 		}},
-		{name: "a malformed header", from: trustedIP, sends: malformedOfDatagram + stray, meetings: []*meeting{
+		{name: "a malformed header", from: trustedIP, sends: malformedOfDatagram + stray, attempts: []*attempt{
 			{server: noneUDP}, {server: wrappedUDP, reason: "malformed"},
 		}},
 	}
 	if s.caddyOnly {
 		return connections, datagrams, servers, nil
 	}
-	nginx, haproxy, err := otherServers(s, dir, certificate)
+	nginx, haproxy, err := peerServers(s, dir, certificate)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	for _, srv := range []*server{nginx, haproxy} {
 		add(srv)
 		for _, r := range []*refusal{missing, malformed} {
-			r.meetings = append(r.meetings, &meeting{server: srv})
+			r.attempts = append(r.attempts, &attempt{server: srv})
 		}
 	}
 	return connections, datagrams, servers, nil
 }
 
-// takeRefusals measures a round: all turns of all meetings but the first turn, which warms
-// up.
-func takeRefusals(s settings, all []*refusal, turn func(*refusal, settings, *meeting) (amount, error)) error {
+// takeRefusals measures a round: all turns of all attempts but the first turn, which warms up the
+// server.
+func takeRefusals(s settings, all []*refusal, turn func(*refusal, settings, *attempt) (amount, error)) error {
 	for _, r := range all {
-		amounts := make([]amount, len(r.meetings))
+		amounts := make([]amount, len(r.attempts))
 		for i := range s.turns + 1 {
-			for _, at := range rand.Perm(len(r.meetings)) {
-				done, err := turn(r, s, r.meetings[at])
+			for _, at := range rand.Perm(len(r.attempts)) {
+				done, err := turn(r, s, r.attempts[at])
 				if err != nil {
-					return fmt.Errorf("%s: %s: %w", r.name, r.meetings[at].name, err)
+					return fmt.Errorf("%s: %s: %w", r.name, r.attempts[at].name, err)
 				}
 				if i > 0 {
 					amounts[at].add(done)
 				}
 			}
 		}
-		for i, m := range r.meetings {
+		for i, m := range r.attempts {
 			if err := m.checkLog(); err != nil {
 				return fmt.Errorf("%s: %s: %w", r.name, m.name, err)
 			}
@@ -181,8 +181,9 @@ func takeRefusals(s settings, all []*refusal, turn func(*refusal, settings, *mee
 	return nil
 }
 
-// checkLog makes sure that what was measured is what the table says.
-func (m *meeting) checkLog() error {
+// checkLog returns an error if the server's log has no refusal with the expected reason: the table
+// would then be wrong.
+func (m *attempt) checkLog() error {
 	if m.reason == "" {
 		return nil
 	}
@@ -192,17 +193,17 @@ func (m *meeting) checkLog() error {
 	return nil
 }
 
-// connections makes connections that are refused, for as long as a turn lasts.
-func (r *refusal) connections(s settings, m *meeting) (amount, error) {
+// connections makes refused connections for the length of a turn.
+func (r *refusal) connections(s settings, m *attempt) (amount, error) {
 	ask := make([]func() error, s.workers)
 	for i := range ask {
 		ask[i] = func() error { return r.connection(m) }
 	}
-	return m.asked(ask, s.turn)
+	return m.measureWhile(ask, s.turn)
 }
 
-// connection makes one, and makes sure of the answer.
-func (r *refusal) connection(m *meeting) error {
+// connection makes one refused connection and checks the answer.
+func (r *refusal) connection(m *attempt) error {
 	c, err := dial(m.plain, r.from, "")
 	if err != nil {
 		return err
@@ -211,7 +212,7 @@ func (r *refusal) connection(m *meeting) error {
 	if m.answer == "200" {
 		return get(c)
 	}
-	// A server may close the connection before it has read anything, so that this fails.
+	// The write fails if the server closes the connection before it has read the bytes.
 	_, _ = io.WriteString(c, r.sends)
 	answer, err := io.ReadAll(c)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -227,12 +228,13 @@ func (r *refusal) connection(m *meeting) error {
 	return nil
 }
 
-// burst is how many datagrams are sent at a time. They fit into what Linux holds for a socket
-// by default.
+// burst is the number of datagrams that are sent at a time. They fit into the default receive
+// buffer of a socket on Linux.
 const burst = 64
 
-// datagrams sends datagrams that are dropped, for as long as a turn lasts.
-func (r *refusal) datagrams(s settings, m *meeting) (amount, error) {
+// datagrams sends dropped datagrams for the length of a turn. Datagrams that were lost before the
+// server read them do not count.
+func (r *refusal) datagrams(s settings, m *attempt) (amount, error) {
 	to, err := net.ResolveUDPAddr("udp", m.tls)
 	if err != nil {
 		return amount{}, err
@@ -246,7 +248,7 @@ func (r *refusal) datagrams(s settings, m *meeting) (amount, error) {
 	if err != nil {
 		return amount{}, err
 	}
-	done, err := m.asked([]func() error{func() error { return sendBurst(c, to, r.sends) }}, s.turn)
+	done, err := m.measureWhile([]func() error{func() error { return sendBurst(c, to, r.sends) }}, s.turn)
 	if err != nil {
 		return amount{}, err
 	}
@@ -255,8 +257,8 @@ func (r *refusal) datagrams(s settings, m *meeting) (amount, error) {
 	return done, err
 }
 
-// sendBurst sends datagrams and waits until the server has taken all of them, so that none
-// is lost which would cost it nothing.
+// sendBurst sends datagrams and waits until the server has read all of them. A datagram that is
+// lost in a full buffer would cost the server nothing.
 func sendBurst(c *net.UDPConn, to *net.UDPAddr, datagram string) error {
 	for range burst {
 		if _, err := io.WriteString(c, datagram); err != nil {
@@ -268,13 +270,13 @@ func sendBurst(c *net.UDPConn, to *net.UDPAddr, datagram string) error {
 		if err != nil || waiting == 0 {
 			return err
 		}
-		time.Sleep(50 * time.Microsecond) // to look is work, too
+		time.Sleep(50 * time.Microsecond) // reading /proc takes processor time, too
 	}
 	return errors.New("the server does not take datagrams")
 }
 
-// udpQueue returns how many bytes wait at the socket with an address, and how many datagrams
-// were lost there because too many did.
+// udpQueue returns the number of bytes that wait at the UDP socket with an address, and the number
+// of datagrams that the socket has lost because its buffer was full.
 func udpQueue(addr *net.UDPAddr) (waiting, lost int64, err error) {
 	local := fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(addr.IP.To4()), addr.Port)
 	for line := range strings.Lines(fileText("/proc/net/udp")) {
@@ -295,19 +297,19 @@ func connectionTable(refused []*refusal) table {
 	t := table{title: "Refused connections", words: 3, head: []string{"what comes", "server", "answer", "CPU each, µs", "ratio to no wrapper (quartiles)", "ratio to built-in (quartiles)"}}
 	for _, r := range refused {
 		var builtIn []float64
-		for _, m := range r.meetings {
+		for _, m := range r.attempts {
 			if m.builtIn {
 				builtIn = m.cpu
 			}
 		}
-		for _, m := range r.meetings {
+		for _, m := range r.attempts {
 			answer := m.answer
 			if answer == "" {
 				answer = "none"
 			}
 			t.rows = append(t.rows, []string{
 				r.name, m.name, answer, number("%.1f", m.cpu),
-				compared(m.cpu, r.meetings[0].cpu, .25, .75), compared(m.cpu, builtIn, .25, .75),
+				compared(m.cpu, r.attempts[0].cpu, .25, .75), compared(m.cpu, builtIn, .25, .75),
 			})
 		}
 	}
@@ -317,8 +319,8 @@ func connectionTable(refused []*refusal) table {
 func datagramTable(dropped []*refusal) table {
 	t := table{title: "Dropped datagrams", words: 2, head: []string{"what comes", "server", "CPU each, µs", "ratio (quartiles)"}}
 	for _, r := range dropped {
-		for _, m := range r.meetings {
-			t.rows = append(t.rows, []string{r.name, m.name, number("%.2f", m.cpu), compared(m.cpu, r.meetings[0].cpu, .25, .75)})
+		for _, m := range r.attempts {
+			t.rows = append(t.rows, []string{r.name, m.name, number("%.2f", m.cpu), compared(m.cpu, r.attempts[0].cpu, .25, .75)})
 		}
 	}
 	return t

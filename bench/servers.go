@@ -9,25 +9,28 @@ import (
 	"time"
 )
 
-// server is what is measured, on a plain and a TLS port, in a process of its own: its
-// processor time and memory are nobody else's. Each round has new processes, because one
-// that is faster or slower for as long as it lives would be so in all rounds.
+// server is a server to measure, with a plain and a TLS port. It is a process of its own, so that
+// processor time and memory are those of the server alone. Each round starts new processes: some
+// processes are faster or slower for their whole life, and this must not be so in all rounds.
 type server struct {
 	name    string
-	header  string // what a connection begins with
+	header  string // the bytes that a connection begins with
 	command func(s *server) (*exec.Cmd, error)
-	// log is the file for what it logs, as it does by default. Without one, it logs errors.
+	// log is the file for the server's log at the default level. If it is empty, the server logs
+	// errors only.
 	log string
-	// http3 says that a Caddy serves HTTP/3 as well, with a packet wrapper or none.
-	http3   bool
+	// http3 makes a Caddy serve HTTP/3, too.
+	http3 bool
+	// packets is the JSON of the packet wrapper. It is empty for none.
 	packets string
 
-	// While it runs:
+	// plain and tls are the addresses of the ports. They and the process are set by start.
 	plain, tls string
 	*process
 }
 
-// Every table compares with the first of these. What the second differs is chance.
+// The names of the first two servers. Every table compares with the first. The second is the same
+// server again: its difference from the first is chance.
 const (
 	noWrapper      = "Caddy, no wrapper"
 	noWrapperAgain = "Caddy, no wrapper, again"
@@ -35,11 +38,11 @@ const (
 
 const headerV2 = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x01\xdc\x04\x01\xbb"
 
-// allServers returns the servers to measure, the one to compare with first.
+// allServers returns the servers to measure. The first is the one that others are compared with.
 func allServers(s settings, dir, certificate string) ([]*server, error) {
 	const (
 		trust = `"trusted_proxies":{"source":"static","ranges":["127.0.0.0/8","::1"]}`
-		// Longer than a connection is silent while its memory is measured.
+		// While memory is measured, connections are silent for less time than this.
 		timeout = `"timeout":"10m"`
 	)
 	wrapped := func(wrapper string) func(*server) (*exec.Cmd, error) {
@@ -56,12 +59,12 @@ func allServers(s settings, dir, certificate string) ([]*server, error) {
 	if s.caddyOnly {
 		return servers, nil
 	}
-	nginx, haproxy, err := otherServers(s, dir, certificate)
+	nginx, haproxy, err := peerServers(s, dir, certificate)
 	return append(servers, nginx, haproxy), err
 }
 
-// otherServers returns nginx and HAProxy, if they are installed.
-func otherServers(s settings, dir, certificate string) (nginx, haproxy *server, err error) {
+// peerServers returns nginx and HAProxy. It is an error if one of them is not installed.
+func peerServers(s settings, dir, certificate string) (nginx, haproxy *server, err error) {
 	for _, program := range []string{"nginx", "haproxy"} {
 		if _, err := find(program); err != nil {
 			return nil, nil, fmt.Errorf("%w; install it (apt-get install nginx-light haproxy), or leave nginx and HAProxy out with -caddy-only", err)
@@ -101,7 +104,7 @@ func (s *server) start() error {
 	return nil
 }
 
-// withAll does something while all servers run.
+// withAll starts all servers, calls do, and stops the servers.
 func withAll(servers []*server, do func() error) error {
 	for _, s := range servers {
 		if err := s.start(); err != nil {
@@ -112,7 +115,7 @@ func withAll(servers []*server, do func() error) error {
 	return do()
 }
 
-// shuffled returns the servers in another order each time.
+// shuffled returns the servers in random order.
 func shuffled(servers []*server) []*server {
 	mixed := make([]*server, len(servers))
 	for to, from := range rand.Perm(len(servers)) {
@@ -121,6 +124,7 @@ func shuffled(servers []*server) []*server {
 	return mixed
 }
 
+// freeAddr returns a loopback address with a free port.
 func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

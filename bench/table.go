@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// table is a part of the results. All columns but the first few are numbers.
+// table is a table of the results. Its first columns have words, the others numbers.
 type table struct {
 	title string
-	words int // how many columns are not numbers
+	words int // number of columns with words
 	head  []string
 	rows  [][]string
 }
@@ -34,7 +34,7 @@ func (t table) String() string {
 	return b.String()
 }
 
-// number returns a median, or a dash if the system does not tell.
+// number returns the median of values as text, or a dash if it is not a number.
 func number(format string, values []float64) string {
 	if m := median(values); !math.IsNaN(m) && !math.IsInf(m, 0) {
 		return fmt.Sprintf(format, m)
@@ -42,8 +42,8 @@ func number(format string, values []float64) string {
 	return "–"
 }
 
-// compared returns the median of the ratios to the values of the same round in base, and
-// how far those between the shares low and high are apart.
+// compared returns the median of the ratios to the values of the same round in base, and the
+// quantiles low and high of these ratios. It returns "1" for base itself.
 func compared(values, base []float64, low, high float64) string {
 	if &values[0] == &base[0] {
 		return "1"

@@ -2,7 +2,7 @@
 
 package interop
 
-// The Caddy behind the load balancers: a program of its own, as users run it.
+// This file runs the Caddy behind the load balancers, in a process of its own, as users run it.
 
 import (
 	"bufio"
@@ -25,16 +25,17 @@ import (
 )
 
 const (
-	// patience bounds every wait for something that must happen. It is long, because a
-	// slow machine is no failure.
+	// patience bounds every wait for an event that must happen. It is long, so that a slow
+	// machine does not fail tests.
 	patience = 20 * time.Second
-	// tick is how often a condition is looked at.
+	// tick is the time between two evaluations of a condition.
 	tick = 5 * time.Millisecond
 )
 
 // caddyProgram is the path of a Caddy with this module in it.
 var caddyProgram string
 
+// TestMain builds caddyProgram and runs the tests.
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "interop")
 	if err == nil {
@@ -53,7 +54,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// The addresses of both ends. Those of IPv6 differ in their ports only.
+// The IP addresses of clients and servers. With IPv6, all have the same.
 const (
 	clientIP4      = "127.0.0.9"
 	otherClientIP4 = "127.0.0.10"
@@ -71,7 +72,8 @@ const (
 
 func (f family) String() string { return fmt.Sprintf("IPv%d", int(f)) }
 
-// server is where servers and load balancers listen, and where load balancers connect from.
+// server returns the IP address at which servers and load balancers listen, and from which load
+// balancers connect.
 func (f family) server() string {
 	if f == ipv4 {
 		return serverIP4
@@ -79,7 +81,7 @@ func (f family) server() string {
 	return loopback6
 }
 
-// client is where clients connect from.
+// client returns the IP address from which clients connect.
 func (f family) client() string {
 	if f == ipv4 {
 		return clientIP4
@@ -87,19 +89,19 @@ func (f family) client() string {
 	return loopback6
 }
 
-// address is one of servers and load balancers.
+// address returns the address of a server or load balancer with a port.
 func (f family) address(port int) string { return net.JoinHostPort(f.server(), strconv.Itoa(port)) }
 
-// transport is what headers call TCP over it.
+// transport returns the name in headers of TCP over this version of IP.
 func (f family) transport() string { return fmt.Sprintf("TCP%d", int(f)) }
 
-// freeAddress is one that nobody listens at.
+// freeAddress returns an address with a free port.
 func (f family) freeAddress(t testing.TB) string { return f.address(freeport.Get(t)) }
 
-// server is one of Caddy's. It listens at a plain and at a TLS port, over IPv4 and IPv6.
+// server is a server of Caddy. It listens at a plain and at a TLS port, over IPv4 and IPv6.
 type server struct{ plain, secure int }
 
-// address is that of one of its ports.
+// address returns the address of the server's plain or TLS port.
 func (s server) address(f family, tls bool) string {
 	if tls {
 		return f.address(s.secure)
@@ -107,34 +109,34 @@ func (s server) address(f family, tls bool) string {
 	return f.address(s.plain)
 }
 
-// caddy is a running one.
+// caddy is a running Caddy.
 type caddy struct {
 	authority
 	logs logFile
-	// servers have names.
+	// servers are Caddy's servers by their listener wrapper.
 	servers map[string]server
 	// files is the directory of certificates: ca.pem, server.pem (with its key), and
 	// key.pem.
 	files string
 }
 
-// Wrappers of Caddy's servers.
+// The listener wrappers of Caddy's servers.
 const (
-	// on trusts load balancers, and no client of IPv4.
+	// on trusts load balancers. It does not trust IPv4 clients, whose address is another.
 	on  = "proxy_protocol_mode on {\ntrusted_proxies static " + serverIP4 + " " + loopback6 + "\n}"
 	off = "proxy_protocol_mode off"
-	// allowing also accepts what nginx writes between two families.
+	// allowing also accepts the headers that nginx writes for a destination of another family.
 	allowing    = "proxy_protocol_mode on {\ntrusted_proxies static " + serverIP4 + " " + loopback6 + "\nmismatched_destination allow\n}"
 	unspecified = "proxy_protocol_mode unspecified"
-	// distrusting trusts somebody else.
+	// distrusting trusts only an address that is not a load balancer's.
 	distrusting = "proxy_protocol_mode on {\ntrusted_proxies static 192.0.2.1\n}"
 )
 
 // startCaddy runs Caddy until the test ends, with a server for each of these listener
-// wrappers. The name of a server is its wrapper.
+// wrappers.
 //
-// A site answers with what it knows of the connection, and logs it. Requests for /backend
-// go to a backend, which counts bytes and echoes WebSocket messages.
+// The sites answer with the placeholders of the connection, and log them. Requests for /backend go
+// to the backend of startBackend, and /certificate answers with the client's certificate.
 func startCaddy(t testing.TB, wrappers ...string) *caddy {
 	t.Helper()
 	c := &caddy{authority: newAuthority(t), servers: make(map[string]server)}
@@ -209,7 +211,7 @@ func startCaddy(t testing.TB, wrappers ...string) *caddy {
 	return c
 }
 
-// facts is what {http.proxy_protocol} says of a connection.
+// facts is the value of {http.proxy_protocol}.
 type facts struct {
 	Mode        string            `json:"mode"`
 	Peer        string            `json:"peer"`
@@ -223,15 +225,16 @@ type facts struct {
 	TLV         map[string]string `json:"tlv"`
 }
 
-// answer is what the site says of a request.
+// answer has the values of placeholders in a site's answer.
 type answer struct {
 	remote, clientIP     string
-	headerClient, server string
+	headerClient, server string // client and server of the header, with ports
 	peerIP               string
-	crc32c               bool
+	crc32c               bool // whether the header had a checksum
 	proxyProtocol        facts
 }
 
+// readAnswer reads an answer of a site.
 func readAnswer(t testing.TB, r io.Reader) (a answer) {
 	t.Helper()
 	b, err := io.ReadAll(r)
@@ -246,7 +249,7 @@ func readAnswer(t testing.TB, r io.Reader) (a answer) {
 	return a
 }
 
-// entry is a line of the log: of a request, or of a refusal.
+// entry is a line of Caddy's log. Its fields are those of requests and of refusals.
 type entry struct {
 	Level   string `json:"level"`
 	Logger  string `json:"logger"`
@@ -267,19 +270,19 @@ type entry struct {
 	Error  string `json:"error"`
 }
 
-// isRefusal says whether it is the refusal of a connection. Those that did nothing but to
-// come and go are of a lower level.
+// isRefusal reports whether the entry is the warning about a refused connection. Connections that
+// were closed without sending a byte are logged at a lower level.
 func (e entry) isRefusal() bool {
 	return e.Level == "warn" && e.Logger == "caddy.listeners.proxy_protocol_mode" && e.Reason != ""
 }
 
-// logFile is a log from an offset on.
+// logFile is the part of a log file from an offset on.
 type logFile struct {
 	path   string
 	offset int64
 }
 
-// now is the log from now on.
+// now returns the part of the log that is written from now on.
 func (l logFile) now(t testing.TB) logFile {
 	t.Helper()
 	info, err := os.Stat(l.path)
@@ -298,17 +301,17 @@ func (l logFile) find(t testing.TB, match func(entry) bool) (found []entry) {
 	for lines := bufio.NewReader(file); ; {
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
-			return found // what is behind the last newline is not complete yet
+			return found // the last line is not complete yet
 		}
 		var e entry
-		// Fields of these names may be something else in other lines.
+		// Lines whose fields have other types are of no interest.
 		if err := json.Unmarshal(line, &e); err == nil && match(e) {
 			found = append(found, e)
 		}
 	}
 }
 
-// waitFor returns the first entry that matches.
+// waitFor waits for an entry that matches, and returns the first.
 func (l logFile) waitFor(t testing.TB, match func(entry) bool) entry {
 	t.Helper()
 	var found []entry

@@ -21,11 +21,11 @@ const (
 	tagBMPString       = 30
 )
 
-// commonNameOID is that of the common name.
+// commonNameOID is the object identifier of the common name.
 var commonNameOID = asn1.ObjectIdentifier{2, 5, 4, 3}
 
-// subject is the DER form of a name with common names of a type of text, whatever their
-// bytes are.
+// subject returns the DER form of a name with these common names. tag is their type of text, of
+// which their bytes need not be valid.
 func subject(t testing.TB, tag int, names ...string) []byte {
 	t.Helper()
 	type attribute struct {
@@ -59,7 +59,7 @@ func testCommonNames(t *testing.T, program haproxyProgram) {
 		name  string
 		tag   int
 		names []string
-		// shown is the name as placeholders show it.
+		// shown is the name in placeholders.
 		shown string
 	}{
 		{"UTF8String", asn1.TagUTF8String, []string{"Müller"}, "Müller"},
@@ -81,7 +81,7 @@ func testCommonNames(t *testing.T, program haproxyProgram) {
 			authority
 			result, verified string
 		}{
-			// 18 is OpenSSL's number for a certificate that signed itself.
+			// 18 is the verify result of OpenSSL for a self-signed certificate.
 			{"verified", c.authority, "0", "true"},
 			{"signed by itself", authority{}, "18", "false"},
 		} {

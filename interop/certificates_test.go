@@ -18,14 +18,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// authority signs certificates.
+// authority is a certificate authority, with its key and its certificate as PEM.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pem  string
 }
 
-// certificate is one with its key.
+// certificate is a certificate with its key, also as PEM.
 type certificate struct {
 	tls      tls.Certificate
 	pem, key string

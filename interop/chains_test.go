@@ -11,20 +11,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hops are the protocols of two load balancers in a row. A client speaks the first.
+// hops are the protocols of two load balancers in a row. The first is that of the client.
 type hops [2]protocol
 
-// untouched are those of load balancers that pass on bytes.
+// untouched are the hops of load balancers that forward bytes as they are.
 var untouched = []hops{{http1, http1}, {h2c, h2c}, {http1Through, http1Through}, {http2Through, http2Through}}
 
-// acceptFromOthers makes nginx take the address in a header for the client's.
+// acceptFromOthers makes nginx take the client's address from the headers of other load balancers.
 const acceptFromOthers = "set_real_ip_from " + serverIP4 + ";\n\tset_real_ip_from " + loopback6 + ";\n\tset_real_ip_from unix:;\n"
 
-// wrapped are options of a Caddy in front that has this module as well.
+// wrapped are the server options of a Caddy in front that has this module, too.
 const wrapped = "listener_wrappers {\n" + on + "\ntls\n}"
 
-// TestTwoLoadBalancers asserts that Caddy learns who the client is from the second of two
-// load balancers in a row.
+// TestTwoLoadBalancers asserts that Caddy gets the client's address through two load balancers in a
+// row.
 func TestTwoLoadBalancers(t *testing.T) {
 	c := startCaddy(t, on)
 	for _, test := range []struct {
@@ -32,10 +32,11 @@ func TestTwoLoadBalancers(t *testing.T) {
 		first, second starter
 		hops          []hops
 		version       int
-		// oneFamily says that clients and the first load balancer have to come over the same
+		// oneFamily reports whether the connections to both load balancers must be of the same
 		// version of IP.
 		oneFamily bool
-		// want changes what is expected: client and destination of the first load balancer.
+		// want changes the expected answer, which has the client and the destination of the first
+		// load balancer.
 		want func(a *answer, first, second leg)
 	}{
 		{
@@ -54,7 +55,7 @@ func TestTwoLoadBalancers(t *testing.T) {
 			hops: untouched, version: 1,
 		},
 		{
-			// It says where it was connected to itself. That has to be of the client's
+			// nginx writes its own address as the destination. It has to be of the client's
 			// version of IP: see TestNginxMixesFamilies.
 			name:  "HAProxy, nginx proxy_protocol and set_real_ip_from",
 			first: haproxy("mode tcp", "", "send-proxy-v2"), second: nginx("proxy_protocol", acceptFromOthers),
@@ -74,7 +75,7 @@ func TestTwoLoadBalancers(t *testing.T) {
 			hops: []hops{{http1Through, http1Ended}, {http2Through, http2Ended}}, version: 2,
 		},
 		{
-			// It knows addresses, but no ports.
+			// Caddy's reverse_proxy sends the client's IP address, but not its port.
 			name:  "HAProxy, Caddy with this module",
 			first: haproxy("mode tcp", "", "send-proxy-v2"), second: reverseProxy(wrapped, "proxy_protocol v2"),
 			hops: []hops{{http1, http1}, {h2c, h2c}, {http1Through, http1Repeated}, {http2Through, http2Repeated}}, version: 2,
@@ -85,7 +86,7 @@ func TestTwoLoadBalancers(t *testing.T) {
 			var first, second []leg
 			for i, h := range test.hops {
 				for _, f := range []family{ipv4, ipv6} {
-					// From one to the other, and on to Caddy.
+					// between is the version of IP between the load balancers.
 					between := []family{ipv4, ipv6}[i%2]
 					if test.oneFamily {
 						between = f
@@ -117,8 +118,8 @@ func TestTwoLoadBalancers(t *testing.T) {
 	}
 }
 
-// TestTwoHeaders asserts that nobody is served if two load balancers in a row send a header
-// each.
+// TestTwoHeaders asserts that a connection is refused if each of two load balancers in a row sends a
+// header.
 func TestTwoHeaders(t *testing.T) {
 	c := startCaddy(t, on)
 	for _, test := range []struct {
@@ -164,8 +165,8 @@ func inARow(t testing.TB, c *caddy, first starter, between family, second starte
 	return newClient(t, from.protocol, from.front, from.listen, c.authority)
 }
 
-// TestNginxWithoutRealIP shows what is easy to get wrong: without set_real_ip_from, nginx
-// reads the first load balancer's header, and names that as the client in its own.
+// TestNginxWithoutRealIP shows a common mistake: without set_real_ip_from, nginx reads the first load
+// balancer's header, but names the first load balancer as the client in its own header.
 func TestNginxWithoutRealIP(t *testing.T) {
 	c := startCaddy(t, on)
 	client := inARow(t, c, haproxy("mode tcp", "", "send-proxy-v2"), ipv4, nginx("proxy_protocol", ""))
@@ -174,9 +175,8 @@ func TestNginxWithoutRealIP(t *testing.T) {
 	assert.Equal(t, serverIP4, logged.Request.RemoteIP)
 }
 
-// TestNginxMixesFamilies asserts that a header is refused that names a client's address of
-// IPv4 and a destination of IPv6. The specification does not allow it, and HAProxy does not
-// take it either.
+// TestNginxMixesFamilies asserts that a header with an IPv4 source and an IPv6 destination is
+// refused. The specification does not allow such a header, and HAProxy refuses it, too.
 func TestNginxMixesFamilies(t *testing.T) {
 	c := startCaddy(t, on)
 	client := inARow(t, c, haproxy("mode tcp", "", "send-proxy-v2"), ipv6, nginx("proxy_protocol", acceptFromOthers))
@@ -186,9 +186,9 @@ func TestNginxMixesFamilies(t *testing.T) {
 	assert.Equal(t, "malformed", logs.waitFor(t, entry.isRefusal).Reason)
 }
 
-// TestNginxBehindNginx asserts that a client behind two nginx is known if there is another
-// family or a Unix socket between them, if Caddy is told to accept what the second writes
-// then, and that the log says so if it is not.
+// TestNginxBehindNginx has two nginx in a row, with another version of IP than the client's, or a
+// Unix socket, between them. It asserts that Caddy gets the client's address with the option
+// mismatched_destination, and that without it the log names the option.
 func TestNginxBehindNginx(t *testing.T) {
 	c := startCaddy(t, on, allowing)
 	for _, test := range []struct {
@@ -206,7 +206,7 @@ func TestNginxBehindNginx(t *testing.T) {
 				through := func(wrapper string) (*client, leg) {
 					listen := test.between.freeAddress(t)
 					if test.unix {
-						dir, err := os.MkdirTemp("", "pp") // shorter than that of the test
+						dir, err := os.MkdirTemp("", "pp") // shorter than t.TempDir
 						require.NoError(t, err)
 						t.Cleanup(func() { os.RemoveAll(dir) })
 						listen = "unix:" + filepath.Join(dir, "chain.sock")
@@ -224,7 +224,7 @@ func TestNginxBehindNginx(t *testing.T) {
 				require.Error(t, err)
 				refused := logs.waitFor(t, entry.isRefusal)
 				assert.Equal(t, "malformed", refused.Reason)
-				assert.Contains(t, refused.Error, "destination is not of the announced family, as nginx writes it")
+				assert.Contains(t, refused.Error, "destination is not of the announced family; nginx writes this")
 				assert.Contains(t, refused.Error, "mismatched_destination allow")
 
 				client, whole := through(allowing)

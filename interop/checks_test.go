@@ -19,7 +19,8 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
-// TestHAProxyChecks asserts what Caddy makes of HAProxy's health checks, and HAProxy of that.
+// TestHAProxyChecks asserts Caddy's reactions to HAProxy's health checks, and the status of Caddy at
+// HAProxy.
 func TestHAProxyChecks(t *testing.T) {
 	for _, program := range haproxies {
 		t.Run(program.name, func(t *testing.T) { testHAProxyChecks(t, program) })
@@ -28,7 +29,7 @@ func TestHAProxyChecks(t *testing.T) {
 
 func testHAProxyChecks(t *testing.T, program haproxyProgram) {
 	const (
-		// mixed takes what comes from the load balancer, with or without a header.
+		// mixed accepts connections of the load balancer with or without a header.
 		mixed = "proxy_protocol_mode on {\nunspecified " + serverIP4 + "\n}"
 		http  = "option httpchk\n\thttp-check send meth GET uri /check ver HTTP/1.1 hdr Host localhost"
 		tcp   = ""
@@ -37,14 +38,16 @@ func testHAProxyChecks(t *testing.T, program haproxyProgram) {
 	at := func(wrapper string) string { return fmt.Sprintf(" port %d", c.servers[wrapper].plain) }
 	for _, test := range []struct {
 		name, wrapper string
-		// check is how HAProxy checks, and server are its options of the server.
+		// check are HAProxy's options of the health check, and server those of the server.
 		check, server string
 		tls           bool
-		// status and last are what HAProxy says of the server, and of a check that succeeded.
+		// status is the status of the server at HAProxy. last is the result of a check that
+		// succeeded, or empty.
 		status, last string
-		// facts are what Caddy says of a check that it answered, without the peer.
+		// facts are in the log entry of a check that Caddy answered, without the peer. They are
+		// nil if Caddy answers none.
 		facts *facts
-		// reason is that of a check's refusal.
+		// mode and reason are those of the refusal of a check. They are empty if none is refused.
 		mode, reason string
 	}{
 		{
@@ -100,14 +103,14 @@ func testHAProxyChecks(t *testing.T, program haproxyProgram) {
 			mode:   "off", reason: "forbidden",
 		},
 		{
-			// The check is accepted, the traffic would not be.
+			// The check is accepted, but traffic would not be.
 			name:    "headers of checks only",
 			wrapper: on, check: http, server: "check check-send-proxy",
 			status: "UP", last: "L7OK",
 			facts: &facts{Mode: "on", Present: true, Version: 1, Transport: "TCP4"},
 		},
 		{
-			// To connect is all it does, and before a header is due.
+			// The check only connects, and closes the connection before the header's timeout.
 			name:    "a check of TCP, without a header",
 			wrapper: on, check: tcp, server: "send-proxy-v2 check" + at(on),
 			status: "UP", last: "L4OK",
@@ -115,7 +118,7 @@ func testHAProxyChecks(t *testing.T, program haproxyProgram) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			logs := c.logs.now(t)
-			// Other temporary directories have paths that are too long.
+			// Paths in t.TempDir are too long for a socket.
 			dir, err := os.MkdirTemp("", "interop")
 			require.NoError(t, err)
 			t.Cleanup(func() { os.RemoveAll(dir) })
@@ -159,7 +162,7 @@ listen test
 			}
 			logged := logs.waitFor(t, isCheck)
 			assert.Equal(t, 200, logged.Status)
-			// There is no client but the load balancer.
+			// The load balancer is the client.
 			assert.Equal(t, logged.ProxyProtocol.Peer, net.JoinHostPort(logged.Request.RemoteIP, logged.Request.RemotePort))
 			assert.Equal(t, serverIP4, logged.Request.ClientIP)
 			if test.facts.Version == 1 {
@@ -171,7 +174,8 @@ listen test
 	}
 }
 
-// serverStatus is what HAProxy's statistics say of the server, and of its last check.
+// serverStatus returns the status of the server, and the result of its last check, from HAProxy's
+// statistics. Both are empty if HAProxy does not run yet.
 func serverStatus(t testing.TB, socket string) (status, last string) {
 	t.Helper()
 	conn, err := net.Dial("unix", socket)

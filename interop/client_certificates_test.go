@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestClientCertificates asserts what Caddy learns of certificates that clients present to
-// load balancers, or do not.
+// TestClientCertificates asserts the TLVs about the certificates of clients, and of clients without a
+// certificate.
 func TestClientCertificates(t *testing.T) {
 	for _, program := range haproxies {
 		t.Run("with "+program.name, func(t *testing.T) { testClientCertificates(t, program) })
@@ -44,7 +44,8 @@ func testClientCertificates(t *testing.T, program haproxyProgram) {
 			want: map[string]string{"ssl.version": "TLSv1.3", "ssl.verified": "true", "ssl.cn": clientName, "alpn": "http/1.1"},
 		},
 		{
-			// It tells the name all the same: whoever looks at that must look at this as well.
+			// HAProxy sends the name of a certificate that it did not verify: a rule about ssl.cn
+			// needs ssl.verified, too.
 			name: "HAProxy, of an unknown authority", start: haproxy, certificates: []certificate{foreign},
 			want: map[string]string{"ssl.version": "TLSv1.3", "ssl.verified": "false", "ssl.cn": clientName, "alpn": "http/1.1"},
 		},
@@ -57,7 +58,7 @@ func testClientCertificates(t *testing.T, program haproxyProgram) {
 			want: map[string]string{"ssl.version": "TLSv1.3", "ssl.verified": "true", "ssl.cipher": "TLS_AES_128_GCM_SHA256", "authority": "localhost", "alpn": "http/1.1"},
 		},
 		{
-			// Its own TLV for the certificate has the type that Google uses for something else.
+			// hitch sends the certificate in a TLV of a type that Google uses for something else.
 			name: "hitch proxy-client-cert", start: hitch(verifying + "proxy-client-cert = on\n"), certificates: []certificate{known},
 			want: map[string]string{"ssl.version": "TLSv1.3", "ssl.verified": "true", "ssl.cipher": "TLS_AES_128_GCM_SHA256", "authority": "localhost", "alpn": "http/1.1", "0xe0": hex.EncodeToString([]byte(trusted(known)))},
 		},
@@ -79,8 +80,8 @@ func testClientCertificates(t *testing.T, program haproxyProgram) {
 	}
 }
 
-// TestLargeClientCertificate asserts that a header with a large certificate is refused,
-// unless it may be that large.
+// TestLargeClientCertificate asserts that a header with a large certificate is refused, unless
+// max_header_size allows it.
 func TestLargeClientCertificate(t *testing.T) {
 	const larger = "proxy_protocol_mode on {\nmax_header_size 16KiB\n}"
 	c := startCaddy(t, on, larger)
@@ -100,7 +101,7 @@ func TestLargeClientCertificate(t *testing.T) {
 	assert.Equal(t, hex.EncodeToString([]byte(trusted(certificate))), got.proxyProtocol.TLV["0xe0"])
 }
 
-// trusted is a certificate as hitch sends it.
+// trusted returns the PEM text of a certificate as hitch sends it.
 func trusted(c certificate) string {
 	return strings.ReplaceAll(c.pem, "CERTIFICATE", "TRUSTED CERTIFICATE")
 }

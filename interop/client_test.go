@@ -2,7 +2,7 @@
 
 package interop
 
-// What clients of load balancers do.
+// This file has the clients of load balancers, and the backend behind Caddy.
 
 import (
 	"context"
@@ -26,23 +26,24 @@ import (
 	"golang.org/x/net/websocket"
 )
 
-// protocol is what a client speaks with a load balancer, and this with Caddy.
+// protocol is the protocol between client and load balancer, and between load balancer and Caddy.
 type protocol struct {
 	name  string
 	http2 bool
-	// tls says that the client speaks TLS, and ends where that ends.
-	tls  bool
-	ends tlsEnd
+	tls   bool   // whether the client uses TLS
+	ends  tlsEnd // where the client's TLS connection ends
 }
 
+// tlsEnd is the place at which the client's TLS connection ends.
 type tlsEnd int
 
 const (
-	atCaddy    tlsEnd = iota // the load balancer passes it through
-	atBalancer               // and is plain from there on
-	atBoth                   // the load balancer begins another one
+	atCaddy    tlsEnd = iota // at Caddy: the load balancer passes TLS through
+	atBalancer               // at the load balancer, which connects to Caddy without TLS
+	atBoth                   // at the load balancer, which connects to Caddy with TLS
 )
 
+// The protocols of tests.
 var (
 	http1         = protocol{name: "HTTP1"}
 	h2c           = protocol{name: "h2c", http2: true}
@@ -54,13 +55,13 @@ var (
 	http2Repeated = protocol{name: "HTTPS2 ended and begun again", http2: true, tls: true, ends: atBoth}
 )
 
-// balancerTLS says whether TLS ends at the load balancer.
+// balancerTLS reports whether the client's TLS connection ends at the load balancer.
 func (p protocol) balancerTLS() bool { return p.tls && p.ends != atCaddy }
 
-// caddyTLS says whether TLS ends at Caddy.
+// caddyTLS reports whether a TLS connection ends at Caddy: the client's or the load balancer's.
 func (p protocol) caddyTLS() bool { return p.tls && p.ends != atBalancer }
 
-// alpn is its name in TLS.
+// alpn returns the name of the version of HTTP in TLS.
 func (p protocol) alpn() string {
 	if p.http2 {
 		return "h2"
@@ -68,7 +69,7 @@ func (p protocol) alpn() string {
 	return "http/1.1"
 }
 
-// version is its name in logs.
+// version returns the name of the version of HTTP in logs.
 func (p protocol) version() string {
 	if p.http2 {
 		return "HTTP/2.0"
@@ -76,30 +77,32 @@ func (p protocol) version() string {
 	return "HTTP/1.1"
 }
 
-// client is one of a load balancer. All its requests use one connection.
+// client is a client of a load balancer. All its requests use one connection.
 type client struct {
 	protocol
 	*http.Client
 	tls *tls.Config
-	// ip is where it connects from.
+	// ip is the IP address from which the client connects.
 	ip string
-	// address is where it connects to.
+	// address is the address of the load balancer.
 	address string
-	// local is this end of its connection, once there was a request.
+	// local is the client's end of the latest connection. It is empty before the first request.
 	local string
+	// dials is the number of connections so far.
 	dials int
-	// received counts bytes.
+	// received is the number of bytes that the client has received.
 	received atomic.Int64
 }
 
-// newClient is a client of what listens at an address, with a certificate if it is given.
+// newClient returns a client of the load balancer at an address. The client presents the last of
+// the certificates, if there is one.
 func newClient(t testing.TB, p protocol, f family, address string, roots authority, certificates ...certificate) *client {
 	t.Helper()
 	c := &client{protocol: p, ip: f.client(), address: address}
 	c.tls = &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool(), NextProtos: []string{p.alpn()}}
 	c.tls.RootCAs.AddCert(roots.cert)
 	for _, certificate := range certificates {
-		// Sent even if the server does not know who signed it.
+		// The certificate is sent even if the server does not name its authority.
 		c.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &certificate.tls, nil
 		}
@@ -121,7 +124,7 @@ func newClient(t testing.TB, p protocol, f family, address string, roots authori
 	return c
 }
 
-// dial connects.
+// dial opens a connection and counts it.
 func (c *client) dial(ctx context.Context) (net.Conn, error) {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.ip)}}
 	conn, err := dialer.DialContext(ctx, "tcp", c.address)
@@ -133,7 +136,7 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 	return receiving{conn, &c.received}, nil
 }
 
-// receiving is a connection that counts the bytes it receives.
+// receiving is a connection that counts the received bytes.
 type receiving struct {
 	net.Conn
 	count *atomic.Int64
@@ -145,7 +148,7 @@ func (r receiving) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// url is that of a path.
+// url returns the URL of a path.
 func (c *client) url(path string) string {
 	if c.protocol.tls {
 		return "https://localhost" + path
@@ -153,10 +156,12 @@ func (c *client) url(path string) string {
 	return "http://localhost" + path
 }
 
+// requests counts requests, so that each gets a path of its own.
 var requests atomic.Int64
 
-// ask requests what Caddy knows of the connection, and returns that and the log entry. The
-// TLS connection is the client's, or nil. Header fields come in pairs.
+// ask sends a request, and returns the site's answer, the log entry of the request and the state of
+// the client's TLS connection, which is nil without TLS. header has the names and values of header
+// fields in turn.
 func (c *client) ask(t testing.TB, logs logFile, header ...string) (answer, entry, *tls.ConnectionState) {
 	t.Helper()
 	path := fmt.Sprintf("/%d", requests.Add(1))
@@ -174,25 +179,27 @@ func (c *client) ask(t testing.TB, logs logFile, header ...string) (answer, entr
 	return a, e, response.TLS
 }
 
-// transferSize is what an upload or a download has.
+// transferSize is the number of bytes of an upload or a download.
 const transferSize = 64 << 20
 
-// transfer is the content of uploads and downloads: it looks random, and is always the same.
+// transfer returns the contents of uploads and downloads: pseudorandom bytes, always the same.
 func transfer() io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{}), transferSize)
 }
 
-// sum reads all and returns its checksum.
+// sum reads r to its end and returns the checksum.
 func sum(r io.Reader) (string, error) {
 	hash := sha256.New()
 	_, err := io.Copy(hash, r)
 	return hex.EncodeToString(hash.Sum(nil)), err
 }
 
+// transferSum returns the checksum of transfer.
 var transferSum = sync.OnceValues(func() (string, error) { return sum(transfer()) })
 
-// startBackend runs a backend of Caddy until the test ends, and returns its address. It
-// sends, sums up, and echoes WebSocket messages. It says who Caddy says the client is.
+// startBackend runs a backend of Caddy until the test ends, and returns its address. The backend
+// serves downloads, answers uploads with their checksum and echoes WebSocket messages. It also
+// returns the client's address that it got from Caddy in X-Forwarded-For.
 func startBackend(t testing.TB) string {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /backend/download", func(w http.ResponseWriter, r *http.Request) {
@@ -217,7 +224,7 @@ func startBackend(t testing.TB) string {
 	return s.Listener.Addr().String()
 }
 
-// download gets a large file.
+// download gets a large file, and asserts its contents and the client's address.
 func (c *client) download(t testing.TB) {
 	t.Helper()
 	want, err := transferSum()
@@ -231,7 +238,7 @@ func (c *client) download(t testing.TB) {
 	assert.Equal(t, c.ip, response.Header.Get("X-Client"))
 }
 
-// upload sends a large file.
+// upload sends a large file, and asserts the received contents and the client's address.
 func (c *client) upload(t testing.TB) {
 	t.Helper()
 	want, err := transferSum()
@@ -245,7 +252,8 @@ func (c *client) upload(t testing.TB) {
 	assert.Equal(t, c.ip, response.Header.Get("X-Client"))
 }
 
-// websocket sends messages and gets them back, over a connection of its own.
+// websocket opens a connection of its own, and asserts the client's address and that messages come
+// back.
 func (c *client) websocket(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

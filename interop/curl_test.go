@@ -16,8 +16,8 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
-// TestCurl asserts that Caddy believes curl, which writes a header of version 1 with its
-// own addresses. (Since 8.2 it can write another client's, but Debian 12 has 7.88.)
+// TestCurl asserts that Caddy accepts the header of curl, which has version 1 and curl's own
+// addresses. (Since 8.2, curl can send another client's address, but Debian 12 has 7.88.)
 func TestCurl(t *testing.T) {
 	curl := peers.Need(t, "curl", "curl")
 	c := startCaddy(t, on)
@@ -64,8 +64,8 @@ func TestCurl(t *testing.T) {
 	}
 }
 
-// TestCurlRefused asserts what curl says of a connection that is refused because it began
-// without a header, or with one.
+// TestCurlRefused asserts curl's error for a connection that is refused because it begins without a
+// header, or with one.
 func TestCurlRefused(t *testing.T) {
 	curl := peers.Need(t, "curl", "curl")
 	c := startCaddy(t, on, off)

@@ -1,3 +1,3 @@
-// Package interop tests this module behind load balancers that others wrote: see README.md.
-// The tests have the build tag interop.
+// Package interop tests this module behind load balancers of other projects: see README.md. The
+// tests have the build tag interop.
 package interop

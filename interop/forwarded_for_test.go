@@ -4,8 +4,8 @@ package interop
 
 import "testing"
 
-// TestReverseProxyForwardedFor asserts what Caddy learns of Caddy's reverse_proxy, which names
-// the client that it believes X-Forwarded-For about, or not.
+// TestReverseProxyForwardedFor asserts the client's address behind a Caddy with reverse_proxy. That
+// Caddy sends the address in X-Forwarded-For if it trusts the peer, and otherwise the peer's.
 func TestReverseProxyForwardedFor(t *testing.T) {
 	c := startCaddy(t, on)
 	for _, send := range []struct {
@@ -16,7 +16,7 @@ func TestReverseProxyForwardedFor(t *testing.T) {
 			name, options string
 			front         family
 			forwarded     string
-			// client is the one that Caddy has to believe in, if it is not this one.
+			// client is the expected IP address of the client. It is empty for the client's own.
 			client    string
 			transport string
 			source    string
@@ -26,7 +26,7 @@ func TestReverseProxyForwardedFor(t *testing.T) {
 			{"IPv6", "trusted_proxies static ::1", ipv6, "2001:db8::7", "2001:db8::7", "TCP6", ""},
 			{"IPv6 over IPv4", "trusted_proxies static 127.0.0.9", ipv4, "2001:db8::7", "2001:db8::7", "TCP6", ""},
 			{"IPv4 over IPv6", "trusted_proxies static ::1", ipv6, "203.0.113.7", "203.0.113.7", "TCP4", ""},
-			// It is the same address as 203.0.113.7, but the header says it this way.
+			// The client's address is 203.0.113.7, but the header has it in IPv4-mapped form.
 			{"IPv4-mapped IPv6", "trusted_proxies static 127.0.0.9", ipv4, "::ffff:203.0.113.7", "203.0.113.7", "TCP6", "[::ffff:203.0.113.7]:0"},
 		} {
 			t.Run(send.option+", "+test.name, func(t *testing.T) {

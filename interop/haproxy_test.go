@@ -24,7 +24,8 @@ type haproxyProgram struct {
 	path func(t testing.TB) string
 }
 
-// haproxies are all versions, the machine's first. On Debian 13 and later both are the same.
+// haproxies are the versions of HAProxy: that of the machine, and that of Debian 13. On Debian 13 and
+// later both are the same.
 var haproxies = []haproxyProgram{
 	{"HAProxy", func(t testing.TB) string {
 		t.Helper()
@@ -40,16 +41,16 @@ var haproxies = []haproxyProgram{
 	}},
 }
 
-// haproxySenders are the ways in which HAProxy can be set up.
+// haproxySenders returns all ways to set up HAProxy, with all versions.
 func haproxySenders() []sender {
 	all := haproxies[0].senders()
 	for _, s := range haproxies[1].senders() {
-		s.brief = true // the other version does the same at length
+		s.brief = true // the first version does the large uploads and downloads
 		all = append(all, s)
 	}
 	return append(all, sender{
-		// It is there since version 2.9. The first TLV is text as the client's address fills
-		// it in, the second has bytes that are not text.
+		// HAProxy has this option since version 2.9. The first TLV is text with the client's
+		// address in it, the second has bytes that are not text.
 		name:      haproxies[1].name + " set-proxy-v2-tlv-fmt",
 		protocols: []protocol{http1, http2Through, http2Ended},
 		version:   2,
@@ -65,7 +66,7 @@ func haproxySenders() []sender {
 	})
 }
 
-// senders are the ways in which any version can be set up.
+// senders returns the ways to set up any version.
 func (p haproxyProgram) senders() []sender {
 	return []sender{
 		{
@@ -88,7 +89,7 @@ func (p haproxyProgram) senders() []sender {
 			start:     p.starter("mode tcp", "", "send-proxy-v2-ssl-cn"),
 			tells: func(expected *answer, l leg, client *tls.ConnectionState) {
 				haproxyTells(expected, l, client)
-				// Without TLS, it says that there is none.
+				// Without TLS, the TLV says that there is no TLS.
 				expected.tell("ssl.verified", strconv.FormatBool(l.balancerTLS()))
 				if l.balancerTLS() {
 					expected.tell("ssl.version", opensslVersion(client))
@@ -104,8 +105,8 @@ func (p haproxyProgram) senders() []sender {
 			tells:     haproxyTellsAll,
 		},
 		{
-			// It does not pass TLS through. Versions 2.6 and 3.0 do not notice that a server of HTTP/2
-			// closes a connection before it answers, until the time to connect is over.
+			// HAProxy does not pass TLS through in this mode. If an HTTP/2 server closes a connection
+			// without an answer, versions 2.6 and 3.0 only notice it after the connect timeout.
 			name:       p.name + ", mode http",
 			protocols:  []protocol{http1, h2c, http1Ended, http2Ended, http1Repeated, http2Repeated},
 			version:    2,
@@ -116,16 +117,16 @@ func (p haproxyProgram) senders() []sender {
 	}
 }
 
-// haproxyOptions are all options of headers that every version has.
+// haproxyOptions are all proxy-v2-options that every version has.
 const haproxyOptions = "ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c,unique-id"
 
-// haproxy runs the machine's HAProxy with these options.
+// haproxy returns a starter of the machine's HAProxy with these options.
 func haproxy(options, listen, send string) starter {
 	return haproxies[0].starter(options, listen, send)
 }
 
-// starter runs the version with these options: general ones, those of addresses that it
-// listens at, and those of servers that it connects to.
+// starter returns a starter of this version. options are general options, listen those of bind lines,
+// and send those of server lines.
 func (p haproxyProgram) starter(options, listen, send string) starter {
 	return func(t testing.TB, c *caddy, headers bool, legs []leg) {
 		t.Helper()
@@ -164,14 +165,14 @@ listen leg%d
 	}
 }
 
-// haproxyTells is what HAProxy adds to all headers of version 2, if it ends the client's TLS.
+// haproxyTells adds the TLV that all headers of version 2 have if HAProxy ends the client's TLS.
 func haproxyTells(expected *answer, l leg, _ *tls.ConnectionState) {
 	if l.balancerTLS() {
 		expected.tell("alpn", l.alpn())
 	}
 }
 
-// haproxyTellsAll is what HAProxy tells with all options.
+// haproxyTellsAll adds the TLVs of headers with all options.
 func haproxyTellsAll(expected *answer, l leg, client *tls.ConnectionState) {
 	haproxyTells(expected, l, client)
 	expected.crc32c = true

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestSenders asserts that Caddy learns from each load balancer who the client is, in
-// every protocol that this can forward, over IPv4 and IPv6 on either side.
+// TestSenders asserts that Caddy gets the client's address from each load balancer, in every
+// protocol that the load balancer can forward, over IPv4 and IPv6 on either side.
 func TestSenders(t *testing.T) {
 	c := startCaddy(t, on)
 	for _, s := range senders {
@@ -52,10 +52,10 @@ func TestSenders(t *testing.T) {
 	}
 }
 
-// requireAnswer asserts what Caddy said of a request in its answer and in its log.
+// requireAnswer asserts Caddy's answer to a request and the log entry of the request.
 func requireAnswer(t testing.TB, want, got answer, logged entry) {
 	t.Helper()
-	// The load balancer's port is the only thing that nobody else knows.
+	// Of the peer only the port is not known before: the load balancer chooses it.
 	peerIP, _, err := net.SplitHostPort(got.proxyProtocol.Peer)
 	require.NoError(t, err)
 	require.Equal(t, want.peerIP, peerIP)
@@ -66,7 +66,8 @@ func requireAnswer(t testing.TB, want, got answer, logged entry) {
 	require.Equal(t, want.clientIP, logged.Request.ClientIP)
 }
 
-// expected is what Caddy has to say of a client of the load balancer.
+// expected returns the answer that a client of the load balancer must get. state is that of the
+// client's TLS connection, or nil.
 func (s sender) expected(l leg, c *client, state *tls.ConnectionState) answer {
 	a := answer{
 		remote:       c.local,
@@ -92,8 +93,8 @@ func (s sender) expected(l leg, c *client, state *tls.ConnectionState) answer {
 	return a
 }
 
-// TestSendersUnspecified asserts that nobody vouches for what headers claim under the mode
-// unspecified, and that Caddy knows nothing but the load balancer without one.
+// TestSendersUnspecified asserts that addresses from headers are marked as unverified under mode
+// unspecified, and that the load balancer is the client if there is no header.
 func TestSendersUnspecified(t *testing.T) {
 	c := startCaddy(t, unspecified)
 	for _, headers := range []bool{true, false} {

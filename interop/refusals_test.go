@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestRefusals asserts that clients get nothing from Caddy through a load balancer that is
-// set up wrongly, in whatever protocol, and that the log says why.
+// TestRefusals asserts that clients of a load balancer that is set up wrongly get no bytes from Caddy,
+// in any protocol, and that the log has the reason.
 func TestRefusals(t *testing.T) {
 	for _, test := range []struct {
 		name, wrapper string
@@ -31,7 +31,7 @@ func TestRefusals(t *testing.T) {
 				t.Run(s.name, func(t *testing.T) {
 					var legs []leg
 					for i, p := range s.protocols {
-						both := []family{ipv4, ipv6}[i%2] // they differ in addresses only
+						both := []family{ipv4, ipv6}[i%2] // the version of IP changes addresses only
 						legs = append(legs, p.leg(t, both, both, c.servers[test.wrapper]))
 					}
 					s.start(t, c, test.headers, legs)
@@ -53,12 +53,12 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// requireRefused asserts what a client sees of a refusal: that the connection is closed,
-// or what the load balancer says of that.
+// requireRefused asserts that a client sees a refusal: the connection is closed, or the load balancer
+// answers with an error.
 func requireRefused(t testing.TB, s sender, l leg, c *client) {
 	t.Helper()
 	if s.speaksHTTP && l.http2 {
-		// HAProxy asks clients of HTTP/2 to try again, and Go's does that for a minute.
+		// HAProxy asks HTTP/2 clients to try again, and Go's client does so for a minute.
 		c.Timeout = 4 * time.Second
 	}
 	response, err := c.Get(c.url("/refused"))

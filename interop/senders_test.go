@@ -22,44 +22,45 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
-// sender is a load balancer, set up in some way.
+// sender is a load balancer with one set of options.
 type sender struct {
 	name      string
 	protocols []protocol
-	// version is that of its headers.
+	// version is the version of the headers.
 	version int
 	start   starter
-	// tells changes what headers are expected to tell, if it is more or less than both
-	// addresses. The client's TLS connection is nil if there is none.
+	// tells changes the expected answer, if headers have more or less than both addresses. client
+	// is the state of the client's TLS connection, or nil without TLS. It may be nil.
 	tells func(expected *answer, l leg, client *tls.ConnectionState)
-	// speaksHTTP says that it answers by itself if Caddy does not.
+	// speaksHTTP reports whether the load balancer answers with an error if Caddy does not answer.
 	speaksHTTP bool
 	// brief leaves out large uploads and downloads.
 	brief bool
 }
 
-// starter runs a load balancer until the test ends, with headers or without, so that it
-// forwards along some legs.
+// starter runs a load balancer until the test ends, so that it forwards the connections of all legs.
+// headers reports whether it sends headers.
 type starter func(t testing.TB, c *caddy, headers bool, legs []leg)
 
-// leg is a way through a load balancer.
+// leg is a way from a client through a load balancer to Caddy.
 type leg struct {
 	protocol
-	// front is between client and load balancer, back between that and Caddy.
+	// front is the version of IP between client and load balancer, and back that between load
+	// balancer and Caddy.
 	front, back family
-	// listen is where the load balancer listens, caddy where it connects to.
+	// listen is the address of the load balancer, and caddy that of Caddy.
 	listen, caddy string
 }
 
 func (l leg) String() string { return fmt.Sprintf("%s, %s to %s", l.protocol.name, l.front, l.back) }
 
-// leg is a way to a server of Caddy.
+// leg returns a way to a server of Caddy, with a free address for the load balancer.
 func (p protocol) leg(t testing.TB, front, back family, s server) leg {
 	t.Helper()
 	return leg{p, front, back, front.freeAddress(t), s.address(back, p.caddyTLS())}
 }
 
-// legs are all ways through the sender to a server of Caddy.
+// legs returns all ways through the sender to a server of Caddy.
 func (s sender) legs(t testing.TB, to server) (legs []leg) {
 	t.Helper()
 	for _, p := range s.protocols {
@@ -72,26 +73,26 @@ func (s sender) legs(t testing.TB, to server) (legs []leg) {
 	return legs
 }
 
-// senders are all that there are, with the protocols that they can be set up for.
+// senders are all load balancers, each with the protocols that it can forward.
 var senders = append(haproxySenders(), []sender{
 	{
-		// It has no option for the protocol of the TLS connection that it begins (ALPN),
-		// so Caddy would not speak HTTP/2.
+		// nginx has no option for the protocol (ALPN) of its TLS connection to Caddy, so Caddy would
+		// not speak HTTP/2.
 		name:      "nginx stream",
 		protocols: []protocol{http1, h2c, http1Through, http2Through, http1Ended, http2Ended, http1Repeated},
 		version:   1,
 		start:     nginx("", ""),
 	},
 	{
-		// It is there to end TLS, and has no option for the protocol in it (ALPN), which
-		// HTTP/2 needs.
+		// stunnel only ends TLS. It has no option for the protocol in TLS (ALPN), which HTTP/2
+		// needs.
 		name:      "stunnel",
 		protocols: []protocol{http1Ended},
 		version:   1,
 		start:     stunnel,
 	},
 	{
-		// It is there to end TLS.
+		// hitch only ends TLS.
 		name:      "hitch write-proxy-v1",
 		protocols: []protocol{http1Ended, http2Ended},
 		version:   1,
@@ -107,11 +108,11 @@ var senders = append(haproxySenders(), []sender{
 			expected.tell("authority", "localhost")
 			expected.tell("ssl.version", opensslVersion(client))
 			expected.tell("ssl.cipher", tls.CipherSuiteName(client.CipherSuite))
-			expected.tell("ssl.verified", "false") // it does not ask for a certificate
+			expected.tell("ssl.verified", "false") // hitch does not ask for a certificate
 		},
 	},
 	{
-		// It does not pass TLS through.
+		// reverse_proxy does not pass TLS through.
 		name:       "Caddy reverse_proxy v1",
 		protocols:  []protocol{http1, h2c, http1Ended, http2Ended, http1Repeated, http2Repeated},
 		version:    1,
@@ -159,7 +160,7 @@ var senders = append(haproxySenders(), []sender{
 			header := proxyproto.HeaderProxyFromAddrs(2, client, server)
 			err := header.SetTLVs([]proxyproto.TLV{
 				{Type: proxyproto.PP2_TYPE_UNIQUE_ID, Value: []byte("id-of-" + client.String())},
-				{Type: proxyproto.PP2_TYPE_NOOP, Value: make([]byte, 600)}, // more than fits into most buffers
+				{Type: proxyproto.PP2_TYPE_NOOP, Value: make([]byte, 600)}, // larger than most buffers
 				{Type: tlvparse.PP2_TYPE_AWS, Value: []byte("\x01vpce-08d2bf15fac5001c9")},
 			})
 			if err != nil {
@@ -174,16 +175,16 @@ var senders = append(haproxySenders(), []sender{
 	},
 }...)
 
-// everyProtocol is what a load balancer can do that passes on bytes, with or without TLS.
+// everyProtocol has the protocols of load balancers that forward bytes, with or without TLS.
 var everyProtocol = []protocol{http1, h2c, http1Through, http2Through, http1Ended, http2Ended, http1Repeated, http2Repeated}
 
-// passThrough is what a load balancer can do that knows nothing of TLS.
+// passThrough has the protocols of load balancers without TLS of their own.
 var passThrough = []protocol{http1, h2c, http1Through, http2Through}
 
 // clientName is the common name of the client's certificate.
 const clientName = "client.test"
 
-// tell adds what a TLV says.
+// tell adds the named value of a TLV to the expected answer.
 func (a *answer) tell(name, value string) {
 	if a.proxyProtocol.TLV == nil {
 		a.proxyProtocol.TLV = make(map[string]string)
@@ -191,7 +192,7 @@ func (a *answer) tell(name, value string) {
 	a.proxyProtocol.TLV[name] = value
 }
 
-// onlyIf is a text or nothing.
+// onlyIf returns the text if the condition is true, and otherwise an empty string.
 func onlyIf(condition bool, text string) string {
 	if condition {
 		return text
@@ -199,13 +200,13 @@ func onlyIf(condition bool, text string) string {
 	return ""
 }
 
-// opensslVersion is what OpenSSL calls the version of TLS.
+// opensslVersion returns OpenSSL's name of the version of TLS.
 func opensslVersion(state *tls.ConnectionState) string {
 	return strings.Replace(tls.VersionName(state.Version), "TLS ", "TLSv", 1)
 }
 
-// nginx runs nginx with its stream module, with these parameters of addresses that it
-// listens at, and directives.
+// nginx returns a starter of nginx with its stream module. listen are parameters of listen directives,
+// and directives are in the block stream.
 func nginx(listen, directives string) starter {
 	return func(t testing.TB, c *caddy, headers bool, legs []leg) {
 		t.Helper()
@@ -248,10 +249,10 @@ stream {
 	}
 }
 
-// nginxStream is nginx's module for TCP, as Debian has it.
+// nginxStream is the path of nginx's module for TCP on Debian.
 const nginxStream = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
-// stunnel runs stunnel as the end of clients' TLS.
+// stunnel runs stunnel, which ends the clients' TLS.
 func stunnel(t testing.TB, c *caddy, headers bool, legs []leg) {
 	t.Helper()
 	program := peers.Need(t, "stunnel4", "stunnel4")
@@ -267,13 +268,13 @@ func stunnel(t testing.TB, c *caddy, headers bool, legs []leg) {
 	peers.Start(t, listening, program, filepath.Join(dir, "stunnel.conf"))
 }
 
-// unbracketed is an address with its IPv6 address as it is.
+// unbracketed returns an address without the brackets of IPv6.
 func unbracketed(address string) string {
 	return strings.NewReplacer("[", "", "]", "").Replace(address)
 }
 
-// hitch runs one hitch with some options for each leg, because it has one backend and one
-// list of protocols.
+// hitch returns a starter of hitch with these options. It runs one hitch for each leg, because a hitch
+// has one backend and one list of protocols.
 func hitch(options string) starter {
 	return func(t testing.TB, c *caddy, headers bool, legs []leg) {
 		t.Helper()
@@ -294,14 +295,14 @@ workers = 1
 	}
 }
 
-// bracketed is an address as hitch writes it: [127.0.0.1]:80.
+// bracketed returns an address in the form of hitch: [127.0.0.1]:80.
 func bracketed(address string) string {
 	at := strings.LastIndex(address, ":")
 	return "[" + strings.Trim(address[:at], "[]") + "]" + address[at:]
 }
 
-// reverseProxy runs Caddy in front of Caddy, with these options of servers and of the
-// transport.
+// reverseProxy returns a starter of a Caddy in front of Caddy. options are options of its servers, and
+// send is an option of the transport of reverse_proxy.
 func reverseProxy(options, send string) starter {
 	return func(t testing.TB, c *caddy, headers bool, legs []leg) {
 		t.Helper()
@@ -352,8 +353,8 @@ func reverseProxy(options, send string) starter {
 	}
 }
 
-// caddyTells is what Caddy's reverse_proxy writes into headers: no client port, and no
-// destination.
+// caddyTells changes an expected answer to that for headers of Caddy's reverse_proxy, which have no
+// client port and no destination.
 func caddyTells(expected *answer, l leg, _ *tls.ConnectionState) {
 	noPort := net.JoinHostPort(expected.clientIP, "0")
 	expected.remote, expected.headerClient, expected.proxyProtocol.Source = noPort, noPort, noPort
@@ -364,7 +365,8 @@ func caddyTells(expected *answer, l leg, _ *tls.ConnectionState) {
 	}
 }
 
-// relay forwards bytes, behind a header that a Go library makes.
+// relay returns a starter of a load balancer in the test's own process, which forwards bytes behind a
+// header of a Go library.
 func relay(header func(client, server *net.TCPAddr) io.WriterTo) starter {
 	return func(t testing.TB, _ *caddy, headers bool, legs []leg) {
 		t.Helper()
@@ -401,7 +403,7 @@ func relay(header func(client, server *net.TCPAddr) io.WriterTo) starter {
 	}
 }
 
-// pipe copies in both directions until both have ended.
+// pipe copies bytes in both directions until both have ended.
 func pipe(a, b net.Conn) {
 	var copying sync.WaitGroup
 	for from, to := range map[net.Conn]net.Conn{a: b, b: a} {

@@ -1,4 +1,4 @@
-// Package main builds a whole Caddy with the proxyprotocol module in it.
+// Command caddy is Caddy with its standard modules and the modules of this repository.
 package main
 
 import (

@@ -15,7 +15,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 )
 
-// expectable are the verdicts that can be expected.
+// expectable are the verdicts that --expect accepts.
 var expectable = []string{verdictOn, verdictOff, verdictUnspecified, verdictRefused}
 
 func checkCommand() *cobra.Command {
@@ -93,7 +93,8 @@ func runCheck(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	return r.result()
 }
 
-// parseCheck returns what the flags and arguments say, without a default for --expect.
+// parseCheck returns the prober and the target that the flags and the argument describe. It
+// checks --expect, but does not return its value.
 func parseCheck(flags caddycmd.Flags) (p *prober, target string, err error) {
 	if flags.NArg() != 1 {
 		return nil, "", fmt.Errorf("check needs one host:port, such as example.com:443, not %d", flags.NArg())
@@ -117,56 +118,66 @@ func parseCheck(flags caddycmd.Flags) (p *prober, target string, err error) {
 	return p, target, err
 }
 
-// report is what check says.
+// report is the output of check. All exported text is escaped.
 type report struct {
-	target  string        // as it was given: errors are escaped where they are printed
-	Target  string        `json:"target"`
-	Address string        `json:"address,omitempty"`
-	Probes  []probeReport `json:"probes"`
+	target string // not escaped, for errors: run escapes them
+	// Target is the argument of the command.
+	Target string `json:"target"`
+	// Address is the IP address and port that was probed. It is empty if connecting failed.
+	Address string `json:"address,omitempty"`
+	// Probes are the probes and their results, in the order of the table that check prints.
+	Probes []probeReport `json:"probes"`
 	verdict
-	// Expect is the verdict that is expected, if one is.
-	Expect     string `json:"expect,omitempty"`
-	AsExpected *bool  `json:"as_expected,omitempty"`
+	// Expect is the value of --expect. It is empty if the flag was not given.
+	Expect string `json:"expect,omitempty"`
+	// AsExpected reports whether the verdict is the expected one. It is nil without --expect.
+	AsExpected *bool `json:"as_expected,omitempty"`
 }
 
+// probeReport is one row of a report: a probe and its result.
 type probeReport struct {
-	Probe    string `json:"probe"`
+	// Probe is the name of the probe.
+	Probe string `json:"probe"`
+	// Protocol is "HTTP", "TLS" or "HTTP/3".
 	Protocol string `json:"protocol"`
-	Outcome  string `json:"outcome"`
-	Detail   string `json:"detail,omitempty"`
+	// Outcome is the name of the reaction.
+	Outcome string `json:"outcome"`
+	// Detail is more about the reaction, such as the status of an answer.
+	Detail string `json:"detail,omitempty"`
 
-	text string
+	text string // the result in the table
 }
 
-// check asks a listener all there is to ask.
+// check sends all probes to a listener and returns the report.
 func check(p *prober, target string, tls bool) *report {
 	r := &report{target: target, Target: escape.Text(target)}
 	observed := observation{tls: tls}
 	first, err := net.DialTimeout("tcp", target, p.timeout)
 	if err != nil {
 		for i := range observed.probes {
-			observed.probes[i] = outcome{unreachable, problem(err)}
+			observed.probes[i] = probeResult{unreachable, problem(err)}
 		}
 		r.add(tls, &observed.probes)
-		r.verdict = judge(observed)
+		r.verdict = verdictOf(observed)
 		return r
 	}
-	// A name may have several addresses: one listener is to get all probes.
+	// A name may have several addresses. All probes go to the address of the first
+	// connection, so that they reach one listener.
 	p.address = first.RemoteAddr().String()
 	r.Address = p.address
 
-	http3 := make(chan [2]*outcome, 1)
+	http3 := make(chan [2]*probeResult, 1)
 	askHTTP3 := func() {
 		bare, behind := p.probesHTTP3()
-		http3 <- [2]*outcome{bare, behind}
+		http3 <- [2]*probeResult{bare, behind}
 	}
 	if tls {
 		go askHTTP3()
 	}
 	observed.probes = *p.probe(tls, first)
 	r.add(tls, &observed.probes)
-	// A port that speaks TLS may close connections on plain HTTP, and the other way
-	// round. That must not pass for refusing the peer.
+	// A TLS port may close connections on plain HTTP, and the other way round. This must
+	// not count as a refusal of the peer, so the other protocol is probed, too.
 	if observed.probes.all(closed) {
 		if !tls {
 			go askHTTP3()
@@ -182,11 +193,12 @@ func check(p *prober, target string, tls bool) *report {
 			r.Probes = append(r.Probes, reportOf(headerV2, "HTTP/3", *observed.http3Behind))
 		}
 	}
-	r.verdict = judge(observed)
+	r.verdict = verdictOf(observed)
 	return r
 }
 
-func (r *report) add(tls bool, results *outcomes) {
+// add adds the results of all probes over TLS or plain HTTP.
+func (r *report) add(tls bool, results *probeResults) {
 	protocol := "HTTP"
 	if tls {
 		protocol = "TLS"
@@ -196,8 +208,8 @@ func (r *report) add(tls bool, results *outcomes) {
 	}
 }
 
-func reportOf(p probe, protocol string, o outcome) probeReport {
-	return probeReport{p.String(), protocol, actNames[o.act].name, o.detail, o.String()}
+func reportOf(p probe, protocol string, r probeResult) probeReport {
+	return probeReport{p.String(), protocol, reactionNames[r.reaction].name, r.detail, r.String()}
 }
 
 func (r *report) print(out *output) {
@@ -232,7 +244,7 @@ func (r *report) print(out *output) {
 	}
 }
 
-// result is the error that makes check fail, if it does.
+// result returns the error with which check fails, or nil if it succeeds.
 func (r *report) result() error {
 	switch {
 	case r.AsExpected != nil && !*r.AsExpected:

@@ -15,17 +15,17 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// What an imitated server does on a connection; anything else is what it answers.
+// The reactions of an imitated server to a connection. Any other text is its answer.
 const (
 	closes = ""
-	hangs  = "hang" // after what stands before it
+	hangs  = "hang" // keep the connection open, after the text before this word
 	resets = "reset"
 	ok     = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 	bad    = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nwhat?"
 )
 
-// imitation is what a server does on connections that begin with "none", "v1", "v2",
-// "local", "two v1", "two v2" and "checksum".
+// imitation has the reactions of an imitated server to connections that begin with "none",
+// "v1", "v2", "local", "two v1", "two v2" and "checksum".
 type imitation map[string]string
 
 func everything(does string) imitation {
@@ -43,7 +43,7 @@ func (i imitation) with(does string, beginnings ...string) imitation {
 	return changed
 }
 
-// beginning says how a connection begins.
+// beginning returns the name of the beginning of a connection.
 func beginning(t testing.TB, b []byte) string {
 	r := wire.Decode(b, wire.MaxSize)
 	if r.State == wire.Invalid {
@@ -73,10 +73,10 @@ func beginning(t testing.TB, b []byte) string {
 	return name
 }
 
-// serve serves plain HTTP.
+// serve serves plain HTTP until the test ends, and returns the address.
 func (i imitation) serve(t testing.TB) string {
 	return serve(t, func(conn net.Conn) {
-		// The headers and the request, or ClientHello, come at once.
+		// The headers and the request, or ClientHello, arrive in one piece.
 		var b [4096]byte
 		n, err := conn.Read(b[:])
 		if err != nil {
@@ -86,7 +86,8 @@ func (i imitation) serve(t testing.TB) string {
 	})
 }
 
-// serveTLS serves TLS. What answers is a handshake.
+// serveTLS serves TLS until the test ends, and returns the address. An answer is a completed
+// handshake.
 func (i imitation) serveTLS(t testing.TB) string {
 	cert, _ := certificate()
 	config := &tls.Config{Certificates: []tls.Certificate{cert}}
@@ -111,7 +112,7 @@ func (i imitation) serveTLS(t testing.TB) string {
 	})
 }
 
-// replayedConn reads some bytes again.
+// replayedConn is a connection whose first reads return bytes that were read before.
 type replayedConn struct {
 	net.Conn
 	bytes []byte
@@ -178,7 +179,7 @@ func TestCheck(t *testing.T) {
 			address := ""
 			switch {
 			case test.golden == "only_tls":
-				// Like HAProxy, it closes connections that do not begin with a ClientHello.
+				// Like HAProxy, the server closes connections that do not begin with a ClientHello.
 				address = serve(t, func(conn net.Conn) {
 					cert, _ := certificate()
 					server := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}})
@@ -201,7 +202,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestCheckInTime asserts that check ends in time whatever the other end does.
+// TestCheckInTime asserts that check ends in time, even if there is no server, or no end of its
+// answer.
 func TestCheckInTime(t *testing.T) {
 	for _, test := range []struct {
 		golden string
@@ -275,7 +277,7 @@ func TestCheckBadInput(t *testing.T) {
 	}
 }
 
-// checked is what check says in JSON.
+// checked has the parts of check's JSON that tests look at.
 type checked struct {
 	Probes []struct {
 		Probe    string `json:"probe"`
@@ -288,7 +290,7 @@ type checked struct {
 	Differences []string `json:"differences"`
 }
 
-// check runs check with --json.
+// check runs the command check with --json and returns its output.
 func check(t testing.TB, args ...string) checked {
 	t.Helper()
 	args = append([]string{"check", "--json", "--timeout", patience.String()}, args...)
@@ -298,8 +300,7 @@ func check(t testing.TB, args ...string) checked {
 	return c
 }
 
-// did is what the listener did on the probes over a protocol: their outcomes' first
-// letters, and "4" for a 400.
+// did returns one letter for the outcome of each probe over a protocol.
 func (c checked) did(protocol string) string {
 	letters := map[string]string{
 		"answered": "A", "answered_400": "4", "answered_other": "B", "tls_failed": "F",

@@ -1,5 +1,5 @@
-// Package command is 'caddy proxy-protocol': what an operator runs to see what a listener
-// does with the PROXY protocol, and to prove that it is closed.
+// Package command has the command 'caddy proxy-protocol'. With it, an operator sees how a
+// listener reacts to PROXY protocol headers, and proves that the listener refuses them.
 package command
 
 import (
@@ -43,8 +43,8 @@ Caddy.`,
 	})
 }
 
-// run makes a command of a function that prints. Its error, which may hold what came over
-// the wire, ends the command with exit code 1.
+// run makes f the function of a command. An error of f ends the command with exit code 1. The
+// text of the error is escaped here, because it may have bytes from the network.
 func run(cmd *cobra.Command, f func(out *output, in io.Reader, flags caddycmd.Flags) error) {
 	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
 		var out output
@@ -59,12 +59,13 @@ func run(cmd *cobra.Command, f func(out *output, in io.Reader, flags caddycmd.Fl
 	})
 }
 
-// timeoutFlag adds the flag that bounds all waiting.
+// timeoutFlag adds the flag --timeout, which bounds every wait of a command.
 func timeoutFlag(cmd *cobra.Command, value time.Duration, usage string) {
 	cmd.Flags().Duration("timeout", value, usage)
 	complete(cmd, "timeout", cobra.NoFileCompletions)
 }
 
+// timeoutOf returns the value of the flag --timeout, which must be positive.
 func timeoutOf(flags caddycmd.Flags) (time.Duration, error) {
 	timeout, err := flags.GetDuration("timeout")
 	if err == nil && timeout <= 0 {
@@ -73,14 +74,14 @@ func timeoutOf(flags caddycmd.Flags) (time.Duration, error) {
 	return timeout, err
 }
 
-// complete says what the shell offers as the value of a flag.
+// complete sets the function that returns the values of a flag for completion in a shell.
 func complete(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
 		panic(err) // there is no such flag
 	}
 }
 
-// offer offers fixed values.
+// offer returns a completion function for fixed values.
 func offer(values ...cobra.Completion) cobra.CompletionFunc {
 	return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// subcommands are all there are.
+// subcommands are the names of all subcommands.
 var subcommands = []string{"check", "send", "decode", "status"}
 
 func TestHelp(t *testing.T) {
@@ -23,7 +23,7 @@ func TestHelp(t *testing.T) {
 		output, err := caddy(t, "", args...)
 		requireGolden(t, golden, transcript(output, err, args...))
 		for line := range strings.Lines(output) {
-			// Those lines are Cobra's.
+			// Cobra writes the other lines.
 			if !strings.HasPrefix(strings.TrimSpace(line), "caddy ") && !strings.Contains(line, "--") {
 				assert.LessOrEqual(t, len(line), 81, line)
 			}
@@ -31,7 +31,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestEverySubcommand asserts that no subcommand and no flag lacks what others have.
+// TestEverySubcommand asserts that all subcommands and flags have help and completion.
 func TestEverySubcommand(t *testing.T) {
 	parent, _, err := root().Find([]string{"proxy-protocol"})
 	require.NoError(t, err)
@@ -60,7 +60,7 @@ func TestCompletion(t *testing.T) {
 	for _, test := range []struct {
 		args []string
 		want []string
-		// directive is the last line but one of what the shell gets.
+		// directive is in the last line but one of the output for the shell.
 		directive cobra.ShellCompDirective
 	}{
 		{[]string{""}, []string{"check", "decode", "send", "status"}, cobra.ShellCompDirectiveNoFileComp},

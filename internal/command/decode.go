@@ -44,7 +44,8 @@ Use - as the file for the standard input.
 	return cmd
 }
 
-// maxInput is more than the longest header takes in any form.
+// maxInput is the number of input bytes that are read. The longest header in any form is
+// shorter.
 const maxInput = 8 * wire.MaxSize
 
 func runDecode(out *output, in io.Reader, flags caddycmd.Flags) error {
@@ -78,49 +79,73 @@ func runDecode(out *output, in io.Reader, flags caddycmd.Flags) error {
 	return err
 }
 
-// decoded is what decode says. Text is fit to be shown.
+// decoded is the output of decode. All text is escaped.
 type decoded struct {
+	// Valid reports whether the input begins with a valid header.
 	Valid bool `json:"valid"`
-	// Encoding is how the input was read: "raw", "hex" or "base64".
+	// Encoding is the form in which the input was read: "raw", "hex" or "base64".
 	Encoding string `json:"encoding"`
-	Version  uint8  `json:"version,omitempty"`
-	// Size is that of the header, Rest how many bytes follow it.
+	// Version is 1 or 2, or 0 if the input does not begin with a signature.
+	Version uint8 `json:"version,omitempty"`
+	// Size is the number of bytes of the header.
 	Size int `json:"size,omitempty"`
+	// Rest is the number of bytes behind the header.
 	Rest int `json:"rest,omitempty"`
-	// Command is empty for version 1, which has none.
-	Command     string        `json:"command,omitempty"`
-	Family      string        `json:"family,omitempty"`
-	Transport   string        `json:"transport,omitempty"`
-	Source      string        `json:"source,omitempty"`
-	Destination string        `json:"destination,omitempty"`
-	TLVs        []decodedTLV  `json:"tlvs,omitempty"`
-	Note        string        `json:"note,omitempty"`
-	Error       *decodedError `json:"error,omitempty"`
+	// Command is "PROXY" or "LOCAL". It is empty for version 1, which has no command.
+	Command string `json:"command,omitempty"`
+	// Family is the address family, or "unspecified".
+	Family string `json:"family,omitempty"`
+	// Transport is "stream", "datagram" or "unspecified".
+	Transport string `json:"transport,omitempty"`
+	// Source is the client's address. It is empty if the header has no IP addresses.
+	Source string `json:"source,omitempty"`
+	// Destination is the address that the client connected to. It is empty if the header has no
+	// IP addresses.
+	Destination string `json:"destination,omitempty"`
+	// TLVs are the header's TLVs in order.
+	TLVs []decodedTLV `json:"tlvs,omitempty"`
+	// Note is a warning about bytes behind a valid header.
+	Note string `json:"note,omitempty"`
+	// Error is nil if the header is valid.
+	Error *decodedError `json:"error,omitempty"`
 }
 
+// decodedTLV is one TLV in the output of decode.
 type decodedTLV struct {
+	// Type is the type in hexadecimal, such as 0x01.
 	Type string `json:"type"`
-	Size int    `json:"size"`
+	// Size is the number of bytes of the value.
+	Size int `json:"size"`
 	// Kind is the name of the type, if it has one in the specification.
-	Kind   string         `json:"kind,omitempty"`
-	Hex    string         `json:"hex"`
+	Kind string `json:"kind,omitempty"`
+	// Hex is the value in hexadecimal.
+	Hex string `json:"hex"`
+	// Values are the named values of the TLV.
 	Values []decodedValue `json:"values,omitempty"`
 }
 
+// decodedValue is one named value of a TLV.
 type decodedValue struct {
-	Name  string `json:"name"`
+	// Name is the name of the value, such as ssl.cn.
+	Name string `json:"name"`
+	// Value is the escaped text.
 	Value string `json:"value"`
 }
 
+// decodedError is the error in a header that is not valid.
 type decodedError struct {
-	// Byte counts from 0. Found is the one that is there, unless the header ends there.
-	Byte    int    `json:"byte"`
-	Found   string `json:"found,omitempty"`
+	// Byte is the offset of the wrong byte, from 0.
+	Byte int `json:"byte"`
+	// Found is the wrong byte in hexadecimal. It is empty if the input ends before it.
+	Found string `json:"found,omitempty"`
+	// Problem is a short description.
 	Problem string `json:"problem"`
-	Rule    string `json:"rule"`
+	// Rule is the broken rule of the specification.
+	Rule string `json:"rule"`
 }
 
-// decode decodes a header in any form.
+// decode decodes the header at the beginning of an input, which may be raw, hexadecimal or
+// base64.
 func decode(input []byte) *decoded {
 	b, encoding := unwrap(input)
 	d := &decoded{Encoding: encoding}
@@ -149,7 +174,7 @@ func decode(input []byte) *decoded {
 	return d
 }
 
-// fail says what is wrong with the header in b.
+// fail sets the error of the header in b. at is the offset of the wrong byte.
 func (d *decoded) fail(b []byte, at int, problem, rule string) {
 	d.Error = &decodedError{Byte: at, Problem: problem, Rule: rule}
 	if at < len(b) {
@@ -157,7 +182,7 @@ func (d *decoded) fail(b []byte, at int, problem, rule string) {
 	}
 }
 
-// unwrap finds out in which form a header is given.
+// unwrap returns the raw bytes of an input, and the form in which it was given.
 func unwrap(input []byte) (b []byte, encoding string) {
 	type form struct {
 		encoding string
@@ -170,8 +195,8 @@ func unwrap(input []byte) (b []byte, encoding string) {
 	if b, ok := fromBase64(whiteSpace.Replace(string(input))); ok {
 		forms = append(forms, form{"base64", b})
 	}
-	// Short texts may be anything: what has a whole signature comes before what begins
-	// like one.
+	// A short text may be valid in several forms. A form with a whole signature is better than
+	// one with the beginning of a signature.
 	for _, like := range []wire.State{wire.Partial, wire.Undecided} {
 		for _, f := range forms {
 			if state, _ := wire.Signature(f.bytes); state == like {
@@ -185,12 +210,13 @@ func unwrap(input []byte) (b []byte, encoding string) {
 	return input, "raw"
 }
 
-// separators are what hexadecimal is written with in dumps and source code.
+// separators removes the separators of hexadecimal in dumps and source code.
 var separators = strings.NewReplacer(" ", "", "\t", "", "\r", "", "\n", "", ":", "", ",", "", "0x", "", `\x`, "")
 
-// whiteSpace is what base64 is wrapped with.
+// whiteSpace removes the white space of wrapped base64.
 var whiteSpace = strings.NewReplacer(" ", "", "\t", "", "\r", "", "\n", "")
 
+// fromBase64 decodes base64 of the standard or the URL alphabet, with or without padding.
 func fromBase64(text string) ([]byte, bool) {
 	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
 		if b, err := encoding.DecodeString(text); err == nil && len(b) > 0 {
@@ -200,7 +226,7 @@ func fromBase64(text string) ([]byte, bool) {
 	return nil, false
 }
 
-// firstDifference is the first byte that is in no signature.
+// firstDifference returns the offset of the first byte that differs from both signatures.
 func firstDifference(b []byte) int {
 	longest := 0
 	for _, signature := range []string{wire.SignatureV1, wire.SignatureV2} {
@@ -213,6 +239,7 @@ func firstDifference(b []byte) int {
 	return longest
 }
 
+// describe sets the fields for a valid header, without its TLVs.
 func (d *decoded) describe(h wire.Header) {
 	switch {
 	case h.Version() == 1:
@@ -228,7 +255,7 @@ func (d *decoded) describe(h wire.Header) {
 	}
 }
 
-// kinds are the types of TLVs that the specification names.
+// kinds are the names of types of TLVs in the specification.
 var kinds = map[wire.Type]string{
 	wire.TypeALPN:      "ALPN",
 	wire.TypeAuthority: "AUTHORITY",
@@ -239,6 +266,7 @@ var kinds = map[wire.Type]string{
 	wire.TypeNetNS:     "NETNS",
 }
 
+// describeTLV returns a TLV with its named values.
 func describeTLV(one wire.TLV) decodedTLV {
 	d := decodedTLV{
 		Type: tlv.Code(one.Type),
@@ -294,7 +322,8 @@ func (d *decoded) print(out *output) {
 	}
 }
 
-// rows are the lines of a table for a TLV: one for each thing it says.
+// rows returns the rows of a TLV in a table: one for each named value, or one with the value in
+// hexadecimal if there are none.
 func (d *decodedTLV) rows() [][]string {
 	if len(d.Values) == 0 {
 		return [][]string{{d.Type, fmt.Sprint(d.Size), d.Kind, d.Hex}}

@@ -95,7 +95,7 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// pairs are the pairs of digits in a text.
+// pairs returns the pairs of digits of a text.
 func pairs(digits string) []string {
 	var pairs []string
 	for ; digits != ""; digits = digits[2:] {

@@ -16,7 +16,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// FuzzDecode decodes anything at all.
+// FuzzDecode asserts that decode accepts any bytes, and that its output controls no terminal.
 func FuzzDecode(f *testing.F) {
 	for _, b := range preambles() {
 		f.Add(b)
@@ -41,7 +41,7 @@ func FuzzDecode(f *testing.F) {
 		require.NoError(t, json.Unmarshal(asJSON.Bytes(), &again))
 		assert.Equal(t, *d, again)
 
-		// What is valid as it is on the wire is read so.
+		// Input that is a valid raw header is read as raw.
 		if wire.Decode(input, wire.MaxSize).State == wire.Complete {
 			assert.True(t, d.Valid)
 			assert.Equal(t, "raw", d.Encoding)
@@ -53,16 +53,17 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzListen finds out what a listener said from anything at all.
-func FuzzListen(f *testing.F) {
+// FuzzReadAnswer asserts that any bytes of a listener give a reaction, with a detail that
+// controls no terminal.
+func FuzzReadAnswer(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 400"))
 	f.Add([]byte("\x15\x03\x01\x00\x02\x02\x46"))
 	f.Add([]byte(""))
-	f.Fuzz(func(t *testing.T, said []byte) {
-		o := listen(endedConn{}, said)
-		assert.NotEqual(t, hung, o.act)
-		assert.Equal(t, len(said) == 0, o.act == closed)
+	f.Fuzz(func(t *testing.T, received []byte) {
+		o := readAnswer(endedConn{}, received)
+		assert.NotEqual(t, timedOut, o.reaction)
+		assert.Equal(t, len(received) == 0, o.reaction == closed)
 		at := strings.IndexFunc(o.String(), func(r rune) bool { return !unicode.IsPrint(r) })
 		assert.Negative(t, at, "%q", o.String())
 	})

@@ -1,6 +1,6 @@
 package command_test
 
-// What tests that run the commands have in common.
+// Helpers of the tests that run the commands.
 
 import (
 	"bytes"
@@ -27,13 +27,13 @@ import (
 
 const (
 	patience = caddytest.Patience
-	// impatience is how long a command waits for what must not happen.
+	// impatience is the timeout of commands in tests whose server does not answer.
 	impatience = "1s"
 )
 
 var update = flag.Bool("update", false, "write golden files instead of comparing with them")
 
-// root is a caddy that has only this command.
+// root returns the command caddy, with proxy-protocol as its only subcommand.
 func root() *cobra.Command {
 	registered := caddycmd.Commands()["proxy-protocol"]
 	cmd := &cobra.Command{
@@ -47,8 +47,8 @@ func root() *cobra.Command {
 	return root
 }
 
-// caddy runs a command with this standard input, and returns what it prints. An error is
-// what makes it exit with a code other than 0.
+// caddy runs a command with input as the standard input, and returns its output. With an error,
+// the exit code would not be 0.
 func caddy(t testing.TB, input string, args ...string) (string, error) {
 	t.Helper()
 	cmd := root()
@@ -68,13 +68,13 @@ func caddy(t testing.TB, input string, args ...string) (string, error) {
 	}
 }
 
-// proxyProtocol is caddy proxy-protocol.
+// proxyProtocol runs 'caddy proxy-protocol' with these arguments.
 func proxyProtocol(t testing.TB, input string, args ...string) (string, error) {
 	t.Helper()
 	return caddy(t, input, append([]string{"proxy-protocol"}, args...)...)
 }
 
-// transcript is what a terminal shows of a command.
+// transcript returns the text that a terminal shows for a command and its output.
 func transcript(output string, err error, args ...string) string {
 	text := "$ caddy " + strings.Join(args, " ") + "\n" + output
 	if err != nil {
@@ -88,7 +88,7 @@ var (
 	tempDir      = regexp.MustCompile(regexp.QuoteMeta(filepath.Clean(os.TempDir())) + `[^\s':]*/`)
 )
 
-// requireGolden compares text with that of a golden file.
+// requireGolden compares text with a golden file. Ports and temporary directories may differ.
 func requireGolden(t testing.TB, name, text string) {
 	t.Helper()
 	text = loopbackPort.ReplaceAllString(text, "$1:PORT")
@@ -103,7 +103,7 @@ func requireGolden(t testing.TB, name, text string) {
 	assert.Equal(t, string(golden), text)
 }
 
-// requireHarmless asserts that no terminal is steered by this text.
+// requireHarmless asserts that a text has no control characters but newlines.
 func requireHarmless(t testing.TB, text string) {
 	t.Helper()
 	for _, r := range text {
@@ -119,7 +119,7 @@ func serve(t testing.TB, handle func(net.Conn)) string {
 	return serveAt(t, "127.0.0.1:0", handle)
 }
 
-// serveAt is serve at some address.
+// serveAt is serve with an address to listen at.
 func serveAt(t testing.TB, address string, handle func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
@@ -155,7 +155,7 @@ func serveAt(t testing.TB, address string, handle func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-// deadAddress is one that nobody listens at.
+// deadAddress returns an address whose port is closed.
 func deadAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -164,7 +164,8 @@ func deadAddress(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// certificate returns the server certificate of all tests, and it with its key as PEM.
+// certificate returns the server certificate of all tests, and the PEM text of the certificate
+// and its key.
 var certificate = sync.OnceValues(func() (cert tls.Certificate, pemText []byte) {
 	c := caddytest.Certificate()
 	pemText = slices.Concat(c.CertPEM, c.KeyPEM)

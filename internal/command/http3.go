@@ -15,22 +15,23 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// probesHTTP3 sends a request over HTTP/3 without a header. If nobody answers, behind is what
-// was done on one with a header before each datagram; otherwise it is nil.
-func (p *prober) probesHTTP3() (bare, behind *outcome) {
+// probesHTTP3 sends a request over HTTP/3 without headers, and at the same time one with a header
+// before each datagram. bare is the result without headers. behind is the result with headers, or
+// nil if the request without them was answered.
+func (p *prober) probesHTTP3() (bare, behind *probeResult) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	results := make(chan outcome, 1)
+	results := make(chan probeResult, 1)
 	go func() { results <- p.probeHTTP3(ctx, datagramHeader()) }()
 	answer := p.probeHTTP3(ctx, nil)
-	if answer.act != hung && answer.act != unreachable {
+	if answer.reaction != timedOut && answer.reaction != unreachable {
 		return &answer, nil
 	}
 	second := <-results
 	return &answer, &second
 }
 
-// datagramHeader is what stands before the datagrams of a probe.
+// datagramHeader returns the header for the datagrams of a probe.
 func datagramHeader() []byte {
 	h, err := wire.NewProxy(2, wire.Dgram, claimed6, claimedDest6)
 	if err != nil {
@@ -43,14 +44,15 @@ func datagramHeader() []byte {
 	return b
 }
 
-// probeHTTP3 sends a request over HTTP/3, in datagrams that begin with a header.
-func (p *prober) probeHTTP3(ctx context.Context, header []byte) outcome {
+// probeHTTP3 sends a request over HTTP/3, in datagrams that begin with header, which may be
+// empty.
+func (p *prober) probeHTTP3(ctx context.Context, header []byte) probeResult {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	// A connected socket learns at once that nobody listens.
+	// The socket is connected, so that it gets an error at once if the port is closed.
 	conn, err := new(net.Dialer).DialContext(ctx, "udp", p.address)
 	if err != nil {
-		return outcome{unreachable, problem(err)}
+		return probeResult{unreachable, problem(err)}
 	}
 	udp := &quic.Transport{Conn: connectedPacketConn{conn, header}}
 	client := &http3.Transport{
@@ -69,7 +71,7 @@ func (p *prober) probeHTTP3(ctx context.Context, header []byte) outcome {
 
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+p.host+"/", nil)
 	if err != nil {
-		return outcome{unreachable, problem(err)}
+		return probeResult{unreachable, problem(err)}
 	}
 	request.Header.Set("User-Agent", userAgent)
 	response, err := client.RoundTrip(request)
@@ -78,34 +80,38 @@ func (p *prober) probeHTTP3(ctx context.Context, header []byte) outcome {
 	switch {
 	case err == nil:
 		response.Body.Close()
-		return outcome{answered, "HTTP " + strconv.Itoa(response.StatusCode)}
+		return probeResult{answered, "HTTP " + strconv.Itoa(response.StatusCode)}
 	case errors.As(err, &refusal) && refusal.Remote:
-		return outcome{tlsFailed, escape.Text(refusal.Error())}
+		return probeResult{tlsFailed, escape.Text(refusal.Error())}
 	case errors.As(err, &opErr):
-		return outcome{unreachable, problem(err)}
+		return probeResult{unreachable, problem(err)}
 	case isTimeout(err):
-		return outcome{hung, ""}
+		return probeResult{timedOut, ""}
 	default:
-		return outcome{babbled, escape.Text(err.Error())}
+		return probeResult{answeredOther, escape.Text(err.Error())}
 	}
 }
 
-// connectedPacketConn makes a connected UDP socket what QUIC wants.
+// connectedPacketConn is a connected UDP socket with the methods that quic-go needs. It writes
+// the header before each datagram.
 type connectedPacketConn struct {
 	net.Conn
 	header []byte
 }
 
+// ReadFrom reads a datagram. Its address is always that of the other end.
 func (c connectedPacketConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	n, err := c.Read(p)
 	return n, c.RemoteAddr(), err
 }
 
+// WriteTo writes a datagram behind the header. The address is ignored.
 func (c connectedPacketConn) WriteTo(p []byte, _ net.Addr) (int, error) {
 	n, err := c.Write(append(c.header[:len(c.header):len(c.header)], p...))
 	return max(n-len(c.header), 0), err
 }
 
-// One request needs no larger buffers, and no warning that there are none.
+// SetReadBuffer and SetWriteBuffer do nothing. quic-go calls them to enlarge the buffers of the
+// socket, which one request does not need, and logs a warning if it cannot.
 func (connectedPacketConn) SetReadBuffer(int) error  { return nil }
 func (connectedPacketConn) SetWriteBuffer(int) error { return nil }

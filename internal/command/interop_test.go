@@ -2,7 +2,7 @@
 
 package command_test
 
-// What check says of other servers: go test -tags interop ./internal/command
+// Tests of check with other servers: go test -tags interop ./internal/command
 
 import (
 	"fmt"
@@ -14,18 +14,18 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/peers"
 )
 
-// server is how a server listens, and what check finds out about that.
+// server is the way in which a server listens, and the output of check that is expected of it.
 type server struct {
 	name string
-	// listen is the server's own option.
+	// listen is the option of the server.
 	listen string
-	// tls says that check speaks TLS.
+	// tls reports whether check runs with --tls.
 	tls              bool
 	did              string
 	verdict, closest string
 }
 
-// check checks a server at some address.
+// check runs the command check on the server at an address, and asserts its output.
 func (s server) check(t testing.TB, address string) {
 	t.Helper()
 	args, protocol := []string{address}, "HTTP"
@@ -77,9 +77,9 @@ func TestCheckHAProxy(t *testing.T) {
 		{"haproxy", "", false, "A444444", "other", "off"},
 		{"haproxy accept-proxy", "accept-proxy", false, ".AAA44.", "other", "on"},
 		{"haproxy ssl", "ssl crt DIR/cert.pem", true, "A......", "off", ""},
-		// Over TLS, a second header is no ClientHello: the connection is closed.
+		// Over TLS, a second header is not a ClientHello: the connection is closed.
 		{"haproxy ssl accept-proxy", "ssl crt DIR/cert.pem accept-proxy", true, ".AAA...", "on", ""},
-		// It closes connections on plain HTTP, which must not pass for a refusal.
+		// HAProxy closes connections with plain HTTP, which must not count as a refusal.
 		{"haproxy ssl, asked without TLS", "ssl crt DIR/cert.pem", false, ".......", "other", "refused"},
 		{"haproxy ssl accept-proxy, asked without TLS", "ssl crt DIR/cert.pem accept-proxy", false, ".......", "other", "refused"},
 	} {
@@ -104,8 +104,8 @@ frontend test
 	}
 }
 
-// TestCheckBehindHAProxy asserts what check says of a listener in mode on from outside the
-// load balancer in front of it.
+// TestCheckBehindHAProxy asserts the output of check, run in front of a load balancer, for a
+// listener behind it in mode on.
 func TestCheckBehindHAProxy(t *testing.T) {
 	haproxy := peers.Need(t, "haproxy", "haproxy")
 	behind := freeAddress(t)
@@ -122,6 +122,6 @@ listen test
 	server caddy %s send-proxy-v2
 `, address, behind)})
 	peers.Start(t, []string{address}, haproxy, "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
-	// The load balancer's own header makes any other the second.
+	// HAProxy sends its own header first, so a header of a probe is the second one.
 	server{"caddy on behind haproxy", "", false, "A......", "off", ""}.check(t, address)
 }

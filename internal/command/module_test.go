@@ -1,6 +1,6 @@
 package command_test
 
-// What the commands say of a running Caddy: of this module, and of Caddy's own wrapper.
+// Tests of the commands with a running Caddy: with this module, and with Caddy's own wrapper.
 
 import (
 	"encoding/json"
@@ -18,16 +18,16 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/freeport"
 )
 
-// object is a part of a config.
+// object is a JSON object of a configuration.
 type object map[string]any
 
-// freeAddress returns one that nobody listens at.
+// freeAddress returns a loopback address with a port that no socket uses.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	return fmt.Sprintf("127.0.0.1:%d", freeport.Get(t))
 }
 
-// httpServer is a server that answers every request, with a listener wrapper or none.
+// httpServer returns the configuration of a server that answers every request. wrapper may be nil.
 func httpServer(address string, tls bool, wrapper object) object {
 	server := object{
 		"listen":          []string{address},
@@ -86,11 +86,11 @@ func TestCheckCaddy(t *testing.T) {
 		tls     bool
 		wrapper object
 		packet  object // wrapper, for HTTP/3
-		// What the listener did without a header, with v1, v2 and LOCAL ones, two of v1,
-		// two of v2, and a wrong checksum.
+		// did has one letter for the reaction to each probe: no header, v1, v2, LOCAL, two of
+		// v1, two of v2, and a wrong checksum.
 		did   string
 		http3 string
-		// verdict and what the other is closest to.
+		// closest is the mode that the verdict "other" is closest to.
 		verdict, closest string
 	}{
 		{name: "on", wrapper: module("on", thisPeer), did: ".AAA...", verdict: "on"},
@@ -136,7 +136,7 @@ func TestCheckCaddy(t *testing.T) {
 	run(t, "", servers)
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel() // some wait for what does not come
+			t.Parallel() // some probes wait until they time out
 			address := addresses[i]
 			args, protocol := []string{address}, "HTTP"
 			if test.tls {
@@ -154,8 +154,8 @@ func TestCheckCaddy(t *testing.T) {
 	}
 }
 
-// A listener that has no certificate for a name refuses it in TLS, over TCP and QUIC alike,
-// where the PROXY protocol lets it come so far.
+// TestCheckOfANameWithoutCertificate asserts that check sees the TLS error of a server without a
+// certificate for the name, over TCP and QUIC, where the PROXY protocol allows the handshake.
 func TestCheckOfANameWithoutCertificate(t *testing.T) {
 	address := freeAddress(t)
 	run(t, "", object{"srv0": httpServer(address, true, object{"wrapper": "proxy_protocol_mode", "mode": "off"})})
@@ -192,7 +192,7 @@ func TestStatusOfCaddy(t *testing.T) {
 		}),
 		"srv1": httpServer(off, false, object{"wrapper": "proxy_protocol_mode", "mode": "off"}),
 	})
-	// The probes leave their marks.
+	// The probes are counted, and their refusals are in the status.
 	require.Equal(t, "on", check(t, on).Verdict)
 
 	output, err := proxyProtocol(t, "", "status", "--address", admin)

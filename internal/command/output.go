@@ -11,10 +11,11 @@ import (
 	"unicode/utf16"
 )
 
-// output collects what a command prints, so that it is written at once and whole. What
-// came over the wire must be escaped before it gets here.
+// output collects the text that a command prints, so that it is written in one piece. Text from
+// the network must be escaped before it is added.
 type output struct{ bytes.Buffer }
 
+// line prints a formatted line.
 func (o *output) line(format string, args ...any) {
 	fmt.Fprintf(o, format, args...)
 	o.WriteByte('\n')
@@ -27,11 +28,11 @@ func (o *output) list(texts []string) {
 	}
 }
 
-// textWidth is how wide running text is printed.
+// textWidth is the largest width of a line of running text.
 const textWidth = 80
 
-// paragraph prints running text in lines, the first of which begins with one thing and
-// the others with another.
+// paragraph prints running text, wrapped into lines. The first line begins with first, the other
+// lines with others.
 func (o *output) paragraph(first, others, text string) {
 	begin := first
 	for words := strings.Fields(text); len(words) > 0; begin = others {
@@ -43,7 +44,7 @@ func (o *output) paragraph(first, others, text string) {
 	}
 }
 
-// table prints rows in columns, each line behind an indent.
+// table prints rows in aligned columns. Each line begins with indent.
 func (o *output) table(indent string, rows [][]string) {
 	var aligned bytes.Buffer
 	w := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
@@ -56,7 +57,7 @@ func (o *output) table(indent string, rows [][]string) {
 	}
 }
 
-// json prints a value as indented JSON.
+// json prints a value as indented JSON, as rawJSON does.
 func (o *output) json(value any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -67,8 +68,8 @@ func (o *output) json(value any) error {
 	return o.rawJSON(b.Bytes())
 }
 
-// rawJSON prints JSON indented. What cannot be printed stands as \uNNNN, which JSON
-// requires of some control characters only.
+// rawJSON prints JSON with indents. Characters that cannot be printed become \uNNNN. JSON itself
+// requires this for some control characters only.
 func (o *output) rawJSON(text []byte) error {
 	var b bytes.Buffer
 	if err := json.Indent(&b, bytes.TrimSpace(text), "", "  "); err != nil {
@@ -89,6 +90,7 @@ func (o *output) rawJSON(text []byte) error {
 	return nil
 }
 
+// to writes the collected text.
 func (o *output) to(w io.Writer) error {
 	_, err := w.Write(o.Bytes())
 	return err

@@ -17,8 +17,8 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// The addresses that probes claim. They belong to nobody: RFC 5737 and RFC 3849 set them
-// apart for documentation.
+// The addresses in the headers of probes. RFC 5737 and RFC 3849 reserve them for
+// documentation, so they belong to no host.
 var (
 	claimed4     = netip.MustParseAddrPort("192.0.2.1:51234")
 	claimedDest4 = netip.MustParseAddrPort("192.0.2.2:443")
@@ -26,7 +26,7 @@ var (
 	claimedDest6 = netip.MustParseAddrPort("[2001:db8::2]:443")
 )
 
-// preambles are what the connections of the probes begin with.
+// preambles returns the bytes that the connection of each probe begins with.
 var preambles = sync.OnceValue(func() (p [probeCount][]byte) {
 	must := func(b []byte, err error) []byte {
 		if err != nil {
@@ -49,20 +49,20 @@ var preambles = sync.OnceValue(func() (p [probeCount][]byte) {
 	return p
 })
 
-// prober opens connections to a listener, to see what it does.
+// prober sends probes to a listener and records the reactions.
 type prober struct {
-	// address is where the listener is.
+	// address is the IP address and port of the listener.
 	address string
-	// serverName is what the listener is asked for in TLS, host in requests.
+	// serverName is the server name in TLS, and host is the Host in requests.
 	serverName, host string
 	// timeout bounds each probe.
 	timeout time.Duration
 }
 
-// probe sends all probes at the same time, over TLS or plain HTTP. The first, if it is not
-// nil, is the connection of the first of them.
-func (p *prober) probe(overTLS bool, first net.Conn) *outcomes {
-	var results outcomes
+// probe sends all probes at the same time, over TLS or plain HTTP. first is an open connection
+// for the first probe; if it is nil, the first probe connects like the others.
+func (p *prober) probe(overTLS bool, first net.Conn) *probeResults {
+	var results probeResults
 	var wg sync.WaitGroup
 	for i := range results {
 		wg.Go(func() {
@@ -70,7 +70,7 @@ func (p *prober) probe(overTLS bool, first net.Conn) *outcomes {
 			if i > 0 || conn == nil {
 				var err error
 				if conn, err = net.DialTimeout("tcp", p.address, p.timeout); err != nil {
-					results[i] = outcome{unreachable, problem(err)}
+					results[i] = probeResult{unreachable, problem(err)}
 					return
 				}
 			}
@@ -81,7 +81,8 @@ func (p *prober) probe(overTLS bool, first net.Conn) *outcomes {
 	return &results
 }
 
-// problem is what went wrong with a connection, without what is known anyway.
+// problem returns a short text for an error of a connection. Addresses and operations are left
+// out, because the report names them.
 func problem(err error) string {
 	var dnsErr *net.DNSError
 	var sysErr *os.SyscallError
@@ -99,55 +100,57 @@ func problem(err error) string {
 	return escape.Text(err.Error())
 }
 
-// talk begins a connection in some way and waits for what the other end does.
-func (p *prober) talk(conn net.Conn, preamble []byte, overTLS bool) outcome {
+// talk sends a preamble and a request, or a ClientHello, and waits for the reaction.
+func (p *prober) talk(conn net.Conn, preamble []byte, overTLS bool) probeResult {
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(p.timeout)); err != nil {
-		return outcome{unreachable, problem(err)}
+		return probeResult{unreachable, problem(err)}
 	}
 	conn = &prefixedConn{Conn: conn, prefix: preamble}
 	if overTLS {
 		return p.talkTLS(conn)
 	}
-	// If this fails, what the other end said may be there nevertheless.
+	// Even if the write fails, an answer may have arrived.
 	_, _ = io.WriteString(conn, p.request())
-	return listen(conn, nil)
+	return readAnswer(conn, nil)
 }
 
-// request is a request that changes nothing.
+// request returns the text of a HEAD request, which changes nothing on the server.
 func (p *prober) request() string {
 	return "HEAD / HTTP/1.1\r\nHost: " + p.host + "\r\nUser-Agent: " + userAgent + "\r\nConnection: close\r\n\r\n"
 }
 
 const userAgent = "caddy-proxy-protocol"
 
-// tlsConfig is for connections that carry nothing worth protecting, and to servers whose
-// certificates are somebody else's business.
+// tlsConfig returns the TLS configuration of probes. Certificates are not verified, because
+// probes send nothing secret.
 func (p *prober) tlsConfig(protocols ...string) *tls.Config {
 	return &tls.Config{ServerName: p.serverName, InsecureSkipVerify: true, NextProtos: protocols} //nolint:gosec
 }
 
-func (p *prober) talkTLS(conn net.Conn) outcome {
-	heard := &recordingConn{Conn: conn}
-	client := tls.Client(heard, p.tlsConfig("h2", "http/1.1"))
+// talkTLS makes a TLS handshake. If the answer is not TLS, it is read as one to a plain request.
+func (p *prober) talkTLS(conn net.Conn) probeResult {
+	recording := &recordingConn{Conn: conn}
+	client := tls.Client(recording, p.tlsConfig("h2", "http/1.1"))
 	err := client.Handshake()
 	var noTLS tls.RecordHeaderError
 	switch {
 	case err == nil:
 		client.Close()
-		return outcome{answered, "TLS handshake completed"}
-	case len(heard.received) > 0 && !errors.As(err, &noTLS):
-		return outcome{tlsFailed, problem(err)}
+		return probeResult{answered, "TLS handshake completed"}
+	case len(recording.received) > 0 && !errors.As(err, &noTLS):
+		return probeResult{tlsFailed, problem(err)}
 	default:
-		return listen(conn, heard.received)
+		return readAnswer(conn, recording.received)
 	}
 }
 
-// maxAnswer is how much of an answer is read: more than a status line.
+// maxAnswer is the number of bytes after which reading an answer ends. A status line is shorter.
 const maxAnswer = 1 << 10
 
-// listen finds out what the other end says, of which something may have been received.
-func listen(conn net.Conn, received []byte) outcome {
+// readAnswer reads the beginning of an answer and returns the reaction. received are the bytes
+// of the answer that have been read before.
+func readAnswer(conn net.Conn, received []byte) probeResult {
 	var err error
 	for err == nil && len(received) < maxAnswer && !bytes.Contains(received, []byte("\r\n")) {
 		var b [maxAnswer]byte
@@ -158,21 +161,21 @@ func listen(conn net.Conn, received []byte) outcome {
 	line, _, complete := bytes.Cut(received, []byte("\r\n"))
 	switch {
 	case len(received) == 0 && isTimeout(err):
-		return outcome{hung, ""}
+		return probeResult{timedOut, ""}
 	case len(received) == 0:
-		return outcome{closed, ""}
+		return probeResult{closed, ""}
 	case complete && isStatusLine(line):
 		code := string(line[len("HTTP/1.x "):][:3])
 		if code == "400" {
-			return outcome{answered400, "HTTP 400"}
+			return probeResult{answered400, "HTTP 400"}
 		}
-		return outcome{answered, "HTTP " + code}
+		return probeResult{answered, "HTTP " + code}
 	default:
-		return outcome{babbled, excerpt(received)}
+		return probeResult{answeredOther, excerpt(received)}
 	}
 }
 
-// isStatusLine reports whether a line begins an HTTP/1.x response.
+// isStatusLine reports whether a line is the first of an HTTP/1.x response.
 func isStatusLine(line []byte) bool {
 	const like = "HTTP/1.x 200"
 	if len(line) < len(like) {
@@ -191,7 +194,7 @@ func isStatusLine(line []byte) bool {
 	return len(line) == len(like) || line[len(like)] == ' '
 }
 
-// excerpt is the beginning of what came, fit to be shown.
+// excerpt returns the beginning of an answer, escaped, and the number of bytes if it is cut off.
 func excerpt(b []byte) string {
 	const most = 16
 	if len(b) <= most {
@@ -200,17 +203,20 @@ func excerpt(b []byte) string {
 	return fmt.Sprintf("%s... (%d bytes)", escape.Text(string(b[:most])), len(b))
 }
 
+// isTimeout reports whether a deadline or a context has expired.
 func isTimeout(err error) bool {
 	var netErr net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// prefixedConn writes a prefix in front of what is written first, at once with it.
+// prefixedConn is a connection that writes a prefix before the bytes of the first Write, in one
+// Write of the connection below.
 type prefixedConn struct {
 	net.Conn
 	prefix []byte
 }
 
+// Write writes p, behind the prefix if it is the first Write.
 func (c *prefixedConn) Write(p []byte) (int, error) {
 	if len(c.prefix) == 0 {
 		return c.Conn.Write(p)
@@ -221,12 +227,13 @@ func (c *prefixedConn) Write(p []byte) (int, error) {
 	return max(n-prefix, 0), err
 }
 
-// recordingConn remembers what it has read.
+// recordingConn is a connection that keeps all bytes it has read in received.
 type recordingConn struct {
 	net.Conn
 	received []byte
 }
 
+// Read reads into p and keeps a copy of the bytes.
 func (c *recordingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.received = append(c.received, p[:n]...)

@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A listener may go away between the first connection and the others.
+// TestProbesOfAListenerThatWentAway asserts the results if the listener is closed between the
+// first connection and the others.
 func TestProbesOfAListenerThatWentAway(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -19,19 +20,19 @@ func TestProbesOfAListenerThatWentAway(t *testing.T) {
 	p := &prober{address: l.Addr().String(), host: l.Addr().String(), timeout: 20 * time.Second}
 	for _, overTLS := range []bool{false, true} {
 		for i, got := range p.probe(overTLS, nil) {
-			assert.Equal(t, outcome{unreachable, "connection refused"}, got, "%s", probe(i))
+			assert.Equal(t, probeResult{unreachable, "connection refused"}, got, "%s", probe(i))
 		}
 	}
 	bare, behind := p.probesHTTP3()
-	assert.Equal(t, unreachable, bare.act)
+	assert.Equal(t, unreachable, bare.reaction)
 	require.NotNil(t, behind)
-	assert.Equal(t, unreachable, behind.act)
-	assert.Equal(t, verdictUnreachable, judge(observation{probes: *p.probe(false, nil)}).Verdict, "this is never a pass")
+	assert.Equal(t, unreachable, behind.reaction)
+	assert.Equal(t, verdictUnreachable, verdictOf(observation{probes: *p.probe(false, nil)}).Verdict, "this is never a pass")
 }
 
 func TestProbeOfNoAddress(t *testing.T) {
 	p := &prober{address: "127.0.0.1:65536", host: "localhost", timeout: time.Second}
-	assert.Equal(t, outcome{unreachable, "address 65536: invalid port"}, p.probeHTTP3(t.Context(), nil))
+	assert.Equal(t, probeResult{unreachable, "address 65536: invalid port"}, p.probeHTTP3(t.Context(), nil))
 }
 
 func TestProblemLeavesOutWhatIsKnownAnyway(t *testing.T) {

@@ -85,13 +85,14 @@ The exit code is 0 if there was a response, whatever its status.
 	return cmd
 }
 
-// tlvNames are the names for the help text, in lines.
+// tlvNames returns the names of TLVs for the help text, wrapped into lines.
 func tlvNames() string {
 	var out output
 	out.paragraph("  ", "  ", strings.Join(tlv.Names(), ", "))
 	return strings.TrimSpace(out.String())
 }
 
+// offerTLVs is the completion function of --tlv.
 func offerTLVs(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var names []cobra.Completion
 	for _, name := range tlv.Names() {
@@ -156,7 +157,7 @@ func parseRequest(flags caddycmd.Flags) (*http.Request, error) {
 	return request, nil
 }
 
-// headerFlags are what the flags say of the header.
+// headerFlags is the header that the flags describe.
 type headerFlags struct {
 	version             uint8
 	local, checksum     bool
@@ -164,6 +165,8 @@ type headerFlags struct {
 	tlvs                []wire.TLV
 }
 
+// parseHeader returns the header that the flags describe. It finds all errors that do not depend
+// on the connection's addresses.
 func parseHeader(flags caddycmd.Flags) (*headerFlags, error) {
 	h := &headerFlags{version: 2, local: flags.Bool("local"), checksum: flags.Bool("checksum")}
 	if flags.Bool("v1") {
@@ -194,11 +197,12 @@ func parseHeader(flags caddycmd.Flags) (*headerFlags, error) {
 	if h.tlvs, err = tlv.Encode(values); err != nil {
 		return nil, fmt.Errorf("--tlv: %w", err)
 	}
-	// What else can be wrong does not depend on the connection's addresses.
+	// Any addresses do: the remaining errors do not depend on the connection's.
 	_, err = h.encode(claimed4, claimedDest4)
 	return h, err
 }
 
+// parseAddress returns the address and port in a flag, or the zero AddrPort if it was not given.
 func parseAddress(flags caddycmd.Flags, flag string) (netip.AddrPort, error) {
 	text := flags.String(flag)
 	if text == "" {
@@ -211,7 +215,8 @@ func parseAddress(flags caddycmd.Flags, flag string) (netip.AddrPort, error) {
 	return address, nil
 }
 
-// encode returns the header for a connection between these addresses.
+// encode returns the bytes of the header for a connection between these addresses. Addresses that
+// the flags do not give are those of the connection.
 func (h *headerFlags) encode(local, remote netip.AddrPort) ([]byte, error) {
 	if h.local {
 		return wire.Append(nil, wire.NewLocal(), nil, false)
@@ -232,8 +237,8 @@ func (h *headerFlags) encode(local, remote netip.AddrPort) ([]byte, error) {
 	return wire.Append(nil, header, h.tlvs, h.checksum)
 }
 
-// ofFamily returns the address if it is of the family of another, and else the unspecified
-// one of that.
+// ofFamily returns address if its family is that of other. Otherwise it returns the unspecified
+// address of other's family, with the port of address.
 func ofFamily(address, other netip.AddrPort) netip.AddrPort {
 	if address.Addr().Is4() == other.Addr().Is4() {
 		return address
@@ -249,7 +254,7 @@ func (h *headerFlags) send(request *http.Request, insecure bool, timeout time.Du
 	client := &http.Client{
 		Timeout: timeout,
 		Transport: &http.Transport{
-			TLSClientConfig:        &tls.Config{InsecureSkipVerify: insecure}, //nolint:gosec // the flag's doing
+			TLSClientConfig:        &tls.Config{InsecureSkipVerify: insecure}, //nolint:gosec // the user asked for it
 			ForceAttemptHTTP2:      true,
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
@@ -272,7 +277,7 @@ func (h *headerFlags) send(request *http.Request, insecure bool, timeout time.Du
 	return client.Do(request)
 }
 
-// addrPort is the address of a TCP connection without mapping and zone.
+// addrPort returns an end of a TCP connection, with its IP address unmapped and without a zone.
 func addrPort(addr net.Addr) netip.AddrPort {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
@@ -282,7 +287,7 @@ func addrPort(addr net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
-// sendProblem says why there is no response.
+// sendProblem returns an error that explains why there is no response.
 func sendProblem(err error, timeout time.Duration) error {
 	var urlErr *url.Error
 	if errors.As(err, &urlErr) {
@@ -305,7 +310,7 @@ func sendProblem(err error, timeout time.Duration) error {
 	}
 }
 
-// maxResponse is how much of the head and of the body of a response is read.
+// maxResponse is the number of bytes that are read of the head, and of the body, of a response.
 const maxResponse = 1 << 20
 
 func printResponse(out *output, response *http.Response) error {
@@ -317,7 +322,7 @@ func printResponse(out *output, response *http.Response) error {
 			fields = append(fields, field{name, value})
 		}
 	}
-	// Their order got lost.
+	// Sorted, because the order of the fields got lost in the map.
 	slices.SortStableFunc(fields, func(a, b field) int { return cmp.Compare(a.name, b.name) })
 	for _, field := range fields {
 		out.line("%s: %s", escape.Text(field.name), escape.Text(field.value))

@@ -21,15 +21,15 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// received is what a server got.
+// received has the header, the peer and the request that a server received.
 type received struct {
 	header  wire.Result
 	peer    netip.AddrPort
 	request *http.Request
 }
 
-// receive serves plain HTTP: it reads a header and a request, answers in some way, and
-// hands on what it got.
+// receive serves plain HTTP until the test ends. The server reads a header and a request, sends
+// the answer, and passes on the header and the request through got.
 func receive(t testing.TB, answer string) (address string, got <-chan received) {
 	results := make(chan received, 1)
 	return serve(t, receiver(results, answer)), results
@@ -114,7 +114,7 @@ func TestSendHeaders(t *testing.T) {
 	}
 }
 
-// assertAddress compares an address with a wanted one, or with the connection's own.
+// assertAddress compares an address with the wanted one. "own" stands for the connection's own.
 func assertAddress(t testing.TB, want string, own, got netip.AddrPort) {
 	t.Helper()
 	if want == "own" {
@@ -154,7 +154,7 @@ func TestSendOverIPv6(t *testing.T) {
 		address, got := receiveIPv6(t, ok)
 		_, err := proxyProtocol(t, "", "send", "--tlv", fits(ipv4), "http://"+address)
 		require.ErrorContains(t, err, "addresses and TLVs are longer than 65535 bytes")
-		<-got // the connection, on which nothing came
+		<-got // the connection on which no bytes arrived
 		_, err = proxyProtocol(t, "", "send", "--tlv", fits(ipv6), "http://"+address)
 		require.NoError(t, err)
 		assert.Equal(t, wire.MaxSize, (<-got).header.Size)
@@ -218,8 +218,8 @@ func TestSendResponse(t *testing.T) {
 	}
 }
 
-// TestSendTimeout asserts that send ends in time, and shows what has come, although the
-// response goes on.
+// TestSendTimeout asserts that send ends in time if the response does not end, and shows the
+// part that has arrived.
 func TestSendTimeout(t *testing.T) {
 	address, _ := receive(t, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"+hangs)
 	output, err := proxyProtocol(t, "", "send", "--timeout", impatience, "http://"+address)
@@ -227,7 +227,7 @@ func TestSendTimeout(t *testing.T) {
 	assert.Equal(t, "HTTP/1.1 200 OK\nContent-Length: 9\n\nhalf\n", output)
 }
 
-// headerListener reads a header off each connection.
+// headerListener is a listener that reads a header from each connection.
 type headerListener struct {
 	net.Listener
 	got chan wire.Header
@@ -238,7 +238,7 @@ func (l headerListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The header and the ClientHello come at once.
+	// The header and the ClientHello arrive in one piece.
 	var b [4096]byte
 	_ = conn.SetReadDeadline(time.Now().Add(patience))
 	n, _ := conn.Read(b[:])

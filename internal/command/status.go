@@ -20,7 +20,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
-// statusPath is where the admin API has the status.
+// statusPath is the path of the status in Caddy's admin API.
 const statusPath = "/proxy_protocol/status"
 
 func statusCommand() *cobra.Command {
@@ -80,14 +80,15 @@ func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	return nil
 }
 
-// askAdmin gets the status from the admin API.
+// askAdmin returns the status from the admin API at an address, as JSON.
 func askAdmin(address string, timeout time.Duration) ([]byte, error) {
 	const most = 16 << 20
 	type result struct {
 		body []byte
 		err  error
 	}
-	// Caddy's own function knows all kinds of addresses, and no timeout.
+	// Caddy's function accepts all kinds of admin addresses, but has no timeout. After the
+	// timeout its goroutine goes on until the request ends, or the program.
 	results := make(chan result, 1)
 	go func() {
 		response, err := caddycmd.AdminAPIRequest(address, http.MethodGet, statusPath, nil, nil)
@@ -151,6 +152,7 @@ func printListener(l *statusapi.Listener, out *output) {
 	}
 }
 
+// peersText returns the number of peers, and the addresses of the first of them.
 func peersText(p *statusapi.Peers) string {
 	const most = 8
 	text := strconv.Itoa(p.Count)
@@ -166,7 +168,7 @@ func peersText(p *statusapi.Peers) string {
 	return text
 }
 
-// outcomesText is how many connections ended in which way, most first.
+// outcomesText returns the outcomes and their numbers of connections, the largest first.
 func outcomesText(outcomes map[string]uint64) string {
 	if len(outcomes) == 0 {
 		return "none"

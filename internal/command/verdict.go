@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// probe is one way to begin a connection.
+// probe is a way to begin a connection.
 type probe int
 
 const (
@@ -19,6 +19,7 @@ const (
 	probeCount
 )
 
+// probeNames are the names of probes in tables and in JSON.
 var probeNames = [probeCount]string{
 	noHeader:      "no header",
 	headerV1:      "v1 header",
@@ -29,86 +30,91 @@ var probeNames = [probeCount]string{
 	wrongChecksum: "v2 header, wrong checksum",
 }
 
+// String returns the name of the probe.
 func (p probe) String() string { return probeNames[p] }
 
-// act is what a listener did on a probe.
-type act int
+// reaction is the reaction of a listener to a probe.
+type reaction int
 
 const (
-	// unreachable: there was no connection. It is the zero value, so that what was not
-	// asked is never taken for a good sign.
-	unreachable act = iota
-	// closed: it closed the connection without a byte.
+	// unreachable means that there was no connection. It is the zero value, so that a probe
+	// that was not sent never counts as a good sign.
+	unreachable reaction = iota
+	// closed means that the listener closed the connection without a byte.
 	closed
-	// answered: it completed a TLS handshake, or answered a request.
+	// answered means that the listener completed a TLS handshake, or answered a request.
 	answered
-	// answered400: it answered "400 Bad Request".
+	// answered400 means that the listener answered with status 400.
 	answered400
-	// tlsFailed: the TLS handshake failed.
+	// tlsFailed means that the listener answered, but the TLS handshake failed.
 	tlsFailed
-	// babbled: it sent something else.
-	babbled
-	// hung: it did none of this in time.
-	hung
+	// answeredOther means that the listener answered with anything else.
+	answeredOther
+	// timedOut means that the listener neither answered nor closed the connection in time.
+	timedOut
 )
 
-var actNames = [...]struct{ name, text string }{
-	closed:      {"closed", "closed without a byte"},
-	answered:    {"answered", "answered"},
-	answered400: {"answered_400", "answered"},
-	tlsFailed:   {"tls_failed", "answered, but the TLS handshake failed"},
-	babbled:     {"answered_other", "answered, but not with HTTP"},
-	hung:        {"timed_out", "neither answered nor closed in time"},
-	unreachable: {"unreachable", "unreachable"},
+// reactionNames has the name of each reaction in JSON, and its text in tables.
+
+var reactionNames = [...]struct{ name, text string }{
+	closed:        {"closed", "closed without a byte"},
+	answered:      {"answered", "answered"},
+	answered400:   {"answered_400", "answered"},
+	tlsFailed:     {"tls_failed", "answered, but the TLS handshake failed"},
+	answeredOther: {"answered_other", "answered, but not with HTTP"},
+	timedOut:      {"timed_out", "neither answered nor closed in time"},
+	unreachable:   {"unreachable", "unreachable"},
 }
 
-// outcome is what a listener did, and more about it, fit to be shown.
-type outcome struct {
-	act    act
-	detail string
+// probeResult is the result of one probe: the reaction, and an escaped detail such as the status.
+type probeResult struct {
+	reaction reaction
+	detail   string
 }
 
-func (o outcome) String() string {
-	if o.detail == "" {
-		return actNames[o.act].text
+// String returns the text of the reaction, with the detail if there is one.
+func (r probeResult) String() string {
+	if r.detail == "" {
+		return reactionNames[r.reaction].text
 	}
-	return actNames[o.act].text + ": " + o.detail
+	return reactionNames[r.reaction].text + ": " + r.detail
 }
 
-// spoke reports whether bytes came that are no proper answer.
-func (o outcome) spoke() bool {
-	return o.act == answered400 || o.act == tlsFailed || o.act == babbled
+// sentBytes reports whether the listener sent bytes that do not count as an answer.
+func (r probeResult) sentBytes() bool {
+	return r.reaction == answered400 || r.reaction == tlsFailed || r.reaction == answeredOther
 }
 
-// outcomes are what a listener did on all probes.
-type outcomes [probeCount]outcome
+// probeResults has the result of each probe over one protocol.
+type probeResults [probeCount]probeResult
 
-func (o *outcomes) all(act act) bool {
-	return !slices.ContainsFunc(o[:], func(one outcome) bool { return one.act != act })
+// all reports whether all results have this reaction.
+func (r *probeResults) all(reaction reaction) bool {
+	return !slices.ContainsFunc(r[:], func(one probeResult) bool { return one.reaction != reaction })
 }
 
-// misdirected is how this module answers HTTP/3 where it forbids it.
+// misdirected is the detail of this module's answer to forbidden HTTP/3.
 const misdirected = "HTTP 421"
 
-// observation is all that check found out about a listener.
+// observation has the results of all probes of a check.
 type observation struct {
-	// tls says that the probes spoke TLS, rather than plain HTTP.
+	// tls reports whether probes were sent over TLS, and not over plain HTTP.
 	tls bool
-	// probes are what it did on them.
-	probes outcomes
-	// others are what it did on probes that spoke the other of the two. That is asked if
-	// it closed all the first; nil otherwise.
-	others *outcomes
-	// http3 is what it did on a request over HTTP/3, nil if that was not asked.
-	http3 *outcome
-	// http3Behind is what it did on one with a header before each datagram, nil if that
-	// was not asked.
-	http3Behind *outcome
+	// probes are the results over the protocol that the user asked for.
+	probes probeResults
+	// others are the results over the other protocol. They are nil unless all probes were
+	// closed.
+	others *probeResults
+	// http3 is the result of a request over HTTP/3. It is nil if none was sent.
+	http3 *probeResult
+	// http3Behind is the result of a request over HTTP/3 with a header before each datagram. It
+	// is nil if none was sent, or if the request without headers was answered.
+	http3Behind *probeResult
 }
 
-// servesHTTP3Behind reports whether it answered HTTP/3 behind headers.
+// servesHTTP3Behind reports whether the listener answered HTTP/3 behind headers.
 func (o *observation) servesHTTP3Behind() bool {
-	return o.http3Behind != nil && o.http3Behind.act != unreachable && o.http3Behind.act != hung
+	return o.http3Behind != nil && o.http3Behind.reaction != unreachable && o.http3Behind.reaction != timedOut
 }
 
 // The names of verdicts.
@@ -116,30 +122,33 @@ const (
 	verdictOn          = "on"
 	verdictOff         = "off"
 	verdictUnspecified = "unspecified"
-	// verdictRefused: this peer is refused whatever it sends.
+	// verdictRefused means that this peer is refused whatever it sends.
 	verdictRefused = "refused"
-	// verdictUnreachable: there was no connection.
+	// verdictUnreachable means that connecting failed.
 	verdictUnreachable = "unreachable"
-	// verdictOther: like a mode, but not exactly.
+	// verdictOther means that the listener is like a mode, but not exactly.
 	verdictOther = "other"
-	// verdictUnknown: nothing to be said.
+	// verdictUnknown means that the reactions fit none of the others.
 	verdictUnknown = "unknown"
 )
 
-// verdict is what an observation means. Only exactly what this module does is given the
-// name of a mode.
+// verdict is the meaning of an observation. It is the name of a mode only if the listener reacts
+// exactly as this module does in that mode.
 type verdict struct {
+	// Verdict is the name of the verdict.
 	Verdict string `json:"verdict"`
-	// Closest is the mode that comes closest, if the verdict is "other".
+	// Closest is the verdict that comes closest, if Verdict is "other".
 	Closest string `json:"closest,omitempty"`
+	// Meaning explains the verdict to the operator.
 	Meaning string `json:"meaning"`
-	// Differences are what it does otherwise than the closest mode.
+	// Differences are the reactions that are not those of Closest.
 	Differences []string `json:"differences,omitempty"`
-	Notes       []string `json:"notes,omitempty"`
+	// Notes are hints that do not change the verdict.
+	Notes []string `json:"notes,omitempty"`
 }
 
-// judge finds out what an observation means.
-func judge(o observation) verdict {
+// verdictOf returns the verdict on an observation.
+func verdictOf(o observation) verdict {
 	switch {
 	case o.probes.all(unreachable):
 		return verdict{
@@ -147,17 +156,17 @@ func judge(o observation) verdict {
 			Meaning: "Connecting to this address failed. That proves nothing about the listener.",
 		}
 	case o.probes.all(closed):
-		return judgeClosed(o)
+		return verdictOfClosed(o)
 	}
-	served := func(p probe) bool { return o.probes[p].act == answered }
+	served := func(p probe) bool { return o.probes[p].reaction == answered }
 	needless, v1, v2 := served(noHeader), served(headerV1), served(headerV2) || served(headerLocal)
 	switch {
 	case needless && (v1 || v2):
-		return judgeMode(o, verdictUnspecified, v1, v2)
+		return verdictOfMode(o, verdictUnspecified, v1, v2)
 	case needless:
-		return judgeMode(o, verdictOff, v1, v2)
+		return verdictOfMode(o, verdictOff, v1, v2)
 	case v1 || v2:
-		return judgeMode(o, verdictOn, v1, v2)
+		return verdictOfMode(o, verdictOn, v1, v2)
 	default:
 		return verdict{
 			Verdict: verdictUnknown,
@@ -167,8 +176,8 @@ func judge(o observation) verdict {
 	}
 }
 
-// judgeClosed judges a listener that closed the connection on every probe.
-func judgeClosed(o observation) verdict {
+// verdictOfClosed returns the verdict on a listener that closed the connection of every probe.
+func verdictOfClosed(o observation) verdict {
 	asked := func(tls bool) string {
 		if tls {
 			return "TLS"
@@ -192,7 +201,7 @@ func judgeClosed(o observation) verdict {
 			Meaning: "This peer is refused if it speaks " + asked(o.tls) + ", but not if it speaks " + asked(!o.tls) + ".",
 		}
 		for p, one := range o.others {
-			if one.act != closed {
+			if one.reaction != closed {
 				v.Differences = append(v.Differences, "over "+asked(!o.tls)+", "+difference(probe(p), one, closed, false))
 			}
 		}
@@ -202,7 +211,7 @@ func judgeClosed(o observation) verdict {
 			v.Notes = []string{"Use --tls to find out more."}
 		}
 	}
-	if o.http3.act != unreachable && o.http3.act != hung {
+	if o.http3.reaction != unreachable && o.http3.reaction != timedOut {
 		v.Verdict, v.Closest, v.Notes = verdictOther, verdictRefused, nil
 		v.Meaning = "This peer is refused over TCP, but not over UDP."
 		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer", o.http3))
@@ -214,11 +223,11 @@ func judgeClosed(o observation) verdict {
 	return v
 }
 
-// judgeMode compares what the listener does with what a mode would do that takes headers
-// of these versions.
-func judgeMode(o observation, mode string, v1, v2 bool) verdict {
+// verdictOfMode compares the reactions with those of a mode. v1 and v2 are the versions of
+// headers that the listener accepts.
+func verdictOfMode(o observation, mode string, v1, v2 bool) verdict {
 	v := verdict{Verdict: mode}
-	expected := [probeCount]act{closed, closed, closed, closed, closed, closed, closed}
+	expected := [probeCount]reaction{closed, closed, closed, closed, closed, closed, closed}
 	if mode != verdictOn {
 		expected[noHeader] = answered
 	}
@@ -229,16 +238,16 @@ func judgeMode(o observation, mode string, v1, v2 bool) verdict {
 		expected[headerV2], expected[headerLocal] = answered, answered
 	}
 	for p, one := range o.probes {
-		if one.act != expected[p] {
+		if one.reaction != expected[p] {
 			taken := p == int(twoHeadersV1) && v1 || p == int(twoHeadersV2) && v2
 			v.Differences = append(v.Differences, difference(probe(p), one, expected[p], taken))
 		}
 	}
 	if o.http3 != nil {
-		v.judgeHTTP3(*o.http3, mode)
+		v.addHTTP3(*o.http3, mode)
 	}
 	if o.servesHTTP3Behind() {
-		v.judgeHTTP3Behind(*o.http3Behind, mode)
+		v.addHTTP3Behind(*o.http3Behind, mode)
 	}
 	if len(v.Differences) > 0 {
 		v.Verdict, v.Closest = verdictOther, mode
@@ -253,45 +262,45 @@ func judgeMode(o observation, mode string, v1, v2 bool) verdict {
 	return v
 }
 
-// difference tells of a probe on which the listener did not do what a mode does, and
-// what to think of that. taken says that it takes the first of two headers.
-func difference(p probe, is outcome, expected act, taken bool) string {
-	text := fmt.Sprintf("%s: %s, expected %s", p, is, actNames[expected].text)
+// difference describes a reaction that is not the expected one, with a warning if it is
+// dangerous. taken reports whether the listener accepts the first of two headers.
+func difference(p probe, is probeResult, expected reaction, taken bool) string {
+	text := fmt.Sprintf("%s: %s, expected %s", p, is, reactionNames[expected].text)
 	switch {
-	case is.act == answered && p == wrongChecksum:
+	case is.reaction == answered && p == wrongChecksum:
 		text += " (the checksum is not verified)"
-	case is.act == answered && taken:
+	case is.reaction == answered && taken:
 		text += " (a client behind a load balancer can claim any address with a second header)"
-	case is.spoke() && taken:
+	case is.sentBytes() && taken:
 		text += " (the second header reaches the server as a request)"
 	}
 	return text
 }
 
-// judgeHTTP3 judges a request without a header over HTTP/3.
-func (v *verdict) judgeHTTP3(o outcome, mode string) {
+// addHTTP3 adds a difference or a note for the result of HTTP/3 without headers.
+func (v *verdict) addHTTP3(r probeResult, mode string) {
 	switch {
-	case o.act == unreachable || o.act == hung:
-	case mode == verdictOn && o.act == answered && o.detail == misdirected:
+	case r.reaction == unreachable || r.reaction == timedOut:
+	case mode == verdictOn && r.reaction == answered && r.detail == misdirected:
 		v.Notes = append(v.Notes, "HTTP/3 is forbidden (421), but its port is still open: restart Caddy to close it.")
 	case mode == verdictOn:
-		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer (it bypasses the header)", o))
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3: %s, expected no answer (it bypasses the header)", r))
 	default:
 		v.Notes = append(v.Notes, "HTTP/3 is served as well, without a header.")
 	}
 }
 
-// judgeHTTP3Behind judges an answer over HTTP/3 to datagrams with headers, where there was
-// none to those without.
-func (v *verdict) judgeHTTP3Behind(o outcome, mode string) {
+// addHTTP3Behind adds a difference or a note for HTTP/3 that is answered only if datagrams begin
+// with headers.
+func (v *verdict) addHTTP3Behind(r probeResult, mode string) {
 	if mode == verdictOff {
-		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3 behind headers: %s, expected no answer (this peer may claim any address)", o))
+		v.Differences = append(v.Differences, fmt.Sprintf("HTTP/3 behind headers: %s, expected no answer (this peer may claim any address)", r))
 		return
 	}
 	v.Notes = append(v.Notes, "HTTP/3 is served if a header of version 2 stands before each datagram.")
 }
 
-// explain says what a mode, or what is close to it, means to whom check runs for.
+// explain sets the meaning of a mode, or of a verdict close to it, and adds notes.
 func (v *verdict) explain(o observation, mode string) {
 	exact := v.Verdict == mode
 	switch {
@@ -310,29 +319,29 @@ func (v *verdict) explain(o observation, mode string) {
 		v.Notes = append(v.Notes,
 			"Mode 'unspecified' with trusted_proxies that this peer is not in looks the same, and so does a load balancer in front that sends a header of its own.",
 			"A server without PROXY protocol support looks the same if it closes the connection when something other than a request arrives. Many do so over TLS.")
-	case slices.ContainsFunc(o.probes[headerV1:], outcome.spoke):
+	case slices.ContainsFunc(o.probes[headerV1:], probeResult.sentBytes):
 		v.Meaning = "This listener does not support the PROXY protocol, or answers when it refuses a header: it treats a header as a bad request. This is not mode 'off', which closes the connection without a byte."
 	default:
 		v.Meaning = "A connection without a header is served, and one with a header is not. But this is not exactly mode 'off'."
 	}
 }
 
-// guess says what to try when no probe was answered properly.
+// guess returns notes about what to try when no probe was answered.
 func guess(o observation) []string {
-	has := func(act act) bool {
-		return slices.ContainsFunc(o.probes[:], func(one outcome) bool { return one.act == act })
+	has := func(reaction reaction) bool {
+		return slices.ContainsFunc(o.probes[:], func(one probeResult) bool { return one.reaction == reaction })
 	}
 	var notes []string
-	if !o.tls && (has(answered400) || has(babbled)) {
+	if !o.tls && (has(answered400) || has(answeredOther)) {
 		notes = append(notes, "If the port speaks TLS, use --tls. Otherwise the server may expect another Host, which you set with --sni, or it may not be an HTTP server.")
 	}
-	if o.tls && (has(answered400) || has(babbled)) {
+	if o.tls && (has(answered400) || has(answeredOther)) {
 		notes = append(notes, "The port may not speak TLS: leave --tls out.")
 	}
 	if has(tlsFailed) {
 		notes = append(notes, "Use --sni with a name that the server has a certificate for.")
 	}
-	if has(hung) {
+	if has(timedOut) {
 		notes = append(notes, "The server may be slow: try a longer --timeout.")
 	}
 	if has(unreachable) {

@@ -8,30 +8,30 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// acts are the letters for what a listener did, in tables.
-var acts = map[rune]outcome{
+// resultOf has the result for each letter in the tables of tests.
+var resultOf = map[rune]probeResult{
 	'A': {answered, "HTTP 200"},
 	'4': {answered400, "HTTP 400"},
 	'F': {tlsFailed, "internal error"},
-	'B': {babbled, "SSH-2.0"},
-	'H': {hung, ""},
+	'B': {answeredOther, "SSH-2.0"},
+	'H': {timedOut, ""},
 	'.': {closed, ""},
 	'x': {unreachable, "connection refused"},
 	'M': {answered, "HTTP 421"},
 }
 
-func outcomesOf(t testing.TB, letters string) *outcomes {
+func resultsOf(t testing.TB, letters string) *probeResults {
 	t.Helper()
-	var o outcomes
+	var r probeResults
 	for i, letter := range letters {
-		one, ok := acts[letter]
-		require.True(t, ok && i < len(o), letters)
-		o[i] = one
+		one, ok := resultOf[letter]
+		require.True(t, ok && i < len(r), letters)
+		r[i] = one
 	}
-	return &o
+	return &r
 }
 
-func TestJudge(t *testing.T) {
+func TestVerdictOf(t *testing.T) {
 	const plain, overTLS = false, true
 	for _, test := range []struct {
 		name    string
@@ -41,7 +41,7 @@ func TestJudge(t *testing.T) {
 		http3   rune
 		verdict string
 		closest string
-		// differing are the probes that the differences are about.
+		// differing are the probes that the differences begin with.
 		differing []string
 		notes     string
 	}{
@@ -62,7 +62,7 @@ func TestJudge(t *testing.T) {
 		{name: "unspecified, only v2", probes: "A.AA...", verdict: "unspecified", notes: "version 1 are not"},
 		{name: "unspecified, HTTP/3", tls: overTLS, probes: "AAAA...", http3: 'A', verdict: "unspecified", notes: "HTTP/3 is served as well"},
 
-		// Refusal must hold whatever is spoken.
+		// A refusal must hold for every protocol.
 		{name: "refused", probes: ".......", others: ".......", http3: 'x', verdict: "refused", notes: "firewall"},
 		{name: "refused over TLS", tls: overTLS, probes: ".......", others: ".......", http3: 'H', verdict: "refused"},
 		{name: "refused, the other not asked", probes: ".......", verdict: "unknown"},
@@ -78,7 +78,7 @@ func TestJudge(t *testing.T) {
 		{name: "refused, but HTTP/3 answers 421", tls: overTLS, probes: ".......", others: ".......", http3: 'M',
 			verdict: "other", closest: "refused", differing: []string{"HTTP/3"}},
 
-		// Others.
+		// Other servers.
 		{name: "a server without PROXY protocol", probes: "A444444", verdict: "other", closest: "off",
 			differing: []string{"v1 header", "v2 header", "v2 LOCAL header", "two v1 headers", "two v2 headers", "v2 header, wrong checksum"}},
 		{name: "nginx with proxy_protocol", probes: ".AAA44A", verdict: "other", closest: "on",
@@ -97,7 +97,7 @@ func TestJudge(t *testing.T) {
 			differing: []string{"v1 header", "v2 header", "v2 LOCAL header", "two v1 headers", "two v2 headers", "v2 header, wrong checksum"}},
 		{name: "a connection was lost", probes: ".AAx...", verdict: "other", closest: "on", differing: []string{"v2 LOCAL header"}},
 
-		// Nothing to say.
+		// No verdict.
 		{name: "dead", probes: "xxxxxxx", verdict: "unreachable"},
 		{name: "dead in part", probes: ".xxxxxx", verdict: "unknown", notes: "may limit them"},
 		{name: "silent", probes: "HHHHHHH", verdict: "unknown", notes: "longer --timeout"},
@@ -109,15 +109,15 @@ func TestJudge(t *testing.T) {
 		{name: "SSH", probes: "BBBBBBB", verdict: "unknown", notes: "not be an HTTP server"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			o := observation{tls: test.tls, probes: *outcomesOf(t, test.probes)}
+			o := observation{tls: test.tls, probes: *resultsOf(t, test.probes)}
 			if test.others != "" {
-				o.others = outcomesOf(t, test.others)
+				o.others = resultsOf(t, test.others)
 			}
 			if test.http3 != 0 {
-				answer := acts[test.http3]
+				answer := resultOf[test.http3]
 				o.http3 = &answer
 			}
-			v := judge(o)
+			v := verdictOf(o)
 			assert.Equal(t, test.verdict, v.Verdict)
 			assert.Equal(t, test.closest, v.Closest)
 			assert.NotEmpty(t, v.Meaning)
@@ -134,16 +134,16 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestJudgeAll asserts of everything a listener can do that only what this module does
-// passes for a mode of it.
-func TestJudgeAll(t *testing.T) {
+// TestVerdictOf_NamesAModeOnlyIfExact asserts, for all combinations of four reactions, that a mode
+// is the verdict only if the reactions are exactly those of this module.
+func TestVerdictOf_NamesAModeOnlyIfExact(t *testing.T) {
 	exact := map[string]string{
 		".AAA...": "on", "..AA...": "on", ".A.....": "on",
 		"A......": "off",
 		"AAAA...": "unspecified", "A.AA...": "unspecified", "AA.....": "unspecified",
 		".......": "refused",
 	}
-	none := outcomesOf(t, ".......")
+	none := resultsOf(t, ".......")
 	const letters = ".A4x"
 	var try func(begin string)
 	try = func(begin string) {
@@ -153,7 +153,7 @@ func TestJudgeAll(t *testing.T) {
 			}
 			return
 		}
-		v := judge(observation{probes: *outcomesOf(t, begin), others: none, http3: &outcome{}})
+		v := verdictOf(observation{probes: *resultsOf(t, begin), others: none, http3: &probeResult{}})
 		want, isExact := exact[begin]
 		named := v.Verdict != verdictOther && v.Verdict != verdictUnknown && v.Verdict != verdictUnreachable
 		other := v.Verdict == verdictOther

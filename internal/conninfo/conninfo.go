@@ -93,7 +93,7 @@ func (i *Info) TLVs() *tlv.Named {
 	if i.tlvs == nil {
 		return noTLVs
 	}
-	i.tlvs.naming.Do(func() { i.tlvs.named = tlv.Name(i.tlvs.raw) })
+	i.tlvs.naming.Do(func() { i.tlvs.named = tlv.Parse(i.tlvs.raw) })
 	return i.tlvs.named
 }
 

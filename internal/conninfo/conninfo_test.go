@@ -80,3 +80,46 @@ func TestInfo_TLVsAreDecodedOnce(t *testing.T) {
 	clear(i.tlvs.raw)
 	assert.Equal(t, "vpce-08d2bf15fac5001c9", i.TLVs().Text("aws_vpce_id"))
 }
+
+func TestInfo_DestinationIsThatOfTheHeaderOrNone(t *testing.T) {
+	for _, tt := range []struct {
+		name, header string
+		mode         policy.Mode
+		want         string
+	}{
+		{"v1", headerV1, policy.On, "198.51.100.9:8443"},
+		{"IPv6", "PROXY TCP6 2001:db8::7 2001:db8::9 1 2\r\n", policy.On, "[2001:db8::9]:2"},
+		{"IPv4-mapped", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:198.51.100.9 1 2\r\n", policy.On, "198.51.100.9:2"},
+		{"unspecified", "PROXY TCP4 203.0.113.7 0.0.0.0 1 2\r\n", policy.On, ""},
+		{"unspecified IPv6", "PROXY TCP6 2001:db8::7 :: 1 2\r\n", policy.On, ""},
+		{"unspecified IPv4-mapped", "PROXY TCP6 2001:db8::7 ::ffff:0.0.0.0 1 2\r\n", policy.On, ""},
+		{"marked", headerV1, policy.Unspecified, ""},
+		{"UNKNOWN", "PROXY UNKNOWN\r\n", policy.On, ""},
+		{"no header", "", policy.Off, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var want netip.AddrPort
+			if tt.want != "" {
+				want = netip.MustParseAddrPort(tt.want)
+			}
+			assert.Equal(t, want, received(t, tt.mode, tt.header).Destination())
+		})
+	}
+}
+
+func TestInfo_KnowsWhetherThereWasAHeader(t *testing.T) {
+	assert.True(t, received(t, policy.On, headerV1).HasHeader())
+	assert.True(t, received(t, policy.On, block(0, 0, "")).HasHeader())
+	assert.False(t, received(t, policy.Off, "").HasHeader())
+}
+
+func TestLookupCache_ReturnsWhatWasStored(t *testing.T) {
+	var c LookupCache
+	assert.Nil(t, c.Load())
+	c.Store(func(key string) (any, bool) { return "value of " + key, true })
+	lookup := c.Load()
+	require.NotNil(t, lookup)
+	value, ok := lookup("key")
+	assert.True(t, ok)
+	assert.Equal(t, "value of key", value)
+}

@@ -35,11 +35,11 @@ func (o *LogObject) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	}
 	enc.AddBool("port_zero", i.Marked())
 	named := i.TLVs()
-	if len(named.Telling) == 0 {
+	if len(named.Shown) == 0 {
 		return nil
 	}
 	return enc.AddObject("tlv", zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
-		for _, name := range named.Telling {
+		for _, name := range named.Shown {
 			enc.AddString(name, escape.Text(named.Values[name]))
 		}
 		return nil

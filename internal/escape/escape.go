@@ -1,4 +1,4 @@
-// Package escape makes text that came over the wire fit to be shown.
+// Package escape makes text from the network safe to show in logs and on terminals.
 package escape
 
 import (
@@ -7,9 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// Text returns s with every byte of what cannot be printed, or is not UTF-8, as \xNN, and
-// every backslash as \\, so that it breaks no log line and steers no terminal. Different
-// texts stay different: \x0a is a newline, and \\x0a is a backslash with x0a behind it.
+// Text returns s in a form that breaks no log line and controls no terminal. Each byte of a
+// character that cannot be printed, or that is not UTF-8, becomes \xNN, and each backslash
+// becomes \\. Different texts stay different: \x0a is a newline, and \\x0a is a backslash
+// followed by x0a.
 func Text(s string) string {
 	var b strings.Builder
 	done := 0
@@ -17,11 +18,11 @@ func Text(s string) string {
 		r, size := utf8.DecodeRuneInString(s[at:])
 		switch {
 		case r == '\\':
-			b.WriteString(s[done : at+size]) // this backslash is the first of two
+			b.WriteString(s[done : at+size]) // with done = at, the backslash is written twice
 			done = at
 		case !unicode.IsPrint(r) || r == utf8.RuneError && size == 1:
 			b.WriteString(s[done:at])
-			// fmt would move the builder to the heap, and this is called for every request.
+			// Not with fmt, which would move the builder to the heap: Text runs on every request.
 			for _, c := range []byte(s[at : at+size]) {
 				const digits = "0123456789abcdef"
 				b.WriteString(`\x`)
@@ -39,7 +40,7 @@ func Text(s string) string {
 	return b.String()
 }
 
-// Lines is Text, except that it keeps the ends of lines: LF and CRLF, both as LF.
+// Lines escapes s as Text does, except for the ends of lines: LF stays, and CRLF becomes LF.
 func Lines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, line := range lines {

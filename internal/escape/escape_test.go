@@ -68,7 +68,7 @@ func TestTextTellsDifferentTextsApart(t *testing.T) {
 	}
 }
 
-// unescape undoes Text.
+// unescape is the inverse of Text.
 func unescape(t *testing.T, shown string) string {
 	t.Helper()
 	var b strings.Builder

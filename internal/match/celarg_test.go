@@ -3,7 +3,9 @@ package match
 import (
 	"testing"
 
+	"cel.dev/cel-go/common/ast"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // Placeholders in the argument of a CEL function are evaluated once.
@@ -32,4 +34,37 @@ func TestArg_PlaceholdersAreEvaluatedOnce(t *testing.T) {
 	}
 	assert.NoError(t, CheckPrefix(Arg{"peer:x=", "a", ""}), "no name of a TLV")
 	assert.Equal(t, "present, peer:{a}", Args{{"present"}, {"peer:", "a", ""}}.String())
+}
+
+func TestArgOf_TakesTextAndPlaceholdersOnly(t *testing.T) {
+	for text, want := range map[string]Arg{
+		`'present'`:                          {"present"},
+		`'pre' + 'sent'`:                     {"present"},
+		`ph(req, 'aa')`:                      {"", "aa", ""},
+		`{aa}`:                               {"", "aa", ""},
+		`'peer:' + {aa} + '/8'`:              {"peer:", "aa", "/8"},
+		`{aa} + {bb}`:                        {"", "aa", "", "bb", ""},
+		`'x' + ({aa} + ('y' + 'z')) + {bb}`:  {"x", "aa", "yz", "bb", ""},
+		`1`:                                  nil,
+		`1 + 'a'`:                            nil,
+		`'a' + 1`:                            nil,
+		`['present']`:                        nil,
+		`req`:                                nil,
+		`string('a')`:                        nil,
+		`f('a', 'b')`:                        nil,
+		`f(req, 'a')`:                        nil,
+		`ph('a')`:                            nil,
+		`ph(req, 1)`:                         nil,
+		`ph(req, ph(req, 'a'))`:              nil,
+		`'a' + ph(req, 1)`:                   nil,
+		`{aa} == 'b' ? 'present' : 'absent'`: nil,
+	} {
+		expr, ok := parseCEL(text).(ast.Expr)
+		require.True(t, ok, text)
+		got, ok := ArgOf(expr)
+		assert.Equal(t, want != nil, ok, text)
+		if ok {
+			assert.Equal(t, want, got, text)
+		}
+	}
 }

@@ -260,10 +260,8 @@ func (s *Negations) parseCall(call ast.CallExpr) any {
 	if call.FunctionName() == "pinned_ip" {
 		return ownMatcher{text, true, false, variable}
 	}
-	h, err := c.Compile()
-	if err != nil {
-		h = new(Header)
-	}
+	h, err := c.Compile() // arguments with placeholders may not compile
 	// The value of a placeholder can be port_zero, beside which nothing needs vouching.
-	return ownMatcher{text, h.needsVouching() && !variable, h.is[absent], variable}
+	vouched := err == nil && h.needsVouching() && !variable
+	return ownMatcher{text, vouched, slices.Contains(c.Is, absent), variable}
 }

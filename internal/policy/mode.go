@@ -1,6 +1,9 @@
 package policy
 
-import "fmt"
+import (
+	"encoding/json"
+	"fmt"
+)
 
 // Mode says whether connections must, must not, or may begin with a PROXY protocol
 // header. The zero Mode is Unspecified.
@@ -40,6 +43,19 @@ func (m Mode) String() string { return modeNames[m] }
 
 // MarshalText implements encoding.TextMarshaler.
 func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalJSON implements json.Unmarshaler. Its errors name the JSON field, which encoding/json
+// does not, and say what to write in place of true, which YAML makes of on.
+func (m *Mode) UnmarshalJSON(data []byte) error {
+	if string(data) == "null" {
+		return nil
+	}
+	var name string
+	if json.Unmarshal(data, &name) != nil {
+		return fmt.Errorf(`mode: %s is not a mode: write "on", "off" or "unspecified", with the quotes; YAML reads on and off without quotes as true and false`, data)
+	}
+	return m.UnmarshalText([]byte(name))
+}
 
 // UnmarshalText implements encoding.TextUnmarshaler. Its errors name the JSON field,
 // which encoding/json does not.

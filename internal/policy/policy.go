@@ -93,6 +93,20 @@ func (p *Policy) SetSource(s Source) { p.Source, p.asking = s, make(chan struct{
 // TrustsAnyone reports whether no trusted peers were configured.
 func (p *Policy) TrustsAnyone() bool { return p.Trusted == nil && p.Source == nil }
 
+// TrustedRanges returns the first most ranges of Trusted in order, with "..." if there are more.
+func (p *Policy) TrustedRanges(most int) (ranges []string) {
+	if p.Trusted == nil {
+		return nil
+	}
+	for prefix := range p.Trusted.AllSorted() {
+		if len(ranges) == most {
+			return append(ranges, "...")
+		}
+		ranges = append(ranges, prefix.String())
+	}
+	return ranges
+}
+
 // Ask asks the source whether a peer may send a header. The error says why the peer may not,
 // if the reason is not its address: ErrSourceLate or ErrSourceEmpty. Ask returns when ctx ends,
 // even if the source has not answered. It panics if the source does, and must not be called by

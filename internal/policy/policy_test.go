@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"net/netip"
 	"testing"
@@ -291,5 +292,69 @@ func TestPolicy_Ask(t *testing.T) {
 				assert.NoError(t, err)
 			}
 		})
+	}
+}
+
+func TestMode_InJSON(t *testing.T) {
+	for in, want := range map[string]string{
+		`"on"`:    "",
+		`null`:    "",
+		`"maybe"`: "mode: unknown mode 'maybe': use on, off or unspecified",
+		`true`:    `mode: true is not a mode: write "on", "off" or "unspecified", with the quotes; YAML reads on and off without quotes as true and false`,
+		`1`:       `mode: 1 is not a mode: write "on", "off" or "unspecified", with the quotes; YAML reads on and off without quotes as true and false`,
+	} {
+		var v struct{ Mode Mode }
+		err := json.Unmarshal([]byte(`{"mode":`+in+`}`), &v)
+		if want == "" {
+			assert.NoError(t, err)
+		} else {
+			assert.EqualError(t, err, want)
+		}
+	}
+}
+
+func TestPolicy_Uses(t *testing.T) {
+	ranges := newTable(t, map[string]Mode{"10.0.0.0/8": Off, "10.1.0.0/16": Unspecified})
+	for _, tt := range []struct {
+		policy Policy
+		want   []Mode
+	}{
+		{Policy{Mode: On}, []Mode{On}},
+		{Policy{Mode: Off}, []Mode{Off}},
+		{Policy{Mode: On, Ranges: ranges}, []Mode{On, Off, Unspecified}},
+		{Policy{Mode: Off, Ranges: newTable(t, map[string]Mode{"10.0.0.0/8": On})}, []Mode{On, Off}},
+	} {
+		var got []Mode
+		for _, mode := range []Mode{On, Off, Unspecified} {
+			if tt.policy.Uses(mode) {
+				got = append(got, mode)
+			}
+		}
+		assert.Equal(t, tt.want, got)
+	}
+}
+
+func TestNewSet_RefusesWhatIsNoRange(t *testing.T) {
+	set, err := NewSet([]string{"10.0.0.0/8", "::1"})
+	require.NoError(t, err)
+	assert.True(t, set.Contains(netip.MustParseAddr("10.1.2.3")))
+	assert.True(t, set.Contains(netip.MustParseAddr("::1")))
+	assert.False(t, set.Contains(netip.MustParseAddr("::2")))
+	set, err = NewSet([]string{"10.0.0.0/8", "10.0.0.0/33"})
+	assert.ErrorContains(t, err, "'10.0.0.0/33' is not an IP address or CIDR range")
+	assert.Nil(t, set)
+}
+
+func TestInsertRange_RefusesASecondMode(t *testing.T) {
+	table := new(bart.Table[Mode])
+	wide, narrow := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/16")
+	require.NoError(t, InsertRange(table, wide, On))
+	require.NoError(t, InsertRange(table, wide, On), "the same again")
+	require.NoError(t, InsertRange(table, narrow, Off))
+	assert.EqualError(t, InsertRange(table, wide, Off), "10.0.0.0/8 already has mode 'on' and cannot also have mode 'off': remove one")
+	for prefix, want := range map[netip.Prefix]Mode{wide: On, narrow: Off} {
+		mode, ok := table.Get(prefix)
+		assert.True(t, ok)
+		assert.Equal(t, want, mode)
 	}
 }

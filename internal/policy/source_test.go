@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -50,4 +51,52 @@ func TestPolicy_BoundsTheCallsOfTheSource(t *testing.T) {
 		assert.Zero(t, asking.Load())
 		assert.NoError(t, ask(time.Second), "and it is asked again")
 	})
+}
+
+func TestPolicy_SetSourceLetsItBeAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // a source that cannot be asked waits forever
+		p := Policy{Mode: On}
+		assert.True(t, p.TrustsAnyone())
+		p.SetSource(func(_ context.Context, peer net.Addr) []netip.Prefix {
+			assert.Equal(t, testPeer, peer)
+			return []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		})
+		assert.False(t, p.TrustsAnyone())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		trust, err := p.Ask(ctx, testPeer)
+		assert.NoError(t, err)
+		assert.Equal(t, Trusted, trust)
+	})
+}
+
+// endedContext is a context that has ended, before its channel tells.
+type endedContext struct{ context.Context }
+
+func (endedContext) Err() error { return context.DeadlineExceeded }
+
+// A source may return no ranges because its time is over.
+func TestPolicy_AnswerAfterTheDeadlineDoesNotCount(t *testing.T) {
+	for _, ranges := range [][]netip.Prefix{nil, {netip.MustParsePrefix("0.0.0.0/0")}} {
+		var p Policy
+		p.SetSource(func(context.Context, net.Addr) []netip.Prefix { return ranges })
+		trust, err := p.Ask(endedContext{t.Context()}, testPeer)
+		assert.Equal(t, Untrusted, trust)
+		assert.Equal(t, ErrSourceLate, err)
+	}
+}
+
+// The panic reaches the caller, which recovers. One in another goroutine would end the process.
+func TestPolicy_AskPanicsIfTheSourceDoes(t *testing.T) {
+	var p Policy
+	p.SetSource(func(context.Context, net.Addr) []netip.Prefix { panic("source is broken") })
+	assert.PanicsWithValue(t, "source is broken", func() { _, _ = p.Ask(t.Context(), testPeer) })
+}
+
+func TestPolicy_SourceThatEndsItsGoroutineTrustsNobody(t *testing.T) {
+	var p Policy
+	p.SetSource(func(context.Context, net.Addr) []netip.Prefix { runtime.Goexit(); return nil })
+	trust, err := p.Ask(t.Context(), testPeer)
+	assert.Equal(t, Untrusted, trust)
+	assert.NoError(t, err)
 }

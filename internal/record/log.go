@@ -2,6 +2,7 @@ package record
 
 import (
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -97,13 +98,38 @@ func (l *Log) writeRefusal(level zapcore.Level, at time.Time, peer, local net.Ad
 		return
 	}
 	entry.Time = at
-	entry.Write(
+	fields := []zap.Field{
 		zap.String("peer", conninfo.AddrString(peer)),
 		zap.String("local", conninfo.AddrString(local)),
 		zap.Stringer("mode", mode),
 		zap.Stringer("reason", reason),
 		zap.Error(err), // no field if there is none
-	)
+	}
+	if reason == Untrusted && err == nil {
+		if hint := untrustedHint(peer, local); hint != "" {
+			fields = append(fields, zap.String("hint", hint))
+		}
+	}
+	entry.Write(fields...)
+}
+
+// untrustedHint returns the line to write into the configuration if an untrusted peer should have
+// been accepted. It is empty if the peer has no IP address.
+func untrustedHint(peer, local net.Addr) string {
+	ip := addrOf(peer)
+	switch {
+	case !ip.IsValid():
+		return ""
+	case ip.IsLoopback() || ip == addrOf(local):
+		return "if this machine connects without a header, for example for health checks, add: off " + ip.String()
+	default:
+		return "if this is your load balancer, add its address: trusted_proxies static " + netip.PrefixFrom(ip, ip.BitLen()).String()
+	}
+}
+
+func addrOf(addr net.Addr) netip.Addr {
+	addrPort, _ := netip.ParseAddrPort(conninfo.AddrString(addr)) // which does not panic
+	return addrPort.Addr().Unmap().WithZone("")
 }
 
 // sumUp logs the number of lines of a message that were omitted.
@@ -123,9 +149,18 @@ func (l *Log) sumUp(level zapcore.Level, reason Outcome) {
 
 // Warn logs a warning, unless the queue is full.
 func (l *Log) Warn(message string, fields ...zap.Field) {
+	l.log(zapcore.WarnLevel, message, fields)
+}
+
+// Info logs a line at level INFO, unless the queue is full.
+func (l *Log) Info(message string, fields ...zap.Field) {
+	l.log(zapcore.InfoLevel, message, fields)
+}
+
+func (l *Log) log(level zapcore.Level, message string, fields []zap.Field) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.enqueue(func() { l.logger.Warn(message, fields...) })
+	l.enqueue(func() { l.logger.Log(level, message, fields...) })
 }
 
 // enqueue adds a line to the queue, unless it is full. The caller holds mu.

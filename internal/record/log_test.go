@@ -206,3 +206,57 @@ func TestRecorder_RemembersRefusals(t *testing.T) {
 		})
 	}
 }
+
+func TestLog_UntrustedPeerComesWithTheLineToWrite(t *testing.T) {
+	tcp := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
+	const loadBalancer, machine = "if this is your load balancer, add its address: trusted_proxies static ", "if this machine connects without a header, for example for health checks, add: off "
+	for _, tt := range []struct {
+		name   string
+		reason Outcome
+		peer   net.Addr
+		want   any
+	}{
+		{"another host", Untrusted, tcp("10.0.0.9:4711"), loadBalancer + "10.0.0.9/32"},
+		{"another host over IPv6", Untrusted, tcp("[2001:db8::9]:4711"), loadBalancer + "2001:db8::9/128"},
+		{"a mapped address", Untrusted, tcp("[::ffff:10.0.0.9]:4711"), loadBalancer + "10.0.0.9/32"},
+		{"loopback", Untrusted, tcp("127.0.0.1:4711"), machine + "127.0.0.1"},
+		{"loopback over IPv6", Untrusted, tcp("[::1]:4711"), machine + "::1"},
+		{"this machine's other address", Untrusted, tcp("192.0.2.2:4711"), machine + "192.0.2.2"},
+		{"a Unix socket", Untrusted, &net.UnixAddr{Name: "@", Net: "unix"}, nil},
+		{"no address", Untrusted, nil, nil},
+		{"an address that cannot be shown", Untrusted, badAddr{}, nil},
+		{"another reason", Missing, tcp("10.0.0.9:4711"), nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			core, logs := observer.New(zapcore.WarnLevel)
+			log := NewLog(zap.New(core), false)
+			log.refusal(tt.peer, testLocal, policy.On, tt.reason, nil)
+			log.Flush()
+			require.Equal(t, 1, logs.Len())
+			assert.Equal(t, tt.want, logs.All()[0].ContextMap()["hint"])
+		})
+	}
+}
+
+func TestRecorder_CountsAndRemembers(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	r := Recorder{NewLog(zap.New(core), false), NewStats()}
+	r.Count(policy.On, 1, Client)
+	assert.EqualValues(t, 1, r.Stats.Total(Client))
+	r.ObserveHeader(time.Second)
+	n, _, _ := r.Stats.HeaderTimes()
+	assert.EqualValues(t, 1, n)
+	r.SawPeer(netip.MustParseAddr("192.0.2.1"))
+	peers, _ := r.Stats.SeenPeers()
+	assert.Len(t, peers, 1)
+	r.Marked(testPeer, socket{testLocal}, testHeader())
+	r.Refuse(testPeer, testLocal, policy.On, Missing, nil, nil)
+	r.Log.Warn("what is wrong", zap.String("field", "value"))
+	r.Log.Flush()
+	assert.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())
+	assert.Equal(t, 1, logs.FilterMessage("refused connection without PROXY protocol header").Len())
+	warnings := logs.FilterMessage("what is wrong").All()
+	require.Len(t, warnings, 1)
+	assert.Equal(t, zapcore.WarnLevel, warnings[0].Level)
+	assert.Equal(t, map[string]any{"field": "value"}, warnings[0].ContextMap())
+}

@@ -134,28 +134,36 @@ func TestLog_MarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
 	assert.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())
 }
 
-type goexitCore struct {
+// onceCore is a log whose first write does something else.
+type onceCore struct {
 	blockingCore
 	once *sync.Once
+	do   func()
 }
 
-func (c goexitCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+func (c onceCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	return ce.AddCore(e, c)
 }
-func (c goexitCore) Write(e zapcore.Entry, f []zapcore.Field) error {
-	c.once.Do(runtime.Goexit)
+func (c onceCore) Write(e zapcore.Entry, f []zapcore.Field) error {
+	c.once.Do(c.do)
 	return c.Core.Write(e, f)
 }
 
-// A writer that ends its goroutine must not end the log.
-func TestLog_WriterThatEndsItsGoroutine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		core, logs := observer.New(zapcore.DebugLevel)
-		log := NewLog(zap.New(goexitCore{blockingCore{core, nil}, new(sync.Once)}), false)
-		log.refusal(testPeer, testLocal, policy.On, Missing, nil)
-		synctest.Wait()
-		log.refusal(testPeer, testLocal, policy.On, Missing, nil)
-		synctest.Wait()
-		assert.Equal(t, 1, logs.Len())
-	})
+// A writer that panics or ends its goroutine must not end the log, let alone the process.
+func TestLog_SurvivesAWriterThatFails(t *testing.T) {
+	for name, fails := range map[string]func(){"panics": func() { panic("log is broken") }, "ends its goroutine": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				core, logs := observer.New(zapcore.DebugLevel)
+				released := make(chan struct{})
+				close(released)
+				log := NewLog(zap.New(onceCore{blockingCore{core, released}, new(sync.Once), fails}), false)
+				log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+				synctest.Wait()
+				log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+				synctest.Wait()
+				assert.Equal(t, 1, logs.Len())
+			})
+		})
+	}
 }

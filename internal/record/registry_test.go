@@ -2,6 +2,7 @@ package record
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 
@@ -40,4 +41,49 @@ func TestRegistry_EachIsOrdered(t *testing.T) {
 	}
 	registry.Each(func(key Key, _ *Stats, _ any) { got = append(got, key) })
 	assert.Equal(t, want, got)
+}
+
+// During a reload two configurations have the listener.
+func TestRegistry_ListenerOutlivesOneOfItsUsers(t *testing.T) {
+	registry := newRegistry()
+	key := Key{"srv0", "a"}
+	stats := registry.Acquire(key, "before")
+	assert.Same(t, stats, registry.Acquire(key, "after"))
+	user := func() (latest any) {
+		registry.Each(func(_ Key, of *Stats, u any) {
+			assert.Same(t, stats, of)
+			latest = u
+		})
+		return latest
+	}
+	assert.Equal(t, "after", user(), "the latest")
+	registry.Release("before")
+	assert.Equal(t, "after", user())
+	registry.Acquire(key, "failed")
+	registry.Release("failed") // it did not load
+	assert.Equal(t, "after", user())
+	registry.Release("after")
+	assert.Nil(t, user())
+	assert.NotSame(t, stats, registry.Acquire(key, "new"))
+}
+
+func TestRegistry_KeepsTheTimesOfClosedListeners(t *testing.T) {
+	registry := newRegistry()
+	registry.Acquire(Key{"srv0", "a"}, "closed").ObserveHeader(time.Second)
+	registry.Acquire(Key{"srv0", "b"}, "open").ObserveHeader(time.Minute)
+	registry.Release("closed")
+	n, sum, buckets := registry.Totals()[TotalsKey{Server: "srv0"}].HeaderTimes()
+	assert.EqualValues(t, 2, n)
+	assert.Equal(t, time.Minute+time.Second, sum)
+	assert.EqualValues(t, 1, buckets[1])
+}
+
+func TestRegistry_CountsDatagramsApart(t *testing.T) {
+	registry := newRegistry()
+	registry.Acquire(Key{"srv0", ":443"}, "user").Count(policy.On, 1, Client)
+	registry.Acquire(Key{"srv0", DatagramPrefix + ":443"}, "user").Count(policy.On, 2, Missing)
+	totals := registry.Totals()
+	assert.Len(t, totals, 2)
+	assert.EqualValues(t, 1, totals[TotalsKey{Server: "srv0"}].Total(Client))
+	assert.EqualValues(t, 1, totals[TotalsKey{Server: "srv0", Datagrams: true}].Total(Missing))
 }

@@ -41,6 +41,20 @@ func TestStats_RemembersTheLastRefusalsAndSomePeers(t *testing.T) {
 	assert.True(t, more)
 }
 
+func TestStats_PeersAreInOrder(t *testing.T) {
+	s := NewStats()
+	peers, _ := s.SeenPeers()
+	assert.NotNil(t, peers, "an empty list in JSON")
+	assert.Empty(t, peers)
+	var want []netip.Addr
+	for i := range 100 {
+		s.SawPeer(netip.AddrFrom4([4]byte{10, 0, 0, byte(99 - i)}))
+		want = append(want, netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}))
+	}
+	peers, _ = s.SeenPeers()
+	assert.Equal(t, want, peers)
+}
+
 func TestCounters_DurationsFallIntoTheirBuckets(t *testing.T) {
 	for i, bound := range durationBounds {
 		var d durations

@@ -76,6 +76,6 @@ func (l *Listener) FindHints() []string {
 }
 
 func isPrivate(address string) bool {
-	addr, err := netip.ParseAddr(address)
-	return err == nil && addr.IsPrivate()
+	addr, _ := netip.ParseAddr(address) // or the zero Addr, which is not private
+	return addr.IsPrivate()
 }

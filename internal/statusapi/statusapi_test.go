@@ -31,6 +31,15 @@ func TestListener_FindHints(t *testing.T) {
 		{"clients that come directly", map[string]uint64{"direct": 9}, []string{public}, false, nil},
 		{"many private clients", map[string]uint64{"direct": 9}, []string{private}, true, nil},
 		{"wrong trusted_proxies", map[string]uint64{"untrusted": 9}, []string{private}, false, []string{onlyUntrusted}},
+		{"only one health check", map[string]uint64{"local": 1}, []string{private}, false, []string{onlyHealth}},
+		{"health checks, and clients that are marked", map[string]uint64{"local": 3, "marked": 1, "client": 1}, []string{private}, false, nil},
+		{"one connection without a header under off, one under on", map[string]uint64{"direct": 1, "missing": 1}, []string{private}, false, []string{noHeaders}},
+		{"one connection without a header under off", map[string]uint64{"direct": 1}, []string{private}, false, []string{noHeaders}},
+		{"one connection without a header under on", map[string]uint64{"missing": 1}, []string{private}, false, []string{noHeaders}},
+		{"clients with and without a header", map[string]uint64{"direct": 9, "marked": 9}, []string{private}, false, nil},
+		{"a peer without an IP address", map[string]uint64{"direct": 9}, []string{"@"}, false, nil},
+		{"two private clients", map[string]uint64{"direct": 9}, []string{private, "10.0.0.6"}, false, nil},
+		{"one untrusted peer, once", map[string]uint64{"untrusted": 1}, []string{private}, false, []string{onlyUntrusted}},
 		{"somebody untrusted", map[string]uint64{"untrusted": 9, "client": 1}, []string{private}, false, nil},
 	}
 	for _, tt := range tests {

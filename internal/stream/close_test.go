@@ -98,6 +98,8 @@ func TestConn_IsCountedOnceItsOutcomeIsKnown(t *testing.T) {
 		{"ended before anything under off", policy.Off, both(reads, closes), nil, []string{"silent"}},
 		{"ended before anything under unspecified", policy.Unspecified, both(asks, both(reads, closes)), nil, []string{"silent"}},
 		{"closed where a signature may begin under off", policy.Off, both(reads, closes), []string{"PRO"}, []string{"direct"}},
+		{"ended where a signature may begin", policy.Unspecified, asks, []string{"PRO"}, []string{"direct"}},
+		{"ended where a signature may begin, after a byte", policy.Unspecified, asks, []string{"P"}, []string{"direct"}},
 		{"closed twice", policy.On, both(closes, closes), nil, []string{"silent"}},
 		{"closed behind its header", policy.On, both(asks, closes), []string{headerV1}, []string{"client"}},
 		{"a header may still follow", policy.On, asks, []string{headerV1}, nil},
@@ -217,6 +219,20 @@ func TestClose_WhileWatchingLogsOnce(t *testing.T) {
 	}
 }
 
+// A connection that was counted as served is not counted and logged again as refused.
+func TestClose_ThenAPanicOfTheSocketCountsOnce(t *testing.T) {
+	config, logs := testConfig(policy.On, func(config *Config) { config.Stats = record.NewStats() })
+	socket := &afterRead{script: says(headerV1), after: func() {}}
+	c := wrapTrusted(socket, config)
+	c.RemoteAddr()
+	require.NoError(t, c.Close())
+	socket.after = func() { panic("closed") }
+	assert.ErrorIs(t, readOnce(c, 100).err, record.ErrRefused)
+	assert.EqualValues(t, 1, config.Stats.Total(record.Client))
+	assert.Zero(t, config.Stats.Total(record.IO))
+	assert.Empty(t, loggedReasons(logs))
+}
+
 // A read that ends without bytes because of Close counts the connection, which Close could not.
 func TestClose_WhileASilentReadEndsCountsOnce(t *testing.T) {
 	for _, mode := range []policy.Mode{policy.Off, policy.Unspecified} {
@@ -228,6 +244,7 @@ func TestClose_WhileASilentReadEndsCountsOnce(t *testing.T) {
 		socket.events = []event{{err: errReset}}
 		socket.after = func() { require.NoError(t, c.Close()) }
 		require.Error(t, readOnce(c, 100).err)
+		assert.EqualValues(t, 1, config.Stats.Total(record.Silent), mode)
 		require.NoError(t, c.Close())
 		assert.EqualValues(t, 1, config.Stats.Total(record.Silent), mode)
 		assert.Equal(t, []string{"silent"}, loggedReasons(logs), mode)
@@ -244,6 +261,18 @@ func TestClose_WhileARequestIsReadIsNotSilent(t *testing.T) {
 	require.NoError(t, c.Close())
 	assert.Zero(t, config.Stats.Total(record.Silent))
 	assert.EqualValues(t, 1, config.Stats.Total(record.Direct))
+}
+
+// Bytes that may be the beginning of a signature are bytes of the connection.
+func TestClose_WhereASignatureMayBeginIsNotSilent(t *testing.T) {
+	for _, begun := range []string{"P", "PRO"} {
+		config, _ := testConfig(policy.Off, func(config *Config) { config.Stats = record.NewStats() })
+		c := wrapTrusted(&script{events: []event{{begun, errDeadline}}}, config)
+		require.ErrorIs(t, readOnce(c, 100).err, os.ErrDeadlineExceeded)
+		require.NoError(t, c.Close())
+		assert.EqualValues(t, 1, config.Stats.Total(record.Direct), begun)
+		assert.Zero(t, config.Stats.Total(record.Silent), begun)
+	}
 }
 
 // closeHook calls functions before and after the first Close of the socket, once each.

@@ -33,19 +33,16 @@ type conn struct {
 	state atomic.Uint32
 	// closed says that Close has closed the socket.
 	closed atomic.Bool
-	// counted says that the connection has been counted. Only the goroutine that sets it may
-	// count the connection, so that each connection is counted once.
-	counted atomic.Bool
-
-	// op is the operation that reads the header, while readingHeader is set. Both are written
-	// with headerMu and deadlineMu held, so that either mutex guards reads.
-	op            op
-	readingHeader bool
-	// deadlineSet says that the socket has the deadline of op, which must be removed again;
-	// guarded by deadlineMu.
-	deadlineSet bool
+	// op is the operation that reads the header. It is guarded by headerMu, and does not change
+	// while holding is set.
+	op op
+	// holding says that the socket has the deadline of op, not the caller's. It is written with
+	// headerMu and deadlineMu held, so that either mutex guards reads.
+	holding bool
 	// overdue says that the timeout was over before the first read; guarded by headerMu.
 	overdue bool
+	// counted says that the connection has been counted. It is guarded as buffer is.
+	counted bool
 
 	// info is what is known of the connection. info and client are written in statePending, by
 	// the holder of headerMu, and only read afterwards.
@@ -246,7 +243,7 @@ func (c *conn) countClosed() {
 		c.headerMu.Unlock()
 	}
 	// A refused connection is counted by refuse, which may be in progress without readMu.
-	if c.counted.Load() || c.state.Load() == stateRefused || !c.readMu.TryLock() {
+	if c.state.Load() == stateRefused || !c.readMu.TryLock() {
 		return
 	}
 	defer c.readMu.Unlock()

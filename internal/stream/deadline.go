@@ -7,8 +7,8 @@ import (
 )
 
 // This file sets the read deadline of the socket. The caller's deadline goes straight to the
-// socket, except while the header is read: then the goroutine that reads the header sets the
-// deadline, and restores the caller's deadline before it changes the state.
+// socket, except while a goroutine waits for the header: then that goroutine holds the deadline,
+// and restores the caller's before it changes the state.
 
 // noDeadline is the value of readDeadline if the caller has set no deadline.
 const noDeadline monotime.Time = 0
@@ -36,10 +36,9 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		}
 	}
 	switch {
-	case !c.readingHeader:
+	case !c.holding:
 		return c.Conn.SetReadDeadline(t)
 	case c.op == opRead:
-		c.deadlineSet = true
 		return c.Conn.SetReadDeadline(c.opDeadline())
 	default:
 		return nil // restoreDeadline will set it
@@ -62,19 +61,6 @@ func (c *conn) opDeadline() time.Time {
 	return t
 }
 
-// holdDeadline begins an operation that reads the header. Until restoreDeadline is called, the
-// caller's deadline reaches the socket only if op is opRead. The caller holds headerMu.
-func (c *conn) holdDeadline(op op) error {
-	c.deadlineMu.Lock()
-	defer c.deadlineMu.Unlock()
-	c.op, c.readingHeader = op, true
-	c.deadlineSet = op != opRead && c.readDeadline != noDeadline
-	if c.deadlineSet {
-		return c.Conn.SetReadDeadline(c.opDeadline())
-	}
-	return nil
-}
-
 // beforeRead implements waiter. Data that is already there needs no deadline, unless the timeout
 // has passed: then the read must fail. The caller holds headerMu.
 func (c *conn) beforeRead() error {
@@ -85,27 +71,31 @@ func (c *conn) beforeRead() error {
 	return nil
 }
 
-// beforeWait implements waiter. It sets the deadline of the operation. The caller holds headerMu.
+// beforeWait implements waiter. It holds the deadline, and sets that of the operation. The caller
+// holds headerMu.
 func (c *conn) beforeWait() error {
-	c.deadlineMu.Lock()
-	defer c.deadlineMu.Unlock()
-	if c.deadlineSet {
+	if c.holding {
 		return nil
 	}
-	c.deadlineSet = true
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	c.holding = true
 	return c.Conn.SetReadDeadline(c.opDeadline())
 }
 
-// restoreDeadline ends an operation that reads the header, and sets the caller's deadline on the
-// socket. The caller holds headerMu. Errors are ignored: only a closed connection returns one, and
-// then the next read does, too.
+// restoreDeadline sets the caller's deadline on the socket, if another one is held. The caller
+// holds headerMu. Errors are ignored: only a closed connection returns one, and then the next read
+// does, too.
 func (c *conn) restoreDeadline() {
+	if !c.holding {
+		return
+	}
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()
-	c.readingHeader = false
+	c.holding = false
+	var t time.Time
 	if c.readDeadline != noDeadline {
-		_ = c.Conn.SetReadDeadline(c.readDeadline.ToTime())
-	} else if c.deadlineSet {
-		_ = c.Conn.SetReadDeadline(time.Time{})
+		t = c.readDeadline.ToTime()
 	}
+	_ = c.Conn.SetReadDeadline(t)
 }

@@ -96,7 +96,7 @@ func TestDeadline_OfTheHeaderIsTheEarlierOne(t *testing.T) {
 			socket := says()
 			c := newConn(socket, config, policy.On, policy.Trusted, monotime.Of(accepted))
 			require.NoError(t, c.SetReadDeadline(tt.user))
-			require.NoError(t, c.holdDeadline(tt.op))
+			c.op = tt.op
 			require.NoError(t, c.beforeWait())
 			assert.WithinDuration(t, tt.want, socket.deadline, time.Second)
 			c.restoreDeadline()
@@ -294,6 +294,16 @@ func TestDeadline_ThatCannotBeSetIsARefusal(t *testing.T) {
 		assert.Equal(t, []string{"silent"}, loggedReasons(logs), name)
 		assert.Equal(t, peerAddr, c.RemoteAddr(), name)
 	}
+	for _, name := range []string{"RemoteAddr", "LocalAddr", "Write", "ReadFrom"} {
+		config, logs := testConfig(policy.On)
+		broken := &noReadDeadline{Conn: says(headerV1)}
+		c := wrapTrusted(broken, config)
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute))) // the caller's is replaced
+		broken.err = errors.New("broken")
+		_ = calls[name](c)
+		assert.Equal(t, []string{"silent"}, loggedReasons(logs), name)
+		assert.Equal(t, peerAddr, c.RemoteAddr(), name)
+	}
 }
 
 func TestDeadline_ReachesTheSocketDuringARead(t *testing.T) {
@@ -327,6 +337,88 @@ func TestDeadline_ReturnsErrorsOfTheSocket(t *testing.T) {
 		require.NoError(t, c.Close())
 		assert.ErrorIs(t, c.SetReadDeadline(time.Now()), net.ErrClosed, mode)
 	}
+}
+
+func TestDeadline_ReturnsErrorsBeforeTheHeader(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	broken := &noReadDeadline{Conn: says(headerV1), err: errors.New("broken")}
+	assert.Equal(t, broken.err, wrapTrusted(broken, config).SetReadDeadline(time.Now()))
+}
+
+func TestDeadline_OfARefusedConnectionIsAnError(t *testing.T) {
+	for _, name := range []string{"RemoteAddr", "Read", "Write"} {
+		config, _ := testConfig(policy.On)
+		client, c := dial(t, "tcp4", config)
+		send(client, getRequest)
+		_ = soon(t, func() error { return calls[name](c) })
+		require.Equal(t, stateRefused, c.state.Load())
+		assert.ErrorIs(t, c.SetReadDeadline(time.Now()), net.ErrClosed, name)
+	}
+}
+
+// A header that is there already is read without setting a deadline, which costs more than the read.
+func TestDeadline_IsTheCallersUntilTheSocketWaits(t *testing.T) {
+	late := time.Now().Add(2 * time.Hour) // later than the timeout
+	for _, op := range []op{opAddr, opRead, opWrite} {
+		config, _ := testConfig(policy.On)
+		socket := says()
+		c := wrapTrusted(socket, config)
+		c.op = op
+		untouched := time.Unix(1, 0)
+		socket.deadline = untouched
+		c.restoreDeadline()
+		assert.Equal(t, untouched, socket.deadline, "none is removed")
+		require.NoError(t, c.SetReadDeadline(late))
+		assert.Equal(t, late, socket.deadline)
+		c.restoreDeadline()
+		assert.Equal(t, late, socket.deadline)
+		require.NoError(t, c.beforeWait())
+		assert.WithinDuration(t, c.headerDeadline(), socket.deadline, 0, "the earlier one")
+		socket.deadline = untouched
+		require.NoError(t, c.beforeWait())
+		assert.Equal(t, untouched, socket.deadline, "it is set once")
+		c.restoreDeadline()
+		assert.WithinDuration(t, late, socket.deadline, time.Second)
+	}
+}
+
+func TestDeadline_BetweenReadsReachesTheSocketAsItIs(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	socket := &script{events: []event{{"", errDeadline}}}
+	c := wrapTrusted(socket, config)
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+	require.ErrorIs(t, readOnce(c, 1).err, os.ErrDeadlineExceeded)
+	for _, deadline := range []time.Time{{}, time.Now().Add(2 * config.Timeout)} {
+		require.NoError(t, c.SetReadDeadline(deadline))
+		assert.Equal(t, deadline, socket.deadline)
+	}
+}
+
+// The header's own deadline is removed again, also if the caller has removed another one meanwhile.
+func TestDeadline_ClearedDuringAReadLeavesNone(t *testing.T) {
+	config, _ := testConfig(policy.On)
+	socket := says()
+	c := wrapTrusted(socket, config)
+	c.op = opRead
+	require.NoError(t, c.beforeWait())
+	require.NoError(t, c.SetReadDeadline(time.Time{}))
+	assert.WithinDuration(t, c.headerDeadline(), socket.deadline, 0)
+	c.restoreDeadline()
+	assert.Zero(t, socket.deadline)
+}
+
+// The time that means "none" inside is one that a caller can ask for.
+func TestDeadline_AtTheStartOfTheProcessIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // on its clock no time passes between the calls
+		config, _ := testConfig(policy.On)
+		socket := says(headerV1 + "data")
+		c := wrapTrusted(socket, config)
+		at := noDeadline.ToTime()
+		require.Equal(t, noDeadline, monotime.Of(at))
+		require.NoError(t, c.SetReadDeadline(at))
+		assert.Equal(t, clientAddr, c.RemoteAddr().String())
+		assert.WithinDuration(t, at, socket.deadline, time.Nanosecond)
+	})
 }
 
 func TestDeadline_ThatHasPassedComesBeforeData(t *testing.T) {
@@ -482,6 +574,24 @@ func TestTimeout_RefusesAHeaderReadTooLate(t *testing.T) {
 				assert.Equal(t, []string{"timeout"}, loggedReasons(logs))
 			})
 		}
+	}
+}
+
+func TestTimeout_PassesAtItsVeryEnd(t *testing.T) {
+	for early, overdue := range map[time.Duration]bool{time.Nanosecond: false, 0: true, -time.Nanosecond: true} {
+		synctest.Test(t, func(t *testing.T) {
+			config, _ := testConfig(policy.On)
+			socket := says()
+			c := wrapTrusted(socket, config)
+			time.Sleep(config.Timeout - early)
+			require.NoError(t, c.beforeRead())
+			assert.Equal(t, overdue, c.overdue, early)
+			assert.Equal(t, overdue, !socket.deadline.IsZero(), "the read must fail: %s", early)
+
+			broken := errors.New("broken")
+			c = newConn(&noReadDeadline{socket, broken}, config, policy.On, policy.Trusted, c.acceptedAt)
+			assert.Equal(t, overdue, c.beforeRead() == broken, "or it would not: %s", early)
+		})
 	}
 }
 

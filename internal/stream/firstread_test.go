@@ -161,6 +161,25 @@ func TestReadFirst_DoesNotWaitWithoutADeadline(t *testing.T) {
 	assert.Equal(t, broken, err)
 }
 
+// overdueWaiter is a waiter whose deadline has passed, and cannot be set.
+type overdueWaiter struct{ error }
+
+func (w overdueWaiter) beforeRead() error { return w.error }
+func (overdueWaiter) beforeWait() error   { return nil }
+
+func TestReadFirst_DoesNotReadAfterAnError(t *testing.T) {
+	client, server := socketPair(t, "tcp4")
+	send(client, headerV1)
+	broken := errors.New("broken")
+	in, err := readFirst(server, overdueWaiter{broken})
+	assert.Nil(t, in)
+	assert.Equal(t, broken, err)
+
+	in, err = readFirst(new(net.TCPConn), noWaiter{})
+	assert.Nil(t, in)
+	assert.ErrorIs(t, err, syscall.EINVAL)
+}
+
 func TestReadFirst_ReportsAReset(t *testing.T) {
 	client, server := socketPair(t, "tcp4")
 	require.NoError(t, client.(*net.TCPConn).SetLinger(0))

@@ -64,10 +64,7 @@ func (c *conn) readHeader(op op) (err error) {
 	if c.info.Mode == policy.On && c.refuseUntrusted() {
 		return nil
 	}
-	if err := c.holdDeadline(op); err != nil {
-		c.refuseEnded(err)
-		return err
-	}
+	c.op = op
 	next, err := c.receiveHeader()
 	if next == stateRefused {
 		return err
@@ -80,16 +77,23 @@ func (c *conn) readHeader(op op) (err error) {
 	return err
 }
 
+// markCounted marks the connection as counted, and reports whether the caller must count it.
+func (c *conn) markCounted() bool {
+	first := !c.counted
+	c.counted = true
+	return first
+}
+
 // countServed counts a connection that is not refused, under the header that it began with.
 func (c *conn) countServed() {
-	if c.counted.CompareAndSwap(false, true) {
+	if c.markCounted() {
 		c.config.Count(c.info.Mode, c.info.Header.Version(), record.AcceptedAs(&c.info.Header, c.info.Marked()))
 	}
 }
 
 // countSilent counts a connection that was not refused and ended before its first byte.
 func (c *conn) countSilent() {
-	if c.counted.CompareAndSwap(false, true) {
+	if c.markCounted() {
 		c.config.Count(c.info.Mode, 0, record.Silent)
 		c.config.Refuse(c.info.Peer, localAddrIgnoringPanic(c.Conn), c.info.Mode, record.Silent, nil, nil)
 	}
@@ -108,9 +112,6 @@ func (c *conn) refuseUntrusted() bool {
 			stop()
 		}
 		c.info.Trust, err = c.config.Ask(ctx, c.info.Peer)
-		if c.info.Trust == policy.Trusted {
-			c.config.SawPeer(policy.PeerIP(c.info.Peer))
-		}
 	}
 	switch {
 	case c.info.Trust == policy.Trusted:
@@ -140,6 +141,9 @@ func (c *conn) receiveHeader() (next uint32, err error) {
 			}
 		} else {
 			empty++
+		}
+		if c.callersDeadline(err) {
+			err = c.beforeWait() // with the header's deadline the read may succeed
 		}
 		if err != nil {
 			return c.onReadError(err)
@@ -212,6 +216,12 @@ func (c *conn) onReadError(err error) (next uint32, _ error) {
 	}
 }
 
+// callersDeadline reports whether a read failed because of the caller's deadline, by which an
+// address or a write must not end. The caller holds headerMu.
+func (c *conn) callersDeadline(err error) bool {
+	return !c.holding && c.op != opRead && err != nil && isTimeout(err)
+}
+
 // refuseEnded refuses a connection that ended before its header was complete.
 func (c *conn) refuseEnded(err error) (next uint32) {
 	if len(c.buffered()) == 0 {
@@ -255,7 +265,7 @@ func (c *conn) refuse(reason record.Outcome, err error) (next uint32) {
 	closeIgnoringPanic(c.Conn)
 	got := c.buffered()
 	// A connection that was closed in stateWatching has been counted, with another outcome.
-	if c.counted.CompareAndSwap(false, true) {
+	if c.markCounted() {
 		_, version := wire.Signature(got)
 		c.config.Count(c.info.Mode, version, reason)
 		c.config.Refuse(c.info.Peer, localAddrIgnoringPanic(c.Conn), c.info.Mode, reason, got, err)

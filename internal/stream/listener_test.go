@@ -73,6 +73,7 @@ func TestListener_AcceptsWithoutReading(t *testing.T) {
 func TestListener_AcceptsTheNextAfterARefusal(t *testing.T) {
 	stranger, balancer := &fromPeer{says(headerV1), tcpAddr("198.51.100.1:1")}, says(headerV1)
 	config, logs := testConfig(policy.On)
+	config.Stats = record.NewStats()
 	config.Trusted = rangeSet(t, "192.0.2.0/24")
 	l := &Listener{Listener: &scriptedListener{conns: []net.Conn{stranger, stranger, balancer}}, Config: config}
 	accepted, err := l.Accept()
@@ -84,6 +85,9 @@ func TestListener_AcceptsTheNextAfterARefusal(t *testing.T) {
 	assert.Zero(t, stranger.reads, "refused before a byte is read")
 	assert.Empty(t, stranger.written)
 	assert.Equal(t, []string{"untrusted", "untrusted"}, loggedReasons(logs))
+	assert.EqualValues(t, 2, config.Stats.Total(record.Untrusted))
+	peers, _ := config.Stats.SeenPeers()
+	assert.Equal(t, []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")}, peers, "trusted or not")
 	fields := logs.FilterMessage("refused connection from untrusted peer").All()[0].ContextMap()
 	assert.Equal(t, "198.51.100.1:1", fields["peer"])
 	assert.Equal(t, socketAddr.String(), fields["local"])

@@ -65,6 +65,24 @@ func TestConn_ConcurrentReadsTakeTurns(t *testing.T) {
 	assert.Equal(t, stateOpen, c.state.Load())
 }
 
+// After the first one no header can follow, and the second one reads from the socket.
+func TestConn_ReadThatWaitedForAnotherReads(t *testing.T) {
+	for range 100 {
+		config, _ := testConfig(policy.Off)
+		gate := gatedRead{says("GET", "more"), make(chan struct{}, 2), make(chan struct{})}
+		c := wrapTrusted(gate, config)
+		first := async(func() result { return readOnce(c, 100) })
+		<-gate.got
+		second := async(func() result { return readOnce(c, 100) })
+		for range 100 {
+			runtime.Gosched() // until the second one waits, or else nothing is tested
+		}
+		close(gate.goOn)
+		require.Equal(t, result{"GET", nil}, wait(t, first))
+		require.Equal(t, result{"more", nil}, wait(t, second))
+	}
+}
+
 // Two reads may see the same state at the same instant.
 func TestConn_SimultaneousReadsTakeTurns(t *testing.T) {
 	const rounds = 30_000

@@ -238,6 +238,29 @@ func TestRefuse_PanicOfLocalAddr(t *testing.T) {
 	assert.Equal(t, []string{"io"}, loggedReasons(logs))
 }
 
+// wearingOut is a connection whose SetReadDeadline panics after some calls.
+type wearingOut struct {
+	*script
+	left int
+}
+
+func (c *wearingOut) SetReadDeadline(t time.Time) error {
+	if c.left == 0 {
+		panic("deadline")
+	}
+	c.left--
+	return c.script.SetReadDeadline(t)
+}
+
+// A read that ended at the caller's deadline is refused all the same, and does not report the deadline.
+func TestRefuse_PanicBehindTheDeadlineOfTheCaller(t *testing.T) {
+	config, logs := testConfig(policy.On)
+	c := wrapTrusted(&wearingOut{&script{events: []event{{"", errDeadline}}}, 2}, config)
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
+	assert.ErrorIs(t, readOnce(c, 100).err, record.ErrRefused)
+	assert.Equal(t, []string{"io"}, loggedReasons(logs))
+}
+
 // liar is a connection whose Read reports more bytes than fit, or fewer than none.
 type liar struct {
 	net.Conn

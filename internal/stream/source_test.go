@@ -181,3 +181,22 @@ func TestSource_IsLeftWhenTheConnectionIsClosed(t *testing.T) {
 		})
 	}
 }
+
+// Close may come before there is a call of the source that it could cancel.
+func TestSource_OfAClosedConnectionIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config, logs := testConfig(policy.Unspecified, func(config *Config) {
+			config.SetSource(func(ctx context.Context, _ net.Addr) []netip.Prefix {
+				<-ctx.Done()
+				return nil
+			})
+		})
+		socket := &duringRead{script: says(headerV1)}
+		c := newConn(socket, config, policy.Unspecified, policy.AskSource, monotime.Now())
+		socket.during = func() { assert.NoError(t, c.Close()) }
+		began := time.Now()
+		assert.Equal(t, peerAddr, c.RemoteAddr())
+		assert.Zero(t, time.Since(began))
+		assert.Equal(t, []string{"io"}, loggedReasons(logs))
+	})
+}

@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// certificateTexts and certificateLists are the names of the fields of ssl.client_cert.
-// Caddy's placeholders http.request.tls.client.* call them so. Items of lists have the
-// list's name with .0, .1 and so on behind it.
+// certificateTexts and certificateLists are the names of the fields of ssl.client_cert. They
+// end like Caddy's placeholders http.request.tls.client.*. An item of a list has the name of
+// the list with .0, .1 and so on at the end.
 var (
 	certificateTexts = []string{
 		"ssl.client_cert.fingerprint", "ssl.client_cert.subject", "ssl.client_cert.issuer", "ssl.client_cert.serial",
@@ -22,21 +22,22 @@ var (
 	}
 )
 
-// CertificateNames returns the names of the fields of ssl.client_cert, without those of
-// items of lists.
+// CertificateNames returns the names of the fields of ssl.client_cert. The names of items of
+// lists are not among them.
 func CertificateNames() []string { return slices.Concat(certificateTexts, certificateLists) }
 
-// isCertificateName reports whether it is the name of a field of ssl.client_cert, or of an
+// isCertificateName reports whether name is the name of a field of ssl.client_cert, or of an
 // item of a list.
 func isCertificateName(name string) bool {
 	list, _ := cutIndex(name)
 	return list != "" || slices.Contains(certificateTexts, name) || IsList(name)
 }
 
-// IsList reports whether a name is that of a list.
+// IsList reports whether name is the name of a list of a certificate.
 func IsList(name string) bool { return slices.Contains(certificateLists, name) }
 
-// cutIndex parts the name of a list's item. The list is empty if it is not one.
+// cutIndex splits the name of an item of a list into the name of the list and the index. The
+// list is empty if name is not the name of an item.
 func cutIndex(name string) (list string, index int) {
 	for _, list := range certificateLists {
 		rest, ok := strings.CutPrefix(name, list)
@@ -50,23 +51,25 @@ func cutIndex(name string) (list string, index int) {
 	return "", 0
 }
 
-// The limits of a certificate whose fields are read. Its size has the limit of the header.
+// The limits of certificates. One beyond them has no field but its fingerprint. The size of a
+// certificate needs no limit here, because the size of the header has one.
 const (
-	// maxNameSize is that of the subject and of the issuer. It takes quadratic time to
-	// write them down.
+	// maxNameSize is the largest size of the subject and of the issuer in bytes. To write
+	// such a name as text takes quadratic time.
 	maxNameSize = 4 << 10
-	// maxAltNames is that of all its alternative names. Each takes more memory than it
-	// has bytes.
+	// maxAltNames is the largest number of alternative names of all kinds together. Each
+	// takes more memory than it has bytes in the certificate.
 	maxAltNames = 1000
 )
 
-// certificate has the fields of ssl.client_cert, by name.
+// certificate has the fields of ssl.client_cert by name: texts, and lists of texts.
 type certificate struct {
 	texts map[string]string
 	lists map[string][]string
 }
 
-// text returns a field, or an item of a list, and whether it is there.
+// text returns the text field, or the item of a list, with this name. ok is false if the
+// certificate has none.
 func (c *certificate) text(name string) (text string, ok bool) {
 	if text, ok = c.texts[name]; ok {
 		return text, true
@@ -78,20 +81,20 @@ func (c *certificate) text(name string) (text string, ok bool) {
 	return "", false
 }
 
-// cert returns the fields of ssl.client_cert.
+// cert returns the fields of ssl.client_cert. The first call parses the certificate.
 func (n *Named) cert() *certificate {
 	n.parseOnce.Do(func() {
 		n.certificate = new(certificate)
 		if text, ok := n.Values["ssl.client_cert"]; ok {
-			der, _ := base64.StdEncoding.DecodeString(text) // as it was encoded here
+			der, _ := base64.StdEncoding.DecodeString(text) // describe encoded it
 			n.certificate = readCertificate(der)
 		}
 	})
 	return n.certificate
 }
 
-// readCertificate reads the fields of a certificate, and verifies nothing. It has only a
-// fingerprint if it cannot be parsed or is beyond the limits.
+// readCertificate returns the fields of a certificate in DER form. It verifies nothing. If the
+// certificate cannot be parsed or is beyond the limits, the fingerprint is the only field.
 func readCertificate(der []byte) *certificate {
 	sum := sha256.Sum256(der)
 	c := &certificate{texts: map[string]string{"ssl.client_cert.fingerprint": hex.EncodeToString(sum[:])}}

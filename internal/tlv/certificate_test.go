@@ -20,7 +20,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// signed returns the DER form of a certificate that a key of its own signed.
+// signed returns the DER form of a self-signed certificate.
 func signed(t testing.TB, template *x509.Certificate) []byte {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -33,13 +33,13 @@ func signed(t testing.TB, template *x509.Certificate) []byte {
 	return der
 }
 
-// withCertificate is an SSL TLV with a certificate.
+// withCertificate returns an SSL TLV with a certificate.
 func withCertificate(der []byte) wire.TLVs {
 	value := append([]byte("\x07\x00\x00\x00\x00"), asTLVs(wire.TLV{Type: 0x28, Value: der})...)
 	return asTLVs(wire.TLV{Type: wire.TypeSSL, Value: value})
 }
 
-func TestFieldsOfACertificate(t *testing.T) {
+func TestCertificate_FieldsOfACertificate(t *testing.T) {
 	der := signed(t, &x509.Certificate{
 		SerialNumber: big.NewInt(4711),
 		Subject:      pkix.Name{CommonName: "a"},
@@ -47,7 +47,7 @@ func TestFieldsOfACertificate(t *testing.T) {
 		IPAddresses:  []net.IP{net.IPv4(203, 0, 113, 7)},
 		URIs:         []*url.URL{{Scheme: "urn", Opaque: "x"}},
 	})
-	n := Name(withCertificate(der))
+	n := Parse(withCertificate(der))
 	for name, want := range map[string]string{
 		"ssl.client_cert.fingerprint":     fmt.Sprintf("%x", sha256.Sum256(der)),
 		"ssl.client_cert.subject":         "CN=a",
@@ -90,7 +90,7 @@ func TestFieldsOfACertificate(t *testing.T) {
 	assert.False(t, n.Has("ssl.verified", []string{"false"}))
 }
 
-func TestFieldsOfCertificatesWithinLimits(t *testing.T) {
+func TestCertificate_FieldsOfCertificatesWithinLimits(t *testing.T) {
 	const rdnSize = 2 + 2 + 2 + 5 + 4 // SEQUENCE, SET, SEQUENCE, OID, and the head of text
 	name := func(size int) pkix.Name {
 		return pkix.Name{CommonName: strings.Repeat("x", size)}
@@ -134,7 +134,7 @@ func TestFieldsOfCertificatesWithinLimits(t *testing.T) {
 		{"bytes that are not parsed", []byte("\x30\x00"), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			n := Name(withCertificate(test.der))
+			n := Parse(withCertificate(test.der))
 			assert.True(t, n.Has("ssl.client_cert", nil))
 			assert.Equal(t, fmt.Sprintf("%x", sha256.Sum256(test.der)), n.Text("ssl.client_cert.fingerprint"))
 			assert.Equal(t, test.read, n.Has("ssl.client_cert.serial", nil))
@@ -149,8 +149,8 @@ func TestFieldsOfCertificatesWithinLimits(t *testing.T) {
 	}
 }
 
-func TestCertificatesAreParsedIfAFieldIsAskedFor(t *testing.T) {
-	n := Name(withCertificate(signed(t, new(x509.Certificate))))
+func TestCertificate_CertificatesAreParsedIfAFieldIsAskedFor(t *testing.T) {
+	n := Parse(withCertificate(signed(t, new(x509.Certificate))))
 	for _, name := range append(Names(), "0x20", "nonsense") {
 		n.Text(name)
 		n.List(name)
@@ -161,7 +161,7 @@ func TestCertificatesAreParsedIfAFieldIsAskedFor(t *testing.T) {
 	assert.NotNil(t, n.certificate)
 }
 
-func TestWhatIsACertificate(t *testing.T) {
+func TestCertificate_WhatIsACertificate(t *testing.T) {
 	der := signed(t, new(x509.Certificate))
 	for _, test := range []struct {
 		name string
@@ -178,7 +178,7 @@ func TestWhatIsACertificate(t *testing.T) {
 		{"a SEQUENCE of another class", []byte("\x70\x03\x02\x01\x00"), false},
 		{"a SEQUENCE that is not constructed", []byte("\x10\x03\x02\x01\x00"), false},
 	} {
-		n := Name(withCertificate(test.der))
+		n := Parse(withCertificate(test.der))
 		assert.Equal(t, test.want, n.Has("ssl.client_cert", nil), test.name)
 		assert.Equal(t, test.want, n.Has("ssl.client_cert.fingerprint", nil), test.name)
 		assert.Equal(t, "true", n.Text("ssl.verified"), test.name)

@@ -16,13 +16,13 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// Encode returns the TLVs that say all this, in this order. What belongs to one TLV, as
-// all of ssl does, becomes one. To say something twice is an error, except in
-// hexadecimal.
+// Encode returns TLVs with these values, in this order. All values of ssl share one TLV, which
+// takes the place of the first of them. A duplicate name is an error, except for 0xNN, because
+// types may repeat.
 func Encode(values []Value) ([]wire.TLV, error) {
 	var tlvs []wire.TLV
 	var sslValues []Value
-	sslAt, said := -1, make(map[string]bool)
+	sslAt, seen := -1, make(map[string]bool)
 	for _, value := range values {
 		name, err := ParseName(value.Name)
 		if err != nil {
@@ -32,10 +32,10 @@ func Encode(values []Value) ([]wire.TLV, error) {
 			return nil, fmt.Errorf("TLV '%s' is part of ssl.client_cert: use ssl.client_cert instead", name)
 		}
 		hexadecimal := strings.HasPrefix(name, "0x")
-		if said[name] && !hexadecimal {
+		if seen[name] && !hexadecimal {
 			return nil, fmt.Errorf("duplicate TLV '%s': remove one", name)
 		}
-		said[name] = true
+		seen[name] = true
 		switch {
 		case hexadecimal:
 			var tlv wire.TLV
@@ -74,7 +74,7 @@ var (
 )
 
 func encodeHex(name, text string) (wire.TLV, error) {
-	typ, _ := hex.DecodeString(name[len("0x"):]) // ParseName has seen to it
+	typ, _ := hex.DecodeString(name[len("0x"):]) // ParseName has checked the digits
 	value, err := hex.DecodeString(text)
 	if err != nil {
 		return wire.TLV{}, errNotHex
@@ -120,12 +120,14 @@ func parseNumber(text string, bits int) (uint64, error) {
 	return n, nil
 }
 
-// notVerified is a verify result other than 0.
+// notVerified is the verify result of a certificate that was not verified. Any number but 0
+// means that.
 const notVerified = 1
 
-// encodeSSL returns the value of an SSL TLV that says all this. What is not given follows
-// from the rest: there is a certificate if something is said of one, and it was not
-// verified.
+// encodeSSL returns the value of an SSL TLV with these values. Values that are not given follow
+// from the others: the client used TLS if there is a version of TLS, it presented a certificate
+// if there is a name, a certificate or ssl.verified true, and the certificate was verified only
+// if ssl.verified is true.
 func encodeSSL(values []Value) ([]byte, error) {
 	var parts []byte
 	var bits byte
@@ -159,7 +161,8 @@ func encodeSSL(values []Value) ([]byte, error) {
 	return s, nil
 }
 
-// sslPart returns the type of the part of an SSL TLV with this name, or 0.
+// sslPart returns the type of the part of an SSL TLV that has this name. It is 0 for names of
+// values in the bits and the verify result.
 func sslPart(name string) wire.Type {
 	if name == "ssl.client_cert" {
 		return sslClientCert
@@ -189,8 +192,8 @@ func encodeSSLPart(typ wire.Type, text string) ([]byte, error) {
 	return append(binary.BigEndian.AppendUint16([]byte{byte(typ)}, uint16(len(value))), value...), nil
 }
 
-// encodeSSLHead returns the bits and the verify result. Those of the bits that are not
-// given are as they are.
+// encodeSSLHead returns the bits and the verify result that an SSL TLV begins with. Bits that
+// are not given keep their value in the argument bits.
 func encodeSSLHead(given map[string]string, bits byte) (_ byte, result uint32, err error) {
 	result = notVerified
 	if given["ssl.verified"] == "true" {

@@ -43,8 +43,8 @@ func firsts(raw []byte) (types, subtypes map[string]string) {
 
 var fuzzID = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
 
-// FuzzName names any bytes at all.
-func FuzzName(f *testing.F) {
+// FuzzParse compares the values of any bytes with a model.
+func FuzzParse(f *testing.F) {
 	der := signed(f, &x509.Certificate{
 		Subject: pkix.Name{CommonName: "a"}, DNSNames: []string{"a.test"}, IPAddresses: []net.IP{net.IPv6loopback}, EmailAddresses: []string{"a\x1b@a"},
 	})
@@ -68,9 +68,9 @@ func FuzzName(f *testing.F) {
 			return
 		}
 		types, subtypes := firsts(raw)
-		n := Name(raw)
+		n := Parse(raw)
 
-		// Every type is there in hexadecimal, and its first value counts.
+		// Every type has a value in hexadecimal, and its first TLV counts.
 		for typ, value := range types {
 			require.Equal(t, hex.EncodeToString([]byte(value)), n.Values["0x"+typ])
 		}
@@ -105,7 +105,7 @@ func FuzzName(f *testing.F) {
 			require.False(t, n.Has("ssl.client_cert.serial", nil))
 		}
 
-		// Of vendors' types the first of each subtype counts.
+		// Of types of vendors the first TLV of each subtype counts.
 		for subtype, name := range map[string]string{
 			"ea01": "aws_vpce_id", "e101": "alibaba_vpc_id", "e102": "alibaba_endpoint_id", "e103": "alibaba_endpoint_service_id",
 		} {
@@ -118,8 +118,7 @@ func FuzzName(f *testing.F) {
 		require.Equal(t, len(subtypes["ee01"]) == 4, n.Has("azure_private_endpoint_link_id", nil))
 		require.Equal(t, len(types["e0"]) == 8, n.Has("gcp_psc_connection_id", nil))
 
-		// The names are those that can be asked for, and there is not much more to show than
-		// there were bytes.
+		// Every name can be asked for, and the number of shown names is bounded.
 		size := 0
 		for name, text := range n.Values {
 			parsed, err := ParseName(name)
@@ -128,8 +127,8 @@ func FuzzName(f *testing.F) {
 			size += len(text)
 		}
 		require.LessOrEqual(t, size, 5*len(raw)+64)
-		require.LessOrEqual(t, len(n.Telling), 256+len(names))
-		for _, name := range n.Telling {
+		require.LessOrEqual(t, len(n.Shown), 256+len(names))
+		for _, name := range n.Shown {
 			require.Contains(t, n.Values, name)
 		}
 		shown := func(text string) {

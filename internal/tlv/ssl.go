@@ -9,17 +9,17 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// ssl is the value of an SSL TLV: what the load balancer says of the client's TLS
-// connection (specification, section 2.2.6). Every part of it stands for itself. Load
-// balancers copy parts from the client's certificate, so the client chooses their bytes:
-// they must not make another part unreadable.
+// ssl is the value of an SSL TLV, in which the load balancer describes the client's TLS
+// connection (specification, section 2.2.6). Each part is read by itself: load balancers copy
+// parts from the client's certificate, so the client chooses their bytes, and these bytes must
+// not make another part unreadable.
 type ssl []byte
 
 // The bits of the first byte.
 const (
 	sslClient   byte = 1 << iota // the client connected with TLS
-	sslCertConn                  // it presented a certificate on this connection
-	sslCertSess                  // it presented one on a connection of this TLS session
+	sslCertConn                  // the client presented a certificate on this connection
+	sslCertSess                  // the client presented a certificate in this TLS session
 )
 
 // The types of the parts.
@@ -34,7 +34,7 @@ const (
 	sslClientCert
 )
 
-// sslTexts are the parts that are text.
+// sslTexts are the types and names of the parts that are text.
 var sslTexts = []struct {
 	typ  wire.Type
 	name string
@@ -51,7 +51,8 @@ var sslTexts = []struct {
 // sslHeadSize is the size of the bits and the verify result, which come before the parts.
 const sslHeadSize = 5
 
-// bits returns those of the client. What is cut off was not presented.
+// bits returns the first byte. It is 0 if the value is empty: the client then counts as one
+// without TLS and without a certificate.
 func (s ssl) bits() byte {
 	if len(s) == 0 {
 		return 0
@@ -59,8 +60,9 @@ func (s ssl) bits() byte {
 	return s[0]
 }
 
-// verifyResult returns the result of verifying the client's certificate, and whether it is
-// there. It is 0 if the certificate is valid. HAProxy sends 0 without a certificate as well.
+// verifyResult returns the result of verifying the client's certificate, which is 0 if the
+// certificate is valid. ok is false if the value is too short to have a result. HAProxy sends 0
+// for a client without a certificate, too.
 func (s ssl) verifyResult() (result uint32, ok bool) {
 	if len(s) < sslHeadSize {
 		return 0, false
@@ -74,13 +76,14 @@ func (s ssl) verified() bool {
 	return ok && result == 0 && s.bits()&(sslCertConn|sslCertSess) != 0
 }
 
-// parts returns the TLVs inside, up to the first that overruns the end.
+// parts returns the TLVs behind the verify result. Reading them ends at the first that
+// overruns the end.
 func (s ssl) parts() wire.TLVs {
 	return wire.TLVs(s[min(sslHeadSize, len(s)):])
 }
 
-// describe returns what the TLV says. It always says whether the client's certificate was
-// verified, so that nobody can avoid a rule for those that were not.
+// describe returns the named values of the TLV. ssl.verified is always among them: otherwise a
+// client could escape a rule for certificates that were not verified.
 func (s ssl) describe() []Value {
 	var values []Value
 	for _, part := range sslTexts {
@@ -101,8 +104,9 @@ func (s ssl) describe() []Value {
 	return values
 }
 
-// isSequence reports whether b is one DER SEQUENCE to its end, as a certificate is. It asks
-// no more than that, because the load balancer may read certificates that Go does not.
+// isSequence reports whether b is one DER SEQUENCE and nothing else, as a certificate is. The
+// contents are not checked, because the load balancer may accept certificates that Go cannot
+// parse.
 func isSequence(b []byte) bool {
 	var v asn1.RawValue
 	rest, err := asn1.Unmarshal(b, &v)

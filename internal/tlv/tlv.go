@@ -1,5 +1,5 @@
-// Package tlv knows what the TLVs of PROXY protocol headers mean, by the names that users
-// know them by.
+// Package tlv translates between the TLVs of PROXY protocol headers and named values. Users
+// know the values by these names, in placeholders, matchers and commands.
 package tlv
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// names are the names of what TLVs say that users can ask for, beside those of a
-// certificate and 0xNN for the value of any type in hexadecimal.
+// names are the names of values that users can ask for. There are also the names of fields of a
+// certificate, and 0xNN for the value of any type in hexadecimal.
 var names = []string{
 	"alpn", "authority", "unique_id", "netns",
 	"ssl.version", "ssl.cn", "ssl.cipher", "ssl.sig_alg", "ssl.key_alg", "ssl.group",
@@ -27,10 +27,11 @@ var names = []string{
 	"alibaba_vpc_id", "alibaba_endpoint_id", "alibaba_endpoint_service_id",
 }
 
-// Names returns the names of what TLVs say, without those of [CertificateNames] and 0xNN.
+// Names returns the names of the values of TLVs, without [CertificateNames] and 0xNN.
 func Names() []string { return slices.Clone(names) }
 
-// ParseName returns the name in the form that Named uses.
+// ParseName returns a name in the form that [Named] uses: 0xNN in lower case, others as they
+// are. An unknown name is an error.
 func ParseName(name string) (string, error) {
 	if slices.Contains(names, name) || isCertificateName(name) {
 		return name, nil
@@ -47,73 +48,75 @@ func ParseName(name string) (string, error) {
 // Code returns the name 0xNN of a type.
 func Code(typ wire.Type) string { return fmt.Sprintf("0x%02x", byte(typ)) }
 
-// Value is what a TLV says under a name.
+// Value is one named value of a TLV.
 type Value struct {
+	// Name is one of [Names], or 0xNN for [Encode].
 	Name string
-	// Text is as it came: escape it before it is shown.
+	// Text is not escaped: escape it before it is shown.
 	Text string
 }
 
-// Named is what all TLVs of a header say, by name.
+// Named has the values of all TLVs of a header by name.
 type Named struct {
-	// Values has the names that there are, and 0xNN for all types there are, but not the
-	// names of a certificate's fields. Text is as it came: escape it before it is shown.
+	// Values has each value under its name, and the first value of each type in hexadecimal
+	// under 0xNN. The fields of a certificate are not in the map: see Text and List. Values
+	// are not escaped: escape them before they are shown.
 	Values map[string]string
-	// Telling has the names worth showing, in the order of the TLVs: 0xNN only of types
-	// that have no other name.
-	Telling []string
+	// Shown has the names that are worth showing, in the order of the TLVs. A type is shown as
+	// 0xNN only if there is no other name for it, and a checksum or padding not at all.
+	Shown []string
 
-	// parseOnce guards certificate, which is parsed when a name of it is asked for.
+	// parseOnce guards certificate, which is parsed when one of its fields is asked for.
 	parseOnce   sync.Once
 	certificate *certificate
 }
 
-// Name finds out what TLVs say. A TLV that does not have the form that its type should
-// have says nothing. Of repeated types the first counts, of types with a subtype the first
-// of each subtype, even if it says nothing.
-func Name(tlvs wire.TLVs) *Named {
+// Parse returns the values of TLVs by name. A TLV whose value does not have the form of its type
+// has no value but 0xNN. Of TLVs of the same type only the first counts, even if its value is
+// malformed. Of types with subtypes the first of each subtype counts.
+func Parse(tlvs wire.TLVs) *Named {
 	n := &Named{Values: make(map[string]string)}
 	type part struct {
 		typ     wire.Type
 		subtype byte
 	}
 	counted := make(map[part]bool)
-	var types []wire.Type // in the order of the first of each
-	telling := make(map[wire.Type][]string)
+	var types []wire.Type // in the order of their first TLVs
+	shown := make(map[wire.Type][]string)
 	for tlv := range tlvs.All() {
 		p := part{tlv.Type, subtypeOf(tlv)}
 		if counted[p] {
 			continue
 		}
 		counted[p] = true
-		if _, ok := telling[tlv.Type]; !ok {
+		if _, ok := shown[tlv.Type]; !ok {
 			types = append(types, tlv.Type)
 			n.Values[Code(tlv.Type)] = hex.EncodeToString(tlv.Value)
 		}
-		told := telling[tlv.Type]
+		names := shown[tlv.Type]
 		for _, value := range Describe(tlv) {
 			n.Values[value.Name] = value.Text
 			if !slices.Contains(summed, value.Name) {
-				told = append(told, value.Name)
+				names = append(names, value.Name)
 			}
 		}
-		telling[tlv.Type] = told
+		shown[tlv.Type] = names
 	}
 	for _, typ := range types {
-		told := telling[typ]
-		if len(told) == 0 && typ != wire.TypeCRC32C && typ != wire.TypeNoop {
-			told = []string{Code(typ)}
+		names := shown[typ]
+		if len(names) == 0 && typ != wire.TypeCRC32C && typ != wire.TypeNoop {
+			names = []string{Code(typ)}
 		}
-		n.Telling = append(n.Telling, told...)
+		n.Shown = append(n.Shown, names...)
 	}
 	return n
 }
 
-// summed are names that are not worth showing beside ssl.verified, which sums them up.
+// summed are the names that are not shown, because ssl.verified sums them up.
 var summed = []string{"ssl.verify_result", "ssl.cert_conn", "ssl.cert_sess"}
 
-// subtypeOf returns the first byte of a TLV of a type whose values begin with a subtype,
-// else 0.
+// subtypeOf returns the first byte of a TLV's value if values of its type begin with a subtype,
+// and otherwise 0.
 func subtypeOf(tlv wire.TLV) byte {
 	switch tlv.Type {
 	case tlvparse.PP2_TYPE_AWS, tlvparse.PP2_TYPE_AZURE, typeAlibaba:
@@ -124,8 +127,8 @@ func subtypeOf(tlv wire.TLV) byte {
 	return 0
 }
 
-// Text returns what the TLVs say under a name, as it came: escape it before it is shown.
-// It is empty if they say nothing, or a list.
+// Text returns the text under a name. The text is not escaped: escape it before it is shown. It
+// is empty if there is no value under the name, or a list.
 func (n *Named) Text(name string) string {
 	if !isCertificateName(name) {
 		return n.Values[name]
@@ -134,8 +137,9 @@ func (n *Named) Text(name string) string {
 	return text
 }
 
-// List returns what the TLVs say under the name of a list, as it came: escape it before it
-// is shown. It is nil if they say nothing.
+// List returns the list under a name. The texts are not escaped: escape them before they are
+// shown. The list is nil if name is not the name of a list, or if the certificate has no such
+// list.
 func (n *Named) List(name string) []string {
 	if !IsList(name) {
 		return nil
@@ -143,8 +147,8 @@ func (n *Named) List(name string) []string {
 	return n.cert().lists[name]
 }
 
-// Has reports whether the TLVs say something under a name, and if values are given,
-// whether it is one of these. Of a list, one item has to be.
+// Has reports whether there is a value under a name. If values are given, the value has to be
+// one of them, or, of a list, at least one item.
 func (n *Named) Has(name string, values []string) bool {
 	if list := n.List(name); list != nil {
 		return len(values) == 0 || slices.ContainsFunc(list, func(item string) bool { return slices.Contains(values, item) })
@@ -156,8 +160,8 @@ func (n *Named) Has(name string, values []string) bool {
 	return ok && (len(values) == 0 || slices.Contains(values, text))
 }
 
-// Describe returns what one TLV says beside its bytes: nothing if its type has no name or
-// its value not the form that the type should have.
+// Describe returns the named values of one TLV, without 0xNN. There are none if its type has no
+// name, or if its value does not have the form of its type.
 func Describe(tlv wire.TLV) []Value {
 	parsed := proxyproto.TLV{Type: proxyproto.PP2Type(tlv.Type), Value: tlv.Value}
 	switch parsed.Type {
@@ -189,15 +193,16 @@ func Describe(tlv wire.TLV) []Value {
 	return nil
 }
 
-// typeAlibaba is the type of Alibaba Cloud's TLVs for PrivateLink. Like all vendors' types
-// it may be used for something else by other senders:
+// typeAlibaba is the type of Alibaba Cloud's TLVs for PrivateLink. Other senders may use the same
+// type for something else, as all types of vendors:
 // https://www.alibabacloud.com/help/en/privatelink/obtain-real-client-information
 const typeAlibaba = 0xe1
 
-// alibabaNames are the names of the subtypes of Alibaba Cloud's TLVs.
+// alibabaNames are the names of the values of Alibaba Cloud's TLVs, by subtype.
 var alibabaNames = [...]string{1: "alibaba_vpc_id", 2: "alibaba_endpoint_id", 3: "alibaba_endpoint_service_id"}
 
-// describeAlibaba returns what an Alibaba Cloud TLV says: its subtype, and an ID.
+// describeAlibaba returns the named value of an Alibaba Cloud TLV: a byte with the subtype, and
+// an ID.
 func describeAlibaba(value []byte) []Value {
 	if len(value) < 2 || int(value[0]) >= len(alibabaNames) || value[0] == 0 || !isID(value[1:]) {
 		return nil
@@ -205,7 +210,7 @@ func describeAlibaba(value []byte) []Value {
 	return []Value{{alibabaNames[value[0]], string(value[1:])}}
 }
 
-// isID reports whether b has only letters, digits and hyphens, as IDs in clouds have.
+// isID reports whether b has only letters, digits and hyphens, as the IDs of clouds do.
 func isID(b []byte) bool {
 	for _, c := range b {
 		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' {

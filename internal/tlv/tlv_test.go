@@ -27,7 +27,7 @@ func newCertificate(t testing.TB) string {
 	return base64.StdEncoding.EncodeToString(der)
 }
 
-// asTLVs is the encoded form of TLVs.
+// asTLVs returns the encoded form of TLVs.
 func asTLVs(tlvs ...wire.TLV) wire.TLVs {
 	var all wire.TLVs
 	for _, tlv := range tlvs {
@@ -37,7 +37,7 @@ func asTLVs(tlvs ...wire.TLV) wire.TLVs {
 	return all
 }
 
-func TestEncodeEveryName(t *testing.T) {
+func TestParse_EncodeEveryName(t *testing.T) {
 	cert := newCertificate(t)
 	given := map[string]string{
 		"alpn": "h2", "authority": "example.com", "unique_id": "\x00\x01", "netns": "blue",
@@ -57,16 +57,16 @@ func TestEncodeEveryName(t *testing.T) {
 	tlvs, err := Encode(values)
 	require.NoError(t, err)
 
-	named := Name(asTLVs(tlvs...))
+	named := Parse(asTLVs(tlvs...))
 	for name, text := range given {
 		assert.Equal(t, text, named.Values[name], name)
 	}
-	assert.Len(t, named.Telling, len(given)-3, "without what ssl.verified sums up")
-	// All of ssl is one TLV.
+	assert.Len(t, named.Shown, len(given)-3, "without what ssl.verified sums up")
+	// All values of ssl share one TLV.
 	assert.Len(t, tlvs, len(given)-11)
 }
 
-func TestEncodeOneSSLName(t *testing.T) {
+func TestParse_EncodeOneSSLName(t *testing.T) {
 	for _, name := range Names() {
 		if !strings.HasPrefix(name, "ssl.") {
 			continue
@@ -85,12 +85,12 @@ func TestEncodeOneSSLName(t *testing.T) {
 		require.Len(t, tlvs, 1, name)
 		described := Describe(tlvs[0])
 		assert.Contains(t, described, Value{name, text})
-		// Nothing vouches for a certificate that nobody said was verified.
+		// A certificate counts as not verified unless a value says that it was.
 		assert.Contains(t, described, Value{"ssl.verified", "false"})
 	}
 }
 
-func TestEncodeErrors(t *testing.T) {
+func TestParse_EncodeErrors(t *testing.T) {
 	for _, test := range []struct {
 		values []Value
 		err    string
@@ -127,8 +127,8 @@ func TestEncodeErrors(t *testing.T) {
 	assert.Equal(t, []wire.TLV{{Type: 0xf0, Value: []byte{1}}, {Type: 0xf0, Value: []byte{}}}, tlvs)
 }
 
-func TestName(t *testing.T) {
-	named := Name(asTLVs(
+func TestParse_Name(t *testing.T) {
+	named := Parse(asTLVs(
 		wire.TLV{Type: wire.TypeNoop, Value: []byte("pad")},
 		wire.TLV{Type: wire.TypeAuthority, Value: []byte("first")},
 		wire.TLV{Type: wire.TypeAuthority, Value: []byte("second")},
@@ -142,14 +142,14 @@ func TestName(t *testing.T) {
 	))
 	assert.Equal(t, "first", named.Values["authority"], "of repeated types the first counts")
 	assert.Equal(t, hex.EncodeToString([]byte("first")), named.Values["0x02"])
-	assert.Equal(t, []string{"authority", "azure_private_endpoint_link_id", "ssl.verified", "0xea", "0xf1"}, named.Telling)
+	assert.Equal(t, []string{"authority", "azure_private_endpoint_link_id", "ssl.verified", "0xea", "0xf1"}, named.Shown)
 	assert.Equal(t, "7", named.Values["azure_private_endpoint_link_id"])
 	assert.Equal(t, "02", named.Values["0xee"], "the first of the type, whatever its subtype")
 	assert.Equal(t, "false", named.Values["ssl.verified"])
-	assert.Empty(t, Name(nil).Telling)
+	assert.Empty(t, Parse(nil).Shown)
 }
 
-func TestEncodeSSL(t *testing.T) {
+func TestParse_EncodeSSL(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		values []Value
@@ -174,7 +174,7 @@ func TestEncodeSSL(t *testing.T) {
 	}
 }
 
-func TestNameCountsTheFirstOfEachSubtype(t *testing.T) {
+func TestParse_NameCountsTheFirstOfEachSubtype(t *testing.T) {
 	const good = "\x01vpce-1"
 	for _, test := range []struct {
 		name   string
@@ -194,14 +194,14 @@ func TestNameCountsTheFirstOfEachSubtype(t *testing.T) {
 		for _, value := range test.values {
 			tlvs = append(tlvs, wire.TLV{Type: 0xea, Value: []byte(value)})
 		}
-		n := Name(asTLVs(tlvs...))
+		n := Parse(asTLVs(tlvs...))
 		assert.Equal(t, test.want, n.Text("aws_vpce_id"), test.name)
 		assert.Equal(t, test.want != "", n.Has("aws_vpce_id", nil), test.name)
 		assert.Equal(t, hex.EncodeToString([]byte(test.values[0])), n.Text("0xea"), test.name)
 	}
 }
 
-func TestVendorTLVsOfAnotherForm(t *testing.T) {
+func TestParse_VendorTLVsOfAnotherForm(t *testing.T) {
 	for _, tlv := range []wire.TLV{
 		{Type: 0xea, Value: []byte("\x01")}, {Type: 0xee, Value: []byte("\x01\x00\x00\x00")}, {Type: 0xee, Value: []byte("\x01\x00\x00\x00\x00\x00")},
 		{Type: 0xe0, Value: []byte("\x00\x00\x00\x00\x00\x00\x00")}, {Type: 0xe0}, {Type: 0xe1}, {Type: 0xe1, Value: []byte("\x01")},
@@ -210,7 +210,7 @@ func TestVendorTLVsOfAnotherForm(t *testing.T) {
 	}
 }
 
-func TestAlibabaIDs(t *testing.T) {
+func TestParse_AlibabaIDs(t *testing.T) {
 	for id, ok := range map[string]bool{
 		"vpc-bp1": true, "A-Z": true, "az": true, "09": true, "-": true,
 		"": false, "@": false, "[": false, "`": false, "{": false, "/": false, ":": false, "vpc_1": false,
@@ -228,7 +228,7 @@ func TestAlibabaIDs(t *testing.T) {
 	}
 }
 
-func TestParseName(t *testing.T) {
+func TestParse_ParseName(t *testing.T) {
 	for _, name := range Names() {
 		parsed, err := ParseName(name)
 		require.NoError(t, err)

@@ -12,23 +12,22 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// benchmarked are headers as load balancers send them: the spelling of v1
-// addresses neither the shortest nor the longest.
+// benchmarked are headers as load balancers send them. The v1 addresses are neither the
+// shortest nor the longest.
 var benchmarked = []struct{ name, header string }{
 	{"v1/ipv4", "PROXY TCP4 203.0.113.195 10.0.12.34 56324 443\r\n"},
 	{"v1/ipv6", "PROXY TCP6 2001:db8:85a3::8a2e:370:7334 2001:db8:1b::10 56324 443\r\n"},
 	{"v2/ipv4", v2(proxy, 0x11, addrs4)},
 	{"v2/ipv6", v2(proxy, 0x21, addrs6)},
-	// Checksum, VPC endpoint ID and padding, 100 bytes. Of the two only this
-	// package's decoder verifies the checksum and walks the TLVs.
+	// Checksum, VPC endpoint ID and padding, 100 bytes. Only this package's decoder
+	// verifies the checksum and walks the TLVs; pires does not.
 	{"v2/aws", awsVPCE},
 }
 
-// BenchmarkDecode measures from bytes in a connection's buffer, of which a request
-// follows, to a decoded header. All do the same reading: one Read of all that has
-// come into a buffer that is used again, of 256 bytes, which is what
-// pires/go-proxyproto gives each connection. That it allocates such a buffer, and
-// a bufio.Reader, per connection is not counted against it.
+// BenchmarkDecode measures the way from received bytes, a header and a request, to a
+// decoded header. All decoders read in the same way: one Read of all bytes into a reused
+// buffer of 256 bytes, the size that pires/go-proxyproto gives each connection. Its
+// allocation of such a buffer and a bufio.Reader per connection is not measured.
 func BenchmarkDecode(b *testing.B) {
 	for _, bc := range benchmarked {
 		received := []byte(bc.header + "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n")
@@ -66,7 +65,7 @@ func BenchmarkDecode(b *testing.B) {
 			return err
 		}))
 		if bc.name == "v2/aws" {
-			continue // which mastercactapus/proxyprotocol refuses, as all headers with TLVs
+			continue // mastercactapus/proxyprotocol refuses all headers with TLVs
 		}
 		b.Run(bc.name+"/mastercactapus", buffered(func(r *bufio.Reader) error {
 			_, err := proxyprotocol.Parse(r)
@@ -75,7 +74,8 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// BenchmarkDecodeRefused measures what a peer can make a receiver do for nothing.
+// BenchmarkDecodeRefused measures the work that a peer can cause with bytes that are not a
+// valid header.
 func BenchmarkDecodeRefused(b *testing.B) {
 	for _, bc := range []struct{ name, in string }{
 		{"no header", "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"},

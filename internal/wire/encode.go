@@ -17,8 +17,9 @@ var (
 )
 
 // Append appends the encoded header to b, with the TLVs and, if checksum is set, a
-// CRC32C TLV as the last of them. TLVs are not checked: to send a wrong one is a
-// caller's right. Paths of Unix sockets are sent empty.
+// CRC32C TLV behind them. The contents of TLVs are not checked, so that a caller can
+// send malformed ones. Paths of Unix sockets are empty. If there is an error, b is
+// returned as it was.
 func Append(b []byte, h Header, tlvs []TLV, checksum bool) ([]byte, error) {
 	switch {
 	case h.version == 1 && (len(tlvs) > 0 || checksum):

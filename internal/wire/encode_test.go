@@ -18,14 +18,14 @@ func newProxy(t testing.TB, version uint8, transport wire.Transport, src, dst st
 	return h
 }
 
-// decoded is a header that no constructor makes.
+// decoded returns a header that no constructor makes, by decoding it.
 func decoded(t testing.TB, s string) wire.Header {
 	got := wire.Decode([]byte(s), wire.MaxSize)
 	require.Equal(t, wire.Complete, got.State, "%v", got.Err)
 	return got.Header
 }
 
-func TestHeadersAreEncodedToTheseBytes(t *testing.T) {
+func TestAppend_HeadersAreEncodedToTheseBytes(t *testing.T) {
 	authority := wire.TLV{Type: wire.TypeAuthority, Value: []byte("example.com")}
 	for _, tc := range []struct {
 		name     string
@@ -115,7 +115,7 @@ func TestHeadersAreEncodedToTheseBytes(t *testing.T) {
 	}
 }
 
-func TestEveryAcceptedHeaderIsEncodedToOneThatDecodesToTheSame(t *testing.T) {
+func TestAppend_EncodesWhatDecodeAccepts(t *testing.T) {
 	for _, tc := range allAccepted() {
 		t.Run(tc.name, func(t *testing.T) {
 			first := wire.Decode([]byte(tc.in), wire.MaxSize)
@@ -137,7 +137,7 @@ func TestEveryAcceptedHeaderIsEncodedToOneThatDecodesToTheSame(t *testing.T) {
 	}
 }
 
-func TestConstructorsTellWhatTheyWereGiven(t *testing.T) {
+func TestAppend_ConstructorsTellWhatTheyWereGiven(t *testing.T) {
 	assert.Equal(t, tcp4("192.0.2.1:0", "192.0.2.2:65535"), headOf(newProxy(t, 1, wire.Stream, "192.0.2.1:0", "192.0.2.2:65535")))
 	assert.Equal(t, tcp6("[2001:db8::1]:1", "[::]:2"), headOf(newProxy(t, 1, wire.Stream, "[2001:db8::1]:1", "[::]:2")))
 	for _, transport := range []wire.Transport{wire.Stream, wire.Dgram} {
@@ -149,7 +149,7 @@ func TestConstructorsTellWhatTheyWereGiven(t *testing.T) {
 	assert.Equal(t, bare(2, wire.Proxy, wire.FamilyUnspec, wire.TransportUnspec), headOf(wire.NewUnknown(2)))
 }
 
-func TestConstructorsRefuseWhatNoHeaderCanSay(t *testing.T) {
+func TestAppend_ConstructorsRefuseWhatNoHeaderCanSay(t *testing.T) {
 	src4, dst4 := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2")
 	src6, dst6 := netip.MustParseAddrPort("[2001:db8::1]:1"), netip.MustParseAddrPort("[2001:db8::2]:2")
 	mapped, zoned := netip.MustParseAddrPort("[::ffff:192.0.2.1]:1"), netip.MustParseAddrPort("[fe80::1%eth0]:1")
@@ -184,7 +184,7 @@ func TestConstructorsRefuseWhatNoHeaderCanSay(t *testing.T) {
 	}
 }
 
-func TestAppendRefusesWhatNoHeaderCanHold(t *testing.T) {
+func TestAppend_AppendRefusesWhatNoHeaderCanHold(t *testing.T) {
 	line := newProxy(t, 1, wire.Stream, "192.0.2.1:1", "192.0.2.2:2")
 	binary4 := newProxy(t, 2, wire.Stream, "192.0.2.1:1", "192.0.2.2:2")
 	binary6 := newProxy(t, 2, wire.Stream, "[2001:db8::1]:1", "[2001:db8::2]:2")
@@ -235,7 +235,7 @@ func TestAppendRefusesWhatNoHeaderCanHold(t *testing.T) {
 	}
 }
 
-func TestTheLargestHeadersAreEncoded(t *testing.T) {
+func TestAppend_TheLargestHeadersAreEncoded(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		header   wire.Header
@@ -268,7 +268,7 @@ func TestTheLargestHeadersAreEncoded(t *testing.T) {
 	}
 }
 
-func TestAWrongTLVMayBeSent(t *testing.T) {
+func TestAppend_AWrongTLVMayBeSent(t *testing.T) {
 	h := newProxy(t, 2, wire.Stream, "192.0.2.1:1", "192.0.2.2:2")
 	for _, tc := range []struct {
 		name     string
@@ -291,7 +291,7 @@ func TestAWrongTLVMayBeSent(t *testing.T) {
 	}
 }
 
-func TestEncodingIntoARoomyBufferAllocatesNothing(t *testing.T) {
+func TestAppend_EncodingIntoARoomyBufferAllocatesNothing(t *testing.T) {
 	buffer := make([]byte, 0, 512)
 	tlvs := []wire.TLV{{Type: wire.TypeALPN, Value: []byte("h2")}}
 	line := newProxy(t, 1, wire.Stream, "[2001:db8::1]:1", "[::ffff:192.0.2.1]:2")

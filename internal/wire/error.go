@@ -2,16 +2,17 @@ package wire
 
 import "strconv"
 
-// Error says what is wrong with a header, and where. It is a value: decoding
-// allocates nothing, for a bad header neither. The zero Error is no error.
+// Error is an error in a header: the broken rule, and the byte that breaks it. Error is
+// not a pointer, so that decoding allocates nothing, even for a malformed header. The
+// zero Error means that there is no error.
 type Error struct {
-	// Problem is what is wrong.
+	// Problem is the broken rule.
 	Problem Problem
-	// Offset counts the bytes of the header before the one that is wrong.
+	// Offset is the offset of the wrong byte from the start of the header.
 	Offset int
 }
 
-// Error implements error.
+// Error returns the offset and the broken rule as text. It implements error.
 func (e Error) Error() string {
 	return "byte " + strconv.Itoa(e.Offset) + ": " + e.Problem.String()
 }
@@ -19,7 +20,7 @@ func (e Error) Error() string {
 // Problem is a rule of the specification that a header breaks.
 type Problem uint8
 
-// What can be wrong with a header. Zero is nothing.
+// The problems of headers. 0 is not a problem: the header breaks no rule.
 const (
 	_ Problem = iota
 	ProblemSpace
@@ -44,6 +45,7 @@ const (
 	ProblemChecksum
 )
 
+// problems has a short text and the sentence of the specification for each Problem.
 var problems = [...]struct{ text, rule string }{
 	ProblemSpace: {
 		"expected exactly one space",
@@ -107,8 +109,8 @@ var problems = [...]struct{ text, rule string }{
 		`section 2.2.3: "verify that the calculated CRC32c checksum is the same as the received CRC32c checksum. If it is not, the receiver MUST treat the TCP connection providing the header as invalid."`},
 }
 
-// String says what is wrong, in a few words.
+// String returns a short description of the problem.
 func (p Problem) String() string { return problems[p].text }
 
-// Rule cites the specification: the section and the sentence that is broken.
+// Rule returns the broken rule: the section and the sentence of the specification.
 func (p Problem) Rule() string { return problems[p].rule }

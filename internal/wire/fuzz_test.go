@@ -13,8 +13,8 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// seeds are the cases of the tables, but for the largest, and each with something
-// behind it.
+// seeds returns the cases of the tables except the largest, and the accepted ones also with
+// bytes behind them.
 func seeds() []string {
 	var all []string
 	for _, tc := range allCases() {
@@ -57,7 +57,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// requireSane checks that an answer is one that Decode may give.
+// requireSane checks that a result is one that Decode may return.
 func requireSane(t *testing.T, b []byte, maxSize int, got wire.Result) {
 	v1, v2 := bytes.HasPrefix(b, []byte(wire.SignatureV1)), bytes.HasPrefix(b, []byte(wire.SignatureV2))
 	begins := strings.HasPrefix(wire.SignatureV1, string(b)) || strings.HasPrefix(wire.SignatureV2, string(b))
@@ -117,8 +117,8 @@ func requireSane(t *testing.T, b []byte, maxSize int, got wire.Result) {
 	}
 }
 
-// requireSplitsDoNotMatter checks that the answer for every shorter piece is either
-// the same, or that more is needed.
+// requireSplitsDoNotMatter checks that the result for every shorter piece is either the
+// same, or that more bytes are needed.
 func requireSplitsDoNotMatter(t *testing.T, b []byte, options wire.Options, got wire.Result) {
 	rank := func(r wire.Result) int {
 		switch r.State {
@@ -131,10 +131,10 @@ func requireSplitsDoNotMatter(t *testing.T, b []byte, options wire.Options, got 
 		}
 	}
 	final := rank(got) == 2
-	decided := len(b) + 1 // how many bytes decide
+	decided := len(b) + 1 // the smallest number of bytes with a final result
 	last := 0
 	for n := range len(b) + 1 {
-		if n > 1024 && n < len(b) { // the rest of a large input is not a question of splits
+		if n > 1024 && n < len(b) { // of a large input, only its beginning is split
 			continue
 		}
 		piece := options.Decode(slices.Clip(b[:n]))
@@ -154,7 +154,7 @@ func requireSplitsDoNotMatter(t *testing.T, b []byte, options wire.Options, got 
 		require.GreaterOrEqual(t, decided, got.Size)
 	}
 	if final {
-		// What stands behind the deciding byte can be anything.
+		// Bytes behind the deciding byte do not change the result.
 		other := bytes.Clone(b)
 		for i := min(decided, len(other)); i < len(other); i++ {
 			other[i] ^= 0x55
@@ -170,8 +170,8 @@ func requireSplitsDoNotMatter(t *testing.T, b []byte, options wire.Options, got 
 	}
 }
 
-// requireLenientAgrees checks that a receiver that accepts a mismatched destination accepts
-// what a model of such lines says, and is told the same as any other of all else.
+// requireLenientAgrees checks a receiver that accepts a mismatched destination: it accepts
+// the lines that a model finds, and gets the same result as a strict receiver for all others.
 func requireLenientAgrees(t *testing.T, b []byte, lenient wire.Options) {
 	strict := wire.Options{MaxSize: lenient.MaxSize}.Decode(b)
 	got := lenient.Decode(b)
@@ -195,7 +195,7 @@ func requireLenientAgrees(t *testing.T, b []byte, lenient wire.Options) {
 	requireSplitsDoNotMatter(t, b, lenient, got)
 }
 
-// mismatchedLine looks for a v1 line with a mismatched destination by the means of packages
+// mismatchedLine is the model: it finds a v1 line with a mismatched destination with packages
 // strings, netip and strconv.
 func mismatchedLine(b []byte) (src netip.AddrPort, size int, ok bool) {
 	text, _, ok := strings.Cut(string(b), "\r\n")
@@ -246,8 +246,8 @@ func requireLineAgrees(t *testing.T, line []byte, h wire.Header) {
 	require.Contains(t, []string{"TCP4", "TCP6"}, fields[1])
 }
 
-// requireTLVsCover checks that the addresses and TLVs fill a v2 header exactly, and
-// that its checksum, if it has one, is right by another way of computing it.
+// requireTLVsCover checks that the addresses and TLVs fill a v2 header exactly, and that
+// its checksum, if there is one, is what another implementation computes.
 func requireTLVsCover(t *testing.T, b []byte, got wire.Result) {
 	addrs := 0
 	switch h := got.Header; {
@@ -329,7 +329,7 @@ func FuzzEncodeDecode(f *testing.F) {
 		require.Equal(t, from, h.Source())
 		require.Equal(t, to, h.Destination())
 
-		// A caller of Append sees to the rules for unique IDs and checksums itself.
+		// Append leaves the rules for unique IDs and checksums to its caller.
 		var tlvs []wire.TLV
 		size := 16 + 12
 		if srcAddr.Is6() {

@@ -7,14 +7,15 @@ import (
 	"net/netip"
 )
 
-// Command is what a v2 header says of its connection (section 2.2, the 13th
-// byte). A v1 header has none; it counts as Proxy.
+// Command is the command of a v2 header (section 2.2, the 13th byte). A v1 header has
+// no command and counts as Proxy.
 type Command uint8
 
 const (
-	// Local: the proxy opened the connection for itself, for a health check say.
+	// Local is LOCAL: the proxy opened the connection for itself, such as for a health
+	// check.
 	Local Command = iota
-	// Proxy: the proxy opened the connection on behalf of a client.
+	// Proxy is PROXY: the proxy opened the connection on behalf of a client.
 	Proxy
 )
 
@@ -22,13 +23,13 @@ const (
 type Family uint8
 
 const (
-	// FamilyUnspec: no address known; v1 UNKNOWN too.
+	// FamilyUnspec means that no addresses are known. A v1 UNKNOWN header has it, too.
 	FamilyUnspec Family = iota
-	// IPv4 addresses with ports.
+	// IPv4 means IPv4 addresses with ports.
 	IPv4
-	// IPv6 addresses with ports.
+	// IPv6 means IPv6 addresses with ports.
 	IPv6
-	// Unix socket paths, which this package skips.
+	// Unix means paths of Unix sockets, which this package skips.
 	Unix
 )
 
@@ -36,7 +37,8 @@ const (
 type Transport uint8
 
 const (
-	// TransportUnspec: not known; v1 UNKNOWN too.
+	// TransportUnspec means that the transport is not known. A v1 UNKNOWN header has it,
+	// too.
 	TransportUnspec Transport = iota
 	// Stream is TCP, or a Unix stream socket.
 	Stream
@@ -44,17 +46,17 @@ const (
 	Dgram
 )
 
-// Header is one header without its TLVs. It is comparable, holds no pointer, and
-// is valid if it came from [Decode] or a constructor. The zero Header is no
-// header.
+// Header is one PROXY protocol header without its TLVs. A Header is comparable and holds
+// no pointer. Headers from [Decode] and from the constructors are valid; the zero Header
+// stands for none.
 type Header struct {
-	src, dst         [16]byte // an IPv4 address stands in the first four bytes
+	src, dst         [16]byte // an IPv4 address is in the first four bytes
 	srcPort, dstPort uint16
 	version          uint8
 	command          Command
 	family           Family
 	transport        Transport
-	noDst            bool // the line named a destination that is not of its family
+	noDst            bool // v1 only: the destination was of another family, and was dropped
 }
 
 var (
@@ -100,16 +102,16 @@ func NewLocal() Header { return Header{version: 2, command: Local} }
 // UNKNOWN, or v2 with unspecified family and transport.
 func NewUnknown(version uint8) Header { return Header{version: version, command: Proxy} }
 
-// Version is 1 or 2, and 0 for the zero Header.
+// Version returns 1 or 2, and 0 for the zero Header.
 func (h *Header) Version() uint8 { return h.version }
 
-// Command is the header's command.
+// Command returns the header's command.
 func (h *Header) Command() Command { return h.command }
 
-// Family is the header's address family.
+// Family returns the header's address family.
 func (h *Header) Family() Family { return h.family }
 
-// Transport is the header's transport.
+// Transport returns the header's transport.
 func (h *Header) Transport() Transport { return h.transport }
 
 // HasAddrs reports whether the header names a client by IP address and port.
@@ -118,13 +120,13 @@ func (h *Header) HasAddrs() bool {
 		(h.family == IPv4 || h.family == IPv6)
 }
 
-// Source is the client's address as the header has it (an IPv4-mapped one is not
-// unmapped), or the zero AddrPort if it has none.
+// Source returns the client's address as it is in the header: an IPv4-mapped address is
+// not unmapped. It returns the zero AddrPort if the header has no source.
 func (h *Header) Source() netip.AddrPort { return h.addrPort(&h.src, h.srcPort) }
 
-// Destination is the address the client connected to, as the header has it, or
-// the zero AddrPort if it has none. That can be so although it has a source: see
-// [Options].
+// Destination returns the address that the client connected to, as it is in the header.
+// It returns the zero AddrPort if the header has no destination. A header with a source
+// may have none: see [Options].
 func (h *Header) Destination() netip.AddrPort {
 	if h.noDst {
 		return netip.AddrPort{}
@@ -132,8 +134,8 @@ func (h *Header) Destination() netip.AddrPort {
 	return h.addrPort(&h.dst, h.dstPort)
 }
 
-// SourceIP is the client's IP address, 4 bytes long if it is IPv4 or IPv4-mapped, or nil if
-// there is none. It is a part of the header and must not be changed.
+// SourceIP returns the client's IP address, 4 bytes long if it is IPv4 or IPv4-mapped, or
+// nil if there is none. The slice is a part of the header: do not change its bytes.
 func (h *Header) SourceIP() net.IP {
 	switch {
 	case !h.HasAddrs():
@@ -147,9 +149,11 @@ func (h *Header) SourceIP() net.IP {
 	}
 }
 
-// SourcePort is the client's port, or 0 if there is none.
+// SourcePort returns the client's port, or 0 if there is none.
 func (h *Header) SourcePort() int { return int(h.srcPort) }
 
+// addrPort returns an address and port of the header's family, or the zero AddrPort if
+// the header has no addresses.
 func (h *Header) addrPort(ip *[16]byte, port uint16) netip.AddrPort {
 	switch {
 	case !h.HasAddrs():

@@ -16,8 +16,8 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// verdict is what a decoder makes of a header: nothing, or the addresses that it
-// names, unmapped, or the zero ones if it names none.
+// verdict is a decoder's result for a header: ok is false if the decoder refuses it. src and
+// dst are its addresses, unmapped, or zero if there are none.
 type verdict struct {
 	ok       bool
 	src, dst netip.AddrPort
@@ -40,8 +40,8 @@ func byWire(b []byte) verdict {
 	return verdict{true, unmap(got.Header.Source()), unmap(got.Header.Destination())}
 }
 
-// byPires reads as that package's own connections do: through a buffer of 256
-// bytes.
+// byPires reads with pires/go-proxyproto as its own connections do: through a buffer of
+// 256 bytes.
 func byPires(b []byte) verdict {
 	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(b), 256))
 	switch {
@@ -61,7 +61,7 @@ func byMastercactapus(b []byte) verdict {
 	return verdict{true, addrPortOf(h.SrcAddr()), addrPortOf(h.DestAddr())}
 }
 
-// addrPortOf is the IP address and port of a TCP or UDP address, else zero.
+// addrPortOf returns the IP address and port of a TCP or UDP address, and otherwise zero.
 func addrPortOf(addr net.Addr) netip.AddrPort {
 	switch addr := addr.(type) {
 	case *net.TCPAddr:
@@ -79,7 +79,7 @@ func unmap(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-func TestAllThreeDecodersAgree(t *testing.T) {
+func TestPeers_AllThreeDecodersAgree(t *testing.T) {
 	var (
 		at4 = named("192.0.2.1:56324", "198.51.100.27:443")
 		at6 = named("[2001:db8::1]:56324", "[2001:db8::2]:443")
@@ -135,8 +135,8 @@ func TestAllThreeDecodersAgree(t *testing.T) {
 	}
 }
 
-// difference is a header that not all three decoders take alike, and the sentence
-// of the specification that decides for ours.
+// difference is a header on which the three decoders differ, and the sentence of the
+// specification that supports our result.
 type difference struct {
 	name                        string
 	in                          string
@@ -144,7 +144,7 @@ type difference struct {
 	rule                        string
 }
 
-// The sentences that decide more than one of the differences.
+// The sentences that support our result in more than one difference.
 const (
 	ruleIPv6   = `section 2.1: "IPv6 addresses must be indicated as series of sets of 4 hexadecimal digits (upper or lower case) delimited by colons between each other"`
 	ruleFamily = `section 2.1: "The advertised protocol family dictates what format to use."`
@@ -215,7 +215,7 @@ var differences = func() []difference {
 	}
 }()
 
-func TestWhereDecodersDifferTheSpecificationDecides(t *testing.T) {
+func TestPeers_WhereDecodersDifferTheSpecificationDecides(t *testing.T) {
 	for _, tc := range differences {
 		t.Run(tc.name, func(t *testing.T) {
 			b := []byte(tc.in)
@@ -227,7 +227,7 @@ func TestWhereDecodersDifferTheSpecificationDecides(t *testing.T) {
 	}
 }
 
-func TestWhatIsEncodedHereIsDecodedThere(t *testing.T) {
+func TestPeers_WhatIsEncodedHereIsDecodedThere(t *testing.T) {
 	for _, tc := range []struct {
 		name                  string
 		header                wire.Header
@@ -242,7 +242,7 @@ func TestWhatIsEncodedHereIsDecodedThere(t *testing.T) {
 		{name: "v1 TCP6 with an IPv4-mapped address", header: newProxy(t, 1, wire.Stream, "[::ffff:192.0.2.1]:1", "[2001:db8::2]:2"),
 			pires: named("192.0.2.1:1", "[2001:db8::2]:2"), mastercactapus: named("192.0.2.1:1", "[2001:db8::2]:2")},
 		{name: "v1 UNKNOWN", header: wire.NewUnknown(1), pires: withoutAddrs,
-			// It tells UNKNOWN by addresses that are not valid.
+			// mastercactapus returns invalid addresses for UNKNOWN.
 			mastercactapus: withoutAddrs},
 		{name: "v2 TCP over IPv4", header: newProxy(t, 2, wire.Stream, "192.0.2.1:1", "192.0.2.2:65535"),
 			pires: named("192.0.2.1:1", "192.0.2.2:65535"), mastercactapus: named("192.0.2.1:1", "192.0.2.2:65535")},
@@ -264,7 +264,7 @@ func TestWhatIsEncodedHereIsDecodedThere(t *testing.T) {
 	}
 }
 
-func TestTLVsEncodedHereAreSplitThere(t *testing.T) {
+func TestPeers_TLVsEncodedHereAreSplitThere(t *testing.T) {
 	b, err := wire.Append(nil, newProxy(t, 2, wire.Stream, "192.0.2.1:1", "192.0.2.2:2"), []wire.TLV{
 		{Type: wire.TypeAuthority, Value: []byte("example.com")}, {Type: 0xea, Value: []byte{}},
 	}, true)
@@ -280,7 +280,7 @@ func TestTLVsEncodedHereAreSplitThere(t *testing.T) {
 	}, tlvs)
 }
 
-func TestWhatIsEncodedThereIsDecodedHere(t *testing.T) {
+func TestPeers_WhatIsEncodedThereIsDecodedHere(t *testing.T) {
 	tcp := func(s string) *net.TCPAddr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	udp := func(s string) *net.UDPAddr { return net.UDPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	unix := func(network, s string) *net.UnixAddr { return &net.UnixAddr{Net: network, Name: s} }
@@ -288,14 +288,14 @@ func TestWhatIsEncodedThereIsDecodedHere(t *testing.T) {
 		name     string
 		src, dst net.Addr
 		v1, v2   verdict
-		// What mastercactapus sends, where that is something else.
+		// The verdicts on headers from mastercactapus, where they are others.
 		mastercactapusV1, mastercactapusV2 *verdict
 	}{
 		{name: "TCP over IPv4", src: tcp("192.0.2.1:1"), dst: tcp("192.0.2.2:65535"),
 			v1: named("192.0.2.1:1", "192.0.2.2:65535"), v2: named("192.0.2.1:1", "192.0.2.2:65535")},
 		{name: "TCP over IPv6", src: tcp("[2001:db8::1]:0"), dst: tcp("[fe80::2]:2"),
 			v1: named("[2001:db8::1]:0", "[fe80::2]:2"), v2: named("[2001:db8::1]:0", "[fe80::2]:2")},
-		// pires writes this address in dotted form, mastercactapus nothing.
+		// pires writes this address in dotted form, mastercactapus writes no address.
 		{name: "TCP from IPv4 to IPv6", src: tcp("192.0.2.1:1"), dst: tcp("[2001:db8::2]:2"),
 			v1: named("192.0.2.1:1", "[2001:db8::2]:2"), v2: named("192.0.2.1:1", "[2001:db8::2]:2"),
 			mastercactapusV1: &withoutAddrs, mastercactapusV2: &withoutAddrs},
@@ -358,8 +358,9 @@ func TestWhatIsEncodedThereIsDecodedHere(t *testing.T) {
 	})
 }
 
-// dottedNotMapped reports the one kind of v1 line that both other decoders take
-// and ours does not: an address that ends in dotted form and is not IPv4-mapped.
+// dottedNotMapped reports whether b is a v1 line with an address that ends in dotted form
+// and is not IPv4-mapped. Only such lines are accepted by both other decoders and refused
+// by ours.
 func dottedNotMapped(b []byte) bool {
 	fields := strings.Fields(string(b))
 	if len(fields) < 4 || fields[1] != "TCP6" {
@@ -384,14 +385,14 @@ func FuzzPeers(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ours, pires, mastercactapus := byWire(b), byPires(b), byMastercactapus(b)
 
-		// What both others accept, ours accepts with the same addresses.
+		// Our decoder accepts a header that both others accept, with the same addresses.
 		if pires.ok && mastercactapus.ok && !dottedNotMapped(b) {
 			require.Equal(t, pires, mastercactapus, "the others do not agree on %q", b)
 			require.Equal(t, pires, ours, "%q", b)
 		}
 
-		// Where ours finds IP addresses, each of the others finds the same, but for
-		// what it cannot take: mastercactapus no TLVs, pires no 4097 bytes.
+		// If our decoder finds IP addresses, each of the others finds the same, within its
+		// limits: mastercactapus refuses TLVs, and pires refuses more than 4096 bytes.
 		got := wire.Decode(b, wire.MaxSize)
 		if got.State != wire.Complete || !got.Header.HasAddrs() {
 			return

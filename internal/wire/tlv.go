@@ -22,7 +22,7 @@ const (
 	TypeNetNS     Type = 0x30
 )
 
-// MaxUniqueIDSize is the size of the longest value of a unique ID (section 2.2.5).
+// MaxUniqueIDSize is the largest size of a unique ID in bytes (section 2.2.5).
 const MaxUniqueIDSize = 128
 
 // TLV is one type-length-value vector.
@@ -31,11 +31,11 @@ type TLV struct {
 	Value []byte
 }
 
-// TLVs are the TLVs behind a header's addresses, as they came.
+// TLVs are the encoded TLVs behind a header's addresses.
 type TLVs []byte
 
-// All yields the TLVs in order, those of repeated types and NOOPs too, up to the
-// first that overruns the end. [Decode] hands out none that does.
+// All yields the TLVs in order, including those of repeated types and NOOPs. It stops at
+// the first TLV that overruns the end. TLVs from [Decode] do not overrun it.
 func (t TLVs) All() iter.Seq[TLV] {
 	return func(yield func(TLV) bool) {
 		for rest := t; len(rest) >= tlvHeadSize; {
@@ -48,8 +48,7 @@ func (t TLVs) All() iter.Seq[TLV] {
 	}
 }
 
-// First returns the value of the first TLV of a type; of repeated ones the first
-// counts.
+// First returns the value of the first TLV of a type. ok is false if there is none.
 func (t TLVs) First(typ Type) (value []byte, ok bool) {
 	for tlv := range t.All() {
 		if tlv.Type == typ {

@@ -12,7 +12,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// withTLVs is a case of a TCP4 header with these TLVs, sealed if one is noSum.
+// withTLVs returns a case of a TCP4 header with these TLVs, sealed if one is noSum.
 func withTLVs(name string, tlvs ...string) accepted {
 	block := strings.Join(tlvs, "")
 	in := v2(proxy, 0x11, addrs4+block)
@@ -22,9 +22,9 @@ func withTLVs(name string, tlvs ...string) accepted {
 	return accepted{name: name, in: in, want: addrs4Of(wire.Stream), tlvs: in[16+len(addrs4):]}
 }
 
-// awsVPCE is a header that AWS publishes as the example of one that its Network
-// Load Balancer sends (elastic-load-balancing-tools, ProProt): checksum, VPC
-// endpoint ID, padding. Its checksum is theirs.
+// awsVPCE is the example of a Network Load Balancer's header that AWS publishes
+// (elastic-load-balancing-tools, ProProt): checksum, VPC endpoint ID, padding. AWS
+// computed the checksum.
 var awsVPCE = v2(proxy, 0x11, "\xac\x1f\x07\x71"+"\xac\x1f\x0a\x1f"+"\xc8\xf2"+"\x00\x50"+
 	"\x03\x00\x04\xe8\xd6\x89\x2d"+
 	tlv(0xea, "\x01vpce-08d2bf15fac5001c9")+
@@ -67,10 +67,10 @@ var tlvAccepted = []accepted{
 		tlvs: tlv(wire.TypeALPN, "h2")},
 }
 
-// inTCP4 is a header whose TLVs begin at byte 28.
+// inTCP4 returns a header whose TLVs begin at byte 28.
 func inTCP4(tlvs string) string { return v2(proxy, 0x11, addrs4+tlvs) }
 
-// changed is s with other bytes from at on.
+// changed returns s with other bytes from at on.
 func changed(s string, at int, to string) string { return s[:at] + to + s[at+len(to):] }
 
 var (
@@ -138,23 +138,22 @@ var tlvRejected = []rejected{
 	{name: "a checksum of other Unix paths", in: changed(sealed(v2(proxy, 0x31, addrsUnix+noSum)), 16, "\x00"), problem: wire.ProblemChecksum, offset: 235},
 }
 
-func TestTLVsThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, tlvAccepted) }
-func TestTLVsThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, tlvRejected) }
+func TestTLVs_TLVsThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, tlvAccepted) }
+func TestTLVs_TLVsThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, tlvRejected) }
 
-func TestTheChecksumsOfTheseTestsAreRight(t *testing.T) {
+func TestTLVs_TheChecksumsOfTheseTestsAreRight(t *testing.T) {
 	// The check value of CRC-32C, in every catalogue of checksums.
 	assert.Equal(t, uint32(0xe3069283), crc32c("123456789"))
 	// RFC 3720, appendix B.4.
 	assert.Equal(t, uint32(0x8a9136aa), crc32c(strings.Repeat("\x00", 32)))
-	// What AWS computed, over its header with zeros in place.
+	// The checksum that AWS computed, with zeros in its place.
 	assert.Equal(t, uint32(0xe8d6892d), crc32c(changed(awsVPCE, 31, "\x00\x00\x00\x00")))
 }
 
-func TestNoHeaderWithOneBitFlippedKeepsItsChecksum(t *testing.T) {
-	// Of all that can happen to a bit, only these leave an acceptable header. Those
-	// without addresses say nothing that could be wrong; in the others the
-	// checksum's own type is no longer that of a checksum, which no receiver can
-	// tell from a header that never had one.
+func TestTLVs_NoHeaderWithOneBitFlippedKeepsItsChecksum(t *testing.T) {
+	// Only these flipped bits leave a valid header. Either the header then has no
+	// addresses, so that nothing in it can be wrong. Or the type of the checksum is no
+	// longer that of a checksum: no receiver can tell this from a header without one.
 	toLocal := 12*8 + 0
 	toUnspecTransport := func(famProto byte) int { return 13*8 + map[byte]int{0x11: 0, 0x21: 0, 0x31: 0, 0x12: 1}[famProto] }
 	for _, tc := range []struct {
@@ -198,7 +197,7 @@ func TestNoHeaderWithOneBitFlippedKeepsItsChecksum(t *testing.T) {
 	}
 }
 
-func TestEveryWrongChecksumOfOneByteIsRejected(t *testing.T) {
+func TestTLVs_EveryWrongChecksumOfOneByteIsRejected(t *testing.T) {
 	for at := 31; at < 35; at++ {
 		for delta := 1; delta < 256; delta++ {
 			b := []byte(sealedTCP4)
@@ -208,7 +207,7 @@ func TestEveryWrongChecksumOfOneByteIsRejected(t *testing.T) {
 	}
 }
 
-func TestTypesAreTheRegisteredOnes(t *testing.T) {
+func TestTLVs_TypesAreTheRegisteredOnes(t *testing.T) {
 	for typ, value := range map[wire.Type]byte{
 		wire.TypeALPN: 0x01, wire.TypeAuthority: 0x02, wire.TypeCRC32C: 0x03, wire.TypeNoop: 0x04,
 		wire.TypeUniqueID: 0x05, wire.TypeSSL: 0x20, wire.TypeNetNS: 0x30,
@@ -217,7 +216,7 @@ func TestTypesAreTheRegisteredOnes(t *testing.T) {
 	}
 }
 
-func TestAllYieldsEveryTLVInOrder(t *testing.T) {
+func TestTLVs_AllYieldsEveryTLVInOrder(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		in   string
@@ -240,7 +239,7 @@ func TestAllYieldsEveryTLVInOrder(t *testing.T) {
 	}
 }
 
-func TestAllYieldsTheTLVsOfADecodedHeader(t *testing.T) {
+func TestTLVs_AllYieldsTheTLVsOfADecodedHeader(t *testing.T) {
 	got := wire.Decode([]byte(awsVPCE), wire.MaxSize)
 	assert.Equal(t, []wire.TLV{
 		{Type: wire.TypeCRC32C, Value: []byte("\xe8\xd6\x89\x2d")},
@@ -249,14 +248,14 @@ func TestAllYieldsTheTLVsOfADecodedHeader(t *testing.T) {
 	}, slices.Collect(got.TLVs.All()))
 }
 
-func TestAllMayBeWalkedAgain(t *testing.T) {
+func TestTLVs_AllMayBeWalkedAgain(t *testing.T) {
 	all := wire.TLVs(h2 + tlv(wire.TypeAuthority, "example.com")).All()
 	first := slices.Collect(all)
 	assert.Len(t, first, 2)
 	assert.Equal(t, first, slices.Collect(all), "from its beginning once more")
 }
 
-func TestAllMayBeLeftEarly(t *testing.T) {
+func TestTLVs_AllMayBeLeftEarly(t *testing.T) {
 	all := wire.TLVs(h2 + tlv(wire.TypeAuthority, "example.com")).All()
 	for range 2 {
 		for got := range all {
@@ -269,7 +268,7 @@ func TestAllMayBeLeftEarly(t *testing.T) {
 	assert.Equal(t, 1, next)
 }
 
-func TestWalkingTLVsAllocatesNothing(t *testing.T) {
+func TestTLVs_WalkingTLVsAllocatesNothing(t *testing.T) {
 	tlvs := wire.Decode([]byte(awsVPCE), wire.MaxSize).TLVs
 	sum := 0
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
@@ -282,7 +281,7 @@ func TestWalkingTLVsAllocatesNothing(t *testing.T) {
 	assert.NotZero(t, sum)
 }
 
-func TestOfRepeatedTLVsTheFirstCounts(t *testing.T) {
+func TestTLVs_OfRepeatedTLVsTheFirstCounts(t *testing.T) {
 	got := wire.Decode([]byte(inTCP4(
 		tlv(0xea, "")+tlv(wire.TypeAuthority, "first.example")+h2+tlv(0xea, "not empty")+tlv(wire.TypeAuthority, "second.example"))), wire.MaxSize)
 	require.Equal(t, wire.Complete, got.State)
@@ -303,14 +302,14 @@ func TestOfRepeatedTLVsTheFirstCounts(t *testing.T) {
 	assert.False(t, ok)
 }
 
-func TestAValueCannotBeAppendedOverItsNeighbour(t *testing.T) {
+func TestTLVs_AValueCannotBeAppendedOverItsNeighbour(t *testing.T) {
 	b := []byte(inTCP4(h2 + tlv(wire.TypeAuthority, "example.com")))
 	value, _ := wire.Decode(b, wire.MaxSize).TLVs.First(wire.TypeALPN)
 	_ = append(value, "overwritten"...)
 	assert.Equal(t, inTCP4(h2+tlv(wire.TypeAuthority, "example.com")), string(b))
 }
 
-func TestTLVsArePartOfTheDecodedBytes(t *testing.T) {
+func TestTLVs_TLVsArePartOfTheDecodedBytes(t *testing.T) {
 	b := []byte(inTCP4(h2))
 	got := wire.Decode(b, wire.MaxSize)
 	b[len(b)-1] = '3'

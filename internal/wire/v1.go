@@ -6,8 +6,8 @@ import (
 	"unicode"
 )
 
-// decodeV1 decodes a v1 header (section 2.1): one line of text, of which nothing
-// is interpreted before its CRLF is there. The result must be the zero one.
+// decodeV1 decodes a v1 header (section 2.1), which is one line of text, into r. Its
+// fields are not interpreted before the CRLF has arrived. r must be the zero Result.
 func decodeV1(b []byte, mismatched bool, r *Result) {
 	const keyword = len(SignatureV1) + 1
 	if len(b) < keyword {
@@ -18,7 +18,8 @@ func decodeV1(b []byte, mismatched bool, r *Result) {
 		*r = invalid(1, ProblemSpace, keyword-1)
 		return
 	}
-	// A valid line with addresses takes one pass; what is not one, another to say why.
+	// A valid line with addresses takes one pass. Any other line takes a second pass,
+	// which finds the error.
 	line := b[:min(len(b), MaxSizeV1)]
 	if at, err := parseLine(line, keyword, &r.Header); err.Problem == 0 && hasPrefix(line[at:], crlf) {
 		r.State, r.Version, r.Size = Complete, 1, at+len(crlf)
@@ -27,8 +28,8 @@ func decodeV1(b []byte, mismatched bool, r *Result) {
 	*r = decodeLine(b, keyword, mismatched)
 }
 
-// decodeLine decodes a v1 line of any kind. One whose destination is not of the announced
-// family is valid if mismatched says so.
+// decodeLine decodes any v1 line. A line whose destination is not of the announced family
+// is valid if mismatched is set.
 func decodeLine(b []byte, keyword int, mismatched bool) Result {
 	end, r := lineEnd(b, keyword)
 	if end == 0 {
@@ -48,9 +49,11 @@ func decodeLine(b []byte, keyword int, mismatched bool) Result {
 	return r
 }
 
-// lineEnd finds the CRLF, and answers for the whole header if it is not there.
+// lineEnd returns the offset of the CRLF. If there is no CRLF, or a lone CR or LF before
+// it, end is 0 and the Result is that of the header.
 func lineEnd(b []byte, keyword int) (end int, _ Result) {
-	// What is not the CR here makes what is behind it unimportant.
+	// The last byte at which a CRLF can begin. If it is not a CR, the bytes behind it do
+	// not matter.
 	const lastCR = MaxSizeV1 - 2
 	line := b[:min(len(b), MaxSizeV1)]
 	tooLong := len(line) > lastCR && line[lastCR] != '\r'
@@ -61,8 +64,8 @@ func lineEnd(b []byte, keyword int) (end int, _ Result) {
 	if end >= 0 {
 		line = line[:end]
 	}
-	// Of an UNKNOWN line the receiver must ignore all there is before the CRLF; in any
-	// other a lone CR or LF is known to be wrong at once.
+	// In an UNKNOWN line the receiver must ignore all bytes before the CRLF. In any other
+	// line a lone CR or LF is an error, even before the CRLF has arrived.
 	if !hasPrefix(b[keyword:], "UNKNOWN ") {
 		lone := bytes.IndexByte(line, '\n')
 		if cr := bytes.IndexByte(line, '\r'); cr >= 0 && (lone < 0 || cr < lone) && (end >= 0 || cr < len(line)-1) {
@@ -86,9 +89,10 @@ func lineEnd(b []byte, keyword int) (end int, _ Result) {
 
 const crlf = "\r\n"
 
-// parseLine parses a v1 line from the protocol keyword on, into h. It answers the byte
-// behind the last port, or behind an UNKNOWN line, which must end without its CRLF. That is
-// the answer with ProblemDestination as well, which is the only thing wrong then.
+// parseLine parses a v1 line from the protocol keyword on, into h. It returns the offset
+// behind the last port, or behind an UNKNOWN line, which must be given without its CRLF.
+// With ProblemDestination it returns the same offset: the destination is then the only
+// error of the line so far. With any other error it returns the offset of the error.
 func parseLine(line []byte, at int, h *Header) (int, Error) {
 	h.version, h.command = 1, Proxy
 	switch rest := line[at:]; {
@@ -130,11 +134,11 @@ func parseLine(line []byte, at int, h *Header) (int, Error) {
 }
 
 // parseMismatched parses a line from its destination on, which is not an address of the
-// announced family: wrong is the byte that says so. If it is an address of the other family
-// or the path of a Unix socket, and the ports are right, that is ProblemDestination, and h
-// has no destination.
+// announced family. wrong is the offset of the first byte that no such address has. If the
+// destination is an address of the other family or the path of a Unix socket, and the ports
+// are valid, the error is ProblemDestination, and h has no destination.
 func parseMismatched(line []byte, dst, wrong int, h *Header) (int, Error) {
-	// No text is both an address of one family and one of the other, or "unix:".
+	// No text is an address of both families, or an address that begins with "unix:".
 	dstPort, problem := 1<<16-1, ProblemPort
 	at, ok := parseUnix(line, dst)
 	if ok {
@@ -158,8 +162,8 @@ func parseMismatched(line []byte, dst, wrong int, h *Header) (int, Error) {
 	return at, Error{ProblemDestination, dst}
 }
 
-// The parsers below read one field of line at a byte and answer the byte behind
-// it, or the byte that is wrong.
+// Each of the parsers below reads one field at an offset of line. It returns the offset
+// behind the field, or false and the offset of the wrong byte.
 
 func parseSpace(line []byte, at int) (int, bool) {
 	if at == len(line) || line[at] != ' ' {
@@ -168,7 +172,7 @@ func parseSpace(line []byte, at int) (int, bool) {
 	return at + 1, true
 }
 
-// parseNumber reads a decimal number of 0 to limit without leading zeros.
+// parseNumber reads a decimal number from 0 to limit without leading zeros.
 func parseNumber(line []byte, at, limit int) (n, next int, ok bool) {
 	for i, c := range line[at:] {
 		digit := int(c) - '0'
@@ -192,8 +196,8 @@ func parsePort(line []byte, at int, port *uint16) (int, bool) {
 }
 
 // parseUnix reads the address of a Unix socket as nginx writes it: "unix:" and the path,
-// which is empty for a socket without a name in the file system. A path may have any byte
-// that is not a control character and not the space that ends the field.
+// which is empty for a socket without a name in the file system. A path may have any bytes
+// except control characters and the space, which ends the field.
 func parseUnix(line []byte, at int) (int, bool) {
 	const prefix = "unix:"
 	if !hasPrefix(line[at:], prefix) {
@@ -228,10 +232,10 @@ func parseIPv4(line []byte, at int, ip *[16]byte) (int, bool) {
 	return at, true
 }
 
-// parseOctet reads what parseNumber reads up to 255, without a loop: octets are most of an
-// IPv4 line.
+// parseOctet is parseNumber with the limit 255, without a loop, because octets are most of
+// an IPv4 line.
 func parseOctet(line []byte, at int) (n, next int, ok bool) {
-	if len(line)-at < 4 { // a valid line goes on
+	if len(line)-at < 4 { // never in a valid line
 		return parseNumber(line, at, 255)
 	}
 	digits := (*[4]byte)(line[at:])
@@ -257,9 +261,9 @@ func parseOctet(line []byte, at int) (n, next int, ok bool) {
 	}
 }
 
-// parseIPv6 reads up to eight groups of up to four hexadecimal digits with at
-// most one "::" (RFC 4291, section 2.2). Of the forms with an IPv4 address at the
-// end it takes the IPv4-mapped one only, because senders write that.
+// parseIPv6 reads up to eight groups of up to four hexadecimal digits with at most one
+// "::" (RFC 4291, section 2.2). An IPv4 address at the end is accepted only in an
+// IPv4-mapped address, the one form with dots that senders write.
 func parseIPv6(line []byte, at int, ip *[16]byte) (int, bool) {
 	groups, ellipsis := 0, -1
 	if hasPrefix(line[at:], "::") {
@@ -314,14 +318,15 @@ func parseIPv6(line []byte, at int, ip *[16]byte) (int, bool) {
 	return at, true
 }
 
-// parseMapped reads the IPv4 address at the end of an IPv4-mapped IPv6 address,
-// of which some groups and an ellipsis have been read into ip.
+// parseMapped reads the IPv4 address at the end of an IPv4-mapped IPv6 address. The groups
+// before it have been read into ip. ellipsis is the number of groups before the "::", or -1
+// if there is none.
 func parseMapped(line []byte, at int, ip *[16]byte, groups, ellipsis int) (int, bool) {
 	const zeros = 5 // groups of zeros before the group ffff
 	if ellipsis == groups || ellipsis < 0 && groups != zeros+1 || ellipsis >= 0 && groups > zeros {
 		return at, false
 	}
-	var prefix [2 * (zeros + 1)]byte // what has been read must be this much of it
+	var prefix [2 * (zeros + 1)]byte // the groups in ip must be zeros, and ffff at the end
 	prefix[2*groups-2], prefix[2*groups-1] = 0xff, 0xff
 	if string(ip[:2*groups]) != string(prefix[:2*groups]) {
 		return at, false
@@ -333,7 +338,7 @@ func parseMapped(line []byte, at int, ip *[16]byte, groups, ellipsis int) (int, 
 	return at, ok
 }
 
-// hexDigits has one more than the value of each hexadecimal digit, and 0 for all else.
+// hexDigits has the value of each hexadecimal digit plus 1, and 0 for all other bytes.
 var hexDigits = func() (digits [256]uint8) {
 	for i, c := range "0123456789abcdef" {
 		digits[c] = uint8(i) + 1

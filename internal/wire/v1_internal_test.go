@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is read without a loop is what the loop reads, to the byte that is wrong.
+// parseOctet returns the same as parseNumber, including the offset of the wrong byte.
 func TestOctetsAreNumbersUpTo255(t *testing.T) {
 	const some = "\x00/059:.2 \xff"
 	check := func(line string) {
@@ -25,7 +25,7 @@ func TestOctetsAreNumbersUpTo255(t *testing.T) {
 		check(fmt.Sprint(i, "."))
 		check(fmt.Sprintf("%03d.", i))
 	}
-	for i := range 10_000 { // four of them, each way
+	for i := range 10_000 { // every text of four of these bytes
 		check(string([]byte{some[i/1000], some[i/100%10], some[i/10%10], some[i%10]}))
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// unknown1 is what every v1 UNKNOWN line tells.
+// unknown1 is the head of every v1 UNKNOWN line.
 var unknown1 = bare(1, wire.Proxy, wire.FamilyUnspec, wire.TransportUnspec)
 
 func tcp4(src, dst string) head { return ip4(1, wire.Stream, src, dst) }
@@ -114,8 +114,8 @@ var v1Accepted = []accepted{
 	{name: "UNKNOWN with a header in what is ignored", in: "PROXY UNKNOWN PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", want: unknown1},
 }
 
-// v1Mismatched are accepted with the option MismatchedDestination. Without it they break one
-// rule, at the destination.
+// v1Mismatched are lines that are accepted with the option MismatchedDestination. Without the
+// option they break one rule, at the destination.
 var v1Mismatched = []accepted{
 	{name: "nginx between an IPv6 client and an IPv4 hop",
 		in:   "PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n",
@@ -164,16 +164,16 @@ var v1Mismatched = []accepted{
 		want: withoutDestination(wire.IPv6, "[::]:1")},
 }
 
-// withoutDestination is what a v1 line tells whose destination is not known.
+// withoutDestination returns the head of a v1 line whose destination is not known.
 func withoutDestination(family wire.Family, src string) head {
 	return head{1, wire.Proxy, family, wire.Stream, true, netip.MustParseAddrPort(src), netip.AddrPort{}}
 }
 
 var lenient = wire.Options{MaxSize: wire.MaxSize, MismatchedDestination: true}
 
-func TestV1LinesThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v1Accepted) }
+func TestV1_LinesThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v1Accepted) }
 
-func TestV1LinesWithAMismatchedDestinationAreAcceptedIfTheReceiverSaysSo(t *testing.T) {
+func TestV1_MismatchedDestinationIsAcceptedIfAllowed(t *testing.T) {
 	for _, tc := range v1Mismatched {
 		t.Run(tc.name, func(t *testing.T) {
 			got := lenient.Decode([]byte(tc.in))
@@ -192,19 +192,19 @@ func TestV1LinesWithAMismatchedDestinationAreAcceptedIfTheReceiverSaysSo(t *test
 	}
 }
 
-func TestWhatIsWrongWithAMismatchedDestinationNamesItsCauseAndTheOption(t *testing.T) {
+func TestV1_MismatchedDestinationErrorNamesCauseAndOption(t *testing.T) {
 	err := wire.Decode([]byte(v1Mismatched[0].in), wire.MaxSize).Err
 	assert.EqualError(t, err, "byte 23: destination is not of the announced family; nginx writes this if it took the client's address from the header of another load balancer; to accept the client without the destination, add 'mismatched_destination allow' to 'proxy_protocol_mode'")
 }
 
-// That there is no destination is not the same as an unspecified one.
-func TestHeadersThatDifferInWhetherTheyHaveADestinationAreNotEqual(t *testing.T) {
+// A header without a destination differs from one with an unspecified destination.
+func TestV1_HeaderWithoutDestinationDiffersFromOneWith(t *testing.T) {
 	decode := func(s string) wire.Header { return lenient.Decode([]byte(s)).Header }
 	one := decode("PROXY TCP6 2001:db8::7 unix:/a 1 0\r\n")
 	assert.True(t, one == decode("PROXY TCP6 2001:db8::7 127.0.0.1 1 2\r\n"), "nothing is kept of the destination")
 	assert.False(t, one == decode("PROXY TCP6 2001:db8::7 :: 1 0\r\n"), "which is known to be unspecified")
 }
-func TestV1LinesThatBreakARuleAreRejected(t *testing.T) { testRejected(t, 1, v1Rejected()) }
+func TestV1_LinesThatBreakARuleAreRejected(t *testing.T) { testRejected(t, 1, v1Rejected()) }
 
 var v1RejectedLines = []rejected{
 	// "a string identifying the protocol: "PROXY", exactly one space"
@@ -245,7 +245,7 @@ var v1RejectedLines = []rejected{
 	{name: "a no-break space before the destination", in: "PROXY TCP4 192.0.2.1\u00a0192.0.2.2 1 2\r\n", problem: wire.ProblemSpace, offset: 20},
 	{name: "a space and a tab before the destination", in: "PROXY TCP4 192.0.2.1 \t192.0.2.2 1 2\r\n", problem: wire.ProblemAddress, offset: 21},
 
-	// Fields that are not there.
+	// Missing fields.
 	{name: "a keyword and a space alone", in: "PROXY TCP4 \r\n", problem: wire.ProblemAddress, offset: 11},
 	{name: "a TCP6 keyword and a space alone", in: "PROXY TCP6 \r\n", problem: wire.ProblemAddress, offset: 11},
 	{name: "no destination", in: "PROXY TCP4 192.0.2.1\r\n", problem: wire.ProblemSpace, offset: 20},
@@ -263,7 +263,7 @@ var v1RejectedLines = []rejected{
 	{name: "a line that ends in a dot", in: "PROXY TCP6 ::ffff:192.\r\n", problem: wire.ProblemAddress, offset: 22},
 	{name: "one address", in: "PROXY TCP4 192.0.2.1 1 2\r\n", problem: wire.ProblemAddress, offset: 22},
 
-	// Next to what nginx writes of a destination of another family.
+	// Lines like those that nginx writes for a destination of another family.
 	{name: "a source of the other family", in: "PROXY TCP6 192.0.2.1 2001:db8::1 1 2\r\n", problem: wire.ProblemAddress, offset: 11},
 	{name: "a TCP4 source of the other family", in: "PROXY TCP4 2001:db8::1 192.0.2.1 1 2\r\n", problem: wire.ProblemAddress, offset: 14},
 	{name: "both of the other family", in: "PROXY TCP6 192.0.2.1 192.0.2.2 1 2\r\n", problem: wire.ProblemAddress, offset: 11},
@@ -343,8 +343,8 @@ var v1RejectedLines = []rejected{
 	{name: "a lone LF as the 106th byte", in: "PROXY TCP4 " + strings.Repeat("x", 94) + "\n", problem: wire.ProblemLoneCRLF, offset: 105},
 	{name: "a lone CR as the 106th byte", in: "PROXY TCP4 " + strings.Repeat("x", 94) + "\rx", problem: wire.ProblemLoneCRLF, offset: 105},
 
-	// "If the CRLF sequence is not found in the first 107 characters": the 106th
-	// must be its CR and the 107th its LF, or one of them is the wrong byte.
+	// "If the CRLF sequence is not found in the first 107 characters": the wrong byte is
+	// the 106th if it is not a CR, and otherwise the 107th.
 	{name: "a TCP4 line of 108 bytes", in: "PROXY TCP4 " + strings.Repeat("x", 95), problem: wire.ProblemNoCRLF, offset: 105},
 	{name: "a TCP6 line of 108 bytes", in: "PROXY TCP6 " + longest6 + " " + longest6 + " 65535 65535    ", problem: wire.ProblemNoCRLF, offset: 105},
 	{name: "an UNKNOWN line of 108 bytes", in: "PROXY UNKNOWN " + longest6 + " " + longest6 + " 65535 65535 ", problem: wire.ProblemNoCRLF, offset: 105},
@@ -353,8 +353,8 @@ var v1RejectedLines = []rejected{
 	{name: "an UNKNOWN line with lone LFs but no CRLF", in: "PROXY UNKNOWN " + strings.Repeat("\n", 92), problem: wire.ProblemNoCRLF, offset: 105},
 }
 
-// badAddresses break the rules for addresses; at counts the bytes of the address
-// before the wrong one.
+// badAddresses are addresses that break a rule. at is the offset of the wrong byte in the
+// address.
 var badAddresses = map[string][]struct {
 	name, addr string
 	problem    wire.Problem
@@ -459,7 +459,7 @@ var badAddresses = map[string][]struct {
 	},
 }
 
-// badPorts are no decimal numbers of 0 to 65535.
+// badPorts are texts that are not decimal numbers from 0 to 65535.
 var badPorts = []struct {
 	name, port string
 	at         int
@@ -509,8 +509,8 @@ func v1Rejected() []rejected {
 	return all
 }
 
-// destinationRejected is a line with a bad destination, which may be an address of the other
-// family.
+// destinationRejected returns a line with a bad destination, which may be an address of the
+// other family.
 func destinationRejected(keyword, name, front, addr string, problem wire.Problem, at int) rejected {
 	if mismatches(keyword, addr) {
 		problem, at = wire.ProblemDestination, 0
@@ -521,8 +521,8 @@ func destinationRejected(keyword, name, front, addr string, problem wire.Problem
 	}
 }
 
-// mismatches says what package netip and a look at each byte make of a destination: whether
-// it is an address of another family than the announced one.
+// mismatches reports whether a destination is an address of another family than the announced
+// one. It uses package netip, and looks at each byte of a path.
 func mismatches(keyword, dst string) bool {
 	if path, ok := strings.CutPrefix(dst, "unix:"); ok {
 		for i := range len(path) {
@@ -543,7 +543,7 @@ func mismatches(keyword, dst string) bool {
 	}
 }
 
-func TestEveryV1PortIsDecoded(t *testing.T) {
+func TestV1_EveryV1PortIsDecoded(t *testing.T) {
 	for port := range 1 << 16 {
 		src, dst := uint16(port), uint16(^port)
 		line := fmt.Appendf(nil, "PROXY TCP4 192.0.2.1 192.0.2.2 %d %d\r\n", src, dst)
@@ -555,7 +555,7 @@ func TestEveryV1PortIsDecoded(t *testing.T) {
 	}
 }
 
-func TestALineWithOneByteChangedIsRejectedOrDecodedAsWritten(t *testing.T) {
+func TestV1_ALineWithOneByteChangedIsRejectedOrDecodedAsWritten(t *testing.T) {
 	for _, line := range []string{
 		"PROXY TCP4 192.0.2.1 198.51.100.27 56324 443\r\n",
 		"PROXY TCP6 2001:db8::1 fe80::cafe:27 56324 443\r\n",
@@ -577,7 +577,7 @@ func TestALineWithOneByteChangedIsRejectedOrDecodedAsWritten(t *testing.T) {
 	}
 }
 
-func TestALineCutAnywhereAndThenEndedIsRejected(t *testing.T) {
+func TestV1_ALineCutAnywhereAndThenEndedIsRejected(t *testing.T) {
 	for _, tc := range slices.Concat(v1Accepted, v1Mismatched) {
 		if !tc.want.hasAddrs {
 			continue
@@ -595,20 +595,20 @@ func TestALineCutAnywhereAndThenEndedIsRejected(t *testing.T) {
 	}
 }
 
-func TestTheLimitForV2HeadersLeavesV1LinesAlone(t *testing.T) {
+func TestV1_TheLimitForV2HeadersLeavesV1LinesAlone(t *testing.T) {
 	for _, tc := range v1Accepted {
 		assert.Equal(t, wire.Complete, wire.Decode([]byte(tc.in), wire.MinMaxSize).State, "%s", tc.name)
 	}
 }
 
-func TestOfTwoLoneLineEndsTheFirstIsNamed(t *testing.T) {
+func TestV1_OfTwoLoneLineEndsTheFirstIsNamed(t *testing.T) {
 	for _, in := range []string{"PROXY TCP4 1\n2\r3", "PROXY TCP4 1\r2\n3"} {
 		got := wire.Decode([]byte(in), wire.MaxSize)
 		assert.Equal(t, wire.Error{Problem: wire.ProblemLoneCRLF, Offset: 12}, got.Err, "%q", in)
 	}
 }
 
-func TestLineThatEndsBehindItsFirstAddressLacksASpace(t *testing.T) {
+func TestV1_LineThatEndsBehindItsFirstAddressLacksASpace(t *testing.T) {
 	got := wire.Decode([]byte("PROXY TCP6 1::\r\n"), wire.MaxSize)
 	assert.Equal(t, wire.Error{Problem: wire.ProblemSpace, Offset: 14}, got.Err)
 }

@@ -5,8 +5,8 @@ import (
 	"hash/crc32"
 )
 
-// fixedSizeV2 is the size of what every v2 header begins with: signature, version
-// and command, family and transport, and the length of what follows.
+// fixedSizeV2 is the size of the fixed part of v2 headers: the signature, a byte with
+// version and command, a byte with family and transport, and the length of the rest.
 const fixedSizeV2 = len(SignatureV2) + 4
 
 // Sizes of the v2 address blocks (section 2.2).
@@ -16,8 +16,8 @@ const (
 	addrsSizeUnix = 2 * 108
 )
 
-// decodeV2 decodes a v2 header (section 2.2). What its first 16 bytes get wrong is
-// refused before the rest arrives. The result must be the zero one.
+// decodeV2 decodes a v2 header (section 2.2) into r. An error in the first 16 bytes is
+// found before the rest has arrived. r must be the zero Result.
 func decodeV2(b []byte, maxSize int, r *Result) {
 	const (
 		atCommand = len(SignatureV2)
@@ -104,10 +104,10 @@ func decodeV2(b []byte, maxSize int, r *Result) {
 	r.TLVs = TLVs(b[fixedSizeV2+addrsSize : size])
 }
 
-// checkTLVs checks the TLVs that fill header from a byte on, and its checksum if
-// one of them is one.
+// checkTLVs checks the TLVs of a whole header, which begin at an offset, and the checksum
+// if there is one.
 func checkTLVs(header []byte, at int) Error {
-	checksum := 0 // where its value is, if there is one
+	checksum := 0 // the offset of the checksum's value, or 0
 	for at < len(header) {
 		if len(header)-at < tlvHeadSize {
 			return Error{ProblemTLVOverrun, at}
@@ -137,11 +137,11 @@ func checkTLVs(header []byte, at int) Error {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// zeros stands for the checksum's value while the checksum is computed (section
-// 2.2.3); the header itself is never written to.
+// zeros takes the place of the checksum's value while the checksum is computed (section
+// 2.2.3), so that the header does not have to be changed.
 var zeros [crc32.Size]byte
 
-// crc32c is the checksum of a v2 header whose checksum value is at this byte.
+// crc32c returns the checksum of a v2 header. at is the offset of the checksum's value.
 func crc32c(header []byte, at int) uint32 {
 	sum := crc32.Update(0, castagnoli, header[:at])
 	sum = crc32.Update(sum, castagnoli, zeros[:])

@@ -28,7 +28,7 @@ const (
 
 var addrsUnix = "/run/client.sock" + strings.Repeat("\x00", 108-16) + "/run/server.sock" + strings.Repeat("\x00", 108-16)
 
-// What a header with these blocks tells.
+// The heads of headers with these address blocks.
 func addrs4Of(transport wire.Transport) head {
 	return ip4(2, transport, "192.0.2.1:56324", "198.51.100.27:443")
 }
@@ -41,7 +41,7 @@ func unixOf(transport wire.Transport) head { return bare(2, wire.Proxy, wire.Uni
 
 var local2 = bare(2, wire.Local, wire.FamilyUnspec, wire.TransportUnspec)
 
-// badTLVs would make any header malformed that has TLVs.
+// badTLVs are TLVs that break rules. A header whose TLVs are decoded is malformed with them.
 const badTLVs = "\x03\x00\x04\xde\xad\xbe\xef" + "\x03\x00\x01\x00" + "\x05\xff\xff"
 
 var v2Accepted = []accepted{
@@ -172,12 +172,12 @@ func v2Rejected() []rejected {
 	return all
 }
 
-func TestV2HeadersThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v2Accepted) }
-func TestV2HeadersThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, v2Rejected()) }
+func TestV2_HeadersThatFollowTheRulesAreAccepted(t *testing.T) { testAccepted(t, v2Accepted) }
+func TestV2_HeadersThatBreakARuleAreRejected(t *testing.T)     { testRejected(t, 2, v2Rejected()) }
 
-func TestEveryValueOfTheTwoBytesBehindTheSignature(t *testing.T) {
-	// 180 zeros behind an IPv6 block, 204 behind an IPv4 one, are that many thirds
-	// of TLVs without a value.
+func TestV2_EveryValueOfTheTwoBytesBehindTheSignature(t *testing.T) {
+	// The 180 zeros behind an IPv6 block are 60 TLVs without a value, and the 204 behind
+	// an IPv4 block are 68.
 	header := []byte(v2(proxy, 0x11, strings.Repeat("\x00", 216)))
 	zero4, zero6 := netip.MustParseAddrPort("0.0.0.0:0"), netip.MustParseAddrPort("[::]:0")
 	for verCmd := range 1 << 8 {
@@ -220,7 +220,7 @@ func TestEveryValueOfTheTwoBytesBehindTheSignature(t *testing.T) {
 	}
 }
 
-func TestAHeaderAsLargeAsAllowedIsAcceptedAndNoneLarger(t *testing.T) {
+func TestV2_AHeaderAsLargeAsAllowedIsAcceptedAndNoneLarger(t *testing.T) {
 	for _, size := range []int{wire.MinMaxSize, 4096, wire.MaxSize - 1, wire.MaxSize} {
 		padding := size - 16 - len(addrs4) - 3
 		for name, header := range map[string]string{
@@ -244,7 +244,7 @@ func TestAHeaderAsLargeAsAllowedIsAcceptedAndNoneLarger(t *testing.T) {
 	}
 }
 
-func TestTheLargestHeaderAtEveryByteThatCouldMatter(t *testing.T) {
+func TestV2_TheLargestHeaderAtEveryByteThatCouldMatter(t *testing.T) {
 	header := sealed(v2(proxy, 0x11, addrs4+noSum+tlv(wire.TypeNoop, strings.Repeat("x", 1<<16-1-len(addrs4)-len(noSum)-3))))
 	require.Len(t, header, 65551)
 	b := []byte(header)
@@ -262,7 +262,7 @@ func TestTheLargestHeaderAtEveryByteThatCouldMatter(t *testing.T) {
 	assert.Equal(t, wire.ProblemChecksum, wire.Decode(b, wire.MaxSize).Err.Problem)
 }
 
-func TestAnAnnouncedLengthAloneIsNoHeader(t *testing.T) {
+func TestV2_AnAnnouncedLengthAloneIsNoHeader(t *testing.T) {
 	for _, tc := range v2Accepted {
 		length := int(binary.BigEndian.Uint16([]byte(tc.in[14:])))
 		require.Equal(t, len(tc.in), 16+length)

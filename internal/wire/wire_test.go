@@ -15,7 +15,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// accepted is one whole header and nothing behind it.
+// accepted is a case of a valid header, with no bytes behind it.
 type accepted struct {
 	name string
 	in   string
@@ -23,17 +23,17 @@ type accepted struct {
 	tlvs string
 }
 
-// rejected is a header up to and including the byte that proves it wrong: every
-// shorter piece of it is still undecided.
+// rejected is a case of an invalid header, up to and including the byte that proves it
+// wrong: with every shorter piece of it, more bytes are needed.
 type rejected struct {
 	name    string
 	in      string
-	maxSize int // 0: the largest there is
+	maxSize int // 0 stands for the largest size
 	problem wire.Problem
 	offset  int
 }
 
-// head is all that a Header tells.
+// head has the contents of a Header, as its methods return them.
 type head struct {
 	version   uint8
 	command   wire.Command
@@ -47,7 +47,7 @@ func headOf(h wire.Header) head {
 	return head{h.Version(), h.Command(), h.Family(), h.Transport(), h.HasAddrs(), h.Source(), h.Destination()}
 }
 
-// ip4 and ip6 are what a header with these addresses tells.
+// ip4 and ip6 return the head of a header with these addresses.
 func ip4(version uint8, transport wire.Transport, src, dst string) head {
 	return head{version, wire.Proxy, wire.IPv4, transport, true, netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)}
 }
@@ -56,12 +56,12 @@ func ip6(version uint8, transport wire.Transport, src, dst string) head {
 	return head{version, wire.Proxy, wire.IPv6, transport, true, netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)}
 }
 
-// bare is what a header without IP addresses tells.
+// bare returns the head of a header without IP addresses.
 func bare(version uint8, command wire.Command, family wire.Family, transport wire.Transport) head {
 	return head{version: version, command: command, family: family, transport: transport}
 }
 
-// v2 builds a header from its 13th and 14th byte and what follows the length.
+// v2 builds a header from its 13th and 14th byte and the block behind the length.
 func v2(verCmd, famProto byte, block string) string {
 	b := append([]byte(wire.SignatureV2), verCmd, famProto)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(block)))
@@ -90,8 +90,8 @@ func sealed(header string) string {
 	return string(b)
 }
 
-// crc32c is the checksum of RFC 4960, appendix B, one bit at a time: slow, and
-// nothing like the package's own.
+// crc32c returns the checksum of RFC 4960, appendix B. It works on one bit at a time, and
+// shares no code with the package.
 func crc32c(s string) uint32 {
 	sum := ^uint32(0)
 	for i := range len(s) {
@@ -117,7 +117,8 @@ func allRejected() []rejected {
 	return rejected
 }
 
-// rejectedMismatch is a line that a receiver accepts only if it says so.
+// rejectedMismatch returns the case of a mismatched destination without the option that
+// accepts it.
 func rejectedMismatch(tc accepted) rejected {
 	dst := len("PROXY TCP4 ") + strings.IndexByte(tc.in[len("PROXY TCP4 "):], ' ') + 1
 	return rejected{name: tc.name, in: tc.in, problem: wire.ProblemDestination, offset: dst}
@@ -162,13 +163,14 @@ func (tc rejected) max() int {
 	return tc.maxSize
 }
 
-// same is assert.Equal for loops of many thousand rounds.
+// same reports whether two results are equal. It is faster than assert.Equal, for loops of
+// many thousand rounds.
 func same(a, b wire.Result) bool {
 	return a.State == b.State && a.Version == b.Version && a.Header == b.Header && a.Size == b.Size &&
 		(a.TLVs == nil) == (b.TLVs == nil) && bytes.Equal(a.TLVs, b.TLVs) && a.Err == b.Err
 }
 
-// A case of the properties that every header has, good or bad.
+// anyCase is a case for the properties that every header has, valid or not.
 type anyCase struct {
 	name, in string
 	options  wire.Options
@@ -188,7 +190,7 @@ func allCases() []anyCase {
 	return all
 }
 
-func TestNothingIsDecidedBeforeTheLastByteOfACase(t *testing.T) {
+func TestDecode_NothingIsDecidedBeforeTheLastByteOfACase(t *testing.T) {
 	for _, tc := range allCases() {
 		t.Run(tc.name, func(t *testing.T) {
 			signature := len(wire.SignatureV1)
@@ -212,8 +214,8 @@ func TestNothingIsDecidedBeforeTheLastByteOfACase(t *testing.T) {
 	}
 }
 
-// What may stand behind a header. Each would change the answer of a decoder that
-// looked at it, or at its length.
+// garbage are bytes that may follow a header. Each would change the result of a decoder that
+// looked at these bytes or counted them.
 var garbage = []string{
 	"\x00", "\n", "\r", "\r\n", " ", "0", "9", ".1", ":1", "::", "f",
 	"GET / HTTP/1.1\r\n\r\n",
@@ -225,7 +227,7 @@ var garbage = []string{
 	strings.Repeat("\x00", 300),
 }
 
-func TestNothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
+func TestDecode_NothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
 	for _, tc := range allCases() {
 		t.Run(tc.name, func(t *testing.T) {
 			exact := slices.Clip([]byte(tc.in))
@@ -233,7 +235,7 @@ func TestNothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
 			for _, behind := range garbage {
 				whole := []byte(tc.in + behind)
 				assert.Equal(t, want, tc.options.Decode(whole), "with %q behind", behind)
-				// The same bytes again, out of sight in the slice's capacity.
+				// The same bytes behind the end of the slice, in its capacity.
 				assert.Equal(t, want, tc.options.Decode(whole[:len(tc.in)]), "with %q in the capacity", behind)
 				assert.Equal(t, tc.in+behind, string(whole), "the input was written to")
 			}
@@ -242,7 +244,7 @@ func TestNothingBehindTheDecidingByteIsLookedAt(t *testing.T) {
 	}
 }
 
-func TestNothingAllocates(t *testing.T) {
+func TestDecode_NothingAllocates(t *testing.T) {
 	inputs := allCases()
 	for _, tc := range notHeaders {
 		inputs = append(inputs, anyCase{"not a header/" + tc.name, tc.in, lenient})
@@ -294,7 +296,7 @@ var notHeaders = []struct {
 	{"a v2 signature in lower case", "\r\n\r\n\x00\r\nquit\n\x21\x11\x00\x0c", wire.Absent},
 }
 
-func TestWhatIsNoHeaderIsKnownAtItsFirstWrongByte(t *testing.T) {
+func TestDecode_WhatIsNoHeaderIsKnownAtItsFirstWrongByte(t *testing.T) {
 	for _, tc := range notHeaders {
 		t.Run(tc.name, func(t *testing.T) {
 			assert.Equal(t, wire.Result{State: tc.state}, wire.Decode([]byte(tc.in), wire.MaxSize))
@@ -313,7 +315,7 @@ func TestWhatIsNoHeaderIsKnownAtItsFirstWrongByte(t *testing.T) {
 	}
 }
 
-func TestASignatureIsEnoughToKnowAHeaderAndItsVersion(t *testing.T) {
+func TestDecode_ASignatureIsEnoughToKnowAHeaderAndItsVersion(t *testing.T) {
 	for version, signature := range map[uint8]string{1: "PROXY", 2: "\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a"} {
 		for _, behind := range append([]string{""}, garbage...) {
 			state, got := wire.Signature([]byte(signature + behind))
@@ -324,7 +326,7 @@ func TestASignatureIsEnoughToKnowAHeaderAndItsVersion(t *testing.T) {
 	}
 }
 
-func TestASignatureWithOneByteWrongIsNone(t *testing.T) {
+func TestDecode_ASignatureWithOneByteWrongIsNone(t *testing.T) {
 	for _, signature := range []string{wire.SignatureV1, wire.SignatureV2} {
 		for at := range len(signature) {
 			for bit := range 8 {
@@ -338,7 +340,7 @@ func TestASignatureWithOneByteWrongIsNone(t *testing.T) {
 	}
 }
 
-func TestSizesAreTheSpecificationsOwn(t *testing.T) {
+func TestDecode_SizesAreTheSpecificationsOwn(t *testing.T) {
 	assert.Equal(t, 107, wire.MaxSizeV1)
 	assert.Equal(t, 576-40, wire.MinMaxSize)
 	assert.Equal(t, 65551, wire.MaxSize)
@@ -353,7 +355,7 @@ var allProblems = []wire.Problem{
 	wire.ProblemCRC32CSize, wire.ProblemCRC32CTwice, wire.ProblemChecksum,
 }
 
-func TestEveryProblemIsProvokedByACase(t *testing.T) {
+func TestDecode_EveryProblemIsProvokedByACase(t *testing.T) {
 	provoked := map[wire.Problem]bool{}
 	for _, tc := range allRejected() {
 		provoked[tc.problem] = true
@@ -364,7 +366,7 @@ func TestEveryProblemIsProvokedByACase(t *testing.T) {
 	assert.Len(t, provoked, len(allProblems))
 }
 
-func TestEveryProblemSaysWhatIsWrongAndCitesTheRule(t *testing.T) {
+func TestDecode_EveryProblemSaysWhatIsWrongAndCitesTheRule(t *testing.T) {
 	said := map[string]wire.Problem{}
 	for _, problem := range allProblems {
 		text := problem.String()
@@ -377,14 +379,14 @@ func TestEveryProblemSaysWhatIsWrongAndCitesTheRule(t *testing.T) {
 	assert.Empty(t, wire.Problem(0).Rule())
 }
 
-func TestAnErrorSaysWhereAndWhat(t *testing.T) {
+func TestDecode_AnErrorSaysWhereAndWhat(t *testing.T) {
 	err := wire.Decode([]byte("PROXY TCP4 192.0.2.256 192.0.2.1 1 2\r\n"), wire.MaxSize).Err
 	var asError error = err
 	assert.EqualError(t, asError, "byte 21: malformed address, or not of the announced family")
 	assert.Equal(t, wire.ProblemAddress, err.Problem)
 }
 
-func TestHeadersAreComparable(t *testing.T) {
+func TestDecode_HeadersAreComparable(t *testing.T) {
 	decode := func(s string) wire.Header { return wire.Decode([]byte(s), wire.MaxSize).Header }
 	one := decode("PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n")
 	assert.True(t, one == decode("PROXY TCP6 2001:DB8:0:0:0:0:0:1 2001:db8::0:2 1 2\r\n"), "the same in another spelling")
@@ -393,7 +395,7 @@ func TestHeadersAreComparable(t *testing.T) {
 	assert.Equal(t, head{}, headOf(wire.Header{}), "the zero Header is no header")
 }
 
-func TestTheSourcesIPIsShortIfItIsIPv4OrMapped(t *testing.T) {
+func TestDecode_TheSourcesIPIsShortIfItIsIPv4OrMapped(t *testing.T) {
 	for addr, want := range map[string]net.IP{
 		"192.0.2.1":        {192, 0, 2, 1},
 		"::ffff:192.0.2.1": {192, 0, 2, 1},

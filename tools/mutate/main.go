@@ -1,12 +1,14 @@
-// Command mutate weakens one check of the code at a time and sees whether a test notices.
+// Command mutate changes one check or statement of the code at a time and reports the changes that
+// no test notices. Such a change is called a mutant.
 //
 //	go -C tools run ./mutate ../internal/wire
 //	go -C tools run ./mutate .. header.go policy.go
 //
-// All mutants of a package are compiled into one test binary; the environment chooses one.
-// Every test runs once by itself, to see which mutants it reaches; then every mutant runs
-// with the tests that reach it, the quickest first, until one fails. Mutants that survive
-// are printed, and make the command fail unless equivalent.txt says why they may.
+// All mutants of a package are compiled into one test binary; an environment variable chooses one.
+// First every test runs once by itself, to find the mutants that it reaches. Then every mutant runs
+// with the tests that reach it, the quickest first, until one fails. A mutant survives if none
+// fails. Survivors are printed, and make the command fail unless equivalent.txt has a reason for
+// them.
 package main
 
 import (
@@ -52,8 +54,8 @@ func main() {
 	}
 }
 
-// run runs the mutants of some files of a package, or all, and returns how many survive
-// without an explanation.
+// run runs the mutants of some files of a package, or of all if files is empty. It returns the
+// number of mutants that survive without a reason in equivalent.txt.
 func run(dir string, files []string) (unexplained int, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
@@ -87,14 +89,15 @@ func run(dir string, files []string) (unexplained int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return p.judge(mutants, tests), nil
+	return p.report(mutants, tests), nil
 }
 
-// program is the test binary with all mutants.
+// program is the test binary with all mutants. dir is the package's directory, and trace the file
+// to which a test without a mutant writes the mutants that it reaches.
 type program struct{ dir, binary, trace string }
 
-// build compiles the tests with the sources, which are given by path, in place of those
-// on disk.
+// build compiles the test binary. sources are the texts of files, by path, that replace those on
+// disk.
 func (p *program) build(tmp string, sources map[string]string) error {
 	replace := make(map[string]string)
 	for path, text := range sources {
@@ -120,14 +123,15 @@ func (p *program) build(tmp string, sources map[string]string) error {
 	return nil
 }
 
-// test is what is known of a test that passes without mutants.
+// test is a test that passes without mutants.
 type test struct {
 	name    string
 	took    time.Duration
-	reaches map[int]bool
+	reaches map[int]bool // IDs of the mutants that it reaches
 }
 
-// measure runs each test by itself.
+// measure runs each test by itself without a mutant, and returns those that pass, the quickest
+// first.
 func (p *program) measure() ([]*test, error) {
 	out, err := p.command(context.Background(), "-test.list", "^(Test|Fuzz)").Output()
 	if err != nil {
@@ -167,6 +171,7 @@ func (p *program) measure() ([]*test, error) {
 	return tests, nil
 }
 
+// command returns a command that runs the test binary.
 func (p *program) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, p.binary, args...)
 	cmd.Dir = p.dir
@@ -174,8 +179,8 @@ func (p *program) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// passes reports whether the tests pass in one process with a mutant, or with none if it
-// is 0; then what they reach is in p.trace.
+// passes reports whether the tests pass in one process with a mutant. If mutant is 0, they run
+// without one, and the mutants that they reach are written to p.trace.
 func (p *program) passes(mutant int, tests []*test) bool {
 	var names []string
 	timeout := time.Duration(0)
@@ -197,7 +202,7 @@ func (p *program) passes(mutant int, tests []*test) bool {
 	return cmd.Run() == nil
 }
 
-// quick is what a test may take to be run together with others.
+// quick is the time below which a test runs in one process with others.
 const quick = 500 * time.Millisecond
 
 // survives reports whether all tests that reach a mutant pass.
@@ -222,7 +227,7 @@ func (p *program) survives(m *mutant, tests []*test) bool {
 //go:embed equivalent.txt
 var equivalent string
 
-// explanations are those of equivalent.txt, by mutant.
+// explanations returns the reasons in equivalent.txt, by the name of the mutant.
 func explanations() map[string]string {
 	why := make(map[string]string)
 	for line := range strings.Lines(equivalent) {
@@ -233,8 +238,9 @@ func explanations() map[string]string {
 	return why
 }
 
-// judge runs all mutants and prints what survived.
-func (p *program) judge(mutants []*mutant, tests []*test) (unexplained int) {
+// report runs all mutants, prints the survivors and a summary, and returns the number of survivors
+// without a reason.
+func (p *program) report(mutants []*mutant, tests []*test) (unexplained int) {
 	why := explanations()
 	var survivors []*mutant
 	var mu sync.Mutex

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A test that does not look at the limit notices neither of the mutants at it.
+// TestMutantsThatNoTestNoticesSurvive has tests that look at a limit, far from it, or not at all.
 func TestMutantsThatNoTestNoticesSurvive(t *testing.T) {
 	for _, tt := range []struct {
 		name, checks string
@@ -35,7 +35,8 @@ func TestMutantsThatNoTestNoticesSurvive(t *testing.T) {
 	}
 }
 
-// What several mutants change at once must still be what it was without any.
+// TestFilesAreTheSameWithoutMutant asserts that code with several mutants in one place works as
+// before if none is chosen.
 func TestFilesAreTheSameWithoutMutant(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{

@@ -20,19 +20,21 @@ type mutant struct {
 	id     int // from 1
 	file   string
 	line   int
-	fn     string // the function it is in
-	change string
-	source string // what is changed
+	fn     string // name of the function that is changed
+	change string // kind of the change, such as "always true"
+	source string // changed part of the source
 }
 
+// String returns the mutant as -list prints it: the file, the line and the name.
 func (m *mutant) String() string {
 	return fmt.Sprintf("%s:%d: %s", m.file, m.line, m.name())
 }
 
-// name says what is changed, without the line, which moves.
+// name returns the name of the mutant in equivalent.txt. It has no line number, because that
+// changes with the code above.
 func (m *mutant) name() string { return m.fn + ": " + m.change + ": " + m.source }
 
-// switches is the code by which a test binary chooses a mutant.
+// switches is Go code for the test binary: isMutant reports whether a mutant is chosen.
 const switches = `
 import (
 	"os"
@@ -68,8 +70,8 @@ func eitherMutant[T any](mutated bool, a, b T) T {
 }
 `
 
-// mutate returns the mutants of some files of a package, or all, and by path the files
-// that hold all of them.
+// mutate returns the mutants of some files of a package, or of all if names is empty. sources are
+// the texts of the files with all mutants, by path.
 func mutate(dir string, names []string) ([]*mutant, map[string]string, error) {
 	loaded, err := packages.Load(&packages.Config{
 		Dir:  dir,
@@ -110,7 +112,7 @@ func mutate(dir string, names []string) ([]*mutant, map[string]string, error) {
 	return all, sources, nil
 }
 
-// file collects the mutants of one.
+// file collects the mutants of one source file.
 type file struct {
 	pkg   *packages.Package
 	name  string
@@ -120,7 +122,7 @@ type file struct {
 	edits []edit
 }
 
-// edit puts text around a part of the file.
+// edit inserts text before and after a part of the file.
 type edit struct {
 	from, to      int
 	before, after string
@@ -130,8 +132,8 @@ func (f *file) offset(p token.Pos) int { return f.pkg.Fset.Position(p).Offset }
 
 func (f *file) source(n ast.Node) string { return f.text[f.offset(n.Pos()):f.offset(n.End())] }
 
-// around adds a mutant of a node: before and after stand around it, and before has a %d
-// for the call that chooses it.
+// around adds a mutant of a node: before and after are inserted around the node. The word MUTANT in
+// before is replaced by a call that reports whether the mutant is chosen.
 func (f *file) around(n ast.Node, change, before, after string) {
 	m := &mutant{
 		id: len(*f.all) + 1, file: f.name, line: f.pkg.Fset.Position(n.Pos()).Line, fn: f.fn,
@@ -142,7 +144,7 @@ func (f *file) around(n ast.Node, change, before, after string) {
 	f.edits = append(f.edits, edit{f.offset(n.Pos()), f.offset(n.End()), strings.ReplaceAll(before, "MUTANT", call), after})
 }
 
-// mutated is the text of the file with all its mutants.
+// mutated returns the text of the file with all its mutants.
 func (f *file) mutated() string {
 	type insertion struct {
 		at, rank int
@@ -150,8 +152,8 @@ func (f *file) mutated() string {
 	}
 	var insertions []insertion
 	for i, e := range f.edits {
-		// What is around more begins first and ends last. Of edits of the same part,
-		// the later ones are inside.
+		// An edit around a larger part begins first and ends last. Of edits around the same
+		// part, the later ones are inside.
 		size := (e.to - e.from) * (len(f.edits) + 1)
 		insertions = append(insertions, insertion{e.from, 1<<60 - size + i, e.before}, insertion{e.to, -1<<60 + size - i, e.after})
 	}
@@ -170,7 +172,7 @@ func (f *file) mutated() string {
 	return out.String()
 }
 
-// visitor walks through a function and knows the way it came.
+// visitor visits the nodes of a function and remembers the parent of each.
 type visitor struct {
 	f      *file
 	parent ast.Node
@@ -203,6 +205,7 @@ func isInteger(t types.Type) bool {
 	return ok && basic.Info()&types.IsInteger != 0
 }
 
+// expression adds the mutants of an expression.
 func (f *file) expression(e ast.Expr, parent ast.Node) {
 	info, ok := f.pkg.TypesInfo.Types[e]
 	if !ok || !info.IsValue() || info.Type == nil {
@@ -238,7 +241,8 @@ func (f *file) expression(e ast.Expr, parent ast.Node) {
 	}
 }
 
-// flip makes a comparison wrong where both sides are equal, and where they are one apart.
+// flip adds mutants of a comparison: one that is wrong if both sides are equal, and one that is
+// wrong if they are one apart. neighbour is "+1" or "-1", or empty for the first mutant only.
 func (f *file) flip(e *ast.BinaryExpr, x, y, neighbour string) {
 	f.around(e, "wrong if equal", "((MUTANT && ("+x+") == ("+y+")) != (", "))")
 	if neighbour != "" {
@@ -246,7 +250,7 @@ func (f *file) flip(e *ast.BinaryExpr, x, y, neighbour string) {
 	}
 }
 
-// boolean makes a condition one that always or never holds.
+// boolean adds mutants of a condition, which are always true, always false, or the opposite.
 func (f *file) boolean(e ast.Expr, parent ast.Node, isConstant bool) {
 	always := func() { f.around(e, "always true", "(MUTANT || (", "))") }
 	never := func() { f.around(e, "always false", "(!MUTANT && (", "))") }
@@ -281,7 +285,7 @@ func (f *file) boolean(e ast.Expr, parent ast.Node, isConstant bool) {
 	}
 }
 
-// statement leaves one out.
+// statement adds a mutant that leaves out a statement.
 func (f *file) statement(s ast.Stmt, parent ast.Node) {
 	switch parent.(type) {
 	case *ast.BlockStmt, *ast.CaseClause, *ast.CommClause:
@@ -309,13 +313,14 @@ func (f *file) statement(s ast.Stmt, parent ast.Node) {
 	f.around(s, "left out", "if !MUTANT {\n", "\n}")
 }
 
-// isLock reports whether a call is one of a mutex: without it tests hang, or need luck or
-// the race detector.
+// isLock reports whether a call locks or unlocks a mutex. Such calls have no mutants: without them
+// tests hang, or fail only by chance or with the race detector.
 func isLock(call *ast.CallExpr) bool {
 	selector, ok := call.Fun.(*ast.SelectorExpr)
 	return ok && slices.Contains([]string{"Lock", "Unlock", "RLock", "RUnlock"}, selector.Sel.Name)
 }
 
+// isBlank reports whether a statement assigns to blank identifiers only, and calls nothing.
 func isBlank(s *ast.AssignStmt) bool {
 	for _, left := range s.Lhs {
 		if ident, ok := left.(*ast.Ident); !ok || ident.Name != "_" {
@@ -326,7 +331,8 @@ func isBlank(s *ast.AssignStmt) bool {
 	return !call
 }
 
-// hasCalls reports whether evaluating e twice could do something twice.
+// hasCalls reports whether e has a call that may have a side effect, so that e must not be
+// evaluated twice.
 func hasCalls(e ast.Expr) (found bool) {
 	ast.Inspect(e, func(n ast.Node) bool {
 		if call, ok := n.(*ast.CallExpr); ok {

@@ -1,25 +1,24 @@
-// Command quickstart does what the README's quick start says, as written, and
-// compares what it prints with what the README promises.
+// Command quickstart runs the commands of the README's quick start as written, and compares their
+// output with the output in the README.
 //
 //	quickstart README.md
 //
-// It reads the fenced console blocks under the heading "## Quick start" and
-// runs their commands in order, in the directory of the README, each in a bash of
-// its own: a cd, an export or a process in the background ends with its command.
-// In such a block
+// The commands are in the fenced console blocks under the heading "## Quick start". They run in
+// order, in the directory of the README, each in a bash of its own: a cd, an export or a process in
+// the background ends with its command. In a console block
 //
-//   - a line that begins with "$ " is a command; a backslash at its end
-//     continues it on the next line;
-//   - the lines after it are its output, standard error included;
-//   - a line "..." stands for any number of lines, also none;
+//   - a line that begins with "$ " is a command; a backslash at the end of the line continues the
+//     command on the next line;
+//   - the lines after a command are its output, including standard error;
+//   - a line "..." stands for any number of lines, including none;
 //   - <words> in angle brackets stand for any text within the line.
 //
-// The command that contains "run --config Caddyfile.example" is the server: it
-// stays in the background, the next command waits until it answers, and it is
-// stopped at the end; more output than the README shows is expected of it.
+// The command that contains "run --config Caddyfile.example" is the server. It runs in the
+// background until the end. The next command runs when the server answers. The server may print
+// more lines than the README shows.
 //
-// A command may fail, as long as it prints what the README says. Its exit
-// status decides only where the README says nothing, or nothing but "...".
+// A command may fail if its output is that of the README. Its exit status only counts if the README
+// shows no output, or only "...".
 package main
 
 import (
@@ -78,7 +77,7 @@ func run(ctx context.Context, readme string) (failed error) {
 		return err
 	}
 
-	// Without these the README would be "checked" by running nothing.
+	// Without a server and an output to compare, the check would pass without checking anything.
 	servers, checks := 0, 0
 	for _, s := range steps {
 		if s.server() {
@@ -109,7 +108,7 @@ func run(ctx context.Context, readme string) (failed error) {
 	return nil
 }
 
-// A step is one command and the lines the README shows below it.
+// step is one command and the lines that the README shows below it.
 type step struct {
 	command string
 	want    []string
@@ -118,7 +117,7 @@ type step struct {
 // parse returns the commands of the console blocks in the quick start section.
 func parse(readme string) ([]step, error) {
 	var steps []step
-	var last *step // of this block
+	var last *step // the last step of the current block
 	inSection, fence, continued, number := false, "", false, 0
 	for line := range strings.Lines(readme) {
 		number++
@@ -151,9 +150,10 @@ func parse(readme string) ([]step, error) {
 	return steps, nil
 }
 
+// server reports whether the command is that of the server.
 func (s step) server() bool { return strings.Contains(s.command, serverMarker) }
 
-// saysNothing reports whether any output at all would match.
+// saysNothing reports whether any output matches, because the README shows none, or only "...".
 func (s step) saysNothing() bool {
 	for _, line := range s.want {
 		if line != "" && line != "..." {
@@ -163,6 +163,7 @@ func (s step) saysNothing() bool {
 	return true
 }
 
+// run runs the command and compares its output.
 func (s step) run(ctx context.Context, dir string) error {
 	p, err := start(s.command, dir)
 	if err != nil {
@@ -187,19 +188,20 @@ func (s step) run(ctx context.Context, dir string) error {
 	return nil
 }
 
+// show prints the output of a process.
 func show(p *process) {
 	if out := strings.TrimRight(p.output(), "\r\n"); out != "" {
 		fmt.Println(out)
 	}
 }
 
-// serve starts the server and returns when it answers the later steps.
+// serve starts the server and returns when it answers at the address of the later steps.
 func (s step) serve(ctx context.Context, dir string, later []step) (*process, error) {
 	addr, err := address(later)
 	if err != nil {
 		return nil, err
 	}
-	// Were something else listening there, it would be tested in place of ours.
+	// Another program at this address would answer in place of the server.
 	if answers(addr) {
 		return nil, fmt.Errorf("%s is in use before the server is started", addr)
 	}
@@ -216,7 +218,7 @@ func (s step) serve(ctx context.Context, dir string, later []step) (*process, er
 	return p, nil
 }
 
-// finish stops the server and judges how it did.
+// finish stops the server and compares its output. It is an error if the server has already ended.
 func (s step) finish(p *process) error {
 	var err error
 	select {
@@ -231,11 +233,11 @@ func (s step) finish(p *process) error {
 	if err != nil {
 		return fmt.Errorf("the server did not live to the end: %w", err)
 	}
-	// It says more than a README should repeat.
+	// More lines than those in the README may follow.
 	return s.compare(p.output(), "...")
 }
 
-// compare matches output with the expected lines, and more after them.
+// compare matches the output with the expected lines, followed by those in more.
 func (s step) compare(output string, more ...string) error {
 	want := append(s.want[:len(s.want):len(s.want)], more...)
 	if !pattern(want).MatchString(normalize(output)) {
@@ -272,9 +274,8 @@ func pattern(want []string) *regexp.Regexp {
 	return regexp.MustCompile(expr.String())
 }
 
-// normalize removes what a reader of a terminal does not see or not compare:
-// colours, the width of blanks, empty lines at either end, and Go's downloads,
-// which only the first of two runs has.
+// normalize removes the parts of an output that need not be equal: colours, the width of blanks,
+// empty lines at either end, and Go's downloads, which only the first run has.
 func normalize(text string) string {
 	text = strings.ReplaceAll(text, "\r", "") + "\n"
 	text = escape.ReplaceAllString(text, "")
@@ -292,7 +293,7 @@ func normalize(text string) string {
 
 var urls = regexp.MustCompile(`https?://[^\s'"/]+`)
 
-// address is where the first URL in the steps points: the server's port.
+// address returns the address of the first URL in the steps, which is that of the server.
 func address(steps []step) (string, error) {
 	for _, s := range steps {
 		for _, raw := range urls.FindAllString(s.command, -1) {
@@ -315,6 +316,7 @@ func address(steps []step) (string, error) {
 	return "", errors.New("no command after the server's has a URL to find it at")
 }
 
+// answers reports whether a server accepts connections at addr.
 func answers(addr string) bool {
 	c, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
@@ -324,17 +326,18 @@ func answers(addr string) bool {
 	return true
 }
 
-// A process runs on a pseudo-terminal, because that is where a reader runs it:
-// curl draws its progress meter, and Caddy logs JSON, wherever else they write.
+// process is a running command on a pseudo-terminal, as for a reader of the README. Without a
+// terminal, curl would draw its progress meter, and Caddy would log JSON.
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed once err is final
-	err  error
+	err  error         // only valid after done is closed
 
 	mu  sync.Mutex
-	buf bytes.Buffer
+	buf bytes.Buffer // the output so far; guarded by mu
 }
 
+// start starts a command in a directory.
 func start(command, dir string) (*process, error) {
 	terminal, tty, err := openPTY()
 	if err != nil {
@@ -343,7 +346,8 @@ func start(command, dir string) (*process, error) {
 	p := &process{cmd: exec.Command("bash", "-c", command), done: make(chan struct{})}
 	p.cmd.Dir = dir
 	p.cmd.Stdout, p.cmd.Stderr = tty, tty
-	// A group of its own: `go run` leaves its child behind when only it is killed.
+	// The command gets a process group of its own, which stop ends: if only `go run` were killed,
+	// its child would go on.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = p.cmd.Start()
 	tty.Close()
@@ -368,7 +372,7 @@ func start(command, dir string) (*process, error) {
 	}()
 	go func() {
 		p.err = p.cmd.Wait()
-		// What the command left in the background may hold the terminal for ever.
+		// Processes that the command left in the background may never close the terminal.
 		select {
 		case <-copied:
 		case <-time.After(2 * time.Second):
@@ -379,6 +383,7 @@ func start(command, dir string) (*process, error) {
 	return p, nil
 }
 
+// output returns the output so far.
 func (p *process) output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -399,12 +404,12 @@ func (p *process) wait(ctx context.Context, addr string) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	// Its other listeners come up right after the first.
+	// The server's other listeners start right after the first.
 	time.Sleep(500 * time.Millisecond)
 	return nil
 }
 
-// stop ends the whole process group, politely at first.
+// stop ends the whole process group: with SIGINT, and after 10 seconds with SIGKILL.
 func (p *process) stop() {
 	group := -p.cmd.Process.Pid
 	_ = syscall.Kill(group, syscall.SIGINT)

@@ -99,7 +99,8 @@ func TestAddress(t *testing.T) {
 	}
 }
 
-// TestMain makes the test binary the server of TestRun's READMEs.
+// TestMain runs the test binary as the server of the READMEs in TestRun if an environment variable
+// is set, and otherwise runs the tests.
 func TestMain(m *testing.M) {
 	if addr := os.Getenv("QUICKSTART_TEST_SERVE"); addr != "" {
 		fmt.Println("starting\nlistening on", addr)

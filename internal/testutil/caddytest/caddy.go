@@ -1,11 +1,11 @@
 // Package caddytest runs Caddy inside a test and talks to it: over TCP, Unix sockets and UDP,
 // with PROXY protocol headers, TLS and HTTP/1, 2 and 3.
 //
-// It knows the modules of this repository by their names in the configuration only. A test
-// imports the package that registers them.
+// This package only uses the names of this repository's modules in configurations. A test imports
+// the package that registers them.
 //
-// There is one Caddy in a process: a test that runs one must not be parallel to another that
-// does. Its own subtests may be parallel to each other.
+// There is one Caddy in a process. So tests that run Caddy must not be parallel to each other. The
+// subtests of one such test may be parallel.
 package caddytest
 
 import (
@@ -25,19 +25,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Caddy is the Caddy of a test. It runs until the test ends.
+// Caddy is the Caddy that a test runs. It stops when the test ends.
 type Caddy struct {
 	t testing.TB
-	// Logs has the log entries of the test.
+	// Logs has the log entries since New.
 	Logs Logs
-	// Dir is a directory for the test. Caddy's storage is there.
+	// Dir is a temporary directory for the test, with Caddy's storage in it.
 	Dir string
-	// Grace is the grace period in configurations that are loaded from now on: the time that
-	// Caddy gives to connections when it stops.
+	// Grace is the grace period in configurations of Load and Caddyfile: the time that Caddy gives
+	// to open connections when it stops.
 	Grace time.Duration
 }
 
-// Start runs Caddy with a Caddyfile made of global options and sites.
+// Start runs Caddy with a Caddyfile of global options and sites until the test ends.
 func Start(t testing.TB, options, sites string) *Caddy {
 	t.Helper()
 	c := New(t)
@@ -45,7 +45,7 @@ func Start(t testing.TB, options, sites string) *Caddy {
 	return c
 }
 
-// StartJSON is Start with the JSON of apps.
+// StartJSON runs Caddy with the JSON of apps until the test ends.
 func StartJSON(t testing.TB, apps string) *Caddy {
 	t.Helper()
 	c := New(t)
@@ -53,7 +53,7 @@ func StartJSON(t testing.TB, apps string) *Caddy {
 	return c
 }
 
-// New returns a Caddy that runs nothing yet.
+// New returns a Caddy without a configuration. Its log begins here.
 func New(t testing.TB) *Caddy {
 	t.Helper()
 	c := &Caddy{t: t, Logs: Logs{all: new(logEntries)}, Dir: t.TempDir(), Grace: time.Second}
@@ -62,7 +62,7 @@ func New(t testing.TB) *Caddy {
 	return c
 }
 
-// Stop stops Caddy, and fails the test if that hangs. It is called when the test ends, too.
+// Stop stops Caddy, and fails the test if Caddy does not stop. It is also called when the test ends.
 func (c *Caddy) Stop() {
 	stopped := make(chan error, 1)
 	go func() { stopped <- caddy.Stop() }()
@@ -74,13 +74,13 @@ func (c *Caddy) Stop() {
 	}
 }
 
-// Load makes a Caddyfile of global options and sites the running configuration. If it returns
-// an error, the last configuration goes on.
+// Load loads a Caddyfile of global options and sites. If it returns an error, Caddy keeps the last
+// configuration.
 func (c *Caddy) Load(options, sites string) error {
 	return c.LoadCaddyfile(c.Caddyfile(options, sites))
 }
 
-// LoadCaddyfile is Load with a whole Caddyfile.
+// LoadCaddyfile loads a whole Caddyfile. If it returns an error, Caddy keeps the last configuration.
 func (c *Caddy) LoadCaddyfile(text string) error {
 	config, err := Adapt(text)
 	if err != nil {
@@ -89,12 +89,12 @@ func (c *Caddy) LoadCaddyfile(text string) error {
 	return caddy.Load(config, true)
 }
 
-// unlogged is the logger of Caddy's events. To log them at the debug level, a handshake reads
-// fields that the TLS app still writes when it starts, which may be after HTTP/3: a race of
-// Caddy's own.
+// unlogged is the name of the logger of Caddy's events, which is left out of the log. Logging events
+// at the debug level is a data race in Caddy: a TLS handshake reads fields that the TLS app writes
+// when it starts, and HTTP/3 may start before.
 const unlogged = "events"
 
-// LoadJSON is Load with the JSON of apps.
+// LoadJSON loads the JSON of apps. If it returns an error, Caddy keeps the last configuration.
 func (c *Caddy) LoadJSON(apps string) error {
 	return caddy.Load(fmt.Appendf(nil, `{
 		"admin": {"disabled": true, "config": {"persist": false}},
@@ -104,7 +104,7 @@ func (c *Caddy) LoadJSON(apps string) error {
 	}`, c.Dir, unlogged, apps), true)
 }
 
-// Caddyfile returns the whole Caddyfile for some global options and sites.
+// Caddyfile returns a whole Caddyfile with these global options and sites.
 func (c *Caddy) Caddyfile(options, sites string) string {
 	return fmt.Sprintf(`{
 		admin off
@@ -135,7 +135,7 @@ func Adapt(text string) ([]byte, error) {
 	return config, err
 }
 
-// Server returns the running HTTP server that listens at a port.
+// Server returns the HTTP server of the running Caddy that listens at a port.
 func Server(t testing.TB, port int) *caddyhttp.Server {
 	t.Helper()
 	app, err := caddy.ActiveContext().App("http")

@@ -21,10 +21,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ServerCertificate is a certificate for all hosts of tests, and the roots that vouch for it.
+// ServerCertificate is a certificate for all hosts of tests, and the roots that verify it.
 type ServerCertificate struct {
+	// CertPEM and KeyPEM are the certificate and its key in PEM form.
 	CertPEM, KeyPEM []byte
-	roots           *x509.CertPool
+
+	roots *x509.CertPool
 }
 
 // Certificate returns the server certificate of all tests.
@@ -63,22 +65,27 @@ func CertificateFiles(t testing.TB) string {
 	return strconv.Quote(cert) + " " + strconv.Quote(key)
 }
 
-// ClientTLS returns a configuration that trusts the server certificate.
+// ClientTLS returns the TLS configuration of a client that trusts the server certificate.
 func ClientTLS(protocols ...string) *tls.Config {
 	return &tls.Config{ServerName: "localhost", RootCAs: Certificate().roots, NextProtos: protocols}
 }
 
 // ClientCertificate is the certificate of a client, in the forms that tests use.
 type ClientCertificate struct {
-	TLS    tls.Certificate
-	DER    []byte
+	// TLS has the certificate and its key.
+	TLS tls.Certificate
+	// DER is the certificate in DER form.
+	DER []byte
+	// Base64 is DER in base64.
 	Base64 string
 }
 
-// Authority is a certificate authority and its key.
+// Authority is a certificate authority.
 type Authority struct {
+	// Certificate is the authority's own certificate.
 	Certificate *x509.Certificate
-	Key         *ecdsa.PrivateKey
+	// Key signs certificates.
+	Key *ecdsa.PrivateKey
 }
 
 // ClientCA returns the authority that signs the certificates of clients.
@@ -101,7 +108,7 @@ var ClientCA = sync.OnceValue(func() (ca Authority) {
 	return ca
 })
 
-// NewClientCertificate returns a certificate of a client with these IP addresses.
+// NewClientCertificate returns a client's certificate that has these IP addresses.
 func NewClientCertificate(t testing.TB, ips ...string) ClientCertificate {
 	t.Helper()
 	ca := ClientCA()

@@ -6,21 +6,21 @@ import (
 	"testing"
 )
 
-// Wrappers returns the global options that put listener wrappers on all servers.
+// Wrappers returns the global options for all servers with these listener wrappers.
 func Wrappers(lines string) string { return "servers {\nlistener_wrappers {\n" + lines + "\n}\n}\n" }
 
-// PlainSite returns an HTTP site on loopback that answers with the address it sees.
+// PlainSite returns an HTTP site on loopback that answers with the remote address of the request.
 func PlainSite(port int) string {
 	return fmt.Sprintf("http://:%d {\nbind %s\nlog\nrespond {remote}\n}\n", port, strings.Join(Loopbacks(), " "))
 }
 
-// SecureSite returns an HTTPS site on loopback that answers with the address it sees.
+// SecureSite returns an HTTPS site on loopback that answers with the remote address of the request.
 func SecureSite(t testing.TB, port int) string {
 	return fmt.Sprintf("https://localhost:%d {\nbind %s\ntls %s\nlog\nrespond {remote}\n}\n", port, strings.Join(Loopbacks(), " "), CertificateFiles(t))
 }
 
-// ServerOptions returns the global options of the server on a port: its listener wrappers, if
-// any, and more lines.
+// ServerOptions returns the global options of the server on a port, with its listener wrappers and
+// more lines. wrappers may be empty.
 func ServerOptions(port int, wrappers string, more ...string) string {
 	if wrappers != "" {
 		wrappers = "listener_wrappers {\n" + wrappers + "\n}\n"
@@ -28,18 +28,18 @@ func ServerOptions(port int, wrappers string, more ...string) string {
 	return fmt.Sprintf("\nservers :%d {\n%s%s\n}\n", port, wrappers, strings.Join(more, "\n"))
 }
 
-// HTTP3Answer is the text that an HTTP3Site answers with.
+// HTTP3Answer is the text, with placeholders, that an HTTP3Site answers with.
 const HTTP3Answer = "{remote} marked={http.proxy_protocol.port_zero} present={http.proxy_protocol.present} mode={http.proxy_protocol.mode} peer={http.proxy_protocol.peer_ip}"
 
-// HTTP3Site returns an HTTPS site that answers with HTTP3Answer, with more lines in it.
+// HTTP3Site returns an HTTPS site on loopback that answers with HTTP3Answer, and has more lines.
 func HTTP3Site(t testing.TB, port int, more string) string {
 	return fmt.Sprintf("https://localhost:%d {\nbind %s\ntls %s\nlog\n%s\nrespond `%s`\n}\n",
 		port, strings.Join(Loopbacks(), " "), CertificateFiles(t), more, HTTP3Answer)
 }
 
-// Packets returns the global options that put the packet wrapper on all servers, and the
-// listener wrapper beside it. Either is left out if its mode and options are empty. A packet
-// wrapper that is on and has no trusted_proxies trusts all peers of this machine.
+// Packets returns the global options that put the listener wrapper and the packet wrapper on all
+// servers. The arguments are the mode and options of each; an empty one leaves the wrapper out. A
+// packet wrapper in mode on without trusted_proxies gets some that trust all peers on loopback.
 func Packets(listener, packet string) string {
 	if strings.HasPrefix(packet, "on") && !strings.Contains(packet, "trusted_proxies") {
 		options, _ := strings.CutPrefix(packet, "on")
@@ -56,8 +56,8 @@ func Packets(listener, packet string) string {
 	return options + "}\n"
 }
 
-// SoonIdle returns global options under which connections end after a second without use.
-// quic-go keeps a stream that outlives its connection, and the connection, until they are idle.
+// SoonIdle returns global options with an idle timeout of one second. quic-go keeps a stream that
+// outlives its connection, and the connection, until this timeout.
 func SoonIdle(options string) string {
 	return strings.Replace(options, "servers {", "servers {\ntimeouts {\nidle 1s\n}", 1)
 }

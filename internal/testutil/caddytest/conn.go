@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Dial connects. All reads and writes of the test have one deadline.
+// Dial returns a connection to an endpoint. All reads and writes share one deadline, Patience from
+// now. The connection is closed when the test ends.
 func Dial(t testing.TB, e Endpoint) net.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -26,7 +27,7 @@ func Dial(t testing.TB, e Endpoint) net.Conn {
 	return c
 }
 
-// Send writes the parts, one by one.
+// Send writes the parts, each with a Write of its own.
 func Send(t testing.TB, c net.Conn, parts ...string) {
 	t.Helper()
 	for _, part := range parts {
@@ -38,7 +39,7 @@ func Send(t testing.TB, c net.Conn, parts ...string) {
 // ReadResponse reads one HTTP/1.1 response and its body.
 func ReadResponse(t testing.TB, c net.Conn) (*http.Response, string) {
 	t.Helper()
-	// One byte at a time, so that nothing behind it is lost.
+	// The buffer is as small as bufio allows, so that few bytes behind the response are lost.
 	response, err := http.ReadResponse(bufio.NewReaderSize(c, 16), nil)
 	require.NoError(t, err)
 	defer response.Body.Close()
@@ -47,7 +48,7 @@ func ReadResponse(t testing.TB, c net.Conn) (*http.Response, string) {
 	return response, string(body)
 }
 
-// RequireRefused asserts that the connection is closed without a byte.
+// RequireRefused asserts that the other end closes the connection without sending a byte.
 func RequireRefused(t testing.TB, c net.Conn) {
 	t.Helper()
 	var b [512]byte
@@ -56,8 +57,8 @@ func RequireRefused(t testing.TB, c net.Conn) {
 	RequireClosed(t, err)
 }
 
-// RequireClosed asserts that a read failed because the other end closed the connection.
-// What the other end had not read by then makes it a reset instead of an EOF.
+// RequireClosed asserts that a read failed because the other end closed the connection. The error
+// may be io.EOF, or a reset if the other end had not read all bytes.
 func RequireClosed(t testing.TB, err error) {
 	t.Helper()
 	require.Error(t, err)
@@ -65,13 +66,13 @@ func RequireClosed(t testing.TB, err error) {
 	require.NotErrorIs(t, err, net.ErrClosed, "closed by this end")
 }
 
-// IsTimeout reports whether a deadline has passed.
+// IsTimeout reports whether err means that a deadline has passed.
 func IsTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-// StartTLS makes a TLS handshake, and returns the connection inside.
+// StartTLS makes a TLS handshake on a connection, and returns the TLS connection.
 func StartTLS(t testing.TB, c net.Conn, config *tls.Config) net.Conn {
 	t.Helper()
 	secure := tls.Client(c, config)
@@ -79,7 +80,7 @@ func StartTLS(t testing.TB, c net.Conn, config *tls.Config) net.Conn {
 	return secure
 }
 
-// ReadAll returns everything until the other end closes the connection.
+// ReadAll reads and returns all bytes until the other end closes the connection.
 func ReadAll(t testing.TB, c net.Conn) string {
 	t.Helper()
 	b, err := io.ReadAll(c)
@@ -87,7 +88,7 @@ func ReadAll(t testing.TB, c net.Conn) string {
 	return string(b)
 }
 
-// DialFrom is Dial to a port of 127.0.0.1, from another loopback address if that is not empty.
+// DialFrom is Dial to a port of 127.0.0.1, from the IP address from if it is not empty.
 func DialFrom(t testing.TB, from string, port int) net.Conn {
 	t.Helper()
 	dialer := net.Dialer{Timeout: Patience}
@@ -104,7 +105,7 @@ func DialFrom(t testing.TB, from string, port int) net.Conn {
 // Request returns the text of an HTTP/1.1 request.
 func Request(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n" }
 
-// ListenUDP returns a socket at any port of an address.
+// ListenUDP returns a UDP socket with any port of an IP address. It is closed when the test ends.
 func ListenUDP(t testing.TB, host string) *net.UDPConn {
 	t.Helper()
 	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})

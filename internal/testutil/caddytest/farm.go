@@ -7,18 +7,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Unwrapped stands for a mode, and is a server without the listener wrapper.
+// Unwrapped takes the place of a mode, for a server without the listener wrapper.
 const Unwrapped = "unwrapped"
 
-// Farm is a Caddy with a plain and a TLS server for each of some modes, and the same site
-// on all of them.
+// Farm is a Caddy with a plain and a TLS server for each of several modes. All servers have the same
+// site.
 type Farm struct {
 	*Caddy
 	// Plain and Secure are the ports of the servers, by mode.
 	Plain, Secure map[string]int
 }
 
-// StartFarm runs servers of these modes, with these lines in their site.
+// StartFarm runs servers of these modes until the test ends. options are global options, and site
+// has the lines of the site.
 func StartFarm(t testing.TB, modes []string, options, site string) *Farm {
 	t.Helper()
 	f := &Farm{Caddy: New(t), Plain: make(map[string]int), Secure: make(map[string]int)}
@@ -26,10 +27,11 @@ func StartFarm(t testing.TB, modes []string, options, site string) *Farm {
 	return f
 }
 
-// Config returns the configuration of more modes. It gives their servers ports.
+// Config returns the configuration of servers of these modes, and gives the servers ports. Modes
+// whose servers have ports already are left out.
 func (f *Farm) Config(t testing.TB, modes []string, options, site string) (globalOptions, sites string) {
 	t.Helper()
-	// Requests of other tests must not come to a server of this one by its default port.
+	// Without this, Caddy would listen at port 80, too, where requests of other tests could arrive.
 	options += "\nauto_https disable_redirects"
 	cert := CertificateFiles(t)
 	for _, mode := range modes {
@@ -47,7 +49,7 @@ func (f *Farm) Config(t testing.TB, modes []string, options, site string) (globa
 	return options, sites
 }
 
-// At returns the server of a mode for a transport.
+// At returns the endpoint of the server of a mode for a transport.
 func (f *Farm) At(mode string, tr Transport) Endpoint {
 	if tr.IsTLS() {
 		return TCP4(f.Secure[mode])

@@ -7,7 +7,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// The addresses in headers: a client, and the server that it connected to.
+// The addresses in headers: those of a client, and of the server that the client connected to.
 var (
 	Client4 = netip.MustParseAddrPort("203.0.113.7:51234")
 	Server4 = netip.MustParseAddrPort("192.0.2.1:443")
@@ -15,10 +15,12 @@ var (
 	Server6 = netip.MustParseAddrPort("[2001:db8:1::1]:443")
 )
 
-// Header returns the text of a header. It panics if there is an error, so that tables can use it.
+// Header returns the bytes of a header as a string. It panics if err is not nil, so that tables of
+// tests can call it with the results of a constructor.
 func Header(h wire.Header, err error) string { return HeaderWith(h, err, false) }
 
-// HeaderWith is Header with TLVs, and with a CRC32C if checksum is set.
+// HeaderWith returns the bytes of a header with TLVs, and with a CRC32C if checksum is set. It
+// panics if err is not nil.
 func HeaderWith(h wire.Header, err error, checksum bool, tlvs ...wire.TLV) string {
 	if err != nil {
 		panic(err)
@@ -51,7 +53,7 @@ func HeaderTLVs(tlvs ...wire.TLV) string {
 // TextTLV returns a TLV with text in it.
 func TextTLV(typ wire.Type, value string) wire.TLV { return wire.TLV{Type: typ, Value: []byte(value)} }
 
-// SSLTLV returns a pp2_ssl (specification, section 2.2.6).
+// SSLTLV returns an SSL TLV (pp2_ssl, section 2.2.6 of the specification).
 func SSLTLV(client byte, verify uint32, sub ...wire.TLV) wire.TLV {
 	value := binary.BigEndian.AppendUint32([]byte{client}, verify)
 	for _, s := range sub {
@@ -69,8 +71,9 @@ const (
 	SSLCertSess = 0x04
 )
 
-// The headers that nginx 1.22.1 writes in a chain: the client of the header before it, and its own
-// address as the destination. ngx_proxy_protocol_write in its src/core/ngx_proxy_protocol.c.
+// The headers that nginx 1.22.1 writes behind another load balancer. The source is the client of the
+// received header, and the destination is nginx's own address, of another family: see
+// ngx_proxy_protocol_write in nginx's src/core/ngx_proxy_protocol.c.
 const (
 	NginxOverIPv4 = "PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n"
 	NginxOverIPv6 = "PROXY TCP4 203.0.113.7 ::1 51234 21120\r\n"

@@ -23,7 +23,7 @@ const (
 	HTTPS2 Transport = "HTTPS2"
 )
 
-// Transports are all of them.
+// Transports has all transports.
 var Transports = []Transport{HTTP1, H2C, HTTPS1, HTTPS2}
 
 // IsTLS reports whether requests are sent over TLS.
@@ -37,7 +37,7 @@ func (tr Transport) URL(path string) string {
 	return "http://localhost" + path
 }
 
-// Client returns a client that sends requests in this way, over connections that dial makes.
+// Client returns an HTTP client of the transport, whose connections come from dial.
 func (tr Transport) Client(dial func(ctx context.Context) (net.Conn, error)) *http.Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(tr == HTTP1 || tr == HTTPS1)
@@ -54,7 +54,7 @@ func (tr Transport) Client(dial func(ctx context.Context) (net.Conn, error)) *ht
 	}
 }
 
-// Sender returns a client whose connections begin with the preamble.
+// Sender returns an HTTP client whose connections begin with a preamble.
 func Sender(t testing.TB, tr Transport, e Endpoint, preamble string) *http.Client {
 	client := tr.Client(func(ctx context.Context) (net.Conn, error) {
 		c, err := e.Open(ctx, "")
@@ -76,7 +76,7 @@ func Get(t testing.TB, tr Transport, e Endpoint, preamble, path string) (*http.R
 	return response, body
 }
 
-// TryGet is Get for a request that may fail.
+// TryGet is Get for a request that may fail: it returns the error.
 func TryGet(t testing.TB, tr Transport, e Endpoint, preamble, path string) (*http.Response, string, error) {
 	t.Helper()
 	client := Sender(t, tr, e, preamble)
@@ -97,13 +97,13 @@ type Session struct {
 	tr Transport
 	// Client sends the requests.
 	Client *http.Client
-	// Peer is this end of the connection, once there was a request.
+	// Peer is the client's end of the latest connection. It is nil before the first request.
 	Peer net.Addr
-	// Dials counts connections.
+	// Dials is the number of connections so far.
 	Dials int
 }
 
-// NewSession returns a session that has not connected yet.
+// NewSession returns a session. It connects with the first request.
 func NewSession(t testing.TB, tr Transport, e Endpoint, preamble string) *Session {
 	t.Helper()
 	s := &Session{t: t, tr: tr}
@@ -117,16 +117,17 @@ func NewSession(t testing.TB, tr Transport, e Endpoint, preamble string) *Sessio
 		_, err = io.WriteString(c, preamble)
 		return c, err
 	})
-	// Else it may connect while the connection of the last request is not idle yet.
+	// Otherwise the client may open a second connection while the first is not idle yet.
 	s.Client.Transport.(*http.Transport).MaxConnsPerHost = 1
 	t.Cleanup(s.Client.CloseIdleConnections)
 	return s
 }
 
-// In makes the session one of a subtest.
+// In makes the session report failures to a subtest.
 func (s *Session) In(t testing.TB) { s.t = t }
 
-// Get requests a path, and returns the response and its body. Header fields come in pairs.
+// Get requests a path, and returns the response and its body. header has the names and values of
+// header fields in turn.
 func (s *Session) Get(path string, header ...string) (*http.Response, string) {
 	s.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, s.tr.URL(path), nil)
@@ -145,10 +146,10 @@ func (s *Session) Get(path string, header ...string) (*http.Response, string) {
 	return response, string(body)
 }
 
-// Present gives the client a certificate.
+// Present makes the client present a certificate in TLS handshakes.
 func (s *Session) Present(c ClientCertificate) {
 	s.Client.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{c.TLS}
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (s *Session) Close() { s.Client.CloseIdleConnections() }

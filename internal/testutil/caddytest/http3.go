@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// HTTP3Client sends requests over one QUIC connection after the other.
+// HTTP3Client is an HTTP/3 client with a UDP socket of its own.
 type HTTP3Client struct {
 	t    testing.TB
 	udp  *net.UDPConn
@@ -25,10 +25,10 @@ type HTTP3Client struct {
 	HTTP *http3.Transport
 
 	mu   sync.Mutex
-	last *quic.Conn
+	last *quic.Conn // latest connection; guarded by mu
 }
 
-// NewHTTP3Client returns a client for the server at an address.
+// NewHTTP3Client returns a client of the server at an address. It is closed when the test ends.
 func NewHTTP3Client(t testing.TB, address string) *HTTP3Client {
 	t.Helper()
 	to, err := net.ResolveUDPAddr("udp", address)
@@ -83,7 +83,7 @@ func (c *HTTP3Client) Try(ctx context.Context, method, path string, body io.Read
 	return response, text.String(), err
 }
 
-// Get is Try for a request that must be answered.
+// Get requests a path, and returns the response and its body.
 func (c *HTTP3Client) Get(path string) (*http.Response, string) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), Patience)
@@ -93,9 +93,9 @@ func (c *HTTP3Client) Get(path string) (*http.Response, string) {
 	return response, body
 }
 
-// EventuallyHTTP3 sends requests, each over a new connection, until the answer has this status
-// and this in its body. After a reload Caddy may still lose a new connection, or let the
-// last configuration answer it.
+// EventuallyHTTP3 sends requests, each over a new connection, until a response has this status and
+// want in its body. Right after a reload, Caddy may lose a new connection, or the last configuration
+// may answer.
 func EventuallyHTTP3(t testing.TB, address string, status int, want string) (response *http.Response, body string) {
 	t.Helper()
 	const attempt = Patience / 10

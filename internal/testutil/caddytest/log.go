@@ -10,11 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Fields are the fields of a log entry, or those that an entry must have. The name of a nested
-// field has dots: "request.remote_ip".
+// Fields are the fields of a log entry, or the fields that an entry must have. In Get and in wanted
+// fields, a name with dots is that of a nested field: "request.remote_ip".
 type Fields map[string]any
 
-// Get returns the value of a field, or nil.
+// Get returns the value of a field, or nil if there is none.
 func (f Fields) Get(name string) any {
 	var value any = map[string]any(f)
 	for part := range strings.SplitSeq(name, ".") {
@@ -24,7 +24,7 @@ func (f Fields) Get(name string) any {
 	return value
 }
 
-// Str returns the value of a field if it is a string, or an empty one.
+// Str returns the value of a field, or an empty string if there is none, or none that is a string.
 func (f Fields) Str(name string) string { s, _ := f.Get(name).(string); return s }
 
 // has reports whether f has all these fields.
@@ -37,37 +37,38 @@ func (f Fields) has(want Fields) bool {
 	return true
 }
 
-// The fields that tell one kind of entry from others.
+// The fields of kinds of entries.
 var (
-	// OfModule are those of the listener wrapper. A sub-logger would have another name.
+	// OfModule matches entries of the listener wrapper, without those of sub-loggers.
 	OfModule = Fields{"logger": "caddy.listeners.proxy_protocol_mode"}
-	// OfPackets are those of the packet wrapper.
+	// OfPackets matches entries of the packet wrapper, without those of sub-loggers.
 	OfPackets = Fields{"logger": "caddy.packetconns.proxy_protocol_mode"}
-	// OfAccess are those of the access log.
+	// OfAccess matches entries of the access log.
 	OfAccess = Fields{"msg": "handled request"}
-	// OfAccept are those of the listener wrapper AcceptWrapper.
+	// OfAccept matches entries of the listener wrapper AcceptWrapper.
 	OfAccept = Fields{"logger": "caddy.listeners." + AcceptWrapper}
 )
 
-// With returns the fields of f and these.
+// With returns the fields of f and more.
 func (f Fields) With(more Fields) Fields {
 	all := maps.Clone(f)
 	maps.Copy(all, more)
 	return all
 }
 
-// Logs are the log entries of one test, in order, or those from a point on.
+// Logs are the log entries of one test in order, all of them or those from an entry on.
 type Logs struct {
 	all  *logEntries
 	from int
 }
 
-// logEntries are all log entries of one test.
+// logEntries are all log entries of one test. An entry does not change after it is added.
 type logEntries struct {
 	mu      sync.Mutex
-	entries []Fields
+	entries []Fields // guarded by mu
 }
 
+// Write adds an entry, which must be one line of JSON.
 func (l *logEntries) Write(line []byte) (int, error) {
 	var entry Fields
 	if err := json.Unmarshal(line, &entry); err != nil {
@@ -79,21 +80,21 @@ func (l *logEntries) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Tail returns the entries from now on.
+// Tail returns the entries that are logged from now on.
 func (l Logs) Tail() Logs {
 	l.all.mu.Lock()
 	defer l.all.mu.Unlock()
 	return Logs{l.all, len(l.all.entries)}
 }
 
-// Forget gives up all entries, before a test that measures memory.
+// Forget drops all entries. Call it before a test measures memory.
 func (l Logs) Forget() {
 	l.all.mu.Lock()
 	defer l.all.mu.Unlock()
 	l.all.entries = nil
 }
 
-// Find returns the entries so far that have all these fields.
+// Find returns the entries so far that have all wanted fields.
 func (l Logs) Find(want Fields) []Fields {
 	l.all.mu.Lock()
 	entries := l.all.entries[l.from:]
@@ -107,7 +108,7 @@ func (l Logs) Find(want Fields) []Fields {
 	return found
 }
 
-// WaitFor waits for an entry, and returns the first that has all these fields.
+// WaitFor waits until there is an entry with all wanted fields, and returns the first.
 func (l Logs) WaitFor(t testing.TB, want Fields) Fields {
 	t.Helper()
 	var found []Fields
@@ -118,7 +119,8 @@ func (l Logs) WaitFor(t testing.TB, want Fields) Fields {
 	return found[0]
 }
 
-// Refusals returns the refusals of the listener wrapper so far that have all these fields.
+// Refusals returns the entries of the listener wrapper about refusals so far that have all wanted
+// fields.
 func (l Logs) Refusals(want Fields) []Fields {
 	var found []Fields
 	for _, entry := range l.Find(OfModule.With(want)) {
@@ -129,7 +131,8 @@ func (l Logs) Refusals(want Fields) []Fields {
 	return found
 }
 
-// WaitForRefusal waits for a refusal, and returns the only one that has all these fields.
+// WaitForRefusal waits until there is a refusal with all wanted fields, and returns its entry. There
+// must be only one.
 func (l Logs) WaitForRefusal(t testing.TB, want Fields) Fields {
 	t.Helper()
 	var found []Fields

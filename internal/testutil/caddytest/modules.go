@@ -10,11 +10,11 @@ import (
 
 // Names of listener wrappers for tests.
 const (
-	// AcceptWrapper logs the connections that Caddy accepts. Below proxy_protocol_mode, it
-	// tells when the timeout starts to run.
+	// AcceptWrapper is a wrapper that logs each accepted connection. Below proxy_protocol_mode, its
+	// entry marks the start of the timeout.
 	AcceptWrapper = "proxy_protocol_test"
-	// HidingWrapper makes connections that have the methods of net.Conn alone, and no way to
-	// the connection below.
+	// HidingWrapper is a wrapper whose connections have only the methods of net.Conn, and hide the
+	// connection below.
 	HidingWrapper = "proxy_protocol_test_hide"
 )
 
@@ -23,8 +23,10 @@ func init() {
 	caddy.RegisterModule(hidingWrapper{})
 }
 
+// acceptWrapper is the module AcceptWrapper.
 type acceptWrapper struct{ logger *zap.Logger }
 
+// CaddyModule returns the module information of the wrapper.
 func (acceptWrapper) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "caddy.listeners." + AcceptWrapper,
@@ -32,22 +34,27 @@ func (acceptWrapper) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// Provision sets the logger.
 func (a *acceptWrapper) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	return nil
 }
 
+// UnmarshalCaddyfile reads the name of the wrapper, which has no options.
 func (*acceptWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
 
+// WrapListener returns an acceptListener.
 func (a *acceptWrapper) WrapListener(l net.Listener) net.Listener {
 	return acceptListener{l, a.logger}
 }
 
+// acceptListener logs each connection that the listener below accepts.
 type acceptListener struct {
 	net.Listener
 	logger *zap.Logger
 }
 
+// Accept logs the connection that it returns.
 func (l acceptListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err == nil {
@@ -56,8 +63,10 @@ func (l acceptListener) Accept() (net.Conn, error) {
 	return c, err
 }
 
+// hidingWrapper is the module HidingWrapper.
 type hidingWrapper struct{}
 
+// CaddyModule returns the module information of the wrapper.
 func (hidingWrapper) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "caddy.listeners." + HidingWrapper,
@@ -65,11 +74,16 @@ func (hidingWrapper) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// UnmarshalCaddyfile reads the name of the wrapper, which has no options.
 func (hidingWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { d.Next(); return nil }
-func (hidingWrapper) WrapListener(l net.Listener) net.Listener        { return hidingListener{l} }
 
+// WrapListener returns a hidingListener.
+func (hidingWrapper) WrapListener(l net.Listener) net.Listener { return hidingListener{l} }
+
+// hidingListener hides the connections that the listener below accepts.
 type hidingListener struct{ net.Listener }
 
+// Accept returns a connection with only the methods of net.Conn.
 func (l hidingListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	return struct{ net.Conn }{c}, err

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Relay is a load balancer for UDP: each client has a socket towards Caddy, and a header
-// that goes before each of its datagrams.
+// Relay is a load balancer for UDP. For each client it has a socket towards Caddy, and it writes a
+// header before each of the client's datagrams.
 type Relay struct {
 	t testing.TB
 	// Front is the socket towards the clients.
@@ -19,19 +19,20 @@ type Relay struct {
 	from  string // IP address towards Caddy
 	to    *net.UDPAddr
 
+	// mu guards from, header, flows and the headers of the flows.
 	mu     sync.Mutex
-	header string // of clients that have none of their own
-	flows  map[netip.AddrPort]*relayFlow
+	header string                        // header of clients that have none of their own
+	flows  map[netip.AddrPort]*relayFlow // by the client's address
 }
 
-// relayFlow is one client's way through a relay.
+// relayFlow is the flow of one client through a relay.
 type relayFlow struct {
 	client netip.AddrPort
 	back   *net.UDPConn
-	header *string
+	header *string // the client's own header, or nil for that of the relay
 }
 
-// StartRelay runs a relay until the test ends. Caddy sees it as the peer with the address from.
+// StartRelay runs a relay until the test ends. from is the IP address that Caddy sees as the peer.
 func StartRelay(t testing.TB, from string, to Endpoint, header string) *Relay {
 	t.Helper()
 	address, err := net.ResolveUDPAddr("udp", to.Address)
@@ -49,17 +50,17 @@ func StartRelay(t testing.TB, from string, to Endpoint, header string) *Relay {
 	return r
 }
 
-// Address returns the address for clients.
+// Address returns the address that clients connect to.
 func (r *Relay) Address() string { return r.Front.LocalAddr().String() }
 
-// Speak makes the relay send this header for all clients that have none of their own.
+// Speak sets the header of all clients that have none of their own.
 func (r *Relay) Speak(header string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.header = header
 }
 
-// MoveTo makes the relay a peer with another address, which sends this header.
+// MoveTo gives the relay another address towards Caddy, and another header.
 func (r *Relay) MoveTo(from, header string) {
 	r.mu.Lock()
 	r.from, r.header = from, header
@@ -67,7 +68,7 @@ func (r *Relay) MoveTo(from, header string) {
 	r.Forget()
 }
 
-// SpeakFor gives the client a header of its own.
+// SpeakFor gives a client a header of its own, until Forget.
 func (r *Relay) SpeakFor(c *HTTP3Client, header string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,7 +77,8 @@ func (r *Relay) SpeakFor(c *HTTP3Client, header string) {
 	flow.header = &header
 }
 
-// Forget closes the sockets towards Caddy. The next datagram of a client opens a new one.
+// Forget closes the sockets towards Caddy, and forgets the clients' own headers. The next datagram
+// of a client opens a new socket.
 func (r *Relay) Forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -86,7 +88,7 @@ func (r *Relay) Forget() {
 	}
 }
 
-// BackPort returns the port towards Caddy of a client.
+// BackPort returns the port of a client's socket towards Caddy.
 func (r *Relay) BackPort(c *HTTP3Client) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,6 +97,7 @@ func (r *Relay) BackPort(c *HTTP3Client) int {
 	return flow.back.LocalAddr().(*net.UDPAddr).Port
 }
 
+// flow returns the flow of a client, and opens it if there is none. mu must be held.
 func (r *Relay) flow(client netip.AddrPort) (*relayFlow, error) {
 	flow := r.flows[client]
 	if flow == nil {
@@ -110,6 +113,7 @@ func (r *Relay) flow(client netip.AddrPort) (*relayFlow, error) {
 	return flow, nil
 }
 
+// forth forwards datagrams to Caddy, each behind a header, until Front is closed.
 func (r *Relay) forth() {
 	r.Front.SetReadBuffer(1 << 22)
 	buffer := make([]byte, 1<<16)
@@ -131,6 +135,7 @@ func (r *Relay) forth() {
 	}
 }
 
+// back forwards Caddy's datagrams to a client until the socket of the flow is closed.
 func (r *Relay) back(flow *relayFlow) {
 	buffer := make([]byte, 1<<16)
 	for {

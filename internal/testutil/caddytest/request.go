@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// RequestOn returns a request on a connection, as Caddy prepares it.
+// RequestOn returns a request on a connection, with the context that Caddy gives requests.
 func RequestOn(c net.Conn) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	ctx := context.WithValue(r.Context(), http.LocalAddrContextKey, c.LocalAddr())
@@ -24,7 +24,8 @@ func RequestOn(c net.Conn) *http.Request {
 	return r.WithContext(ctx)
 }
 
-// Matches returns the answer of a matcher that must not fail.
+// Matches reports whether a matcher matches a request. The test fails if the matcher returns an
+// error.
 func Matches(t testing.TB, m caddyhttp.RequestMatcherWithError, r *http.Request) bool {
 	t.Helper()
 	match, err := m.MatchWithError(r)

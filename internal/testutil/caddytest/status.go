@@ -13,8 +13,8 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
-// CurrentStatus returns the status of the running Caddy. It asks the module of the admin API,
-// since tests run Caddy without one.
+// CurrentStatus returns the status of the running Caddy. It calls the handler of the admin API,
+// because tests run Caddy without a listener of this API.
 func CurrentStatus(t testing.TB) (s statusapi.Status) {
 	t.Helper()
 	info, err := caddy.GetModule("admin.api.proxy_protocol")
@@ -29,7 +29,7 @@ func CurrentStatus(t testing.TB) (s statusapi.Status) {
 	return s
 }
 
-// Outcomes returns the number of connections of each outcome at a listener.
+// Outcomes returns the number of connections of each outcome at the listener of an endpoint.
 func Outcomes(t testing.TB, e Endpoint) map[string]uint64 {
 	t.Helper()
 	for _, l := range CurrentStatus(t).Listeners {
@@ -40,7 +40,8 @@ func Outcomes(t testing.TB, e Endpoint) map[string]uint64 {
 	return nil
 }
 
-// Datagrams returns the number of datagrams of each outcome at the only packet wrapper.
+// Datagrams returns the number of datagrams of each outcome at the first packet wrapper in the
+// status.
 func Datagrams(t testing.TB) map[string]uint64 {
 	t.Helper()
 	for _, l := range CurrentStatus(t).Listeners {

@@ -1,11 +1,12 @@
-// Package cputime adds processor time to what benchmarks report. On a machine that has
-// other things to do, wall time says more about those.
+// Package cputime adds processor time to the results of benchmarks. On a busy machine, wall time
+// depends on the other processes.
 package cputime
 
 import "testing"
 
-// Report reports the processor time that the process spends per operation, until the
-// function that it returns is called. Where the system does not tell, it reports nothing.
+// Report starts to measure the processor time of the process. The function that Report returns ends
+// the measurement and reports the time per operation as cpu-ns/op. On systems without such a clock,
+// nothing is reported.
 //
 //	defer cputime.Report(b)()
 func Report(b *testing.B) func() {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// used returns what this process has spent on processors, in user and in kernel mode.
+// used returns the processor time of this process so far, in user and in kernel mode.
 func used() (time.Duration, bool) {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {

@@ -1,4 +1,4 @@
-// Package freeport gives tests ports to listen at.
+// Package freeport returns free ports for tests to listen at.
 package freeport
 
 import (
@@ -10,17 +10,17 @@ import (
 	"testing"
 )
 
-// Ports are those below the ones that systems give to clients, which could take them first.
-// A block of them belongs to this process as long as it listens at the block's first one:
-// Caddy's listeners share their ports, with another process too, so that to find one free
-// is not enough.
+// Ports are taken from a range below the ports that systems give to clients. The range is divided
+// into blocks. A process owns a block while it listens at the block's first port. It is not enough
+// that a port is free: Caddy shares ports between listeners, even of two processes, so another test
+// process could listen at the same one.
 const (
 	firstPort = 10000
 	lastPort  = 32000
 	blockSize = 1000
 )
 
-// block is a listener at its first port.
+// block returns the listener at the first port of this process's block.
 var block = sync.OnceValue(func() net.Listener {
 	for _, i := range mathrand.Perm((lastPort - firstPort) / blockSize) {
 		first := firstPort + i*blockSize
@@ -31,9 +31,10 @@ var block = sync.OnceValue(func() net.Listener {
 	panic("no ports are left")
 })
 
+// given counts the ports that were tried.
 var given atomic.Int64
 
-// Get returns a port that nobody listens at, on TCP or UDP, of IPv4 or IPv6.
+// Get returns a port of this process's block that is free for TCP and UDP, on IPv4 and IPv6.
 func Get(t testing.TB) int {
 	t.Helper()
 	first := block().Addr().(*net.TCPAddr).Port
@@ -47,6 +48,7 @@ func Get(t testing.TB) int {
 	return 0
 }
 
+// isFree reports whether a port is free for TCP and UDP on all loopback addresses.
 func isFree(port int) bool {
 	for _, host := range Loopbacks() {
 		address := net.JoinHostPort(host, strconv.Itoa(port))
@@ -64,7 +66,8 @@ func isFree(port int) bool {
 	return true
 }
 
-// Loopbacks are the loopback addresses of this machine; it may have no IPv6.
+// Loopbacks returns the loopback addresses of this machine: 127.0.0.1, and ::1 if the machine has
+// IPv6.
 var Loopbacks = sync.OnceValue(func() []string {
 	hosts := []string{"127.0.0.1"}
 	if l, err := net.Listen("tcp", "[::1]:0"); err == nil {

@@ -1,6 +1,6 @@
 //go:build interop
 
-// Package peers runs programs of others, which tests with the tag interop need.
+// Package peers runs other programs, such as load balancers, for tests with the tag interop.
 package peers
 
 import (
@@ -20,8 +20,8 @@ import (
 // patience bounds every wait. It is long, because a slow machine is no failure.
 const patience = 20 * time.Second
 
-// Need returns the path of a program that must be there. It names the Debian packages to
-// install if it is not.
+// Need returns the path of a program. If the program is not installed, the test fails with the
+// names of the Debian packages to install.
 func Need(t testing.TB, name, packages string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -32,7 +32,8 @@ func Need(t testing.TB, name, packages string) string {
 	return path
 }
 
-// Files writes files to a directory and returns it. Each DIR in them becomes its path.
+// Files writes files to a new directory, and returns the path of the directory. Each DIR in the
+// contents is replaced by this path.
 func Files(t testing.TB, contents map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -43,8 +44,8 @@ func Files(t testing.TB, contents map[string]string) string {
 	return dir
 }
 
-// Start runs a server until the test ends, and waits until it accepts connections at the
-// addresses, which may be "unix:" and a path.
+// Start runs a server until the test ends, and waits until the server accepts connections at all
+// addresses. An address is a host and a port, or "unix:" and a path.
 func Start(t testing.TB, addresses []string, program string, args ...string) {
 	t.Helper()
 	var printed lockedBuffer
@@ -92,18 +93,20 @@ func Start(t testing.TB, addresses []string, program string, args ...string) {
 	}
 }
 
-// lockedBuffer is what a program prints.
+// lockedBuffer is a buffer for the output of a program.
 type lockedBuffer struct {
 	mu sync.Mutex
-	b  bytes.Buffer
+	b  bytes.Buffer // guarded by mu
 }
 
+// Write appends p.
 func (l *lockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
+// String returns the output so far.
 func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

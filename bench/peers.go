@@ -7,7 +7,8 @@ import (
 	"path/filepath"
 )
 
-// find finds a program, also where the PATH of ordinary users does not lead.
+// find returns the path of a program in PATH or in /usr/sbin, which the PATH of ordinary users does
+// not have.
 func find(program string) (string, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
@@ -18,8 +19,8 @@ func find(program string) (string, error) {
 	return path, err
 }
 
-// nginxCommand returns an nginx that answers as Caddy does, and like it takes the client's
-// address from the header.
+// nginxCommand returns the command that runs nginx. Like Caddy, nginx answers "ok" and takes the
+// client's address from the header.
 func nginxCommand(s *server, dir, certificate string, connections int) (*exec.Cmd, error) {
 	config := filepath.Join(dir, "nginx.conf")
 	err := os.WriteFile(config, fmt.Appendf(nil, `
@@ -51,6 +52,7 @@ http {
 	return guarded("nginx", "-e", "stderr", "-p", dir, "-c", config), err
 }
 
+// haproxyCommand returns the command that runs HAProxy. HAProxy answers "ok" by itself.
 func haproxyCommand(s *server, dir, certificate string, connections int) (*exec.Cmd, error) {
 	config := filepath.Join(dir, "haproxy.cfg")
 	var logTo, logAs string
@@ -75,8 +77,8 @@ frontend bench
 	return guarded("haproxy", "-db", "-f", config), err
 }
 
-// guarded returns a command that does as our Caddy: it answers each line of its standard
-// input with one, and ends when that does.
+// guarded returns a command that runs a program and, like serveCaddy, prints a line for each line
+// of its standard input. When standard input ends, it stops the program.
 func guarded(program string, args ...string) *exec.Cmd {
 	path, _ := find(program)
 	return exec.Command("sh", append([]string{"-c", `"$@" & while read -r _; do echo; done; kill $!; wait`, "sh", path}, args...)...)

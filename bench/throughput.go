@@ -2,16 +2,17 @@ package main
 
 import "time"
 
-// rates are what is measured of a server under a load, by round.
-type rates struct{ perSecond, cpu []float64 }
+// throughput has the requests per second of a server under a load, and the processor time per
+// request in microseconds, by round.
+type throughput struct{ perSecond, cpu []float64 }
 
 // measureLoads returns a table for each load.
 func measureLoads(s settings, servers []*server) (tables []table, err error) {
-	measured := make(map[load]map[*server]*rates)
+	measured := make(map[load]map[*server]*throughput)
 	for _, l := range loads {
-		measured[l] = make(map[*server]*rates)
+		measured[l] = make(map[*server]*throughput)
 		for _, srv := range servers {
-			measured[l][srv] = new(rates)
+			measured[l][srv] = new(throughput)
 		}
 	}
 	for round := range s.rounds {
@@ -50,7 +51,8 @@ func measureLoads(s settings, servers []*server) (tables []table, err error) {
 	return tables, nil
 }
 
-// takeTurns returns what each server did in all its turns but the first, which warms up.
+// takeTurns gives each server its turns of a round, in another order each time. It returns the sum
+// of all turns of a server but the first, which warms up the server.
 func takeTurns(s settings, servers []*server, l load) (map[*server]*amount, error) {
 	amounts := make(map[*server]*amount)
 	for turn := range s.turns + 1 {

@@ -1,0 +1,122 @@
+// Package paste writes the lines that error messages tell users to write. They are safe to paste as
+// they stand: they trust no more peers than the configuration that was wrong.
+package paste
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Wrapper returns the Caddyfile lines of a proxy_protocol_mode wrapper with all its options, given
+// as JSON. The lines begin with indent, and end without a newline.
+func Wrapper(raw json.RawMessage, indent string) string {
+	var w struct {
+		Mode           string          `json:"mode"`
+		TrustedProxies json.RawMessage `json:"trusted_proxies"`
+		Ranges         []struct {
+			Mode   string   `json:"mode"`
+			Ranges []string `json:"ranges"`
+		} `json:"ranges"`
+		Timeout               any    `json:"timeout"`
+		MaxHeaderSize         int    `json:"max_header_size"`
+		Version               string `json:"version"`
+		HTTP3                 string `json:"http3"`
+		MismatchedDestination string `json:"mismatched_destination"`
+	}
+	if json.Unmarshal(raw, &w) != nil || w.Mode == "" || w.Mode == "unspecified" {
+		w.Mode = "on" // the mode to write in place of the one for tests
+	}
+	var options []string
+	add := func(words ...string) { options = append(options, strings.Join(words, " ")) }
+	if source := trustedProxies(w.TrustedProxies); source != "" {
+		add("trusted_proxies", source)
+	}
+	for _, r := range w.Ranges {
+		add(append([]string{r.Mode}, r.Ranges...)...)
+	}
+	switch timeout := w.Timeout.(type) {
+	case string:
+		add("timeout", timeout)
+	case float64: // nanoseconds
+		add("timeout", time.Duration(timeout).String())
+	}
+	if w.MaxHeaderSize != 0 {
+		add("max_header_size", fmt.Sprint(w.MaxHeaderSize))
+	}
+	for _, option := range [][2]string{{"version", w.Version}, {"http3", w.HTTP3}, {"mismatched_destination", w.MismatchedDestination}} {
+		if option[1] != "" {
+			add(option[0], option[1])
+		}
+	}
+	line := indent + "proxy_protocol_mode " + w.Mode
+	if len(options) == 0 {
+		return line
+	}
+	return line + " {\n" + indent + "\t" + strings.Join(options, "\n"+indent+"\t") + "\n" + indent + "}"
+}
+
+// trustedProxies returns the arguments of trusted_proxies, or an empty text if there are none. The
+// options of a source other than static are not known here: an ellipsis stands for them, with which
+// the lines do not load.
+func trustedProxies(raw json.RawMessage) string {
+	var source struct {
+		Source string   `json:"source"`
+		Ranges []string `json:"ranges"`
+	}
+	switch {
+	case len(raw) == 0:
+		return ""
+	case json.Unmarshal(raw, &source) != nil:
+		return "..."
+	case source.Source == "static" && len(source.Ranges) > 0:
+		return "static " + strings.Join(source.Ranges, " ")
+	default:
+		return source.Source + " ..."
+	}
+}
+
+// StaticSource returns an error text for ranges that were written in place of the source of
+// trusted_proxies.
+func StaticSource(ranges []string) string {
+	list := strings.Join(ranges, " ")
+	return fmt.Sprintf("trusted_proxies: '%s' is not a source: write: trusted_proxies static %s", ranges[0], list)
+}
+
+// IsBuiltinOption reports whether Caddy's own wrapper proxy_protocol has the option, and
+// proxy_protocol_mode has not.
+func IsBuiltinOption(option string) bool {
+	return option == "allow" || option == "deny" || option == "fallback_policy"
+}
+
+// BuiltinOption returns an error text for an option for which IsBuiltinOption is true. It says
+// what to write in its place.
+func BuiltinOption(option string, args []string) string {
+	list := strings.Join(args, " ")
+	if list == "" {
+		list = "192.0.2.10" // for documentation (RFC 5737)
+	}
+	var write string
+	switch option {
+	case "allow":
+		write = "mode 'on' behind the name of the wrapper, and in its block: trusted_proxies static " + list
+	case "deny":
+		write = "off " + list
+	default:
+		write = builtinPolicies[strings.ToUpper(list)]
+		if write == "" {
+			write = "one of these modes behind the name of the wrapper: on, off or unspecified"
+		}
+	}
+	return fmt.Sprintf("%s: an option of Caddy's own 'proxy_protocol', not of 'proxy_protocol_mode': write %s", option, write)
+}
+
+// builtinPolicies has what to write in place of the policies of Caddy's own wrapper.
+var builtinPolicies = map[string]string{
+	"REQUIRE": "mode 'on' behind the name of the wrapper, and in its block the addresses of your load balancers, such as: trusted_proxies static 192.0.2.10",
+	"REJECT":  "mode 'off' behind the name of the wrapper",
+	"USE":     "mode 'on' behind the name of the wrapper if a load balancer sends headers, else mode 'off'",
+	"IGNORE":  "mode 'on' behind the name of the wrapper if you trust the sender of the headers, else mode 'off', which refuses them",
+	"SKIP":    "mode 'off' behind the name of the wrapper, which refuses headers",
+}
