@@ -16,11 +16,9 @@ import (
 
 // Limits of what is read, logged and kept.
 const (
-	DefaultMaxHeaderSize = defaultMaxHeaderSize
-	RefusalInterval      = record.RefusalInterval
-	RefusalsLogged       = record.RefusalsLogged
-	RefusalsKept         = record.RefusalsKept
-	PeersKept            = record.PeersKept
+	RefusalInterval = record.RefusalInterval
+	RefusalsLogged  = record.RefusalsLogged
+	RefusalsKept    = record.RefusalsKept
 )
 
 // ListenAddress returns the address of a listener as Caddy writes it.

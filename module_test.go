@@ -1185,7 +1185,7 @@ func TestSilentConnections_CostNothingOnceTheyAreGone(t *testing.T) {
 				}
 			}
 			serves()
-			goroutines, files := runtime.NumGoroutine(), openFiles(t)
+			goroutines, files := runtime.NumGoroutine(), caddytest.OpenFiles(t)
 
 			conns := make([]net.Conn, silent)
 			for i := range conns {
@@ -1203,20 +1203,10 @@ func TestSilentConnections_CostNothingOnceTheyAreGone(t *testing.T) {
 			}
 			const others = 5 // Caddy has timers and so on
 			caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+others }, "goroutines are left")
-			caddytest.Eventually(t, func() bool { return openFiles(t) <= files+others }, "open files are left")
+			caddytest.Eventually(t, func() bool { return caddytest.OpenFiles(t) <= files+others }, "open files are left")
 			serves()
 		})
 	}
-}
-
-// openFiles counts the open files of this process, where that can be done.
-func openFiles(t *testing.T) int {
-	files, err := os.ReadDir("/proc/self/fd")
-	if errors.Is(err, os.ErrNotExist) {
-		return 0
-	}
-	require.NoError(t, err)
-	return len(files)
 }
 
 func TestListenerWrapper_ConnectionsDoNotDisturbEachOther(t *testing.T) {

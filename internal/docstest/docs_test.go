@@ -226,7 +226,8 @@ func newDocsShell(t *testing.T) *docsShell {
 		"HOME=" + home,
 		"TMPDIR=" + home,
 		fmt.Sprintf("CADDY_ADMIN=localhost:%d", s.admin),
-		"GORACE=atexit_sleep_ms=0", // else each 'caddy' sleeps for a second when it ends
+		"GOCOVERDIR=" + t.TempDir(), // else each 'caddy' warns when coverage is measured
+		"GORACE=atexit_sleep_ms=0",  // else each 'caddy' sleeps for a second when it ends
 	}
 	t.Chdir(s.dir)
 	return s

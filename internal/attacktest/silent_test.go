@@ -1,6 +1,6 @@
 //go:build linux
 
-package proxyprotocol_test
+package attacktest
 
 import (
 	"bufio"

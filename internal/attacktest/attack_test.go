@@ -1,6 +1,6 @@
 //go:build linux
 
-package proxyprotocol_test
+package attacktest
 
 // Attacks on a running Caddy. Each has a witness: a connection that was there before, which
 // must be served all the time, and afterwards memory must be back to what it was. They run
@@ -32,11 +32,21 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/metrics"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
+
+var (
+	headerV1      = caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)
+	headerV2      = caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
+	headerLocal   = caddytest.HeaderLocal()
+	headerUnknown = caddytest.HeaderUnknown(1)
+)
+
+// defaultMaxHeaderSize is the default of max_header_size.
+const defaultMaxHeaderSize = 4096
 
 // attackers is how many connections attack at once.
 const attackers = 5000
@@ -179,7 +189,7 @@ func (a *attacked) over() {
 type footprint struct{ heap, goroutines, files int }
 
 func footprintNow(t *testing.T) footprint {
-	return footprint{heapUsed(), runtime.NumGoroutine(), openFiles(t)}
+	return footprint{heapUsed(), runtime.NumGoroutine(), caddytest.OpenFiles(t)}
 }
 
 // requireBack asserts that this process holds no more than before, sooner or later.
@@ -191,7 +201,7 @@ func (before footprint) requireBack(t *testing.T) {
 		spare = 1 << 20
 	)
 	caddytest.Eventually(t, func() bool { return runtime.NumGoroutine() <= before.goroutines+others }, "goroutines are left")
-	caddytest.Eventually(t, func() bool { return openFiles(t) <= before.files+others }, "open files are left")
+	caddytest.Eventually(t, func() bool { return caddytest.OpenFiles(t) <= before.files+others }, "open files are left")
 	heap := 0
 	caddytest.Eventually(t, func() bool {
 		heap = heapUsed()
@@ -226,7 +236,7 @@ func TestAttack_ManySlowConnections(t *testing.T) {
 		{"silent", on(""), "", "", pending},
 		{"silent behind a header", on(""), headerV2, "", served},
 		{"v1 byte by byte", on(""), "", headerV1[:dribbled], pending},
-		{"v2 byte by byte", on(""), "", announcing(proxyprotocol.DefaultMaxHeaderSize)[:28] + strings.Repeat("\x04", dribbled-28), pending},
+		{"v2 byte by byte", on(""), "", announcing(defaultMaxHeaderSize)[:28] + strings.Repeat("\x04", dribbled-28), pending},
 		{"the largest v2 announced, and no more", on("max_header_size 65551B"), announcing(wire.MaxSize), "", pending},
 		{"the largest v2 announced, byte by byte", on("max_header_size 65551B"), announcing(wire.MaxSize), strings.Repeat("\x04", dribbled), pending},
 	} {
@@ -268,7 +278,7 @@ func TestAttack_ManyHugeHeaders(t *testing.T) {
 		refused              bool
 	}{
 		{"too large", "proxy_protocol_mode on", announcing(wire.MaxSize)[:16], true},
-		{"one byte too large", "proxy_protocol_mode on", announcing(proxyprotocol.DefaultMaxHeaderSize + 1)[:16], true},
+		{"one byte too large", "proxy_protocol_mode on", announcing(defaultMaxHeaderSize + 1)[:16], true},
 		{"allowed", "proxy_protocol_mode on {\ntimeout 10m\nmax_header_size 65551B\n}", announcing(wire.MaxSize), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -321,13 +331,13 @@ func TestAttack_FloodOfRefusalsFromManyPeers(t *testing.T) {
 			caddytest.Eventually(t, func() bool { return a.count(test.reason) == attackers }, "not all are counted")
 			a.serves()
 
-			intervals := int(time.Since(began)/proxyprotocol.RefusalInterval) + 2
+			intervals := int(time.Since(began)/record.RefusalInterval) + 2
 			logged := a.Logs.Refusals(nil)
 			assert.NotEmpty(t, logged)
-			assert.LessOrEqual(t, len(logged), intervals*proxyprotocol.RefusalsLogged)
+			assert.LessOrEqual(t, len(logged), intervals*record.RefusalsLogged)
 			for _, listener := range caddytest.CurrentStatus(t).Listeners {
-				assert.Len(t, listener.Refusals, proxyprotocol.RefusalsKept)
-				assert.Len(t, listener.Peers.Addresses, proxyprotocol.PeersKept)
+				assert.Len(t, listener.Refusals, record.RefusalsKept)
+				assert.Len(t, listener.Peers.Addresses, record.PeersKept)
 				assert.True(t, listener.Peers.More)
 			}
 			// One for the reason; the labels do not know peers.
@@ -352,7 +362,9 @@ func metricsOf(t *testing.T) (n int) {
 
 // Two headers are refused wherever the stream is cut in two.
 func TestAttack_TwoHeadersCutAtEveryByte(t *testing.T) {
-	full := withTLVs(true, tlvOf(wire.TypeAuthority, "example.com"), tlvOf(0xea, "\x01vpce-1"))
+	h, err := wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)
+	full := caddytest.HeaderWith(h, err, true,
+		wire.TLV{Type: wire.TypeAuthority, Value: []byte("example.com")}, wire.TLV{Type: 0xea, Value: []byte("\x01vpce-1")})
 	a := attack(t, "proxy_protocol_mode on", 100)
 	opened := 0
 	for _, first := range []string{headerV1, headerV2, headerLocal, headerUnknown, full} {

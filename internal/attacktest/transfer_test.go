@@ -1,4 +1,4 @@
-package proxyprotocol_test
+package attacktest
 
 import (
 	"bytes"
