@@ -64,6 +64,7 @@ func TestAddr_ConnOfHasItsInfoAndThePresentClient(t *testing.T) {
 		{"it gets marked", "203.0.113.7:1", false, "203.0.113.7:0", false},
 		{"it loses the mark", "203.0.113.7:0", true, "203.0.113.7:1", false},
 		{"not an address", "203.0.113.7:1", false, "203.0.113.7", false},
+		{"not an address, and marked", "203.0.113.7:0", true, "203.0.113.7", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := newAddr(t, test.accepted, test.marked)
