@@ -385,3 +385,31 @@ func datagramModel(b []byte, mode policy.Mode, trusting bool, peer string, maxSi
 	}
 	return b[r.Size:], client, true
 }
+
+func TestPacketConn_UsesTheUDPSocketBelowIfAllowed(t *testing.T) {
+	udp := listenUDP(t, "127.0.0.1")
+	for _, tt := range []struct {
+		name   string
+		socket net.PacketConn
+		unwrap bool
+		found  bool
+	}{
+		{"a UDP socket", udp, false, true},
+		{"below one wrapper", unwrapper{udp}, true, true},
+		{"below two wrappers", unwrapper{unwrapper{udp}}, true, true},
+		{"below a wrapper that must not be skipped", unwrapper{udp}, false, false},
+		{"below a wrapper that hides it", opaque{udp}, true, false},
+		{"below a wrapper and one that hides it", unwrapper{opaque{udp}}, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newPacketConn(tt.socket, tt.unwrap)
+			_, isUDP := c.forQUIC().(interface{ SetReadBuffer(int) error })
+			assert.Equal(t, tt.found, isUDP)
+			if tt.found {
+				assert.Same(t, udp, c.udp)
+			} else {
+				assert.Nil(t, c.udp)
+			}
+		})
+	}
+}
