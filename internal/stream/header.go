@@ -219,7 +219,7 @@ func (c *conn) onReadError(err error) (next uint32, _ error) {
 // callersDeadline reports whether a read failed because of the caller's deadline, by which an
 // address or a write must not end. The caller holds headerMu.
 func (c *conn) callersDeadline(err error) bool {
-	return !c.holding && c.op != opRead && err != nil && isTimeout(err)
+	return !c.holding && c.op != opRead && isTimeout(err)
 }
 
 // refuseEnded refuses a connection that ended before its header was complete.
