@@ -303,7 +303,7 @@ func (c *packetConn) checkHeader(config *Config, d *datagram, info *conninfo.Inf
 		if !ranges.Contains(ip) {
 			info.Trust = policy.Untrusted
 			if ranges.Size() == 0 {
-				err = errAnswerEmpty
+				err = policy.ErrSourceEmpty
 			}
 			return record.Untrusted, err
 		}

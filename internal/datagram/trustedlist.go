@@ -70,7 +70,6 @@ const (
 var (
 	errNotAnswered = errors.New("trusted_proxies: the source has not answered yet")
 	errAnswerLate  = fmt.Errorf("trusted_proxies: the source did not answer within %s", answerWithin)
-	errAnswerEmpty = errors.New("trusted_proxies: the source returned no ranges, so no peer may send a header")
 )
 
 // NewTrustedList returns a list of the peers that a source trusts. ctx ends with the

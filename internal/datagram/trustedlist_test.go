@@ -402,7 +402,7 @@ func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 	_, _, err = c.ReadFrom(make([]byte, 10))
 	require.Error(t, err)
 	dropped := logs.All()
-	assert.Equal(t, errAnswerEmpty.Error(), dropped[len(dropped)-2].ContextMap()["error"])
+	assert.Equal(t, "trusted_proxies: the source returned no ranges, so no peer may send a header", dropped[len(dropped)-2].ContextMap()["error"])
 	assert.Equal(t, "missing", dropped[len(dropped)-1].ContextMap()["reason"])
 
 	answer.Store(&range3)
