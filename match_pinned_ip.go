@@ -129,7 +129,7 @@ func (m *MatchPinnedIP) MatchWithError(r *http.Request) (bool, error) {
 	if err != nil {
 		return false, nil // the peer of a Unix socket has none
 	}
-	client = client.Unmap().WithZone("")
+	client = policy.NormalizeAddr(client)
 	if m.fixed.Contains(client) {
 		return true, nil
 	}

@@ -79,7 +79,7 @@ func (d *datagram) peer() net.Addr {
 }
 
 // peerIP returns the IP address of the peer without IPv4 mapping and zone, or the zero Addr.
-func (d *datagram) peerIP() netip.Addr { return d.from.Addr().Unmap().WithZone("") }
+func (d *datagram) peerIP() netip.Addr { return policy.NormalizeAddr(d.from.Addr()) }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())

@@ -212,7 +212,7 @@ func PeerIP(peer net.Addr) netip.Addr {
 			addr = addrPort.Addr()
 		}
 	}
-	return addr.Unmap().WithZone("")
+	return NormalizeAddr(addr)
 }
 
 // isSocketFile reports whether local is a Unix socket in the file system, whose

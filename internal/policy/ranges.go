@@ -29,7 +29,11 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return netip.PrefixFrom(addr, addr.BitLen()), err
 }
 
-// Normalize masks a range, and makes an IPv4-mapped range an IPv4 range, as PeerIP does with
+// NormalizeAddr removes the IPv4 mapping and the zone of an address, as is done with all addresses
+// that are looked up in ranges.
+func NormalizeAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
+// Normalize masks a range, and makes an IPv4-mapped range an IPv4 range, as NormalizeAddr does with
 // addresses. A wider IPv6 range does not cover IPv4.
 func Normalize(prefix netip.Prefix) netip.Prefix {
 	const mapping = 96 // bits before the IPv4 address

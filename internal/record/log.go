@@ -116,20 +116,21 @@ func (l *Log) writeRefusal(level zapcore.Level, at time.Time, peer, local net.Ad
 // untrustedHint returns the line to write into the configuration if an untrusted peer should have
 // been accepted. It is empty if the peer has no IP address.
 func untrustedHint(peer, local net.Addr) string {
-	ip := addrOf(peer)
+	ip := ipOf(peer)
 	switch {
 	case !ip.IsValid():
 		return ""
-	case ip.IsLoopback() || ip == addrOf(local):
+	case ip.IsLoopback() || ip == ipOf(local):
 		return "if this machine connects without a header, for example for health checks, add: off " + ip.String()
 	default:
 		return "if this is your load balancer, add its address: trusted_proxies static " + netip.PrefixFrom(ip, ip.BitLen()).String()
 	}
 }
 
-func addrOf(addr net.Addr) netip.Addr {
-	addrPort, _ := netip.ParseAddrPort(conninfo.AddrString(addr)) // which does not panic
-	return addrPort.Addr().Unmap().WithZone("")
+// ipOf is policy.PeerIP for an address that may panic. Then it returns the zero Addr.
+func ipOf(addr net.Addr) (ip netip.Addr) {
+	defer func() { _ = recover() }()
+	return policy.PeerIP(addr)
 }
 
 // sumUp logs the number of lines of a message that were omitted.
