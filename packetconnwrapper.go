@@ -213,7 +213,7 @@ func (h startHandler) Handle(context.Context, caddy.Event) error {
 
 // WrapPacketConn wraps a new socket.
 func (pw *PacketConnWrapper) WrapPacketConn(inner net.PacketConn) net.PacketConn {
-	key := pw.keys.of(inner)
+	key := datagram.KeyOf(inner, pw.keys)
 	if key == "" && len(pw.keys) > 0 {
 		pw.logger.Warn("another module hides the UDP socket, so this wrapper cannot recognize it after a reload; restart Caddy instead of reloading it, or HTTP/3 requests are answered with 421 under mode 'on'",
 			zap.String("local", conninfo.AddrString(inner.LocalAddr())))
@@ -287,7 +287,3 @@ func socketKeysOf(server *caddyhttp.Server) (socketKeys, error) {
 
 // datagramNetworks are the networks of HTTP/3 for networks of TCP. Other networks stay as they are.
 var datagramNetworks = map[string]string{"tcp": "udp", "tcp4": "udp4", "tcp6": "udp6"}
-
-// of returns the key of a socket that Caddy opened for the server of these keys, or an empty
-// text if it is not known.
-func (k socketKeys) of(socket net.PacketConn) string { return datagram.KeyOf(socket, k) }

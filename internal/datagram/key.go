@@ -10,17 +10,12 @@ import (
 // keeps it in an unexported field. A socket without such a field has the only key, if there is
 // only one.
 func KeyOf(socket net.PacketConn, keys map[string]bool) string {
-	for below := socket; below != nil; {
+	for below := socket; below != nil; below = socketBelow(below) {
 		for _, field := range [...]string{"lnKey", "key"} {
 			if key := stringField(below, field); keys[key] {
 				return key
 			}
 		}
-		wrapped, ok := below.(interface{ Unwrap() net.PacketConn })
-		if !ok {
-			break
-		}
-		below = wrapped.Unwrap()
 	}
 	if len(keys) == 1 {
 		for only := range keys {
@@ -28,6 +23,15 @@ func KeyOf(socket net.PacketConn, keys map[string]bool) string {
 		}
 	}
 	return ""
+}
+
+// socketBelow returns the socket below a wrapper, or nil if there is none.
+func socketBelow(socket net.PacketConn) net.PacketConn {
+	wrapper, ok := socket.(interface{ Unwrap() net.PacketConn })
+	if !ok {
+		return nil
+	}
+	return wrapper.Unwrap()
 }
 
 // stringField returns the value of a field, exported or not, or an empty text if there is no

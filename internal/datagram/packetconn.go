@@ -62,12 +62,10 @@ const (
 func newPacketConn(inner net.PacketConn, unwrap bool) *packetConn {
 	c := &packetConn{PacketConn: inner, seed: maphash.MakeSeed()}
 	below := inner
-	for unwrap {
-		wrapped, ok := below.(interface{ Unwrap() net.PacketConn })
-		if !ok {
-			break
+	if unwrap {
+		for next := inner; next != nil; next = socketBelow(next) {
+			below = next
 		}
-		below = wrapped.Unwrap()
 	}
 	local, _ := inner.LocalAddr().(*net.UDPAddr)
 	c.addr = unmapped(local.AddrPort()) // invalid if local is nil
