@@ -99,12 +99,8 @@ func (ListenerWrapper) CaddyModule() caddy.ModuleInfo {
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the
 // server that the wrapper is configured on.
 func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
-	logger := ctx.Logger()
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if server != nil {
-		lw.serverName = server.Name()
-		logger = logger.With(zap.String("server_name", lw.serverName))
-	}
+	server, name, logger := serverOf(ctx)
+	lw.serverName = name
 	if err := registerMetrics(ctx); err != nil {
 		return err
 	}

@@ -126,12 +126,8 @@ To trust every host that can reach the port, write: trusted_proxies static 0.0.0
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the
 // server that the wrapper is configured on.
 func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
-	logger := ctx.Logger()
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if server != nil {
-		pw.serverName = server.Name()
-		logger = logger.With(zap.String("server_name", pw.serverName))
-	}
+	server, name, logger := serverOf(ctx)
+	pw.serverName = name
 	if err := registerMetrics(ctx); err != nil {
 		return err
 	}
