@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // wrapperCaddyfile returns a Caddyfile whose listener wrappers, from line 4 on, are these lines.
@@ -350,7 +351,7 @@ func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
 			err = c.Load(caddytest.Wrappers(test.caddyfile), caddytest.PlainSite(port))
 			require.Error(t, err)
 			_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headerV2, "/")
-			assert.Equal(t, caddytest.Client4.String(), body, "the running config stays")
+			assert.Equal(t, headertest.Client4.String(), body, "the running config stays")
 		})
 	}
 }

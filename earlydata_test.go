@@ -17,13 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // Early data
 func TestHTTP3_EarlyDataProvesNoAddress(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, "@pinned {\npath /pinned\npinned_ip 203.0.113.7\n}\nrespond @pinned matched\n@present {\npath /present\nproxy_protocol present\n}\nrespond @present matched\n"))
-	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4))
 	client := caddytest.NewHTTP3Client(t, r.Address())
 	client.HTTP.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	for _, path := range []string{"/pinned", "/present"} {

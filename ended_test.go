@@ -11,6 +11,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // endings are how a peer ends a connection.
@@ -72,7 +73,7 @@ func TestConnectionsThatSayNothingAreNoNews(t *testing.T) {
 // A reset is not the end of a header that was cut off, and is remembered.
 func TestConnectionThatIsResetInsideItsHeaderFailed(t *testing.T) {
 	for _, mode := range []string{"on", "unspecified"} {
-		for _, begun := range []string{"P", "PROX", "PROXY", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)[:20], caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[:11], caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[:20]} {
+		for _, begun := range []string{"P", "PROX", "PROXY", headertest.V1(headertest.Client4, headertest.Server4)[:20], headertest.V2(headertest.Client4, headertest.Server4)[:11], headertest.V2(headertest.Client4, headertest.Server4)[:20]} {
 			t.Run(mode+"/"+begun, func(t *testing.T) {
 				port := caddytest.FreePort(t)
 				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode), caddytest.PlainSite(port))

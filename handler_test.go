@@ -17,6 +17,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // Why the directive refuses.
@@ -34,7 +35,7 @@ func TestHandler_LooksAtWhatTheListenerAccepted(t *testing.T) {
 		onRangeOfOff     = "off {\non 127.0.0.0/8\n}"
 		onRange          = "unspecified {\non 127.0.0.0/8\n}"
 	)
-	header := caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
+	header := headertest.V2(headertest.Client4, headertest.Server4)
 	tests := []struct {
 		name, mode, preamble string
 		on, off              string // why it is refused under these, if it is
@@ -44,16 +45,16 @@ func TestHandler_LooksAtWhatTheListenerAccepted(t *testing.T) {
 		{"no header from an off range", offRange, "", reasonNoHeader, ""},
 		{"no header from an unspecified range", unspecifiedRange, "", reasonNoHeader, ""},
 		{"header under on", "on", header, "", reasonHeader},
-		{"header v1 under on", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "", reasonHeader},
+		{"header v1 under on", "on", headertest.V1(headertest.Client4, headertest.Server4), "", reasonHeader},
 		{"header from an on range of off", onRangeOfOff, header, "", reasonHeader},
 		{"header from an on range of unspecified", onRange, header, "", reasonHeader},
-		{"LOCAL under on", "on", caddytest.HeaderLocal(), "", reasonHeader},
-		{"UNKNOWN under on", "on", caddytest.HeaderUnknown(1), "", reasonHeader},
+		{"LOCAL under on", "on", headertest.Local(), "", reasonHeader},
+		{"UNKNOWN under on", "on", headertest.Unknown(1), "", reasonHeader},
 		{"forged header under unspecified", "unspecified", header, reasonNotOn, reasonHeader},
-		{"forged header v1 under unspecified", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), reasonNotOn, reasonHeader},
+		{"forged header v1 under unspecified", "unspecified", headertest.V1(headertest.Client4, headertest.Server4), reasonNotOn, reasonHeader},
 		{"forged header from an unspecified range", unspecifiedRange, header, reasonNotOn, reasonHeader},
-		{"LOCAL under unspecified", "unspecified", caddytest.HeaderLocal(), reasonNotOn, reasonHeader},
-		{"UNKNOWN under unspecified", "unspecified", caddytest.HeaderUnknown(2), reasonNotOn, reasonHeader},
+		{"LOCAL under unspecified", "unspecified", headertest.Local(), reasonNotOn, reasonHeader},
+		{"UNKNOWN under unspecified", "unspecified", headertest.Unknown(2), reasonNotOn, reasonHeader},
 	}
 	var modes []string
 	for _, tt := range tests {
@@ -161,12 +162,12 @@ func TestHandler_WorksWhereverHandlersDo(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.path, func(t *testing.T) {
-			_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), tt.path)
+			_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), headertest.V1(headertest.Client4, headertest.Server4), tt.path)
 			assert.Equal(t, tt.served, body)
 			if tt.path == "/expression" {
 				return // a marked connection does not match proxy_protocol('absent') either
 			}
-			response, body := caddytest.Get(t, caddytest.HTTP1, f.At("unspecified", caddytest.HTTP1), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), tt.path)
+			response, body := caddytest.Get(t, caddytest.HTTP1, f.At("unspecified", caddytest.HTTP1), headertest.V1(headertest.Client4, headertest.Server4), tt.path)
 			assert.Equal(t, tt.forged, body)
 			assert.Equal(t, tt.status, response.StatusCode)
 		})
@@ -199,12 +200,12 @@ func TestHandler_Answers403InErrorRoutes(t *testing.T) {
 			c := caddytest.Start(t, caddytest.ServerOptions(on, "proxy_protocol_mode on")+caddytest.ServerOptions(unspecified, "proxy_protocol_mode unspecified", "protocols h1 h2c"),
 				fmt.Sprintf("%shttp://:%d, http://:%d {\nlog\n%s%s\n}", tt.named, on, unspecified, teapot, tt.site))
 			for _, path := range []string{"/teapot", "/broken", "/missing"} {
-				_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(on), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), path)
+				_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(on), headertest.V2(headertest.Client4, headertest.Server4), path)
 				assert.Equal(t, "secret", body, path)
 
 				for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.H2C} {
 					log := c.Logs.Tail()
-					response, body := caddytest.Get(t, tr, caddytest.TCP4(unspecified), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), path)
+					response, body := caddytest.Get(t, tr, caddytest.TCP4(unspecified), headertest.V2(headertest.Client4, headertest.Server4), path)
 					assert.Equal(t, http.StatusForbidden, response.StatusCode, path)
 					assert.Empty(t, body, path)
 					assert.Empty(t, response.Header.Get("Secret"), path)
@@ -235,7 +236,7 @@ func TestHandler_Answers403InErrorRoutesOfASubroute(t *testing.T) {
 			port := caddytest.FreePort(t)
 			caddytest.StartJSON(t, fmt.Sprintf(`{"http":{"servers":{"web":{"listen":[":%d"],"listener_wrappers":[{"wrapper":"proxy_protocol_mode"}],
 				"routes":[{"handle":[{"handler":"subroute","routes":[%s],"errors":{"routes":[%s]}}]}]%s}}}}`, port, failing, guarded, errors))
-			response, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), "/")
+			response, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headertest.V2(headertest.Client4, headertest.Server4), "/")
 			assert.Equal(t, http.StatusForbidden, response.StatusCode)
 			assert.NotContains(t, body, "secret")
 		})
@@ -267,10 +268,10 @@ func TestHandler_WorksInNamedRoutes(t *testing.T) {
 	http://:%d, http://:%d {
 		invoke named
 	}`, on, unspecified))
-	response, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(on), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "/")
+	response, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(on), headertest.V1(headertest.Client4, headertest.Server4), "/")
 	assert.Equal(t, "served", body)
 	assert.Equal(t, http.StatusOK, response.StatusCode)
-	response, _ = caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(unspecified), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "/")
+	response, _ = caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(unspecified), headertest.V1(headertest.Client4, headertest.Server4), "/")
 	assert.Equal(t, http.StatusForbidden, response.StatusCode)
 }
 
@@ -293,7 +294,7 @@ func TestHandler_IsOfOneSiteOfAServer(t *testing.T) {
 		respond "any"
 	}`, port))
 	for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.H2C} {
-		s := caddytest.NewSession(t, tr, caddytest.TCP4(port), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4))
+		s := caddytest.NewSession(t, tr, caddytest.TCP4(port), headertest.V1(headertest.Client4, headertest.Server4))
 		for host, status := range map[string]int{"on.test": 200, "off.test": 403, "unspecified.test": 200, "any.test": 200} {
 			response, _ := s.Get("/", "Host", host)
 			assert.Equal(t, status, response.StatusCode, host)

@@ -14,7 +14,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
-	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // Each request over HTTP/3 passes the guard or is answered with the error 421. The guard asks
@@ -81,7 +81,7 @@ func TestHTTP3_ServerWithoutWrapperServesNoConnWithHeader(t *testing.T) {
 	accepted := func(header string) *datagram.Addr {
 		return acceptedAddr(t, packetConfig(On), "192.0.2.1:7", header)
 	}
-	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	for _, test := range []struct {
 		name     string
 		streams  bool
@@ -90,7 +90,7 @@ func TestHTTP3_ServerWithoutWrapperServesNoConnWithHeader(t *testing.T) {
 		refused  bool
 	}{
 		{"a header", true, 3, accepted(header), true},
-		{"a LOCAL header", true, 3, accepted(caddytest.HeaderLocal()), true},
+		{"a LOCAL header", true, 3, accepted(headertest.Local()), true},
 		{"no header", true, 3, new(datagram.Addr), false},
 		{"nothing known", true, 3, nil, false},
 		{"a header, with a packet wrapper", false, 3, accepted(header), false},

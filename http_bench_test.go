@@ -14,6 +14,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // benchServers runs the same site on a server with the wrapper and on one without.
@@ -27,10 +28,10 @@ func benchServers(t testing.TB, site string) map[string]*caddyhttp.Server {
 func benchRequest(t testing.TB, wrapped bool) *http.Request {
 	r, err := http.NewRequest(http.MethodGet, "http://localhost/", nil)
 	require.NoError(t, err)
-	r.RemoteAddr = caddytest.Client4.String()
-	var local net.Addr = net.TCPAddrFromAddrPort(caddytest.Server4)
+	r.RemoteAddr = headertest.Client4.String()
+	var local net.Addr = net.TCPAddrFromAddrPort(headertest.Server4)
 	if wrapped {
-		local = newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"))).LocalAddr()
+		local = newTestConn(t, proxyprotocol.On, headertest.WithTLVs(headertest.TextTLV(0x02, "a.test"), headertest.TextTLV(0xea, "\x01vpce-1"))).LocalAddr()
 	}
 	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
 }

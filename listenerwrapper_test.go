@@ -23,6 +23,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -107,9 +108,9 @@ func outcomeOf(t *testing.T, c *caddytest.Caddy, e caddytest.Endpoint, header st
 		peer = "@"
 	}
 	switch string(body) {
-	case caddytest.Client4.String():
+	case headertest.Client4.String():
 		return asClient
-	case caddytest.Client4.Addr().String() + ":0":
+	case headertest.Client4.Addr().String() + ":0":
 		return asMarked
 	case peer:
 		return "peer"
@@ -259,7 +260,7 @@ func TestListenerWrapper_TrustsAUnixSocketAfterAReload(t *testing.T) {
 		// The last config takes some connections that come now, and drops them.
 		caddytest.Eventually(t, func() bool {
 			_, body, err := caddytest.TryGet(t, caddytest.HTTP1, caddytest.Unix(path), headerV2, "/")
-			return err == nil && body == caddytest.Client4.String()
+			return err == nil && body == headertest.Client4.String()
 		}, "not trusted")
 	}
 	assert.Empty(t, c.Logs.Refusals(caddytest.Fields{"reason": "untrusted"}))
@@ -380,7 +381,7 @@ func TestSource_ConnectionOutlivesTrustInItsPeer(t *testing.T) {
 	revoked.Store(true)
 	caddytest.Send(t, conn, caddytest.Request("/"))
 	_, body := caddytest.ReadResponse(t, conn)
-	assert.Equal(t, caddytest.Client4.String(), body)
+	assert.Equal(t, headertest.Client4.String(), body)
 	assert.Equal(t, "untrusted under on", outcomeOf(t, c, ip4, headerV2))
 }
 
@@ -435,10 +436,10 @@ func TestSource_ThatIsSlowHoldsUpNobodyElse(t *testing.T) {
 	<-asked
 
 	_, body := caddytest.Get(t, caddytest.HTTP1, ip4, headerV1, "/")
-	assert.Equal(t, caddytest.Client4.String(), body)
+	assert.Equal(t, headertest.Client4.String(), body)
 	close(release)
 	_, body = caddytest.ReadResponse(t, first)
-	assert.Equal(t, caddytest.Client4.String(), body)
+	assert.Equal(t, headertest.Client4.String(), body)
 }
 
 // The other options
@@ -611,7 +612,7 @@ func TestListenerWrapper_ErrorsInJSON(t *testing.T) {
 			assert.EqualError(t, err, "loading new config: loading http app module: provision http: loading listener wrapper modules: position 0: loading module 'proxy_protocol_mode': "+test.want)
 
 			_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headerV2, "/")
-			assert.Equal(t, caddytest.Client4.String(), body, "the running config stays")
+			assert.Equal(t, headertest.Client4.String(), body, "the running config stays")
 		})
 	}
 }
@@ -663,7 +664,7 @@ func TestListenerWrapper_WarnsOfMarkedConnectionsAndTheirClaims(t *testing.T) {
 	require.Len(t, warned, 1)
 	assert.Equal(t, "warn", warned[0].Str("level"))
 	assert.Equal(t, ip4.Address, warned[0].Str("local"))
-	assert.Equal(t, caddytest.Client4.String(), warned[0].Str("claimed"))
+	assert.Equal(t, headertest.Client4.String(), warned[0].Str("claimed"))
 }
 
 func TestListenAddressIsWrittenAsCaddyWritesIt(t *testing.T) {

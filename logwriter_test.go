@@ -12,6 +12,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // A log writer is another module's code. While it panics or blocks, Caddy goes on accepting
@@ -57,10 +58,10 @@ func TestLog_ThatFailsStopsNothing(t *testing.T) {
 					assert.EqualValues(t, 1, failed.Load(), "one goroutine waits for the writer")
 				}
 				conn := caddytest.Dial(t, caddytest.TCP4(port))
-				caddytest.Send(t, conn, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
+				caddytest.Send(t, conn, headertest.V1(headertest.Client4, headertest.Server4)+caddytest.Request("/"))
 				response, body := caddytest.ReadResponse(t, conn)
 				assert.Equal(t, http.StatusOK, response.StatusCode)
-				assert.Equal(t, caddytest.Client4.String(), body)
+				assert.Equal(t, headertest.Client4.String(), body)
 				release()
 				c.Logs.WaitFor(t, caddytest.OfAccess)
 			})

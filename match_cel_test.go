@@ -15,6 +15,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // A client may choose the value of a placeholder. One that makes no sense must not be its way
@@ -113,7 +114,7 @@ func TestMatchCEL_UnusableValueDoesNotMatch(t *testing.T) {
 	site.WriteString("respond ok\n")
 	port := caddytest.FreePort(t)
 	c := caddytest.Start(t, caddytest.ServerOptions(port, "proxy_protocol_mode on"), fmt.Sprintf("http://:%d {\n%s\n}\n", port, site.String()))
-	s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0xea, "\x01vp")))
+	s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(port), headertest.WithTLVs(headertest.TextTLV(0x02, "a.test"), headertest.TextTLV(0xea, "\x01vp")))
 	defer s.Close()
 
 	for i, e := range expressions {
@@ -183,7 +184,7 @@ func TestMatchCEL_WrongConstantDoesNotLoad(t *testing.T) {
 func TestMatchCEL_PlaceholdersNeedARequestOfCaddys(t *testing.T) {
 	m, err := proxyprotocol.NewCELMatcher("", "word", "")
 	require.NoError(t, err)
-	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V1(headertest.Client4, headertest.Server4)))
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	assert.False(t, caddytest.Matches(t, m, r), "no value")
 	repl.Set("word", "present")

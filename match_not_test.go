@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // negationWarnings are the matchers of each warning of negated ones.
@@ -219,7 +220,7 @@ func TestMatchNot_MatchesWhatItCannotJudge(t *testing.T) {
 		header @absent +Matched absent
 		respond ok
 	}`, port))
-	response, _ := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), "/")
+	response, _ := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headertest.V2(headertest.Client4, headertest.Server4), "/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	assert.ElementsMatch(t, []string{"present", "pinned", "cel"}, response.Header["Matched"])
 }

@@ -17,6 +17,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 func TestMatchPinnedIP(t *testing.T) {
@@ -43,11 +44,11 @@ func TestMatchPinnedIP(t *testing.T) {
 
 func TestMatchPinnedIP_OfIPv6Clients(t *testing.T) {
 	mapped := []beginning{
-		{"IPv6", "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6)},
-		{"IPv4-mapped IPv6", "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4))},
+		{"IPv6", "on", headertest.V2(headertest.Client6, headertest.Server6)},
+		{"IPv4-mapped IPv6", "on", headertest.V2(mappedOf(headertest.Client4), mappedOf(headertest.Server4))},
 		{"IPv4-mapped IPv6 in v1", "on", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:192.0.2.1 51234 443\r\n"},
-		{"datagrams", "on", v2UDP(caddytest.Client4, caddytest.Server4)},
-		{"Unix socket", "on", caddytest.HeaderRaw(proxy, 0x31, strings.Repeat("\x00", 216))},
+		{"datagrams", "on", v2UDP(headertest.Client4, headertest.Server4)},
+		{"Unix socket", "on", headertest.Raw(proxy, 0x31, strings.Repeat("\x00", 216))},
 	}
 	v4 := []string{"IPv4-mapped IPv6", "IPv4-mapped IPv6 in v1", "datagrams"}
 	runMatchTests(t, "pinned_ip", mapped, []matchTest{
@@ -108,7 +109,7 @@ func TestMatchPinnedIP_TakesPlaceholdersForAddressesOnly(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, pin := range pinValues {
 				t.Run(pin.name, func(t *testing.T) {
-					s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(ports[i]), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4))
+					s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(ports[i]), headertest.V1(headertest.Client4, headertest.Server4))
 					defer s.Close()
 					response, body := s.Get("/", "Pin", pin.value)
 					assert.Equal(t, http.StatusOK, response.StatusCode)
@@ -131,7 +132,7 @@ func TestMatchPinnedIP_TakesPlaceholdersForAddressesOnly(t *testing.T) {
 // This is IP pinning: a client's certificate is good from the addresses in it only.
 func TestMatchPinnedIP_BindsACertificateToItsAddresses(t *testing.T) {
 	other := netip.MustParseAddrPort("198.51.100.1:51234")
-	withPortZero := caddytest.HeaderV2(netip.AddrPortFrom(caddytest.Client4.Addr(), 0), caddytest.Server4)
+	withPortZero := headertest.V2(netip.AddrPortFrom(headertest.Client4.Addr(), 0), headertest.Server4)
 	tests := []struct {
 		name       string
 		ips        []string
@@ -139,27 +140,27 @@ func TestMatchPinnedIP_BindsACertificateToItsAddresses(t *testing.T) {
 		preamble   string
 		first, any bool // matched by the first address, by any of them
 	}{
-		{"right address", []string{"203.0.113.7"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), true, true},
-		{"right address, v2", []string{"203.0.113.7"}, "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), true, true},
-		{"right address, IPv4-mapped", []string{"203.0.113.7"}, "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), true, true},
-		{"right IPv6 address", []string{"2001:db8::7"}, "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), true, true},
-		{"wrong address", []string{"203.0.113.7"}, "on", caddytest.HeaderV1(other, caddytest.Server4), false, false},
-		{"right address but marked", []string{"203.0.113.7"}, "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
+		{"right address", []string{"203.0.113.7"}, "on", headertest.V1(headertest.Client4, headertest.Server4), true, true},
+		{"right address, v2", []string{"203.0.113.7"}, "on", headertest.V2(headertest.Client4, headertest.Server4), true, true},
+		{"right address, IPv4-mapped", []string{"203.0.113.7"}, "on", headertest.V2(mappedOf(headertest.Client4), mappedOf(headertest.Server4)), true, true},
+		{"right IPv6 address", []string{"2001:db8::7"}, "on", headertest.V2(headertest.Client6, headertest.Server6), true, true},
+		{"wrong address", []string{"203.0.113.7"}, "on", headertest.V1(other, headertest.Server4), false, false},
+		{"right address but marked", []string{"203.0.113.7"}, "unspecified", headertest.V1(headertest.Client4, headertest.Server4), false, false},
 		{"right address with port 0 from an earlier hop", []string{"203.0.113.7"}, "on", withPortZero, false, false},
 		{"right address with port 0 from an earlier hop, and marked", []string{"203.0.113.7"}, "unspecified", withPortZero, false, false},
-		{"LOCAL from the right address", []string{"127.0.0.1"}, "on", caddytest.HeaderLocal(), false, false},
-		{"LOCAL from the right address under unspecified", []string{"127.0.0.1"}, "unspecified", caddytest.HeaderLocal(), false, false},
-		{"UNKNOWN from the right address", []string{"127.0.0.1"}, "on", caddytest.HeaderUnknown(1), false, false},
-		{"UNKNOWN v2 from the right address", []string{"127.0.0.1"}, "on", caddytest.HeaderUnknown(2), false, false},
+		{"LOCAL from the right address", []string{"127.0.0.1"}, "on", headertest.Local(), false, false},
+		{"LOCAL from the right address under unspecified", []string{"127.0.0.1"}, "unspecified", headertest.Local(), false, false},
+		{"UNKNOWN from the right address", []string{"127.0.0.1"}, "on", headertest.Unknown(1), false, false},
+		{"UNKNOWN v2 from the right address", []string{"127.0.0.1"}, "on", headertest.Unknown(2), false, false},
 		{"no header from the right address under off", []string{"127.0.0.1"}, "off", "", true, true},
 		{"no header from the right address under unspecified", []string{"127.0.0.1"}, "unspecified", "", true, true},
 		{"no header from the wrong address", []string{"203.0.113.7"}, "off", "", false, false},
-		{"a load balancer's address", []string{"127.0.0.1"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
-		{"second of several addresses", []string{"198.51.100.1", "203.0.113.7"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, true},
-		{"first of several addresses", []string{"203.0.113.7", "198.51.100.1"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), true, true},
-		{"none of several addresses", []string{"198.51.100.2", "2001:db8::7"}, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
-		{"several addresses but marked", []string{"198.51.100.1", "203.0.113.7"}, "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
-		{"certificate without an address", nil, "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), false, false},
+		{"a load balancer's address", []string{"127.0.0.1"}, "on", headertest.V1(headertest.Client4, headertest.Server4), false, false},
+		{"second of several addresses", []string{"198.51.100.1", "203.0.113.7"}, "on", headertest.V1(headertest.Client4, headertest.Server4), false, true},
+		{"first of several addresses", []string{"203.0.113.7", "198.51.100.1"}, "on", headertest.V1(headertest.Client4, headertest.Server4), true, true},
+		{"none of several addresses", []string{"198.51.100.2", "2001:db8::7"}, "on", headertest.V1(headertest.Client4, headertest.Server4), false, false},
+		{"several addresses but marked", []string{"198.51.100.1", "203.0.113.7"}, "unspecified", headertest.V1(headertest.Client4, headertest.Server4), false, false},
+		{"certificate without an address", nil, "on", headertest.V1(headertest.Client4, headertest.Server4), false, false},
 	}
 	matchers := []struct {
 		name, matcher string
@@ -209,7 +210,7 @@ func TestMatchPinnedIP_BindsACertificateToItsAddresses(t *testing.T) {
 		}
 	}
 	t.Run("no certificate", func(t *testing.T) {
-		_, _, err := caddytest.TryGet(t, caddytest.HTTPS1, caddytest.TCP4(ports["on"]), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "/0")
+		_, _, err := caddytest.TryGet(t, caddytest.HTTPS1, caddytest.TCP4(ports["on"]), headertest.V1(headertest.Client4, headertest.Server4), "/0")
 		assert.ErrorContains(t, err, "certificate required")
 	})
 }
@@ -262,10 +263,10 @@ func TestMatchPinnedIP_OfOneNameTwiceIsOneMatcher(t *testing.T) {
 func TestMatchPinnedIP_NeedsToKnowTheConnection(t *testing.T) {
 	m := &proxyprotocol.MatchPinnedIP{Ranges: []string{"0.0.0.0/0", "::/0"}}
 	require.NoError(t, provision(m))
-	known := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	known := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V1(headertest.Client4, headertest.Server4)))
 	assert.True(t, caddytest.Matches(t, m, known))
 
-	elsewhere := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	elsewhere := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V1(headertest.Client4, headertest.Server4)))
 	elsewhere = elsewhere.WithContext(withoutLocalAddr{elsewhere.Context()})
 	match, err := m.MatchWithError(elsewhere)
 	assert.NoError(t, err)
@@ -278,7 +279,7 @@ func TestMatchPinnedIP_TakesAClientIPThatIsMapped(t *testing.T) {
 	for client, want := range map[string]bool{
 		"203.0.113.7": true, "::ffff:203.0.113.7": true, "2001:db8::1%eth0": true, "203.0.113.8": false, "": false, "@": false,
 	} {
-		r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+		r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V1(headertest.Client4, headertest.Server4)))
 		caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, client)
 		match, err := m.MatchWithError(r)
 		require.NoError(t, err)

@@ -19,6 +19,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // matchTest is one matcher in the forms it has, and the connections it matches.
@@ -106,33 +107,33 @@ func names(of []beginning) []string {
 
 // The connections of the tests of matchers.
 var (
-	matchTLVs = caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test"), caddytest.TextTLV(0x01, "h2"), caddytest.TextTLV(0x05, "a\r\n\xff"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xf1, "\x00\xff"), caddytest.SSLTLV(caddytest.SSLUsed, 0, caddytest.TextTLV(0x21, "TLSv1.3")))
+	matchTLVs = headertest.WithTLVs(headertest.TextTLV(0x02, "a.test"), headertest.TextTLV(0x01, "h2"), headertest.TextTLV(0x05, "a\r\n\xff"), headertest.TextTLV(0xea, "\x01vpce-1"), headertest.TextTLV(0xf1, "\x00\xff"), headertest.SSLTLV(headertest.SSLUsed, 0, headertest.TextTLV(0x21, "TLSv1.3")))
 
 	withoutHeader = []beginning{
 		{"no header under off", "off", ""},
 		{"no header under unspecified", "unspecified", ""},
 	}
 	withClient = []beginning{
-		{"v1", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)},
-		{"v2", "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)},
+		{"v1", "on", headertest.V1(headertest.Client4, headertest.Server4)},
+		{"v2", "on", headertest.V2(headertest.Client4, headertest.Server4)},
 		{"TLVs", "on", matchTLVs},
 		{"an earlier hop's port 0", "on", "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n"},
 	}
 	withLocal = []beginning{
-		{"LOCAL", "on", caddytest.HeaderLocal()},
-		{"LOCAL under unspecified", "unspecified", caddytest.HeaderLocal()},
+		{"LOCAL", "on", headertest.Local()},
+		{"LOCAL under unspecified", "unspecified", headertest.Local()},
 	}
 	withUnknown = []beginning{
-		{"UNKNOWN v1", "on", caddytest.HeaderUnknown(1)},
-		{"UNKNOWN v2", "on", caddytest.HeaderUnknown(2)},
+		{"UNKNOWN v1", "on", headertest.Unknown(1)},
+		{"UNKNOWN v2", "on", headertest.Unknown(2)},
 	}
 	// Nobody vouched for these headers, and there is no address to mark.
 	withClaim = []beginning{
-		{"UNKNOWN v1 under unspecified", "unspecified", caddytest.HeaderUnknown(1)},
+		{"UNKNOWN v1 under unspecified", "unspecified", headertest.Unknown(1)},
 	}
 	withMark = []beginning{
-		{"marked v1", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)},
-		{"marked v2", "unspecified", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)},
+		{"marked v1", "unspecified", headertest.V1(headertest.Client4, headertest.Server4)},
+		{"marked v2", "unspecified", headertest.V2(headertest.Client4, headertest.Server4)},
 		{"marked TLVs", "unspecified", matchTLVs},
 		{"marked with port 0", "unspecified", "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n"},
 	}
@@ -196,7 +197,7 @@ func TestMatchProxyProtocol(t *testing.T) {
 }
 
 func TestMatchProxyProtocol_ComparesBytes(t *testing.T) {
-	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a\r\n\xff"), caddytest.TextTLV(0xf1, "=a:b=")))
+	c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(headertest.TextTLV(0x02, "a\r\n\xff"), headertest.TextTLV(0xf1, "=a:b=")))
 	tests := []struct {
 		tlv  map[string][]string
 		want bool
@@ -372,7 +373,7 @@ func TestMatchers_RefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 	require.NoError(t, provision(pinnedIP))
 	for _, m := range []caddyhttp.RequestMatcherWithError{proxyProtocol, pinnedIP} {
 		t.Run(fmt.Sprintf("%T", m), func(t *testing.T) {
-			early := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+			early := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V1(headertest.Client4, headertest.Server4)))
 			early.TLS = new(tls.ConnectionState)
 			match, err := m.MatchWithError(early)
 			assert.False(t, match)
@@ -381,7 +382,7 @@ func TestMatchers_RefuseRequestsBeforeTheHandshakeIsComplete(t *testing.T) {
 			assert.Equal(t, http.StatusTooEarly, handlerErr.StatusCode)
 			assert.EqualError(t, handlerErr.Err, "TLS handshake not complete, remote IP cannot be verified")
 
-			complete := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+			complete := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V1(headertest.Client4, headertest.Server4)))
 			complete.TLS = &tls.ConnectionState{HandshakeComplete: true}
 			match, err = m.MatchWithError(complete)
 			assert.NoError(t, err)

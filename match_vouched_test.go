@@ -12,6 +12,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -28,27 +29,27 @@ type headerRow struct {
 // headerRows are all kinds of beginnings that the listener can accept.
 func headerRows() []headerRow {
 	tlvs := "\xea\x00\x07\x01vpce-1"
-	ipv4 := strings.TrimPrefix(caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), wire.SignatureV2)[4:]
+	ipv4 := strings.TrimPrefix(headertest.V2(headertest.Client4, headertest.Server4), wire.SignatureV2)[4:]
 	paths := strings.Repeat("/run/web.sock\x00\x00\x00", 216/16+1)[:216]
 	return []headerRow{
 		{name: "no header"},
-		{name: "v1", preamble: caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), version: 1, addrs: true, port: true},
+		{name: "v1", preamble: headertest.V1(headertest.Client4, headertest.Server4), version: 1, addrs: true, port: true},
 		{name: "v1 with port 0", preamble: "PROXY TCP4 203.0.113.7 192.0.2.1 0 443\r\n", version: 1, addrs: true},
-		{name: "v1 UNKNOWN", preamble: caddytest.HeaderUnknown(1), version: 1},
+		{name: "v1 UNKNOWN", preamble: headertest.Unknown(1), version: 1},
 		{name: "v1 UNKNOWN with addresses", preamble: "PROXY UNKNOWN 203.0.113.7 192.0.2.1 51234 443\r\n", version: 1},
-		{name: "v2", preamble: caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), version: 2, addrs: true, port: true},
-		{name: "v2 with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x11, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
-		{name: "v2 IPv4-mapped", preamble: caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), version: 2, addrs: true, port: true},
-		{name: "v2 of datagrams", preamble: caddytest.HeaderRaw(proxy, 0x12, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
-		{name: "v2 LOCAL", preamble: caddytest.HeaderLocal(), version: 2, local: true},
-		{name: "v2 LOCAL with addresses and TLVs", preamble: caddytest.HeaderRaw(0x20, 0x11, ipv4+tlvs), version: 2, local: true},
-		{name: "v2 LOCAL of AF_UNIX", preamble: caddytest.HeaderRaw(0x20, 0x31, paths+tlvs), version: 2, local: true},
-		{name: "v2 unspecified", preamble: caddytest.HeaderRaw(proxy, 0x00, tlvs), version: 2},
-		{name: "v2 unspecified transport", preamble: caddytest.HeaderRaw(proxy, 0x10, ipv4+tlvs), version: 2},
-		{name: "v2 unspecified family", preamble: caddytest.HeaderRaw(proxy, 0x01, ipv4+tlvs), version: 2},
-		{name: "v2 AF_UNIX", preamble: caddytest.HeaderRaw(proxy, 0x31, paths), version: 2},
-		{name: "v2 AF_UNIX with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x31, paths+tlvs), version: 2, tlv: true},
-		{name: "v2 AF_UNIX of datagrams with TLVs", preamble: caddytest.HeaderRaw(proxy, 0x32, paths+tlvs), version: 2, tlv: true},
+		{name: "v2", preamble: headertest.V2(headertest.Client4, headertest.Server4), version: 2, addrs: true, port: true},
+		{name: "v2 with TLVs", preamble: headertest.Raw(proxy, 0x11, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
+		{name: "v2 IPv4-mapped", preamble: headertest.V2(mappedOf(headertest.Client4), mappedOf(headertest.Server4)), version: 2, addrs: true, port: true},
+		{name: "v2 of datagrams", preamble: headertest.Raw(proxy, 0x12, ipv4+tlvs), version: 2, addrs: true, port: true, tlv: true},
+		{name: "v2 LOCAL", preamble: headertest.Local(), version: 2, local: true},
+		{name: "v2 LOCAL with addresses and TLVs", preamble: headertest.Raw(0x20, 0x11, ipv4+tlvs), version: 2, local: true},
+		{name: "v2 LOCAL of AF_UNIX", preamble: headertest.Raw(0x20, 0x31, paths+tlvs), version: 2, local: true},
+		{name: "v2 unspecified", preamble: headertest.Raw(proxy, 0x00, tlvs), version: 2},
+		{name: "v2 unspecified transport", preamble: headertest.Raw(proxy, 0x10, ipv4+tlvs), version: 2},
+		{name: "v2 unspecified family", preamble: headertest.Raw(proxy, 0x01, ipv4+tlvs), version: 2},
+		{name: "v2 AF_UNIX", preamble: headertest.Raw(proxy, 0x31, paths), version: 2},
+		{name: "v2 AF_UNIX with TLVs", preamble: headertest.Raw(proxy, 0x31, paths+tlvs), version: 2, tlv: true},
+		{name: "v2 AF_UNIX of datagrams with TLVs", preamble: headertest.Raw(proxy, 0x32, paths+tlvs), version: 2, tlv: true},
 	}
 }
 
@@ -168,9 +169,9 @@ func TestMatchers_BelieveOnlyHeadersUnderOnWithHTTP3(t *testing.T) {
 	matchers := believedMatchers()
 	rows := []headerRow{
 		{name: "no header"},
-		{name: "header", preamble: caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), version: 2, addrs: true, port: true},
-		{name: "TLVs", preamble: caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, caddytest.TextTLV(0xea, "\x01vpce-1")), version: 2, addrs: true, port: true, tlv: true},
-		{name: "LOCAL", preamble: caddytest.HeaderLocal(), version: 2, local: true},
+		{name: "header", preamble: headertest.UDP(headertest.Client4, headertest.Server4), version: 2, addrs: true, port: true},
+		{name: "TLVs", preamble: headertest.UDP(headertest.Client4, headertest.Server4, headertest.TextTLV(0xea, "\x01vpce-1")), version: 2, addrs: true, port: true, tlv: true},
+		{name: "LOCAL", preamble: headertest.Local(), version: 2, local: true},
 	}
 	for _, m := range []struct {
 		packet string

@@ -18,6 +18,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -98,8 +99,8 @@ func more(before, counts map[string]int) map[string]int {
 
 func TestMetrics_CountEveryOutcomeOnce(t *testing.T) {
 	c := startCounted(t)
-	header1, header2 := caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
-	badSum := []byte(caddytest.HeaderWith(mustHeader(wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)), nil, true))
+	header1, header2 := headertest.V1(headertest.Client4, headertest.Server4), headertest.V2(headertest.Client4, headertest.Server4)
+	badSum := []byte(headertest.TextWith(mustHeader(wire.NewProxy(2, wire.Stream, headertest.Client4, headertest.Server4)), nil, true))
 	badSum[len(badSum)-1] ^= 1
 
 	tests := []struct {
@@ -109,12 +110,12 @@ func TestMetrics_CountEveryOutcomeOnce(t *testing.T) {
 	}{
 		{server: "on", say: header1 + caddytest.Request("/"), answered: true, want: "on on v1 client"},
 		{server: "on", say: header2 + caddytest.Request("/"), answered: true, want: "on on v2 client"},
-		{server: "on", say: caddytest.HeaderLocal() + caddytest.Request("/"), answered: true, want: "on on v2 local"},
-		{server: "on", say: caddytest.HeaderUnknown(1) + caddytest.Request("/"), answered: true, want: "on on v1 local"},
+		{server: "on", say: headertest.Local() + caddytest.Request("/"), answered: true, want: "on on v2 local"},
+		{server: "on", say: headertest.Unknown(1) + caddytest.Request("/"), answered: true, want: "on on v1 local"},
 		{server: "off", say: caddytest.Request("/"), answered: true, want: "off off none direct"},
 		{server: "unspecified", say: caddytest.Request("/"), answered: true, want: "unspecified unspecified none direct"},
 		{server: "unspecified", say: header1 + caddytest.Request("/"), answered: true, want: "unspecified unspecified v1 marked"},
-		{server: "unspecified", say: caddytest.HeaderLocal() + caddytest.Request("/"), answered: true, want: "unspecified unspecified v2 local"},
+		{server: "unspecified", say: headertest.Local() + caddytest.Request("/"), answered: true, want: "unspecified unspecified v2 local"},
 		{server: "on", say: caddytest.Request("/"), want: "on on none missing"},
 		{server: "off", say: header1, want: "off off v1 forbidden"},
 		{server: "off", say: header2, want: "off off v2 forbidden"},
@@ -178,7 +179,7 @@ func TestMetrics_CountEveryOutcomeOnce(t *testing.T) {
 func TestMetrics_CountASilentConnectionWhenItEnds(t *testing.T) {
 	c := startCounted(t)
 	for _, tt := range []struct{ server, say, want string }{
-		{"on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "on on v1 client"},
+		{"on", headertest.V1(headertest.Client4, headertest.Server4), "on on v1 client"},
 		{"off", "", "off off none silent"},
 		{"unspecified", "", "unspecified unspecified none silent"},
 		{"on", "", "on on none silent"},
@@ -199,7 +200,7 @@ func TestMetrics_CountASilentConnectionWhenItEnds(t *testing.T) {
 func TestStatus_IsBoundedInAFloodOfRefusals(t *testing.T) {
 	c := startCounted(t)
 	good := caddytest.DialFrom(t, "", c.ports["on"])
-	caddytest.Send(t, good, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
+	caddytest.Send(t, good, headertest.V1(headertest.Client4, headertest.Server4)+caddytest.Request("/"))
 	caddytest.ReadResponse(t, good)
 
 	const floods, each = 4, 500

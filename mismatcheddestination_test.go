@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -46,7 +47,7 @@ func TestMismatchedDestination_RefusalNamesTheCauseAndTheOption(t *testing.T) {
 	for _, options := range []string{"", "http3 allow", "version v1"} {
 		for _, mode := range []string{"on", "unspecified"} {
 			c, ip4, _, _ := startWrapper(t, "proxy_protocol_mode "+mode+" {\n"+options+"\n}")
-			for _, header := range []string{caddytest.NginxOverIPv4, caddytest.NginxOverIPv6, caddytest.NginxOverUnix} {
+			for _, header := range []string{headertest.NginxOverIPv4, headertest.NginxOverIPv6, headertest.NginxOverUnix} {
 				t.Run(mode+options+header, func(t *testing.T) {
 					logs := c.Logs.Tail()
 					conn := caddytest.Dial(t, ip4)
@@ -97,9 +98,9 @@ func TestMismatchedDestination_IsAllowed(t *testing.T) {
 				clientPort, mark, pinned = "0", "true", "no"
 			}
 			for _, from := range []struct{ header, client, source, transport string }{
-				{caddytest.NginxOverIPv4, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
-				{caddytest.NginxOverIPv6, "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
-				{caddytest.NginxOverUnix, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
+				{headertest.NginxOverIPv4, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
+				{headertest.NginxOverIPv6, "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
+				{headertest.NginxOverUnix, "[2001:db8::7]:", "[2001:db8::7]:51234", "TCP6"},
 				{"PROXY TCP4 203.0.113.7 unix: 51234 0\r\n", "203.0.113.7:", "203.0.113.7:51234", "TCP4"},
 			} {
 				t.Run(from.header, func(t *testing.T) {
@@ -124,7 +125,7 @@ func TestMismatchedDestination_IsAllowed(t *testing.T) {
 
 			// In pieces, one byte each.
 			conn := caddytest.Dial(t, caddytest.TCP4(port))
-			for _, b := range []byte(caddytest.NginxOverUnix) {
+			for _, b := range []byte(headertest.NginxOverUnix) {
 				caddytest.Send(t, conn, string(b))
 			}
 			assert.True(t, strings.HasPrefix(ask(t, conn, ""), "[2001:db8::7]:"+clientPort+"|"+caddytest.TCP4(port).Address+"|"))
@@ -158,7 +159,7 @@ func TestMismatchedDestination_IsAllowed(t *testing.T) {
 				assert.NotContains(t, entry.Str("error"), "mismatched_destination", "%q", bad)
 			}
 			conn = caddytest.Dial(t, caddytest.TCP4(port))
-			_, _ = io.WriteString(conn, caddytest.NginxOverIPv4+caddytest.NginxOverIPv4+caddytest.Request("/"))
+			_, _ = io.WriteString(conn, headertest.NginxOverIPv4+headertest.NginxOverIPv4+caddytest.Request("/"))
 			caddytest.RequireRefused(t, conn)
 			c.Logs.WaitForRefusal(t, caddytest.Fields{"reason": "duplicate"})
 		})
@@ -177,6 +178,6 @@ func TestMismatchedDestination_ChangesNoMode(t *testing.T) {
 		{"proxy_protocol_mode on {\nversion v2" + option, "version under on"},
 	} {
 		c, ip4, _, _ := startWrapper(t, test.wrapper)
-		assert.Equal(t, test.want, outcomeOf(t, c, ip4, caddytest.NginxOverIPv4), test.wrapper)
+		assert.Equal(t, test.want, outcomeOf(t, c, ip4, headertest.NginxOverIPv4), test.wrapper)
 	}
 }

@@ -31,6 +31,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -234,17 +235,17 @@ func nothing(*speaker) {}
 // The headers of the table.
 
 var (
-	headerV1      = caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)
-	headerV2      = caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
-	headerLocal   = caddytest.HeaderLocal()
-	headerUnknown = caddytest.HeaderUnknown(1)
+	headerV1      = headertest.V1(headertest.Client4, headertest.Server4)
+	headerV2      = headertest.V2(headertest.Client4, headertest.Server4)
+	headerLocal   = headertest.Local()
+	headerUnknown = headertest.Unknown(1)
 )
 
 func tlvOf(typ wire.Type, value string) wire.TLV { return wire.TLV{Type: typ, Value: []byte(value)} }
 
 func withTLVs(checksum bool, tlvs ...wire.TLV) string {
-	h, err := wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)
-	return caddytest.HeaderWith(h, err, checksum, tlvs...)
+	h, err := wire.NewProxy(2, wire.Stream, headertest.Client4, headertest.Server4)
+	return headertest.TextWith(h, err, checksum, tlvs...)
 }
 
 // padded is the text of a valid v2 header of this size.
@@ -260,33 +261,33 @@ const (
 // decisions is the decision table without its second headers and timeouts.
 func decisions() []tableRow {
 	var (
-		mapped4       = netip.AddrPortFrom(netip.AddrFrom16(caddytest.Client4.Addr().As16()), caddytest.Client4.Port())
-		mappedServer4 = netip.AddrPortFrom(netip.AddrFrom16(caddytest.Server4.Addr().As16()), caddytest.Server4.Port())
+		mapped4       = netip.AddrPortFrom(netip.AddrFrom16(headertest.Client4.Addr().As16()), headertest.Client4.Port())
+		mappedServer4 = netip.AddrPortFrom(netip.AddrFrom16(headertest.Server4.Addr().As16()), headertest.Server4.Port())
 		nowhere       = netip.MustParseAddrPort("0.0.0.0:0")
 		nowhere6      = netip.MustParseAddrPort("[::]:0")
-		dgram, err    = wire.NewProxy(2, wire.Dgram, caddytest.Client6, caddytest.Server6)
+		dgram, err    = wire.NewProxy(2, wire.Dgram, headertest.Client6, headertest.Server6)
 		full          = withTLVs(true, tlvOf(wire.TypeAuthority, "example.com"), tlvOf(wire.TypeUniqueID, strings.Repeat("u", 128)), tlvOf(0xea, "\x01vpce-1"))
 	)
 	wrongChecksum := []byte(full)
 	wrongChecksum[len(wrongChecksum)-1] ^= 1
 
 	return []tableRow{
-		accepts("v1 TCP4", says(headerV1), caddytest.Client4, caddytest.Server4),
-		accepts("v1 TCP6", says(caddytest.HeaderV1(caddytest.Client6, caddytest.Server6)), caddytest.Client6, caddytest.Server6),
-		accepts("v1 TCP6 with mapped IPv4", says(caddytest.HeaderV1(mapped4, mappedServer4)), caddytest.Client4, caddytest.Server4),
-		accepts("v1 in pieces", says(headerV1[:3], headerV1[3:20], headerV1[20:]), caddytest.Client4, caddytest.Server4),
-		accepts("v1 byte by byte", trickles(headerV1), caddytest.Client4, caddytest.Server4),
-		accepts("v1 together with the request", func(s *speaker) { s.together = headerV1 }, caddytest.Client4, caddytest.Server4),
-		accepts("v1 without destination", says(caddytest.HeaderV1(caddytest.Client4, nowhere)), caddytest.Client4, netip.AddrPort{}),
-		accepts("v2 TCP4", says(headerV2), caddytest.Client4, caddytest.Server4),
-		accepts("v2 TCP6", says(caddytest.HeaderV2(caddytest.Client6, caddytest.Server6)), caddytest.Client6, caddytest.Server6),
-		accepts("v2 TCP6 with mapped IPv4", says(caddytest.HeaderV2(mapped4, mappedServer4)), caddytest.Client4, caddytest.Server4),
-		accepts("v2 UDP6", says(caddytest.Header(dgram, err)), caddytest.Client6, caddytest.Server6),
-		accepts("v2 with TLVs and CRC32C", says(full), caddytest.Client4, caddytest.Server4),
-		accepts("v2 of 4096 bytes", says(padded(4096)), caddytest.Client4, caddytest.Server4),
-		accepts("v2 byte by byte", trickles(headerV2), caddytest.Client4, caddytest.Server4),
-		accepts("v2 together with the request", func(s *speaker) { s.together = full }, caddytest.Client4, caddytest.Server4),
-		accepts("v2 without destination", says(caddytest.HeaderV2(caddytest.Client6, nowhere6)), caddytest.Client6, netip.AddrPort{}),
+		accepts("v1 TCP4", says(headerV1), headertest.Client4, headertest.Server4),
+		accepts("v1 TCP6", says(headertest.V1(headertest.Client6, headertest.Server6)), headertest.Client6, headertest.Server6),
+		accepts("v1 TCP6 with mapped IPv4", says(headertest.V1(mapped4, mappedServer4)), headertest.Client4, headertest.Server4),
+		accepts("v1 in pieces", says(headerV1[:3], headerV1[3:20], headerV1[20:]), headertest.Client4, headertest.Server4),
+		accepts("v1 byte by byte", trickles(headerV1), headertest.Client4, headertest.Server4),
+		accepts("v1 together with the request", func(s *speaker) { s.together = headerV1 }, headertest.Client4, headertest.Server4),
+		accepts("v1 without destination", says(headertest.V1(headertest.Client4, nowhere)), headertest.Client4, netip.AddrPort{}),
+		accepts("v2 TCP4", says(headerV2), headertest.Client4, headertest.Server4),
+		accepts("v2 TCP6", says(headertest.V2(headertest.Client6, headertest.Server6)), headertest.Client6, headertest.Server6),
+		accepts("v2 TCP6 with mapped IPv4", says(headertest.V2(mapped4, mappedServer4)), headertest.Client4, headertest.Server4),
+		accepts("v2 UDP6", says(headertest.Text(dgram, err)), headertest.Client6, headertest.Server6),
+		accepts("v2 with TLVs and CRC32C", says(full), headertest.Client4, headertest.Server4),
+		accepts("v2 of 4096 bytes", says(padded(4096)), headertest.Client4, headertest.Server4),
+		accepts("v2 byte by byte", trickles(headerV2), headertest.Client4, headertest.Server4),
+		accepts("v2 together with the request", func(s *speaker) { s.together = full }, headertest.Client4, headertest.Server4),
+		accepts("v2 without destination", says(headertest.V2(headertest.Client6, nowhere6)), headertest.Client6, netip.AddrPort{}),
 
 		acceptsPeer("v1 UNKNOWN", says(headerUnknown)),
 		acceptsPeer("v1 UNKNOWN with addresses", says("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n")),
@@ -294,16 +295,16 @@ func decisions() []tableRow {
 		acceptsPeer("v2 LOCAL", says(headerLocal)),
 		acceptsPeer("v2 LOCAL byte by byte", trickles(headerLocal)),
 		acceptsPeer("v2 LOCAL together with the request", func(s *speaker) { s.together = headerLocal }),
-		acceptsPeer("v2 LOCAL TCP4 with TLVs in place of addresses", says(caddytest.HeaderRaw(0x20, 0x11, "\x03\x00\x04\x00\x00\x00\x00\x04\x00\x01\x00"))),
-		acceptsPeer("v2 LOCAL of an unknown family", says(caddytest.HeaderRaw(0x20, 0xff, "anything"))),
-		acceptsPeer("v2 unspecified", says(caddytest.HeaderRaw(proxy, 0x00, "anything"))),
-		acceptsPeer("v2 IPv4 over unspecified transport", says(caddytest.HeaderRaw(proxy, 0x10, addrs4))),
-		acceptsPeer("v2 IPv6 over unspecified transport", says(caddytest.HeaderRaw(proxy, 0x20, ""))),
-		acceptsPeer("v2 unspecified family over TCP", says(caddytest.HeaderRaw(proxy, 0x01, addrs4))),
-		acceptsPeer("v2 unspecified family over UDP", says(caddytest.HeaderRaw(proxy, 0x02, ""))),
-		acceptsPeer("v2 Unix stream", says(caddytest.HeaderRaw(proxy, 0x31, strings.Repeat("/", 216)))),
-		acceptsPeer("v2 Unix datagram", says(caddytest.HeaderRaw(proxy, 0x32, strings.Repeat("/", 216)))),
-		acceptsPeer("v2 Unix over unspecified transport", says(caddytest.HeaderRaw(proxy, 0x30, ""))),
+		acceptsPeer("v2 LOCAL TCP4 with TLVs in place of addresses", says(headertest.Raw(0x20, 0x11, "\x03\x00\x04\x00\x00\x00\x00\x04\x00\x01\x00"))),
+		acceptsPeer("v2 LOCAL of an unknown family", says(headertest.Raw(0x20, 0xff, "anything"))),
+		acceptsPeer("v2 unspecified", says(headertest.Raw(proxy, 0x00, "anything"))),
+		acceptsPeer("v2 IPv4 over unspecified transport", says(headertest.Raw(proxy, 0x10, addrs4))),
+		acceptsPeer("v2 IPv6 over unspecified transport", says(headertest.Raw(proxy, 0x20, ""))),
+		acceptsPeer("v2 unspecified family over TCP", says(headertest.Raw(proxy, 0x01, addrs4))),
+		acceptsPeer("v2 unspecified family over UDP", says(headertest.Raw(proxy, 0x02, ""))),
+		acceptsPeer("v2 Unix stream", says(headertest.Raw(proxy, 0x31, strings.Repeat("/", 216)))),
+		acceptsPeer("v2 Unix datagram", says(headertest.Raw(proxy, 0x32, strings.Repeat("/", 216)))),
+		acceptsPeer("v2 Unix over unspecified transport", says(headertest.Raw(proxy, 0x30, ""))),
 
 		refuses("v1 with two spaces", says("PROXY TCP4  203.0.113.7 192.0.2.1 1 2\r\n"), "malformed"),
 		refuses("v1 with a name for an address", says("PROXY TCP4 localhost 192.0.2.1 1 2\r\n"), "malformed"),
@@ -313,13 +314,13 @@ func decisions() []tableRow {
 		refuses("v1 without anything right", says("PROXY!"), "malformed"),
 		refuses("v1 cut off", func(s *speaker) { s.cut(headerV1[:len(headerV1)-1]) }, "malformed"),
 		refuses("v1 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV1) }, "malformed"),
-		refuses("v2 of version 3", says(caddytest.HeaderRaw(0x31, 0x11, addrs4)), "malformed"),
-		refuses("v2 of an unknown command", says(caddytest.HeaderRaw(0x22, 0x11, addrs4)), "malformed"),
-		refuses("v2 of an unknown family", says(caddytest.HeaderRaw(proxy, 0x41, addrs4)), "malformed"),
-		refuses("v2 of an unknown transport", says(caddytest.HeaderRaw(proxy, 0x13, addrs4)), "malformed"),
-		refuses("v2 shorter than its addresses", says(caddytest.HeaderRaw(proxy, 0x21, addrs4)), "malformed"),
-		refuses("v2 with a TLV that overruns it", says(caddytest.HeaderRaw(proxy, 0x11, addrs4+"\x04\x00\x02\x00")), "malformed"),
-		refuses("v2 with two CRC32C", says(caddytest.HeaderRaw(proxy, 0x11, addrs4+strings.Repeat("\x03\x00\x04\x00\x00\x00\x00", 2))), "malformed"),
+		refuses("v2 of version 3", says(headertest.Raw(0x31, 0x11, addrs4)), "malformed"),
+		refuses("v2 of an unknown command", says(headertest.Raw(0x22, 0x11, addrs4)), "malformed"),
+		refuses("v2 of an unknown family", says(headertest.Raw(proxy, 0x41, addrs4)), "malformed"),
+		refuses("v2 of an unknown transport", says(headertest.Raw(proxy, 0x13, addrs4)), "malformed"),
+		refuses("v2 shorter than its addresses", says(headertest.Raw(proxy, 0x21, addrs4)), "malformed"),
+		refuses("v2 with a TLV that overruns it", says(headertest.Raw(proxy, 0x11, addrs4+"\x04\x00\x02\x00")), "malformed"),
+		refuses("v2 with two CRC32C", says(headertest.Raw(proxy, 0x11, addrs4+strings.Repeat("\x03\x00\x04\x00\x00\x00\x00", 2))), "malformed"),
 		refuses("v2 with a unique ID of 129 bytes", says(withTLVs(false, tlvOf(wire.TypeUniqueID, strings.Repeat("u", 129)))), "malformed"),
 		refuses("v2 cut off", func(s *speaker) { s.cut(full[:len(full)-1]) }, "malformed"),
 		refuses("v2 cut off behind its signature", func(s *speaker) { s.cut(wire.SignatureV2) }, "malformed"),
@@ -335,9 +336,9 @@ func decisions() []tableRow {
 		bare("nothing before", nothing).with("PATCH"),
 		bare("nothing before", nothing).with("PROPFIND"),
 		bare("byte by byte", func(s *speaker) { s.trickled = 24 }).with("PROPFIND"),
-		accepts("v1 and byte by byte", func(s *speaker) { s.send(headerV1); s.trickled = 24 }, caddytest.Client4, caddytest.Server4).with("PROPFIND"),
-		accepts("v2 and byte by byte", func(s *speaker) { s.send(headerV2); s.trickled = 24 }, caddytest.Client4, caddytest.Server4).with("PROPPATCH"),
-		accepts("v2 in one write with", func(s *speaker) { s.together = headerV2 }, caddytest.Client4, caddytest.Server4).with("PUT"),
+		accepts("v1 and byte by byte", func(s *speaker) { s.send(headerV1); s.trickled = 24 }, headertest.Client4, headertest.Server4).with("PROPFIND"),
+		accepts("v2 and byte by byte", func(s *speaker) { s.send(headerV2); s.trickled = 24 }, headertest.Client4, headertest.Server4).with("PROPPATCH"),
+		accepts("v2 in one write with", func(s *speaker) { s.together = headerV2 }, headertest.Client4, headertest.Server4).with("PUT"),
 		acceptsPeer("LOCAL and byte by byte", func(s *speaker) { s.send(headerLocal); s.trickled = 24 }).with("PATCH"),
 		acceptsPeer("LOCAL, a pause and", func(s *speaker) { s.send(headerLocal); s.pause() }).with("POST"),
 	}
@@ -424,7 +425,7 @@ func lateDecisions() []tableRow {
 			}
 		}),
 		// Silence behind a header is no fault, and not the end of the watch.
-		accepts("v2, then silence", lateHeader(headerV2, ""), caddytest.Client4, caddytest.Server4),
+		accepts("v2, then silence", lateHeader(headerV2, ""), headertest.Client4, headertest.Server4),
 		acceptsPeer("LOCAL, then silence", lateHeader(headerLocal, "")),
 		refuses("v1, then silence, then v2", lateHeader(headerV1, headerV2), "duplicate"),
 		refuses("v1 and the beginning of v1, then the rest", lateHeader(headerV1+headerV1[:4], headerV1[4:]), "duplicate"),
@@ -787,7 +788,7 @@ func TestMatchers_SeeTheClient(t *testing.T) {
 	}`, port))
 	for header, want := range map[string]string{
 		headerV1: "client", headerV2: "client",
-		caddytest.HeaderV1(caddytest.Client6, caddytest.Server6): "client6", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6): "client6",
+		headertest.V1(headertest.Client6, headertest.Server6): "client6", headertest.V2(headertest.Client6, headertest.Server6): "client6",
 		headerLocal: "peer", headerUnknown: "peer",
 	} {
 		_, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), header, "/")
@@ -824,7 +825,7 @@ func TestListenerWrapper_TLSPolicySeesTheAddresses(t *testing.T) {
 	}{
 		{"on remote_ip", headerV1, tls.VersionTLS12},
 		{"on remote_ip", headerV2, tls.VersionTLS12},
-		{"on remote_ip", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), tls.VersionTLS13},
+		{"on remote_ip", headertest.V2(headertest.Client6, headertest.Server6), tls.VersionTLS13},
 		{"on remote_ip", headerLocal, tls.VersionTLS13},
 		{"on local_ip", headerV1, tls.VersionTLS12},
 		{"on local_ip", headerV2, tls.VersionTLS12},
@@ -905,7 +906,7 @@ func TestListenerWrapper_DoesNotLookBehindAnUpgrade(t *testing.T) {
 	}))
 	defer backend.Close()
 	for _, test := range []struct{ mode, header, client string }{
-		{"on", headerV1, caddytest.Client4.Addr().String()}, {"off", "", "127.0.0.1"}, {"unspecified", headerV2, caddytest.Client4.Addr().String()},
+		{"on", headerV1, headertest.Client4.Addr().String()}, {"off", "", "127.0.0.1"}, {"unspecified", headerV2, headertest.Client4.Addr().String()},
 	} {
 		t.Run(test.mode, func(t *testing.T) {
 			port := caddytest.FreePort(t)
@@ -1027,7 +1028,7 @@ func TestReload_PutsTheWrapperOnAndTakesItAway(t *testing.T) {
 	require.NoError(t, c.Load("", fmt.Sprintf(site, "none")))
 	assert.Equal(t, "none peer", answer(caddytest.Request("/")))
 	require.NoError(t, c.Load(caddytest.Wrappers("proxy_protocol_mode on"), fmt.Sprintf(site, "on")))
-	assert.Equal(t, "on "+caddytest.Client4.String(), answer(headerV2+caddytest.Request("/")))
+	assert.Equal(t, "on "+headertest.Client4.String(), answer(headerV2+caddytest.Request("/")))
 	conn := caddytest.Dial(t, caddytest.TCP4(port))
 	caddytest.Send(t, conn, caddytest.Request("/"))
 	caddytest.RequireRefused(t, conn)
@@ -1061,7 +1062,7 @@ func TestReload_ClientsComeThrough(t *testing.T) {
 				}
 				defer response.Body.Close()
 				body, err := io.ReadAll(response.Body)
-				return assert.NoError(t, err) && assert.Equal(t, caddytest.Client4.String(), string(body))
+				return assert.NoError(t, err) && assert.Equal(t, headertest.Client4.String(), string(body))
 			}, "no answer over %s", tr)
 		}
 		load()
@@ -1112,7 +1113,7 @@ func TestReload_DoesNotDisturbARequestInProgress(t *testing.T) {
 	require.NoError(t, c.Load(modeSite(port, "off", "respond new")))
 	close(release)
 	_, body := caddytest.ReadResponse(t, conn)
-	assert.Equal(t, caddytest.Client4.Addr().String(), body)
+	assert.Equal(t, headertest.Client4.Addr().String(), body)
 }
 
 func TestStop_EndsPendingConnections(t *testing.T) {
@@ -1166,12 +1167,12 @@ func TestSilentConnections_CostNothingOnceTheyAreGone(t *testing.T) {
 					}
 				}
 			}`, caddytest.AcceptWrapper, mode), fmt.Sprintf("http://:%d {\nbind 127.0.0.1\nrespond {remote}\n}", port))
-			header, remote := headerV2, caddytest.Client4.String()
+			header, remote := headerV2, headertest.Client4.String()
 			switch mode {
 			case "off":
 				header, remote = "", ""
 			case "unspecified":
-				remote = caddytest.Client4.Addr().String() + ":0"
+				remote = headertest.Client4.Addr().String() + ":0"
 			}
 			serves := func() {
 				conn := caddytest.Dial(t, caddytest.TCP4(port))
@@ -1234,9 +1235,9 @@ func TestListenerWrapper_ConnectionsDoNotDisturbEachOther(t *testing.T) {
 			body, err := io.ReadAll(response.Body)
 			response.Body.Close()
 			require.NoError(t, err)
-			assert.Equal(t, caddytest.Client4.String(), string(body))
+			assert.Equal(t, headertest.Client4.String(), string(body))
 			_, fresh := caddytest.Get(t, tr, endpoints[tr.IsTLS()], headerV1, "/")
-			assert.Equal(t, caddytest.Client4.String(), fresh)
+			assert.Equal(t, headertest.Client4.String(), fresh)
 			dialed++
 		}
 	}
@@ -1271,7 +1272,7 @@ func TestListenerWrapper_ConnectionsDoNotDisturbEachOther(t *testing.T) {
 	// Each was the connection it had been all the time.
 	accepted := 0
 	for _, entry := range c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"msg": "accepted PROXY protocol header"})) {
-		if entry.Str("source") == caddytest.Client4.String() {
+		if entry.Str("source") == headertest.Client4.String() {
 			accepted++
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // headerConn is a client's socket that puts a header before each datagram. It costs the
@@ -82,7 +83,7 @@ func BenchmarkHTTP3(b *testing.B) {
 	for _, bench := range []struct{ name, wrapper, header string }{
 		{"unwrapped", "", ""},
 		{"off", "off", ""},
-		{"on", "on", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)},
+		{"on", "on", headertest.UDP(headertest.Client4, headertest.Server4)},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			port := caddytest.FreePort(b)

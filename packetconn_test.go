@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -31,18 +32,18 @@ func TestHTTP3_HasTheClientOfTheHeader(t *testing.T) {
 	for _, test := range []struct {
 		name, packet, header, want string
 	}{
-		{"on, IPv4", "on", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.Client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
-		{"on, IPv6", "on", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6), caddytest.Client6.String() + " marked=false present=true mode=on peer=127.0.0.2"},
-		{"on, mapped", "on", caddytest.HeaderUDP(netip.AddrPortFrom(netip.AddrFrom16(caddytest.Client4.Addr().As16()), 7), caddytest.Server6), caddytest.Client4.Addr().String() + ":7 marked=false present=true mode=on peer=127.0.0.2"},
-		{"on, LOCAL", "on", caddytest.HeaderLocal(), "127.0.0.2:PORT marked=false present=true mode=on peer=127.0.0.2"},
-		{"on, trusted", "on {\ntrusted_proxies static 127.0.0.2\n}", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.Client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
-		{"on, trusted by a source that is asked", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.Client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
-		{"on for a range", "off {\non 127.0.0.2\n}", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.Client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, IPv4", "on", headertest.UDP(headertest.Client4, headertest.Server4), headertest.Client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, IPv6", "on", headertest.UDP(headertest.Client6, headertest.Server6), headertest.Client6.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, mapped", "on", headertest.UDP(netip.AddrPortFrom(netip.AddrFrom16(headertest.Client4.Addr().As16()), 7), headertest.Server6), headertest.Client4.Addr().String() + ":7 marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, LOCAL", "on", headertest.Local(), "127.0.0.2:PORT marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, trusted", "on {\ntrusted_proxies static 127.0.0.2\n}", headertest.UDP(headertest.Client4, headertest.Server4), headertest.Client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on, trusted by a source that is asked", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", headertest.UDP(headertest.Client4, headertest.Server4), headertest.Client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
+		{"on for a range", "off {\non 127.0.0.2\n}", headertest.UDP(headertest.Client4, headertest.Server4), headertest.Client4.String() + " marked=false present=true mode=on peer=127.0.0.2"},
 		{"off for a range", "on {\noff 127.0.0.2\n}", "", "127.0.0.2:PORT marked=false present=false mode=off peer=127.0.0.2"},
 		{"off", "off", "", "127.0.0.2:PORT marked=false present=false mode=off peer=127.0.0.2"},
-		{"unspecified, IPv4", "unspecified", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.Client4.Addr().String() + ":0 marked=true present=true mode=unspecified peer=127.0.0.2"},
-		{"unspecified, IPv6", "unspecified", caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6), "[" + caddytest.Client6.Addr().String() + "]:0 marked=true present=true mode=unspecified peer=127.0.0.2"},
-		{"unspecified, LOCAL", "unspecified", caddytest.HeaderLocal(), "127.0.0.2:PORT marked=false present=true mode=unspecified peer=127.0.0.2"},
+		{"unspecified, IPv4", "unspecified", headertest.UDP(headertest.Client4, headertest.Server4), headertest.Client4.Addr().String() + ":0 marked=true present=true mode=unspecified peer=127.0.0.2"},
+		{"unspecified, IPv6", "unspecified", headertest.UDP(headertest.Client6, headertest.Server6), "[" + headertest.Client6.Addr().String() + "]:0 marked=true present=true mode=unspecified peer=127.0.0.2"},
+		{"unspecified, LOCAL", "unspecified", headertest.Local(), "127.0.0.2:PORT marked=false present=true mode=unspecified peer=127.0.0.2"},
 		{"unspecified, none", "unspecified", "", "127.0.0.2:PORT marked=false present=false mode=unspecified peer=127.0.0.2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -66,7 +67,7 @@ func TestHTTP3_HasTheClientOfTheHeaderOverIPv6(t *testing.T) {
 	caddytest.NeedIPv6(t)
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on {\ntrusted_proxies static ::1\n}"), caddytest.HTTP3Site(t, port, ""))
-	for _, header := range []string{caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderUDP(caddytest.Client6, caddytest.Server6)} {
+	for _, header := range []string{headertest.UDP(headertest.Client4, headertest.Server4), headertest.UDP(headertest.Client6, headertest.Server6)} {
 		r := caddytest.StartRelay(t, "::1", caddytest.TCP6(port), header)
 		_, body := caddytest.NewHTTP3Client(t, r.Address()).Get("/")
 		assert.Contains(t, body, " marked=false present=true mode=on peer=::1")
@@ -128,7 +129,7 @@ func TestHTTP3_HasEverythingOfTheHeader(t *testing.T) {
 		respond /header "{http.proxy_protocol.version} {http.proxy_protocol.command} {http.proxy_protocol.transport} {http.proxy_protocol.source} {http.proxy_protocol.destination} {http.proxy_protocol.client_ip} {http.proxy_protocol.client_port} {http.proxy_protocol.server_ip} {http.proxy_protocol.server_port} {http.proxy_protocol.tlv.aws_vpce_id} {client_ip}"
 	`
 	port := caddytest.FreePort(t)
-	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, wire.TLV{Type: 0xea, Value: []byte("\x01vpce-1")})
+	header := headertest.UDP(headertest.Client4, headertest.Server4, wire.TLV{Type: 0xea, Value: []byte("\x01vpce-1")})
 	c := caddytest.New(t)
 	for _, test := range []struct {
 		packet, header string
@@ -167,7 +168,7 @@ func TestHTTP3_HasEverythingOfTheHeader(t *testing.T) {
 			entry := c.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.uri": "/header", "whole.mode": test.packet}))
 			if test.header != "" {
 				assert.Equal(t, "UDP4", entry.Get("whole.transport"))
-				assert.Equal(t, caddytest.Client4.String(), entry.Get("whole.source"))
+				assert.Equal(t, headertest.Client4.String(), entry.Get("whole.source"))
 			}
 		})
 	}
@@ -189,7 +190,7 @@ func TestPacketConn_ClientsStayApart(t *testing.T) {
 						shown = netip.AddrPortFrom(said.Addr(), 0)
 					}
 					client := caddytest.NewHTTP3Client(t, r.Address())
-					r.SpeakFor(client, caddytest.HeaderUDP(said, caddytest.Server4))
+					r.SpeakFor(client, headertest.UDP(said, headertest.Server4))
 					wait.Go(func() {
 						for n := range 20 {
 							mine := fmt.Sprintf("/%s/%d/%d", from, i, n)
@@ -236,19 +237,19 @@ var unixDatagram = wire.SignatureV2 + "\x21\x32\x00\xd8" + strings.Repeat("x", 2
 
 func TestPacketConn_DropsAndCountsBadDatagrams(t *testing.T) {
 	announced := func(size uint16) string {
-		b := []byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+		b := []byte(headertest.UDP(headertest.Client4, headertest.Server4))
 		binary.BigEndian.PutUint16(b[14:], size)
 		return string(b)
 	}
-	flipped := []byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	flipped := []byte(headertest.UDP(headertest.Client4, headertest.Server4))
 	flipped[16] ^= 1
 	family := func(b byte) string {
-		h := []byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+		h := []byte(headertest.UDP(headertest.Client4, headertest.Server4))
 		h[13] = b
 		return string(h)
 	}
-	bare := func(src, dst netip.AddrPort) string { return caddytest.Header(wire.NewProxy(2, wire.Dgram, src, dst)) }
-	version := []byte(bare(caddytest.Client4, caddytest.Server4))
+	bare := func(src, dst netip.AddrPort) string { return headertest.Text(wire.NewProxy(2, wire.Dgram, src, dst)) }
+	version := []byte(bare(headertest.Client4, headertest.Server4))
 	version[12] = 0x11
 	trusting := "on {\ntrusted_proxies static 127.0.0.2\n}"
 	for _, test := range []struct {
@@ -257,13 +258,13 @@ func TestPacketConn_DropsAndCountsBadDatagrams(t *testing.T) {
 		{"no header", "on", "127.0.0.2", quicLike, "missing"},
 		{"nothing", "on", "127.0.0.2", "", "missing"},
 		{"a beginning", "on", "127.0.0.2", wire.SignatureV2[:11], "missing"},
-		{"v1", "on", "127.0.0.2", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4) + quicLike, "missing"},
+		{"v1", "on", "127.0.0.2", headertest.V1(headertest.Client4, headertest.Server4) + quicLike, "missing"},
 		{"a signature", "on", "127.0.0.2", wire.SignatureV2, "malformed"},
 		{"a signature and half a length", "on", "127.0.0.2", wire.SignatureV2 + "\x21\x11\x00", "malformed"},
-		{"truncated", "on", "127.0.0.2", bare(caddytest.Client4, caddytest.Server4)[:20], "malformed"},
-		{"STREAM", "on", "127.0.0.2", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + quicLike, "malformed"},
-		{"STREAM over IPv6", "on", "127.0.0.2", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6) + quicLike, "malformed"},
-		{"unknown", "on", "127.0.0.2", caddytest.HeaderUnknown(2) + quicLike, "malformed"},
+		{"truncated", "on", "127.0.0.2", bare(headertest.Client4, headertest.Server4)[:20], "malformed"},
+		{"STREAM", "on", "127.0.0.2", headertest.V2(headertest.Client4, headertest.Server4) + quicLike, "malformed"},
+		{"STREAM over IPv6", "on", "127.0.0.2", headertest.V2(headertest.Client6, headertest.Server6) + quicLike, "malformed"},
+		{"unknown", "on", "127.0.0.2", headertest.Unknown(2) + quicLike, "malformed"},
 		{"unspecified transport", "on", "127.0.0.2", family(0x10) + quicLike, "malformed"},
 		{"Unix", "on", "127.0.0.2", family(0x32) + strings.Repeat("x", 300), "malformed"},
 		{"Unix, as long as it should be", "on", "127.0.0.2", unixDatagram + quicLike, "malformed"},
@@ -273,27 +274,27 @@ func TestPacketConn_DropsAndCountsBadDatagrams(t *testing.T) {
 		{"64 KiB announced", "on", "127.0.0.2", announced(65535) + quicLike, "too_large"},
 		{"64 KiB announced and allowed", "on {\nmax_header_size 65551\n}", "127.0.0.2", announced(65535) + quicLike, "malformed"},
 		{"4 KiB announced", "on", "127.0.0.2", announced(4000) + quicLike, "malformed"},
-		{"too large", "on {\nmax_header_size 536\n}", "127.0.0.2", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, 600)}) + quicLike, "too_large"},
-		{"two headers", "on", "127.0.0.2", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + quicLike, "duplicate"},
-		{"two headers, one LOCAL", "on", "127.0.0.2", caddytest.HeaderLocal() + caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + quicLike, "duplicate"},
-		{"a header and nothing", "on", "127.0.0.2", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "malformed"},
-		{"LOCAL and nothing", "on", "127.0.0.2", caddytest.HeaderLocal(), "malformed"},
-		{"a header and nothing under unspecified", "unspecified", "127.0.0.2", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "malformed"},
-		{"a header and nothing under off", "off {\non 127.0.0.2\n}", "127.0.0.3", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), "forbidden"},
-		{"from an untrusted peer", trusting, "127.0.0.3", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + quicLike, "untrusted"},
+		{"too large", "on {\nmax_header_size 536\n}", "127.0.0.2", headertest.UDP(headertest.Client4, headertest.Server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, 600)}) + quicLike, "too_large"},
+		{"two headers", "on", "127.0.0.2", headertest.UDP(headertest.Client4, headertest.Server4) + headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, "duplicate"},
+		{"two headers, one LOCAL", "on", "127.0.0.2", headertest.Local() + headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, "duplicate"},
+		{"a header and nothing", "on", "127.0.0.2", headertest.UDP(headertest.Client4, headertest.Server4), "malformed"},
+		{"LOCAL and nothing", "on", "127.0.0.2", headertest.Local(), "malformed"},
+		{"a header and nothing under unspecified", "unspecified", "127.0.0.2", headertest.UDP(headertest.Client4, headertest.Server4), "malformed"},
+		{"a header and nothing under off", "off {\non 127.0.0.2\n}", "127.0.0.3", headertest.UDP(headertest.Client4, headertest.Server4), "forbidden"},
+		{"from an untrusted peer", trusting, "127.0.0.3", headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, "untrusted"},
 		{"from an untrusted peer, no header", trusting, "127.0.0.3", quicLike, "untrusted"},
-		{"from a peer that a source does not trust", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", "127.0.0.4", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + quicLike, "untrusted"},
+		{"from a peer that a source does not trust", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", "127.0.0.4", headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, "untrusted"},
 		{"no header, from a peer that a source does not trust", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", "127.0.0.4", quicLike, "missing"},
-		{"malformed, from a peer that a source does not trust", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", "127.0.0.4", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4) + quicLike, "malformed"},
-		{"a header under off", "off {\non 127.0.0.2\n}", "127.0.0.3", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + quicLike, "forbidden"},
-		{"LOCAL under off", "off {\non 127.0.0.2\n}", "127.0.0.3", caddytest.HeaderLocal() + quicLike, "forbidden"},
+		{"malformed, from a peer that a source does not trust", "on {\ntrusted_proxies proxy_protocol_test_asked\n}", "127.0.0.4", headertest.V2(headertest.Client4, headertest.Server4) + quicLike, "malformed"},
+		{"a header under off", "off {\non 127.0.0.2\n}", "127.0.0.3", headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, "forbidden"},
+		{"LOCAL under off", "off {\non 127.0.0.2\n}", "127.0.0.3", headertest.Local() + quicLike, "forbidden"},
 		{"half a header under off", "off {\non 127.0.0.2\n}", "127.0.0.3", wire.SignatureV2 + "\x21", "forbidden"},
-		{"a header of an untrusted peer under unspecified", "unspecified {\ntrusted_proxies static 127.0.0.2\n}", "127.0.0.3", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + quicLike, "untrusted"},
+		{"a header of an untrusted peer under unspecified", "unspecified {\ntrusted_proxies static 127.0.0.2\n}", "127.0.0.3", headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, "untrusted"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			port := caddytest.FreePort(t)
 			c := caddytest.Start(t, caddytest.Packets("", test.packet), caddytest.HTTP3Site(t, port, ""))
-			good := caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address())
+			good := caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4)).Address())
 			good.Get("/")
 			before := caddytest.Datagrams(t)
 
@@ -325,11 +326,11 @@ func TestPacketConn_LargeHeaderDoesNotCutOffTheDatagram(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on {\nmax_header_size 60000\n}"), caddytest.HTTP3Site(t, port, ""))
 	for _, size := range []int{500, 1400, 30000, 50000} {
-		header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, wire.TLV{Type: 0xe1, Value: make([]byte, size)})
+		header := headertest.UDP(headertest.Client4, headertest.Server4, wire.TLV{Type: 0xe1, Value: make([]byte, size)})
 		r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), header)
 		response, body := caddytest.NewHTTP3Client(t, r.Address()).Get("/" + strings.Repeat("x", 4000))
 		assert.Equal(t, http.StatusOK, response.StatusCode)
-		assert.Contains(t, body, caddytest.Client4.String())
+		assert.Contains(t, body, headertest.Client4.String())
 	}
 }
 
@@ -342,12 +343,12 @@ func TestPacketConn_HeaderMayDifferFromDatagramToDatagram(t *testing.T) {
 		udp := &headerConn{PacketConn: caddytest.ListenUDP(t, "127.0.0.2")}
 		udp.next = func() string {
 			value := binary.BigEndian.AppendUint32(make([]byte, size), n.Add(1))
-			return caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, wire.TLV{Type: 0xe1, Value: value})
+			return headertest.UDP(headertest.Client4, headertest.Server4, wire.TLV{Type: 0xe1, Value: value})
 		}
 		client := newHeaderClient(t, udp, port)
 		for range 20 {
 			response := roundTrip(t, client, http.MethodGet, "/", nil)
-			assert.Contains(t, response, caddytest.Client4.String()+" marked=false")
+			assert.Contains(t, response, headertest.Client4.String()+" marked=false")
 		}
 		assert.Greater(t, n.Load(), uint32(20))
 	}
@@ -365,7 +366,7 @@ func TestHTTP3_CarriesLargeBodies(t *testing.T) {
 	port := caddytest.FreePort(t)
 	received := make(chan int64, 1)
 	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, fmt.Sprintf("handle /big {\nroot %s\nfile_server\n}\nhandle /up {\nreverse_proxy 127.0.0.1:%d\n}", dir, sink(t, received))))
-	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4))
 	client := caddytest.NewHTTP3Client(t, r.Address())
 
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://localhost/big", nil)
@@ -390,7 +391,7 @@ func TestHTTP3_CarriesLargeBodies(t *testing.T) {
 func TestPacketConn_FloodOfInventedClientsIsBounded(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, ""))
-	good := caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address())
+	good := caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4)).Address())
 	good.Get("/")
 	before := caddytest.Datagrams(t)["client"]
 
@@ -401,7 +402,7 @@ func TestPacketConn_FloodOfInventedClientsIsBounded(t *testing.T) {
 	const invented = 50_000
 	for i := range uint32(invented) {
 		ip := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 0x0a000000+i)))
-		_, _ = io.WriteString(flood, caddytest.HeaderUDP(netip.AddrPortFrom(ip, 1), caddytest.Server4, wire.TLV{Type: 0xe1, Value: []byte(value)})+quicLike)
+		_, _ = io.WriteString(flood, headertest.UDP(netip.AddrPortFrom(ip, 1), headertest.Server4, wire.TLV{Type: 0xe1, Value: []byte(value)})+quicLike)
 		if i%5000 == 0 {
 			response, _ := good.Get("/")
 			assert.Equal(t, http.StatusOK, response.StatusCode)
@@ -410,7 +411,7 @@ func TestPacketConn_FloodOfInventedClientsIsBounded(t *testing.T) {
 	caddytest.Eventually(t, func() bool { return caddytest.Datagrams(t)["client"] > before+invented/10 }, "the flood does not arrive")
 	response, body := good.Get("/")
 	assert.Equal(t, http.StatusOK, response.StatusCode)
-	assert.Contains(t, body, caddytest.Client4.String())
+	assert.Contains(t, body, headertest.Client4.String())
 }
 
 func TestPacketConn_RepliesComeFromWhereTheDatagramWasSentTo(t *testing.T) {
@@ -419,7 +420,7 @@ func TestPacketConn_RepliesComeFromWhereTheDatagramWasSentTo(t *testing.T) {
 			port := caddytest.FreePort(t)
 			caddytest.Start(t, caddytest.Packets("", "on"), fmt.Sprintf("https://localhost:%d {\n%s\ntls %s\nrespond {http.proxy_protocol.server_ip}\n}\n", port, bind, caddytest.CertificateFiles(t)))
 			// The kernel would reply from 127.0.0.1, and the relay's socket is connected.
-			r := caddytest.StartRelay(t, "127.0.0.2", caddytest.Endpoint{Network: "udp", Address: fmt.Sprintf("127.0.0.7:%d", port)}, caddytest.HeaderLocal())
+			r := caddytest.StartRelay(t, "127.0.0.2", caddytest.Endpoint{Network: "udp", Address: fmt.Sprintf("127.0.0.7:%d", port)}, headertest.Local())
 			_, body := caddytest.NewHTTP3Client(t, r.Address()).Get("/")
 			assert.Equal(t, "127.0.0.7", body)
 		})
@@ -436,10 +437,10 @@ func TestPacketConn_DoesNotPassOtherWrappersBy(t *testing.T) {
 			port := caddytest.FreePort(t)
 			countedPackets.Store(0)
 			caddytest.Start(t, "auto_https disable_redirects\nservers {\npacket_conn_wrappers {\n"+test.wrappers+"\n}\n}\n", caddytest.HTTP3Site(t, port, ""))
-			r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+			r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4))
 			response, body := caddytest.NewHTTP3Client(t, r.Address()).Get("/")
 			assert.Equal(t, http.StatusOK, response.StatusCode)
-			assert.Contains(t, body, caddytest.Client4.String()+" marked=false")
+			assert.Contains(t, body, headertest.Client4.String()+" marked=false")
 			assert.Greater(t, countedPackets.Load(), int64(4))
 		})
 	}
@@ -496,7 +497,7 @@ func TestSockets_KeepNothingOfAClosedSocket(t *testing.T) {
 	caddytest.Eventually(t, forgotten, "something is left of other tests")
 	port := caddytest.FreePort(t)
 	c := caddytest.Start(t, packets("on {\ntrusted_proxies static 127.0.0.0/8\n}"), caddytest.HTTP3Site(t, port, ""))
-	client := caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address())
+	client := caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4)).Address())
 	client.Get("/")
 	require.NoError(t, c.Load(packets("off"), caddytest.HTTP3Site(t, port, "")))
 	require.False(t, forgotten())
@@ -510,8 +511,8 @@ func TestReload_SocketOfAllIPv4AddressesKeepsItsRules(t *testing.T) {
 	port := caddytest.FreePort(t)
 	site := fmt.Sprintf("https://localhost:%d {\nbind 0.0.0.0\ntls %s\nrespond `%s`\n}\n", port, caddytest.CertificateFiles(t), caddytest.HTTP3Answer)
 	c := caddytest.Start(t, caddytest.Packets("", "on"), site)
-	relay := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()
-	caddytest.EventuallyHTTP3(t, relay, http.StatusOK, caddytest.Client4.String())
+	relay := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4)).Address()
+	caddytest.EventuallyHTTP3(t, relay, http.StatusOK, headertest.Client4.String())
 	require.NoError(t, c.Load(caddytest.Packets("", "on {\nmax_header_size 5KiB\n}"), site))
-	caddytest.EventuallyHTTP3(t, relay, http.StatusOK, caddytest.Client4.String())
+	caddytest.EventuallyHTTP3(t, relay, http.StatusOK, headertest.Client4.String())
 }

@@ -18,6 +18,7 @@ import (
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 func TestPacketConnWrapper_Caddyfile(t *testing.T) {
@@ -241,7 +242,7 @@ func TestPacketConnWrapper_OutsideOfAnHTTPServer(t *testing.T) {
 		app := load(t, "")
 		require.NoError(t, app.err)
 		peer := caddytest.ListenUDP(t, "127.0.0.1")
-		for _, datagram := range []string{"no header", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4) + "x"} {
+		for _, datagram := range []string{"no header", headertest.UDP(headertest.Client4, headertest.Server4) + "x"} {
 			_, err := peer.WriteTo([]byte(datagram), app.socket.LocalAddr())
 			require.NoError(t, err)
 		}
@@ -250,7 +251,7 @@ func TestPacketConnWrapper_OutsideOfAnHTTPServer(t *testing.T) {
 		n, addr, err := app.socket.ReadFrom(p[:])
 		require.NoError(t, err)
 		assert.Equal(t, "x", string(p[:n]))
-		assert.Equal(t, caddytest.Client4.String(), addr.String())
+		assert.Equal(t, headertest.Client4.String(), addr.String())
 		assert.Equal(t, proxyprotocol.On, addr.(*datagram.Addr).Info().Mode)
 	})
 	t.Run("too late to learn when the configuration runs", func(t *testing.T) {
@@ -290,16 +291,16 @@ func TestHTTP3_AltSvcStaysBehindThePacketWrapper(t *testing.T) {
 	assert.Equal(t, http.StatusOK, response.StatusCode)
 	assert.Contains(t, response.Header.Get("Alt-Svc"), fmt.Sprintf(`h3=":%d"`, port))
 	// TCP and UDP have the facts of their own headers.
-	_, body := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), "/")
-	assert.Contains(t, body, caddytest.Client6.String()+" marked=false present=true mode=on peer=127.0.0.1")
-	_, body = caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()).Get("/")
-	assert.Contains(t, body, caddytest.Client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
+	_, body := caddytest.Get(t, caddytest.HTTPS2, caddytest.TCP4(port), headertest.V2(headertest.Client6, headertest.Server6), "/")
+	assert.Contains(t, body, headertest.Client6.String()+" marked=false present=true mode=on peer=127.0.0.1")
+	_, body = caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4)).Address()).Get("/")
+	assert.Contains(t, body, headertest.Client4.String()+" marked=false present=true mode=on peer=127.0.0.2")
 }
 
 func TestPacketConnWrapper_DatagramsAreInMetricsAndStatus(t *testing.T) {
 	port, metrics := caddytest.FreePort(t), caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, "")+fmt.Sprintf("http://:%d {\nbind 127.0.0.9\nmetrics\n}\n", metrics))
-	caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address()).Get("/")
+	caddytest.NewHTTP3Client(t, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4)).Address()).Get("/")
 	sender := caddytest.ListenUDP(t, "127.0.0.3")
 	_, err := sender.WriteTo([]byte(quicPacket), caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), "").Front.LocalAddr())
 	require.NoError(t, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -49,25 +50,25 @@ func TestMigration_ConnectionHasTheNewClient(t *testing.T) {
 		name string
 		next netip.AddrPort
 	}{
-		{"a NAT forgot the client", netip.AddrPortFrom(caddytest.Client4.Addr(), 60000)},
+		{"a NAT forgot the client", netip.AddrPortFrom(headertest.Client4.Addr(), 60000)},
 		{"the client is somewhere else", netip.MustParseAddrPort("198.51.100.9:7")},
-		{"and has other addresses there", caddytest.Client6},
+		{"and has other addresses there", headertest.Client6},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, red...))
+			r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4, red...))
 			client := caddytest.NewHTTP3Client(t, r.Address())
 			response, body := client.Get("/")
-			assert.Contains(t, body, caddytest.Client4.String()+" marked=false present=true")
+			assert.Contains(t, body, headertest.Client4.String()+" marked=false present=true")
 			assert.Empty(t, response.Header.Get("tlv"))
 			conn := client.Conn()
 
-			r.Speak(caddytest.HeaderUDP(test.next, server4Or6(test.next), blue...))
+			r.Speak(headertest.UDP(test.next, server4Or6(test.next), blue...))
 			settle(t, client, http.StatusOK, test.next.String()+" marked=false present=true mode=on peer=127.0.0.2")
 			response, _ = client.Get("/")
 			assert.Empty(t, response.Header.Get("tlv"), "what else is known is what the connection began with")
 
-			r.Speak(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4, red...))
-			settle(t, client, http.StatusOK, caddytest.Client4.String())
+			r.Speak(headertest.UDP(headertest.Client4, headertest.Server4, red...))
+			settle(t, client, http.StatusOK, headertest.Client4.String())
 			requireSame(t, client, conn)
 		})
 	}
@@ -75,23 +76,23 @@ func TestMigration_ConnectionHasTheNewClient(t *testing.T) {
 
 func server4Or6(client netip.AddrPort) netip.AddrPort {
 	if client.Addr().Is4() {
-		return caddytest.Server4
+		return headertest.Server4
 	}
-	return caddytest.Server6
+	return headertest.Server6
 }
 
 // The client itself moves to another socket, as a phone does that leaves its Wi-Fi.
 func TestMigration_IsAllowed(t *testing.T) {
 	for _, test := range []struct{ packet, before, after string }{
-		{"on", caddytest.Client4.String() + " marked=false", "198.51.100.9:7 marked=false"},
-		{"unspecified", caddytest.Client4.Addr().String() + ":0 marked=true", "198.51.100.9:0 marked=true"},
+		{"on", headertest.Client4.String() + " marked=false", "198.51.100.9:7 marked=false"},
+		{"unspecified", headertest.Client4.Addr().String() + ":0 marked=true", "198.51.100.9:0 marked=true"},
 	} {
 		t.Run(test.packet, func(t *testing.T) {
 			port := caddytest.FreePort(t)
 			caddytest.Start(t, caddytest.Packets("", test.packet), caddytest.HTTP3Site(t, port, ""))
-			r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(netip.MustParseAddrPort("198.51.100.9:7"), caddytest.Server4))
+			r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(netip.MustParseAddrPort("198.51.100.9:7"), headertest.Server4))
 			client := caddytest.NewHTTP3Client(t, r.Address())
-			r.SpeakFor(client, caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+			r.SpeakFor(client, headertest.UDP(headertest.Client4, headertest.Server4))
 			_, body := client.Get("/")
 			assert.Contains(t, body, test.before)
 
@@ -113,11 +114,11 @@ func TestMigration_DoesNotChangeTheMark(t *testing.T) {
 	for _, test := range []struct {
 		name, before, after string
 	}{
-		{"a client without header claims an address", "", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)},
-		{"a client without header claims that of its peer", "", caddytest.HeaderUDP(netip.MustParseAddrPort("127.0.0.2:1"), caddytest.Server4)},
-		{"a LOCAL one claims an address", caddytest.HeaderLocal(), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)},
-		{"a marked client loses its header", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), ""},
-		{"a marked client becomes LOCAL", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4), caddytest.HeaderLocal()},
+		{"a client without header claims an address", "", headertest.UDP(headertest.Client4, headertest.Server4)},
+		{"a client without header claims that of its peer", "", headertest.UDP(netip.MustParseAddrPort("127.0.0.2:1"), headertest.Server4)},
+		{"a LOCAL one claims an address", headertest.Local(), headertest.UDP(headertest.Client4, headertest.Server4)},
+		{"a marked client loses its header", headertest.UDP(headertest.Client4, headertest.Server4), ""},
+		{"a marked client becomes LOCAL", headertest.UDP(headertest.Client4, headertest.Server4), headertest.Local()},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			port := caddytest.FreePort(t)
@@ -142,7 +143,7 @@ func TestMigration_DoesNotChangeTheMark(t *testing.T) {
 func TestMigration_ToADirectPeerKeepsTheBeginning(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on {\noff 127.0.0.3\n}"), caddytest.HTTP3Site(t, port, "proxy_protocol on"))
-	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4))
 	client := caddytest.NewHTTP3Client(t, r.Address())
 	response, _ := client.Get("/")
 	require.Equal(t, http.StatusOK, response.StatusCode)
@@ -157,11 +158,11 @@ func TestMigration_ToADirectPeerKeepsTheBeginning(t *testing.T) {
 func TestMigration_MarkedClientWithAnotherPortIsAnswered(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "unspecified"), caddytest.HTTP3Site(t, port, ""))
-	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4))
 	client := caddytest.NewHTTP3Client(t, r.Address())
 	client.Get("/")
 	conn := client.Conn()
-	r.Speak(caddytest.HeaderUDP(netip.AddrPortFrom(caddytest.Client4.Addr(), 60000), caddytest.Server4))
+	r.Speak(headertest.UDP(netip.AddrPortFrom(headertest.Client4.Addr(), 60000), headertest.Server4))
 	r.Forget()
 	response, _ := client.Get("/")
 	assert.Equal(t, http.StatusOK, response.StatusCode)
@@ -171,11 +172,11 @@ func TestMigration_MarkedClientWithAnotherPortIsAnswered(t *testing.T) {
 func TestMigration_ClientThroughAnotherPeerIsNotAnswered(t *testing.T) {
 	port := caddytest.FreePort(t)
 	caddytest.Start(t, caddytest.Packets("", "on"), caddytest.HTTP3Site(t, port, ""))
-	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4))
 	client := caddytest.NewHTTP3Client(t, r.Address())
 	client.Get("/")
 	conn := client.Conn()
-	r.MoveTo("127.0.0.3", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	r.MoveTo("127.0.0.3", headertest.UDP(headertest.Client4, headertest.Server4))
 
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -206,21 +207,21 @@ func TestReload_ChangesTheRulesOfALiveSocket(t *testing.T) {
 		go client.Try(ctx, http.MethodGet, "/", nil)
 		caddytest.Eventually(t, func() bool { return caddytest.Datagrams(t)[reason] > before }, "not dropped as %s", reason)
 	}
-	refused(behind("127.0.0.2", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), "forbidden")
+	refused(behind("127.0.0.2", headertest.UDP(headertest.Client4, headertest.Server4)), "forbidden")
 
 	require.NoError(t, c.Load(caddytest.Packets("", "on {\ntrusted_proxies static 127.0.0.2\n}"), caddytest.HTTP3Site(t, port, "")))
-	caddytest.EventuallyHTTP3(t, behind("127.0.0.2", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), http.StatusOK, caddytest.Client4.String()+" marked=false present=true mode=on")
+	caddytest.EventuallyHTTP3(t, behind("127.0.0.2", headertest.UDP(headertest.Client4, headertest.Server4)), http.StatusOK, headertest.Client4.String()+" marked=false present=true mode=on")
 	refused(caddytest.TCP4(port).Address, "untrusted")
-	refused(behind("127.0.0.3", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), "untrusted")
+	refused(behind("127.0.0.3", headertest.UDP(headertest.Client4, headertest.Server4)), "untrusted")
 
 	require.NoError(t, c.Load(caddytest.Packets("", "on {\ntrusted_proxies static 127.0.0.3\n}"), caddytest.HTTP3Site(t, port, "")))
-	caddytest.EventuallyHTTP3(t, behind("127.0.0.3", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), http.StatusOK, "peer=127.0.0.3")
-	refused(behind("127.0.0.2", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), "untrusted")
+	caddytest.EventuallyHTTP3(t, behind("127.0.0.3", headertest.UDP(headertest.Client4, headertest.Server4)), http.StatusOK, "peer=127.0.0.3")
+	refused(behind("127.0.0.2", headertest.UDP(headertest.Client4, headertest.Server4)), "untrusted")
 
 	// A reload that fails leaves the rules.
 	require.Error(t, c.Load(caddytest.Packets("", "off"), caddytest.HTTP3Site(t, port, "tls {\nissuer nobody\n}")))
 	require.Error(t, c.Load(caddytest.Packets("", "off"), caddytest.HTTP3Site(t, port, "")+fmt.Sprintf("http://192.0.2.1:%d {\nbind 192.0.2.1\n}\n", port)))
-	caddytest.EventuallyHTTP3(t, behind("127.0.0.3", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), http.StatusOK, "mode=on peer=127.0.0.3")
+	caddytest.EventuallyHTTP3(t, behind("127.0.0.3", headertest.UDP(headertest.Client4, headertest.Server4)), http.StatusOK, "mode=on peer=127.0.0.3")
 
 	// Without a wrapper datagrams pass as they are.
 	require.NoError(t, c.Load(caddytest.Packets("", ""), caddytest.HTTP3Site(t, port, "")))
@@ -228,7 +229,7 @@ func TestReload_ChangesTheRulesOfALiveSocket(t *testing.T) {
 	assert.True(t, strings.HasPrefix(body, "127.0.0.1:"))
 
 	require.NoError(t, c.Load(caddytest.Packets("on", "on"), caddytest.HTTP3Site(t, port, "")))
-	caddytest.EventuallyHTTP3(t, behind("127.0.0.2", caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), http.StatusOK, caddytest.Client4.String()+" marked=false present=true mode=on")
+	caddytest.EventuallyHTTP3(t, behind("127.0.0.2", headertest.UDP(headertest.Client4, headertest.Server4)), http.StatusOK, headertest.Client4.String()+" marked=false present=true mode=on")
 }
 
 // The listener of a server that had no wrapper is not wrapped later. Then nobody judges its
@@ -273,7 +274,7 @@ func TestReload_DropsNoLiveRequests(t *testing.T) {
 	c := caddytest.New(t)
 	c.Grace = caddytest.Patience
 	require.NoError(t, c.Load(caddytest.Packets("on", "on"), site))
-	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	r := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4))
 	var stop atomic.Bool
 	var wait sync.WaitGroup
 	var answered, lost atomic.Int64
@@ -353,7 +354,7 @@ func TestMigration_RestartOfTheLoadBalancerCostsNoMore(t *testing.T) {
 		h3Server{name: "wrapped", listen: at(wrapped), packet: onPackets("127.0.0.2")},
 		h3Server{name: "plain", listen: at(plain)},
 	)))
-	behind, beside := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(wrapped), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)), caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(plain), "")
+	behind, beside := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(wrapped), headertest.UDP(headertest.Client4, headertest.Server4)), caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(plain), "")
 	for range 3 {
 		took, unwrapped := requestsAfterRestart(t, behind, caddytest.NewHTTP3Client(t, behind.Address())), requestsAfterRestart(t, beside, caddytest.NewHTTP3Client(t, beside.Address()))
 		t.Logf("wrapped %s, unwrapped %s", took, unwrapped)

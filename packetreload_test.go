@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // h3Server is a server in JSON that answers its name, and the fields of its packet wrapper, if
@@ -146,7 +147,7 @@ func TestReload_WildcardsOfBothFamiliesKeepTheirRules(t *testing.T) {
 		requireDropped(t, on.name, caddytest.TCP4(port).Address)
 		requireAnswered(t, off.name, caddytest.TCP6(port).Address)
 		if i%10 == 0 {
-			requireAnswered(t, on.name, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)).Address())
+			requireAnswered(t, on.name, caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4)).Address())
 			require.NoError(t, c.LoadJSON(h3Apps(t, "", on, off)), "a reload")
 			requireDropped(t, on.name, caddytest.TCP4(port).Address)
 			requireAnswered(t, off.name, caddytest.TCP6(port).Address)
@@ -335,7 +336,7 @@ func TestReload_RequestIsJudgedByTheConfigurationThatServesIt(t *testing.T) {
 			port := caddytest.FreePort(t)
 			preamble := ""
 			if test.with == header {
-				preamble = caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+				preamble = headertest.UDP(headertest.Client4, headertest.Server4)
 			}
 			relay := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), preamble).Address()
 			at := []string{fmt.Sprintf("127.0.0.1:%d", port)}

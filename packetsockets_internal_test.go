@@ -20,6 +20,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // An address that came under a configuration does not keep it.
@@ -32,7 +33,7 @@ func TestSockets_ForgetConfigurationsThatAreGone(t *testing.T) {
 	const reloads = 10
 	gone := make(chan int, reloads)
 	for i := range reloads {
-		relay := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), caddytest.HeaderUDP(netip.AddrPortFrom(caddytest.Client4.Addr(), uint16(i+1)), caddytest.Server4))
+		relay := caddytest.StartRelay(t, "127.0.0.2", caddytest.TCP4(port), headertest.UDP(netip.AddrPortFrom(headertest.Client4.Addr(), uint16(i+1)), headertest.Server4))
 		client := caddytest.NewHTTP3Client(t, relay.Address())
 		client.Get("/")
 		client.HTTP.Close()

@@ -24,6 +24,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -80,7 +81,7 @@ func (v values) with(more values) values {
 }
 
 func v2UDP(src, dst netip.AddrPort) string {
-	return caddytest.Header(wire.NewProxy(2, wire.Dgram, src, dst))
+	return headertest.Text(wire.NewProxy(2, wire.Dgram, src, dst))
 }
 
 var (
@@ -110,60 +111,60 @@ func TestPlaceholders_SayWhatTheConnectionBeganWith(t *testing.T) {
 		{"no header under off", "off", "", noHeader},
 		{"no header under unspecified", "unspecified", "", noHeader},
 
-		{"v1 TCP4", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), v1Values},
-		{"v1 TCP6", "on", caddytest.HeaderV1(caddytest.Client6, caddytest.Server6), v1Values.with(values{
+		{"v1 TCP4", "on", headertest.V1(headertest.Client4, headertest.Server4), v1Values},
+		{"v1 TCP6", "on", headertest.V1(headertest.Client6, headertest.Server6), v1Values.with(values{
 			"transport": "TCP6", "source": "[2001:db8::7]:51234", "destination": "[2001:db8:1::1]:443",
 			"client_ip": "2001:db8::7", "server_ip": "2001:db8:1::1",
 		})},
 		{"v1 TCP6 with IPv4-mapped addresses", "on", "PROXY TCP6 ::ffff:203.0.113.7 ::ffff:192.0.2.1 51234 443\r\n", v1Values.with(mapped)},
-		{"v1 UNKNOWN", "on", caddytest.HeaderUnknown(1), noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
+		{"v1 UNKNOWN", "on", headertest.Unknown(1), noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
 		{"v1 UNKNOWN with something behind", "on", "PROXY UNKNOWN 203.0.113.7 192.0.2.1 1 2\r\n", noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
 
-		{"v2 TCP over IPv4", "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), v2Values},
-		{"v2 UDP over IPv4", "on", v2UDP(caddytest.Client4, caddytest.Server4), v2Values.with(values{"transport": "UDP4"})},
-		{"v2 TCP over IPv6", "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), v2Values.with(values{
+		{"v2 TCP over IPv4", "on", headertest.V2(headertest.Client4, headertest.Server4), v2Values},
+		{"v2 UDP over IPv4", "on", v2UDP(headertest.Client4, headertest.Server4), v2Values.with(values{"transport": "UDP4"})},
+		{"v2 TCP over IPv6", "on", headertest.V2(headertest.Client6, headertest.Server6), v2Values.with(values{
 			"transport": "TCP6", "source": "[2001:db8::7]:51234", "destination": "[2001:db8:1::1]:443",
 			"client_ip": "2001:db8::7", "server_ip": "2001:db8:1::1",
 		})},
-		{"v2 UDP over IPv6", "on", v2UDP(caddytest.Client6, caddytest.Server6), v2Values.with(values{
+		{"v2 UDP over IPv6", "on", v2UDP(headertest.Client6, headertest.Server6), v2Values.with(values{
 			"transport": "UDP6", "source": "[2001:db8::7]:51234", "destination": "[2001:db8:1::1]:443",
 			"client_ip": "2001:db8::7", "server_ip": "2001:db8:1::1",
 		})},
-		{"v2 TCP over IPv6 with IPv4-mapped addresses", "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), v2Values.with(mapped)},
-		{"v2 Unix stream", "on", caddytest.HeaderRaw(proxy, 0x31, strings.Repeat("\x00", 216)), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNIX_STREAM"})},
-		{"v2 Unix datagram", "on", caddytest.HeaderRaw(proxy, 0x32, strings.Repeat("/", 216)), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNIX_DGRAM"})},
-		{"v2 unspecified", "on", caddytest.HeaderUnknown(2), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
-		{"v2 unspecified transport of IPv4", "on", caddytest.HeaderRaw(proxy, 0x10, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[16:]), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
-		{"v2 TCP over an unspecified family", "on", caddytest.HeaderRaw(proxy, 0x01, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[16:]), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
-		{"v2 LOCAL", "on", caddytest.HeaderLocal(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
-		{"v2 LOCAL with a block", "on", caddytest.HeaderRaw(0x20, 0x11, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)[16:]+"\xea\x00\x01x"), noAddress.with(values{"version": "2", "command": "LOCAL"})},
+		{"v2 TCP over IPv6 with IPv4-mapped addresses", "on", headertest.V2(mappedOf(headertest.Client4), mappedOf(headertest.Server4)), v2Values.with(mapped)},
+		{"v2 Unix stream", "on", headertest.Raw(proxy, 0x31, strings.Repeat("\x00", 216)), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNIX_STREAM"})},
+		{"v2 Unix datagram", "on", headertest.Raw(proxy, 0x32, strings.Repeat("/", 216)), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNIX_DGRAM"})},
+		{"v2 unspecified", "on", headertest.Unknown(2), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
+		{"v2 unspecified transport of IPv4", "on", headertest.Raw(proxy, 0x10, headertest.V2(headertest.Client4, headertest.Server4)[16:]), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
+		{"v2 TCP over an unspecified family", "on", headertest.Raw(proxy, 0x01, headertest.V2(headertest.Client4, headertest.Server4)[16:]), noAddress.with(values{"version": "2", "command": "PROXY", "transport": "UNKNOWN"})},
+		{"v2 LOCAL", "on", headertest.Local(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
+		{"v2 LOCAL with a block", "on", headertest.Raw(0x20, 0x11, headertest.V2(headertest.Client4, headertest.Server4)[16:]+"\xea\x00\x01x"), noAddress.with(values{"version": "2", "command": "LOCAL"})},
 
-		{"source port 0 of an earlier hop", "on", caddytest.HeaderV2(netip.AddrPortFrom(caddytest.Client4.Addr(), 0), caddytest.Server4), v2Values.with(values{"source": "203.0.113.7:0", "client_port": "0"})},
-		{"unspecified destination", "on", caddytest.HeaderV2(caddytest.Client4, netip.MustParseAddrPort("0.0.0.0:0")), without(v2Values, "server_ip", "server_port").with(values{"destination": "0.0.0.0:0"})},
+		{"source port 0 of an earlier hop", "on", headertest.V2(netip.AddrPortFrom(headertest.Client4.Addr(), 0), headertest.Server4), v2Values.with(values{"source": "203.0.113.7:0", "client_port": "0"})},
+		{"unspecified destination", "on", headertest.V2(headertest.Client4, netip.MustParseAddrPort("0.0.0.0:0")), without(v2Values, "server_ip", "server_port").with(values{"destination": "0.0.0.0:0"})},
 
-		{"marked, v1", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), without(v1Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
-		{"marked, v2", "unspecified", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), without(v2Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
-		{"LOCAL under unspecified", "unspecified", caddytest.HeaderLocal(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
-		{"UNKNOWN under unspecified", "unspecified", caddytest.HeaderUnknown(1), noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
+		{"marked, v1", "unspecified", headertest.V1(headertest.Client4, headertest.Server4), without(v1Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
+		{"marked, v2", "unspecified", headertest.V2(headertest.Client4, headertest.Server4), without(v2Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
+		{"LOCAL under unspecified", "unspecified", headertest.Local(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
+		{"UNKNOWN under unspecified", "unspecified", headertest.Unknown(1), noAddress.with(values{"version": "1", "transport": "UNKNOWN"})},
 
-		{"TLVs of text", "on", caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeAuthority, "example.com"), caddytest.TextTLV(wire.TypeUniqueID, "id-1"), caddytest.TextTLV(wire.TypeNetNS, "blue"), caddytest.TextTLV(0xf1, "\x00\xff")), v2Values.with(values{
+		{"TLVs of text", "on", headertest.WithTLVs(headertest.TextTLV(wire.TypeALPN, "h2"), headertest.TextTLV(wire.TypeAuthority, "example.com"), headertest.TextTLV(wire.TypeUniqueID, "id-1"), headertest.TextTLV(wire.TypeNetNS, "blue"), headertest.TextTLV(0xf1, "\x00\xff")), v2Values.with(values{
 			"tlv.alpn": "h2", "tlv.authority": "example.com", "tlv.unique_id": "id-1", "tlv.netns": "blue",
 			"tlv.0x01": "6832", "tlv.0x05": "69642d31", "tlv.0xf1": "00ff",
 		})},
-		{"TLVs of a marked connection", "unspecified", caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "example.com")), without(v2Values, "server_ip", "server_port").with(values{
+		{"TLVs of a marked connection", "unspecified", headertest.WithTLVs(headertest.TextTLV(wire.TypeAuthority, "example.com")), without(v2Values, "server_ip", "server_port").with(values{
 			"port_zero": "true", "client_port": "0", "tlv.authority": "example.com",
 		})},
-		{"TLVs of clouds", "on", caddytest.HeaderTLVs(caddytest.TextTLV(0xea, "\x01vpce-08d2bf15fac5001c9"), caddytest.TextTLV(0xee, "\x01\x02\x00\x00\x80"), caddytest.TextTLV(0xe0, "\xff\xff\xff\xff\xc0\xa8\x64\x02")), v2Values.with(values{
+		{"TLVs of clouds", "on", headertest.WithTLVs(headertest.TextTLV(0xea, "\x01vpce-08d2bf15fac5001c9"), headertest.TextTLV(0xee, "\x01\x02\x00\x00\x80"), headertest.TextTLV(0xe0, "\xff\xff\xff\xff\xc0\xa8\x64\x02")), v2Values.with(values{
 			"tlv.aws_vpce_id": "vpce-08d2bf15fac5001c9", "tlv.0xea": "01" + fmt.Sprintf("%x", "vpce-08d2bf15fac5001c9"),
 			"tlv.azure_private_endpoint_link_id": "2147483650", "tlv.0xEE": "0102000080",
 			"tlv.gcp_psc_connection_id": "18446744072646845442",
 		})},
-		{"TLVs of a cloud that come by subtype", "on", caddytest.HeaderTLVs(caddytest.TextTLV(0xe1, "\x01vpc-bp1aevy8sofi8mh1qc5cm"), caddytest.TextTLV(0xe1, "\x03epsrv-hp3vpx8yqxblby3i"), caddytest.TextTLV(0xe1, "\x02ep-hp33b2e43fays7s8")), v2Values.with(values{
+		{"TLVs of a cloud that come by subtype", "on", headertest.WithTLVs(headertest.TextTLV(0xe1, "\x01vpc-bp1aevy8sofi8mh1qc5cm"), headertest.TextTLV(0xe1, "\x03epsrv-hp3vpx8yqxblby3i"), headertest.TextTLV(0xe1, "\x02ep-hp33b2e43fays7s8")), v2Values.with(values{
 			"tlv.alibaba_vpc_id": "vpc-bp1aevy8sofi8mh1qc5cm", "tlv.alibaba_endpoint_id": "ep-hp33b2e43fays7s8", "tlv.alibaba_endpoint_service_id": "epsrv-hp3vpx8yqxblby3i",
 		})},
-		{"TLV of SSL", "on", caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0,
-			caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "client.test"), caddytest.TextTLV(0x23, "TLS_AES_128_GCM_SHA256"), caddytest.TextTLV(0x24, "ecdsa-with-SHA256"),
-			caddytest.TextTLV(0x25, "EC256"), caddytest.TextTLV(0x26, "x25519"), caddytest.TextTLV(0x27, "rsa_pss_rsae_sha256"), wire.TLV{Type: 0x28, Value: cert.DER})), v2Values.with(values{
+		{"TLV of SSL", "on", headertest.WithTLVs(headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0,
+			headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x22, "client.test"), headertest.TextTLV(0x23, "TLS_AES_128_GCM_SHA256"), headertest.TextTLV(0x24, "ecdsa-with-SHA256"),
+			headertest.TextTLV(0x25, "EC256"), headertest.TextTLV(0x26, "x25519"), headertest.TextTLV(0x27, "rsa_pss_rsae_sha256"), wire.TLV{Type: 0x28, Value: cert.DER})), v2Values.with(values{
 			"tlv.ssl.version": "TLSv1.3", "tlv.ssl.cn": "client.test", "tlv.ssl.cipher": "TLS_AES_128_GCM_SHA256", "tlv.ssl.sig_alg": "ecdsa-with-SHA256",
 			"tlv.ssl.key_alg": "EC256", "tlv.ssl.group": "x25519", "tlv.ssl.sig_scheme": "rsa_pss_rsae_sha256",
 			"tlv.ssl.client_cert": cert.Base64, "tlv.ssl.verified": "true", "tlv.ssl.verify_result": "0", "tlv.ssl.cert_conn": "true", "tlv.ssl.cert_sess": "false",
@@ -217,7 +218,7 @@ func portOfAddr(t testing.TB, addr string) string {
 }
 
 func TestPlaceholders_SayTheModeInForceForThePeer(t *testing.T) {
-	header := caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)
+	header := headertest.V1(headertest.Client4, headertest.Server4)
 	tests := []struct{ mode, preamble, want string }{
 		{"on {\noff 127.0.0.0/8\n}", "", "off"},
 		{"on {\nunspecified 127.0.0.0/8\n}", header, "unspecified"},
@@ -244,7 +245,7 @@ func TestPlaceholders_HoldForConcurrentRequestsOfAConnection(t *testing.T) {
 	respond "{http.proxy_protocol.client_ip} {http.proxy_protocol.tlv.authority}"`)
 	for _, tr := range []caddytest.Transport{caddytest.H2C, caddytest.HTTPS2} {
 		t.Run(string(tr), func(t *testing.T) {
-			s := caddytest.NewSession(t, tr, f.At("on", tr), caddytest.HeaderTLVs(caddytest.TextTLV(0x02, "a.test")))
+			s := caddytest.NewSession(t, tr, f.At("on", tr), headertest.WithTLVs(headertest.TextTLV(0x02, "a.test")))
 			defer s.Close()
 			response, err := s.Client.Head(tr.URL("/quiet")) // makes the connection, asks for no TLV
 			require.NoError(t, err)
@@ -359,7 +360,7 @@ func TestPlaceholders_AreKnownWhereverCaddyHasPlaceholders(t *testing.T) {
 		{"another site", "second.test", "/", "second site 203.0.113.7:51234"},
 	}
 	for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.H2C} {
-		s := caddytest.NewSession(t, tr, caddytest.TCP4(port), caddytest.HeaderV2(caddytest.Client4, caddytest.Server4))
+		s := caddytest.NewSession(t, tr, caddytest.TCP4(port), headertest.V2(headertest.Client4, headertest.Server4))
 		for _, tt := range tests {
 			t.Run(tt.name+"/"+string(tr), func(t *testing.T) {
 				s.In(t)
@@ -424,7 +425,7 @@ func TestPlaceholders_HoldBehindOtherListenerWrappers(t *testing.T) {
 				if tr.IsTLS() {
 					e = caddytest.TCP4(servers[i].secure)
 				}
-				s := caddytest.NewSession(t, tr, e, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4))
+				s := caddytest.NewSession(t, tr, e, headertest.V2(headertest.Client4, headertest.Server4))
 				defer s.Close()
 				for _, path := range []string{"/first", "/second"} {
 					_, body := s.Get(path)
@@ -438,7 +439,7 @@ func TestPlaceholders_HoldBehindOtherListenerWrappers(t *testing.T) {
 	}
 	t.Run("http_redirect still redirects", func(t *testing.T) {
 		c := caddytest.Dial(t, caddytest.TCP4(servers[0].secure))
-		caddytest.Send(t, c, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), "GET /path HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		caddytest.Send(t, c, headertest.V2(headertest.Client4, headertest.Server4), "GET /path HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		response, _ := caddytest.ReadResponse(t, c)
 		assert.Equal(t, http.StatusPermanentRedirect, response.StatusCode)
 	})
@@ -452,8 +453,8 @@ func TestPlaceholders_OfAUnixSocketHaveNoIPAddress(t *testing.T) {
 		want           values
 	}{
 		{"no header", "", noHeader},
-		{"LOCAL", caddytest.HeaderLocal(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
-		{"a header", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), without(v2Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
+		{"LOCAL", headertest.Local(), noAddress.with(values{"version": "2", "command": "LOCAL"})},
+		{"a header", headertest.V2(headertest.Client4, headertest.Server4), without(v2Values, "server_ip", "server_port").with(values{"port_zero": "true", "client_port": "0"})},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -510,7 +511,7 @@ func TestPlaceholders_UnixPeerCannotNameItselfLikeAnIPAddress(t *testing.T) {
 }
 
 func TestPlaceholders_ThatAreUnknownAreLeftToOthers(t *testing.T) {
-	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V2(headertest.Client4, headertest.Server4)))
 	for _, name := range []string{"s", "_mode", ".", ".nonsense", ".tlv", ".tlv.", ".tlv.nonsense", ".tlv.ssl", ".tlv.ssl.nonsense", ".tlv.ssl.client_cert.", ".tlv.ssl.client_cert.nonsense", ".tlv.ssl.client_cert.san", ".tlv.ssl.client_cert.subject.0",
 		".tlv.ssl.client_cert.san.ips.", ".tlv.ssl.client_cert.san.ips.-1", ".tlv.ssl.client_cert.san.ips.+1", ".tlv.ssl.client_cert.san.ips.01", ".tlv.ssl.client_cert.san.ips.x", ".tlv.ssl.client_cert.san.ips.0.0", ".tlv.ssl.client_cert.san.ips.99999999999999999999",
 		".tlv.0x", ".tlv.0x1", ".tlv.0x001", ".tlv.0xzz", ".tlv.0X01", ".tlv.01", ".mode.x", ".Mode"} {
@@ -520,12 +521,12 @@ func TestPlaceholders_ThatAreUnknownAreLeftToOthers(t *testing.T) {
 	}
 
 	f := caddytest.StartFarm(t, []string{"on"}, "", `respond "{http.proxy_protocol.nonsense} {http.proxy_protocols} {http.proxy_protocol.tlv.nonsense} {http.request.method}"`)
-	_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), "/")
+	_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), headertest.V1(headertest.Client4, headertest.Server4), "/")
 	assert.Equal(t, "{http.proxy_protocol.nonsense} {http.proxy_protocols} {http.proxy_protocol.tlv.nonsense} GET", body)
 }
 
 func TestPlaceholders_OfAnUnknownConnectionAreEmpty(t *testing.T) {
-	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V1(headertest.Client4, headertest.Server4)))
 	r = r.WithContext(withoutLocalAddr{r.Context()})
 	for _, name := range append([]string{""}, documented...) {
 		if name != "" {
@@ -538,7 +539,7 @@ func TestPlaceholders_OfAnUnknownConnectionAreEmpty(t *testing.T) {
 }
 
 func TestPlaceholders_SayTheConnectionsAddressNotTheRequests(t *testing.T) {
-	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.V1(headertest.Client4, headertest.Server4)))
 	r.RemoteAddr = "198.51.100.1:1"
 	for name, want := range map[string]string{".client_ip": "203.0.113.7", ".client_port": "51234"} {
 		value, _ := placeholderOf(t, r, name)
@@ -554,27 +555,27 @@ func TestAccessLog_HasTheWholeAsOneObject(t *testing.T) {
 		want                 map[string]any
 	}{
 		{"no header", "off", "", map[string]any{"mode": "off", "present": false}},
-		{"v1", "on", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), map[string]any{
+		{"v1", "on", headertest.V1(headertest.Client4, headertest.Server4), map[string]any{
 			"mode": "on", "present": true, "version": 1.0, "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
 		}},
-		{"v1 UNKNOWN", "on", caddytest.HeaderUnknown(1), map[string]any{"mode": "on", "present": true, "version": 1.0, "transport": "UNKNOWN", "port_zero": false}},
-		{"v2", "on", caddytest.HeaderV2(caddytest.Client6, caddytest.Server6), map[string]any{
+		{"v1 UNKNOWN", "on", headertest.Unknown(1), map[string]any{"mode": "on", "present": true, "version": 1.0, "transport": "UNKNOWN", "port_zero": false}},
+		{"v2", "on", headertest.V2(headertest.Client6, headertest.Server6), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP6", "source": "[2001:db8::7]:51234", "destination": "[2001:db8:1::1]:443", "port_zero": false,
 		}},
-		{"LOCAL", "on", caddytest.HeaderLocal(), map[string]any{"mode": "on", "present": true, "version": 2.0, "command": "LOCAL", "port_zero": false}},
-		{"marked", "unspecified", caddytest.HeaderV1(caddytest.Client4, caddytest.Server4), map[string]any{
+		{"LOCAL", "on", headertest.Local(), map[string]any{"mode": "on", "present": true, "version": 2.0, "command": "LOCAL", "port_zero": false}},
+		{"marked", "unspecified", headertest.V1(headertest.Client4, headertest.Server4), map[string]any{
 			"mode": "unspecified", "present": true, "version": 1.0, "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": true,
 		}},
-		{"TLVs", "on", caddytest.HeaderWith(must1(wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)), nil, true,
-			caddytest.TextTLV(wire.TypeNoop, "padding"), caddytest.TextTLV(wire.TypeAuthority, "exa\nmple"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xf1, "\x01"), caddytest.TextTLV(0xee, "broken")), map[string]any{
+		{"TLVs", "on", headertest.TextWith(must1(wire.NewProxy(2, wire.Stream, headertest.Client4, headertest.Server4)), nil, true,
+			headertest.TextTLV(wire.TypeNoop, "padding"), headertest.TextTLV(wire.TypeAuthority, "exa\nmple"), headertest.TextTLV(0xea, "\x01vpce-1"), headertest.TextTLV(0xea, "\x01vpce-2"), headertest.TextTLV(0xf1, "\x01"), headertest.TextTLV(0xee, "broken")), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
 			"tlv": map[string]any{"authority": `exa\x0ample`, "aws_vpce_id": "vpce-1", "0xf1": "01", "0xee": "62726f6b656e"},
 		}},
-		{"SSL", "on", caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed, 0, caddytest.TextTLV(0x21, "TLSv1.2"))), map[string]any{
+		{"SSL", "on", headertest.WithTLVs(headertest.SSLTLV(headertest.SSLUsed, 0, headertest.TextTLV(0x21, "TLSv1.2"))), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
 			"tlv": map[string]any{"ssl.version": "TLSv1.2", "ssl.verified": "false"},
 		}},
-		{"truncated SSL", "on", caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeSSL, "\x01\x00")), map[string]any{
+		{"truncated SSL", "on", headertest.WithTLVs(headertest.TextTLV(wire.TypeSSL, "\x01\x00")), map[string]any{
 			"mode": "on", "present": true, "version": 2.0, "command": "PROXY", "transport": "TCP4", "source": "203.0.113.7:51234", "destination": "192.0.2.1:443", "port_zero": false,
 			"tlv": map[string]any{"ssl.verified": "false"},
 		}},
@@ -619,12 +620,12 @@ func TestAccessLog_HasTheClientWithNoConfiguration(t *testing.T) {
 		name, mode, preamble string
 		want                 client
 	}{
-		{"a header under on", "on", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), header},
-		{"IPv4-mapped addresses", "on", caddytest.HeaderV2(mappedOf(caddytest.Client4), mappedOf(caddytest.Server4)), header},
-		{"LOCAL under on", "on", caddytest.HeaderLocal(), peer},
+		{"a header under on", "on", headertest.V2(headertest.Client4, headertest.Server4), header},
+		{"IPv4-mapped addresses", "on", headertest.V2(mappedOf(headertest.Client4), mappedOf(headertest.Server4)), header},
+		{"LOCAL under on", "on", headertest.Local(), peer},
 		{"no header under off", "off", "", peer},
 		{"no header under unspecified", "unspecified", "", peer},
-		{"a header under unspecified", "unspecified", caddytest.HeaderV2(caddytest.Client4, caddytest.Server4), marked},
+		{"a header under unspecified", "unspecified", headertest.V2(headertest.Client4, headertest.Server4), marked},
 	}
 	requests := []struct {
 		name         string
@@ -719,7 +720,7 @@ func TestPlaceholders_ClientCannotSpoofItsAddressInARequest(t *testing.T) {
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, port := range []int{servers[i].on, servers[i].unspecified} {
-				s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(port), caddytest.HeaderV1(caddytest.Client4, caddytest.Server4))
+				s := caddytest.NewSession(t, caddytest.HTTP1, caddytest.TCP4(port), headertest.V1(headertest.Client4, headertest.Server4))
 				path := fmt.Sprintf("/%d-%d", i, port)
 				response, body := s.Get(path, "X-Forwarded-For", "198.51.100.1", "Forwarded", "for=198.51.100.1", "X-Real-Ip", "198.51.100.1")
 				s.Close()
@@ -778,7 +779,7 @@ func TestPlaceholders_TextFromAHeaderBreaksNothing(t *testing.T) {
 		}
 		respond "{http.proxy_protocol.tlv.authority}"
 	}`, port, strconv.Quote(files["json"]), strconv.Quote(files["console"])))
-	preamble := caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, attackText), caddytest.TextTLV(wire.TypeUniqueID, attackText), caddytest.TextTLV(wire.TypeALPN, attackText), caddytest.TextTLV(wire.TypeNetNS, attackText), caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, attackText), caddytest.TextTLV(0x22, attackText)))
+	preamble := headertest.WithTLVs(headertest.TextTLV(wire.TypeAuthority, attackText), headertest.TextTLV(wire.TypeUniqueID, attackText), headertest.TextTLV(wire.TypeALPN, attackText), headertest.TextTLV(wire.TypeNetNS, attackText), headertest.SSLTLV(headertest.SSLUsed, 1, headertest.TextTLV(0x21, attackText), headertest.TextTLV(0x22, attackText)))
 
 	for _, tr := range []caddytest.Transport{caddytest.HTTP1, caddytest.H2C} {
 		t.Run("response header/"+string(tr), func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
-	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 func TestRequest_HasTheBeginningsFactsAndThePresentClient(t *testing.T) {
@@ -41,7 +41,7 @@ func TestRequest_HasTheBeginningsFactsAndThePresentClient(t *testing.T) {
 			if test.marked {
 				config = packetConfig(Unspecified)
 			}
-			header := caddytest.HeaderUDP(netip.MustParseAddrPort(test.accepted), caddytest.Server4)
+			header := headertest.UDP(netip.MustParseAddrPort(test.accepted), headertest.Server4)
 			accepted := acceptedAddr(t, config, "192.0.2.1:7", header)
 			require.Equal(t, test.accepted, accepted.String())
 			require.Equal(t, test.marked, accepted.Info().Marked())
@@ -65,7 +65,7 @@ func TestRequest_HasTheBeginningsFactsAndThePresentClient(t *testing.T) {
 
 // Its datagrams were not checked.
 func TestRequest_ConnectionIsNotKnownWithoutConfig(t *testing.T) {
-	header := caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)
+	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	a := acceptedAddr(t, packetConfig(On), "192.0.2.1:7", header)
 	r := requestFrom(a, a.String())
 	assert.Same(t, a, request.AcceptedFrom(r))

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 const (
@@ -244,7 +245,7 @@ func TestServer_RedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
 			}
 			assert.Equal(t, http.StatusPermanentRedirect, response.StatusCode)
 			assert.Equal(t, "https://localhost/", response.Header.Get("Location"))
-			c.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.remote_ip": caddytest.Client4.Addr().String()}))
+			c.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.remote_ip": headertest.Client4.Addr().String()}))
 		})
 	}
 }

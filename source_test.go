@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // answerSources sets how the source of sourced answers.
@@ -51,7 +52,7 @@ func TestSource_ThatHangsDoesNotDefeatTheTimeout(t *testing.T) {
 				var conns []net.Conn
 				for range 20 {
 					conn := caddytest.Dial(t, caddytest.TCP4(port))
-					caddytest.Send(t, conn, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
+					caddytest.Send(t, conn, headertest.V1(headertest.Client4, headertest.Server4)+caddytest.Request("/"))
 					conns = append(conns, conn)
 				}
 				for _, conn := range conns {
@@ -106,7 +107,7 @@ func TestSource_ThatReturnsNothingIsToldApart(t *testing.T) {
 		"others":       {[]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, nil},
 		"nothing real": {[]netip.Prefix{{}}, nil},
 	} {
-		for mode, text := range map[string]string{"on": "", "unspecified": caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)} {
+		for mode, text := range map[string]string{"on": "", "unspecified": headertest.V1(headertest.Client4, headertest.Server4)} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
 				answerSources(func(*http.Request) []netip.Prefix { return tt.answer })
 				c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode "+mode+" {\n"+sourced+"}"), caddytest.PlainSite(port))
@@ -150,11 +151,11 @@ func TestSource_ThatHangsDoesNotStallHTTP3(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(100 * time.Microsecond):
-				_, _ = forged.WriteToUDPAddrPort([]byte(caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4)+quicPacket), to)
+				_, _ = forged.WriteToUDPAddrPort([]byte(headertest.UDP(headertest.Client4, headertest.Server4)+quicPacket), to)
 			}
 		}
 	}()
-	relay := caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), caddytest.HeaderUDP(caddytest.Client4, caddytest.Server4))
+	relay := caddytest.StartRelay(t, "127.0.0.3", caddytest.TCP4(port), headertest.UDP(headertest.Client4, headertest.Server4))
 	began := time.Now()
 	for range 10 {
 		response, body := caddytest.NewHTTP3Client(t, relay.Address()).Get("/")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // admin asks the admin API.
@@ -49,7 +50,7 @@ func TestStatus_AtTheAdminAPI(t *testing.T) {
 	origin := fmt.Sprintf("http://127.0.0.1:%d", adminPort)
 
 	accepted := caddytest.DialFrom(t, "", port)
-	caddytest.Send(t, accepted, caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)+caddytest.Request("/"))
+	caddytest.Send(t, accepted, headertest.V1(headertest.Client4, headertest.Server4)+caddytest.Request("/"))
 	caddytest.ReadResponse(t, accepted)
 	refused := caddytest.DialFrom(t, "", port)
 	caddytest.Send(t, refused, "GET /?secret=of-a-request HTTP/1.1\r\n\r\n")

@@ -33,6 +33,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -81,83 +82,83 @@ func TestTLVs_SayWhatTheirTypesMean(t *testing.T) {
 		logged values
 	}{
 		{"none", nil, values{}, nil},
-		{"every text", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeAuthority, "a.test"), caddytest.TextTLV(wire.TypeUniqueID, "id"), caddytest.TextTLV(wire.TypeNetNS, "ns")},
+		{"every text", []wire.TLV{headertest.TextTLV(wire.TypeALPN, "h2"), headertest.TextTLV(wire.TypeAuthority, "a.test"), headertest.TextTLV(wire.TypeUniqueID, "id"), headertest.TextTLV(wire.TypeNetNS, "ns")},
 			values{"alpn": "h2", "authority": "a.test", "unique_id": "id", "netns": "ns"}, nil},
-		{"an empty text", []wire.TLV{caddytest.TextTLV(wire.TypeAuthority, "")}, values{}, values{"authority": ""}},
-		{"UTF-8", []wire.TLV{caddytest.TextTLV(wire.TypeAuthority, "bücher.test")}, values{"authority": "bücher.test"}, nil},
-		{"a unique ID of the longest", []wire.TLV{caddytest.TextTLV(wire.TypeUniqueID, strings.Repeat("x", wire.MaxUniqueIDSize))}, values{"unique_id": strings.Repeat("x", wire.MaxUniqueIDSize)}, nil},
-		{"of repeated types the first counts", []wire.TLV{caddytest.TextTLV(wire.TypeAuthority, "first"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(wire.TypeAuthority, "second"), caddytest.TextTLV(0xea, "\x01vpce-2")},
+		{"an empty text", []wire.TLV{headertest.TextTLV(wire.TypeAuthority, "")}, values{}, values{"authority": ""}},
+		{"UTF-8", []wire.TLV{headertest.TextTLV(wire.TypeAuthority, "bücher.test")}, values{"authority": "bücher.test"}, nil},
+		{"a unique ID of the longest", []wire.TLV{headertest.TextTLV(wire.TypeUniqueID, strings.Repeat("x", wire.MaxUniqueIDSize))}, values{"unique_id": strings.Repeat("x", wire.MaxUniqueIDSize)}, nil},
+		{"of repeated types the first counts", []wire.TLV{headertest.TextTLV(wire.TypeAuthority, "first"), headertest.TextTLV(0xea, "\x01vpce-1"), headertest.TextTLV(wire.TypeAuthority, "second"), headertest.TextTLV(0xea, "\x01vpce-2")},
 			values{"authority": "first", "aws_vpce_id": "vpce-1"}, nil},
-		{"a repeated type whose first is broken", []wire.TLV{caddytest.TextTLV(0xee, "\x01"), caddytest.TextTLV(0xee, "\x01\x01\x00\x00\x00")}, values{}, values{"0xee": "01"}},
-		{"padding", []wire.TLV{caddytest.TextTLV(wire.TypeNoop, "\x00\x00")}, values{}, values{}},
-		{"types nobody knows", []wire.TLV{caddytest.TextTLV(0xf1, "\x00"), caddytest.TextTLV(0x7f, ""), caddytest.TextTLV(0xff, "\xff")}, values{}, values{"0xf1": "00", "0x7f": "", "0xff": "ff"}},
+		{"a repeated type whose first is broken", []wire.TLV{headertest.TextTLV(0xee, "\x01"), headertest.TextTLV(0xee, "\x01\x01\x00\x00\x00")}, values{}, values{"0xee": "01"}},
+		{"padding", []wire.TLV{headertest.TextTLV(wire.TypeNoop, "\x00\x00")}, values{}, values{}},
+		{"types nobody knows", []wire.TLV{headertest.TextTLV(0xf1, "\x00"), headertest.TextTLV(0x7f, ""), headertest.TextTLV(0xff, "\xff")}, values{}, values{"0xf1": "00", "0x7f": "", "0xff": "ff"}},
 
-		{"AWS", []wire.TLV{caddytest.TextTLV(0xea, "\x01vpce-08d2bf15fac5001c9")}, values{"aws_vpce_id": "vpce-08d2bf15fac5001c9"}, nil},
-		{"AWS of another subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x02vpce-1")}, values{}, values{"0xea": "02767063652d31"}},
-		{"AWS without a subtype", []wire.TLV{caddytest.TextTLV(0xea, "")}, values{}, values{"0xea": ""}},
-		{"AWS without an ID", []wire.TLV{caddytest.TextTLV(0xea, "\x01")}, values{}, values{"0xea": "01"}},
-		{"AWS with other text than an ID", []wire.TLV{caddytest.TextTLV(0xea, "\x01vpce-1\n")}, values{}, values{"0xea": "01767063652d310a"}},
+		{"AWS", []wire.TLV{headertest.TextTLV(0xea, "\x01vpce-08d2bf15fac5001c9")}, values{"aws_vpce_id": "vpce-08d2bf15fac5001c9"}, nil},
+		{"AWS of another subtype", []wire.TLV{headertest.TextTLV(0xea, "\x02vpce-1")}, values{}, values{"0xea": "02767063652d31"}},
+		{"AWS without a subtype", []wire.TLV{headertest.TextTLV(0xea, "")}, values{}, values{"0xea": ""}},
+		{"AWS without an ID", []wire.TLV{headertest.TextTLV(0xea, "\x01")}, values{}, values{"0xea": "01"}},
+		{"AWS with other text than an ID", []wire.TLV{headertest.TextTLV(0xea, "\x01vpce-1\n")}, values{}, values{"0xea": "01767063652d310a"}},
 
-		{"AWS behind another subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x06later"), caddytest.TextTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
-		{"AWS behind one without a subtype", []wire.TLV{caddytest.TextTLV(0xea, ""), caddytest.TextTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
-		{"AWS, of a repeated subtype the first counts, as broken as it is", []wire.TLV{caddytest.TextTLV(0xea, "\x01not an ID"), caddytest.TextTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "016e6f7420616e204944"}},
-		{"AWS, of a repeated subtype the first counts, as empty as it is", []wire.TLV{caddytest.TextTLV(0xea, "\x01"), caddytest.TextTLV(0xea, "\x02x"), caddytest.TextTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "01"}},
-		{"Azure behind another subtype", []wire.TLV{caddytest.TextTLV(0xee, "\x02"), caddytest.TextTLV(0xee, "\x01\x01\x00\x00\x00"), caddytest.TextTLV(0xee, "\x01\x02\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "1"}, nil},
-		{"Google has no subtypes", []wire.TLV{caddytest.TextTLV(0xe0, "\x01"), caddytest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{}, values{"0xe0": "01"}},
+		{"AWS behind another subtype", []wire.TLV{headertest.TextTLV(0xea, "\x06later"), headertest.TextTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
+		{"AWS behind one without a subtype", []wire.TLV{headertest.TextTLV(0xea, ""), headertest.TextTLV(0xea, "\x01vpce-1")}, values{"aws_vpce_id": "vpce-1"}, nil},
+		{"AWS, of a repeated subtype the first counts, as broken as it is", []wire.TLV{headertest.TextTLV(0xea, "\x01not an ID"), headertest.TextTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "016e6f7420616e204944"}},
+		{"AWS, of a repeated subtype the first counts, as empty as it is", []wire.TLV{headertest.TextTLV(0xea, "\x01"), headertest.TextTLV(0xea, "\x02x"), headertest.TextTLV(0xea, "\x01vpce-1")}, values{}, values{"0xea": "01"}},
+		{"Azure behind another subtype", []wire.TLV{headertest.TextTLV(0xee, "\x02"), headertest.TextTLV(0xee, "\x01\x01\x00\x00\x00"), headertest.TextTLV(0xee, "\x01\x02\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "1"}, nil},
+		{"Google has no subtypes", []wire.TLV{headertest.TextTLV(0xe0, "\x01"), headertest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{}, values{"0xe0": "01"}},
 
-		{"Alibaba", []wire.TLV{caddytest.TextTLV(0xe1, "\x01vpc-1"), caddytest.TextTLV(0xe1, "\x02ep-1"), caddytest.TextTLV(0xe1, "\x03epsrv-1")},
+		{"Alibaba", []wire.TLV{headertest.TextTLV(0xe1, "\x01vpc-1"), headertest.TextTLV(0xe1, "\x02ep-1"), headertest.TextTLV(0xe1, "\x03epsrv-1")},
 			values{"alibaba_vpc_id": "vpc-1", "alibaba_endpoint_id": "ep-1", "alibaba_endpoint_service_id": "epsrv-1"}, nil},
-		{"Alibaba, of a repeated subtype the first counts", []wire.TLV{caddytest.TextTLV(0xe1, "\x02ep-1"), caddytest.TextTLV(0xe1, "\x04x"), caddytest.TextTLV(0xe1, "\x02ep-2"), caddytest.TextTLV(0xe1, "\x01vpc-1")},
+		{"Alibaba, of a repeated subtype the first counts", []wire.TLV{headertest.TextTLV(0xe1, "\x02ep-1"), headertest.TextTLV(0xe1, "\x04x"), headertest.TextTLV(0xe1, "\x02ep-2"), headertest.TextTLV(0xe1, "\x01vpc-1")},
 			values{"alibaba_vpc_id": "vpc-1", "alibaba_endpoint_id": "ep-1"}, nil},
-		{"Alibaba of another subtype", []wire.TLV{caddytest.TextTLV(0xe1, "\x04x")}, values{}, values{"0xe1": "0478"}},
-		{"Alibaba of subtype 0", []wire.TLV{caddytest.TextTLV(0xe1, "\x00x")}, values{}, values{"0xe1": "0078"}},
-		{"Alibaba without an ID", []wire.TLV{caddytest.TextTLV(0xe1, "\x01")}, values{}, values{"0xe1": "01"}},
-		{"Alibaba without a subtype", []wire.TLV{caddytest.TextTLV(0xe1, "")}, values{}, values{"0xe1": ""}},
-		{"Alibaba's type, used for something else", []wire.TLV{caddytest.TextTLV(0xe1, "\x01a secret"), caddytest.TextTLV(0xe1, "\x02\x00\xff")}, values{}, values{"0xe1": "016120736563726574"}},
+		{"Alibaba of another subtype", []wire.TLV{headertest.TextTLV(0xe1, "\x04x")}, values{}, values{"0xe1": "0478"}},
+		{"Alibaba of subtype 0", []wire.TLV{headertest.TextTLV(0xe1, "\x00x")}, values{}, values{"0xe1": "0078"}},
+		{"Alibaba without an ID", []wire.TLV{headertest.TextTLV(0xe1, "\x01")}, values{}, values{"0xe1": "01"}},
+		{"Alibaba without a subtype", []wire.TLV{headertest.TextTLV(0xe1, "")}, values{}, values{"0xe1": ""}},
+		{"Alibaba's type, used for something else", []wire.TLV{headertest.TextTLV(0xe1, "\x01a secret"), headertest.TextTLV(0xe1, "\x02\x00\xff")}, values{}, values{"0xe1": "016120736563726574"}},
 
-		{"Azure, little-endian", []wire.TLV{caddytest.TextTLV(0xee, "\x01\xff\xff\xff\xff")}, values{"azure_private_endpoint_link_id": "4294967295"}, nil},
-		{"Azure, zero", []wire.TLV{caddytest.TextTLV(0xee, "\x01\x00\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "0"}, nil},
-		{"Azure of another subtype", []wire.TLV{caddytest.TextTLV(0xee, "\x02\x01\x00\x00\x00")}, values{}, values{"0xee": "0201000000"}},
-		{"Azure, truncated", []wire.TLV{caddytest.TextTLV(0xee, "\x01\x01\x00\x00")}, values{}, values{"0xee": "01010000"}},
+		{"Azure, little-endian", []wire.TLV{headertest.TextTLV(0xee, "\x01\xff\xff\xff\xff")}, values{"azure_private_endpoint_link_id": "4294967295"}, nil},
+		{"Azure, zero", []wire.TLV{headertest.TextTLV(0xee, "\x01\x00\x00\x00\x00")}, values{"azure_private_endpoint_link_id": "0"}, nil},
+		{"Azure of another subtype", []wire.TLV{headertest.TextTLV(0xee, "\x02\x01\x00\x00\x00")}, values{}, values{"0xee": "0201000000"}},
+		{"Azure, truncated", []wire.TLV{headertest.TextTLV(0xee, "\x01\x01\x00\x00")}, values{}, values{"0xee": "01010000"}},
 
-		{"Google, big-endian", []wire.TLV{caddytest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{"gcp_psc_connection_id": "256"}, nil},
-		{"Google, the largest", []wire.TLV{caddytest.TextTLV(0xe0, strings.Repeat("\xff", 8))}, values{"gcp_psc_connection_id": "18446744073709551615"}, nil},
-		{"Google, truncated", []wire.TLV{caddytest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01")}, values{}, values{"0xe0": "00000000000001"}},
+		{"Google, big-endian", []wire.TLV{headertest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00")}, values{"gcp_psc_connection_id": "256"}, nil},
+		{"Google, the largest", []wire.TLV{headertest.TextTLV(0xe0, strings.Repeat("\xff", 8))}, values{"gcp_psc_connection_id": "18446744073709551615"}, nil},
+		{"Google, truncated", []wire.TLV{headertest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01")}, values{}, values{"0xe0": "00000000000001"}},
 
-		{"SSL with a certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "client.test"), wire.TLV{Type: 0x28, Value: certificate.DER})},
+		{"SSL with a certificate", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x22, "client.test"), wire.TLV{Type: 0x28, Value: certificate.DER})},
 			values{"ssl.version": "TLSv1.3", "ssl.cn": "client.test", "ssl.client_cert": certificate.Base64, "ssl.verified": "true"}, nil},
-		{"SSL with a certificate of the session", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertSess, 0, caddytest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "true"}, nil},
-		{"SSL with a certificate that failed", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 18, caddytest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
-		{"SSL without a certificate is not verified", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 0, caddytest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
-		{"SSL that was not used", []wire.TLV{caddytest.SSLTLV(0, 0)}, values{"ssl.verified": "false"}, nil},
-		{"SSL with all text", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x23, "cipher"), caddytest.TextTLV(0x24, "sig"), caddytest.TextTLV(0x25, "key"), caddytest.TextTLV(0x26, "group"), caddytest.TextTLV(0x27, "scheme"))},
+		{"SSL with a certificate of the session", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertSess, 0, headertest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "true"}, nil},
+		{"SSL with a certificate that failed", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 18, headertest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
+		{"SSL without a certificate is not verified", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed, 0, headertest.TextTLV(0x21, "TLSv1.2"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
+		{"SSL that was not used", []wire.TLV{headertest.SSLTLV(0, 0)}, values{"ssl.verified": "false"}, nil},
+		{"SSL with all text", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed, 1, headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x23, "cipher"), headertest.TextTLV(0x24, "sig"), headertest.TextTLV(0x25, "key"), headertest.TextTLV(0x26, "group"), headertest.TextTLV(0x27, "scheme"))},
 			values{"ssl.version": "TLSv1.3", "ssl.cipher": "cipher", "ssl.sig_alg": "sig", "ssl.key_alg": "key", "ssl.group": "group", "ssl.sig_scheme": "scheme", "ssl.verified": "false"}, nil},
-		{"SSL with a repeated part", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "first"), caddytest.TextTLV(0x21, "second"))}, values{"ssl.version": "first", "ssl.verified": "false"}, nil},
-		{"SSL with padding and parts nobody knows", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x04, "pad"), caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x2f, "x"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "false"}, nil},
-		{"SSL with a certificate that does not parse", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x28, "no certificate"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
-		{"SSL with half a certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER[:100]})}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
-		{"SSL with a certificate that only the load balancer can read", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x28, "\x30\x03\x02\x01\x00"))}, values{"ssl.client_cert": "MAMCAQA=", "ssl.verified": "true"}, nil},
-		{"SSL with something behind a certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, wire.TLV{Type: 0x28, Value: append(slices.Clone(certificate.DER), 0)})}, values{"ssl.verified": "true"}, nil},
-		{"SSL with text that is not UTF-8", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 18, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "M\xfcller"))},
+		{"SSL with a repeated part", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed, 1, headertest.TextTLV(0x21, "first"), headertest.TextTLV(0x21, "second"))}, values{"ssl.version": "first", "ssl.verified": "false"}, nil},
+		{"SSL with padding and parts nobody knows", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed, 1, headertest.TextTLV(0x04, "pad"), headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x2f, "x"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "false"}, nil},
+		{"SSL with a certificate that does not parse", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x28, "no certificate"))}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
+		{"SSL with half a certificate", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER[:100]})}, values{"ssl.version": "TLSv1.3", "ssl.verified": "true"}, nil},
+		{"SSL with a certificate that only the load balancer can read", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x28, "\x30\x03\x02\x01\x00"))}, values{"ssl.client_cert": "MAMCAQA=", "ssl.verified": "true"}, nil},
+		{"SSL with something behind a certificate", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, wire.TLV{Type: 0x28, Value: append(slices.Clone(certificate.DER), 0)})}, values{"ssl.verified": "true"}, nil},
+		{"SSL with text that is not UTF-8", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 18, headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x22, "M\xfcller"))},
 			values{"ssl.version": "TLSv1.3", "ssl.cn": `M\xfcller`, "ssl.verified": "false"}, nil},
-		{"SSL with text of two bytes a character", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x22, "\x00M\x00\xfc"))}, values{"ssl.cn": `\x00M\x00\xfc`, "ssl.verified": "true"}, nil},
-		{"SSL with no text in it", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 1, caddytest.TextTLV(0x21, ""), caddytest.TextTLV(0x22, ""), caddytest.TextTLV(0x23, ""))},
+		{"SSL with text of two bytes a character", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x22, "\x00M\x00\xfc"))}, values{"ssl.cn": `\x00M\x00\xfc`, "ssl.verified": "true"}, nil},
+		{"SSL with no text in it", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 1, headertest.TextTLV(0x21, ""), headertest.TextTLV(0x22, ""), headertest.TextTLV(0x23, ""))},
 			values{"ssl.verified": "false"}, values{"ssl.version": "", "ssl.cn": "", "ssl.cipher": "", "ssl.verified": "false"}},
-		{"SSL without a version", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x22, "client.test"))}, values{"ssl.cn": "client.test", "ssl.verified": "true"}, nil},
-		{"SSL with an empty part that is repeated", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x22, ""), caddytest.TextTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, values{"ssl.cn": "", "ssl.verified": "false"}},
-		{"SSL that is repeated: the first counts", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 18, caddytest.TextTLV(0x21, "TLSv1.2")), caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x22, "admin"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
-		{"SSL that is repeated: the first counts, as broken as it is", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00"), caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, nil},
-		{"SSL, empty", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "")}, values{"ssl.verified": "false"}, nil},
-		{"SSL, truncated before its parts", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x03\x00\x00\x00")}, values{"ssl.verified": "false"}, nil},
-		{"SSL, truncated in a part", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x03\x00\x00\x00\x00\x23\x00\x01c\x21\x00\x07TLSv1.")}, values{"ssl.cipher": "c", "ssl.verified": "true"}, nil},
-		{"SSL, truncated in the head of a part", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x01\x00\x00\x00\x00\x21\x00\x01v\x22\x00")}, values{"ssl.version": "v", "ssl.verified": "false"}, nil},
-		{"a broken one between others", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeSSL, "\x01"), caddytest.TextTLV(wire.TypeAuthority, "a.test")}, values{"alpn": "h2", "ssl.verified": "false", "authority": "a.test"}, nil},
-		{"bytes that are not UTF-8", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "h\xff"), caddytest.TextTLV(wire.TypeAuthority, "b\xfccher.test"), caddytest.TextTLV(wire.TypeUniqueID, "\x00\xfe"), caddytest.TextTLV(wire.TypeNetNS, "\xc3")},
+		{"SSL without a version", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x22, "client.test"))}, values{"ssl.cn": "client.test", "ssl.verified": "true"}, nil},
+		{"SSL with an empty part that is repeated", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed, 1, headertest.TextTLV(0x22, ""), headertest.TextTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, values{"ssl.cn": "", "ssl.verified": "false"}},
+		{"SSL that is repeated: the first counts", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 18, headertest.TextTLV(0x21, "TLSv1.2")), headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x22, "admin"))}, values{"ssl.version": "TLSv1.2", "ssl.verified": "false"}, nil},
+		{"SSL that is repeated: the first counts, as broken as it is", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x07\x00"), headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x22, "admin"))}, values{"ssl.verified": "false"}, nil},
+		{"SSL, empty", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "")}, values{"ssl.verified": "false"}, nil},
+		{"SSL, truncated before its parts", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x03\x00\x00\x00")}, values{"ssl.verified": "false"}, nil},
+		{"SSL, truncated in a part", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x03\x00\x00\x00\x00\x23\x00\x01c\x21\x00\x07TLSv1.")}, values{"ssl.cipher": "c", "ssl.verified": "true"}, nil},
+		{"SSL, truncated in the head of a part", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x01\x00\x00\x00\x00\x21\x00\x01v\x22\x00")}, values{"ssl.version": "v", "ssl.verified": "false"}, nil},
+		{"a broken one between others", []wire.TLV{headertest.TextTLV(wire.TypeALPN, "h2"), headertest.TextTLV(wire.TypeSSL, "\x01"), headertest.TextTLV(wire.TypeAuthority, "a.test")}, values{"alpn": "h2", "ssl.verified": "false", "authority": "a.test"}, nil},
+		{"bytes that are not UTF-8", []wire.TLV{headertest.TextTLV(wire.TypeALPN, "h\xff"), headertest.TextTLV(wire.TypeAuthority, "b\xfccher.test"), headertest.TextTLV(wire.TypeUniqueID, "\x00\xfe"), headertest.TextTLV(wire.TypeNetNS, "\xc3")},
 			values{"alpn": `h\xff`, "authority": `b\xfccher.test`, "unique_id": `\x00\xfe`, "netns": `\xc3`}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlvs...))
+			c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(tt.tlvs...))
 			assert.Equal(t, tt.want, tlvValues(t, c))
 
 			inLog := tt.logged
@@ -178,7 +179,7 @@ func TestTLVs_SayWhatTheirTypesMean(t *testing.T) {
 }
 
 func TestTLVs_OfAnyTypeAreThereInHexadecimal(t *testing.T) {
-	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "a.test"), caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xf0, ""), caddytest.TextTLV(wire.TypeNoop, "\x00"))))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.WithTLVs(headertest.TextTLV(wire.TypeAuthority, "a.test"), headertest.TextTLV(0xea, "\x01vpce-1"), headertest.TextTLV(0xea, "\x01vpce-2"), headertest.TextTLV(0xf0, ""), headertest.TextTLV(wire.TypeNoop, "\x00"))))
 	for name, want := range map[string]string{
 		"0x02": "612e74657374", "0xea": "01767063652d31", "0xEA": "01767063652d31", "0xEa": "01767063652d31",
 		"0xf0": "", "0x04": "00", "0x00": "", "0xff": "",
@@ -191,7 +192,7 @@ func TestTLVs_OfAnyTypeAreThereInHexadecimal(t *testing.T) {
 
 func TestCertificates_AreTheirBytes(t *testing.T) {
 	certificate := caddytest.NewClientCertificate(t)
-	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER})))
+	c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: certificate.DER})))
 	value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert")
 	der, err := base64.StdEncoding.DecodeString(value.(string))
 	require.NoError(t, err)
@@ -204,19 +205,19 @@ func TestTLVs_OfSSLSayHowACertificateWasVerified(t *testing.T) {
 		tlv  wire.TLV
 		want map[string]string
 	}{
-		{"verified", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
-		{"resumed", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
-		{"failed", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 18), values{"ssl.verified": "false", "ssl.verify_result": "18", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
-		{"failed, one bit far away", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 1<<31), values{"ssl.verified": "false", "ssl.verify_result": "2147483648", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
-		{"failed, as negative as it can be", caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 1<<32-1), values{"ssl.verified": "false", "ssl.verify_result": "4294967295", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
-		{"no certificate", caddytest.SSLTLV(caddytest.SSLUsed, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
-		{"bits nobody knows", caddytest.SSLTLV(0xf8, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
-		{"truncated in the result", caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00"), values{"ssl.verified": "false", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
-		{"truncated behind the bits", caddytest.TextTLV(wire.TypeSSL, "\x04"), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
-		{"empty", caddytest.TextTLV(wire.TypeSSL, ""), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+		{"verified", headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"resumed", headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertSess, 0), values{"ssl.verified": "true", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
+		{"failed", headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 18), values{"ssl.verified": "false", "ssl.verify_result": "18", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"failed, one bit far away", headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 1<<31), values{"ssl.verified": "false", "ssl.verify_result": "2147483648", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
+		{"failed, as negative as it can be", headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 1<<32-1), values{"ssl.verified": "false", "ssl.verify_result": "4294967295", "ssl.cert_conn": "true", "ssl.cert_sess": "false"}},
+		{"no certificate", headertest.SSLTLV(headertest.SSLUsed, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+		{"bits nobody knows", headertest.SSLTLV(0xf8, 0), values{"ssl.verified": "false", "ssl.verify_result": "0", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
+		{"truncated in the result", headertest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00"), values{"ssl.verified": "false", "ssl.cert_conn": "true", "ssl.cert_sess": "true"}},
+		{"truncated behind the bits", headertest.TextTLV(wire.TypeSSL, "\x04"), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "true"}},
+		{"empty", headertest.TextTLV(wire.TypeSSL, ""), values{"ssl.verified": "false", "ssl.cert_conn": "false", "ssl.cert_sess": "false"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlv))
+			c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(tt.tlv))
 			r := caddytest.RequestOn(c)
 			for _, name := range append([]string{"ssl.verified"}, sslDetails...) {
 				value, known := placeholderOf(t, r, ".tlv."+name)
@@ -243,7 +244,7 @@ func TestTLVs_OfSSLEscapeNoRuleForUnverifiedOnes(t *testing.T) {
 	respond "no TLS"
 `)
 	failed := func(parts ...wire.TLV) wire.TLV {
-		return caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 18, parts...)
+		return headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 18, parts...)
 	}
 	for _, tt := range []struct {
 		name string
@@ -251,30 +252,30 @@ func TestTLVs_OfSSLEscapeNoRuleForUnverifiedOnes(t *testing.T) {
 		want int
 		body string
 	}{
-		{"the name as T61String", []wire.TLV{failed(caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "M\xfcller"))}, 403, ""},
-		{"the name as BMPString", []wire.TLV{failed(caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "\x00M\x00\xfc"))}, 403, ""},
-		{"an empty name", []wire.TLV{failed(caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, ""))}, 403, ""},
-		{"an empty version", []wire.TLV{failed(caddytest.TextTLV(0x21, ""))}, 403, ""},
+		{"the name as T61String", []wire.TLV{failed(headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x22, "M\xfcller"))}, 403, ""},
+		{"the name as BMPString", []wire.TLV{failed(headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x22, "\x00M\x00\xfc"))}, 403, ""},
+		{"an empty name", []wire.TLV{failed(headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x22, ""))}, 403, ""},
+		{"an empty version", []wire.TLV{failed(headertest.TextTLV(0x21, ""))}, 403, ""},
 		{"no version", []wire.TLV{failed()}, 403, ""},
-		{"a version that is not ASCII", []wire.TLV{failed(caddytest.TextTLV(0x21, "TLSv\xff"))}, 403, ""},
-		{"a cipher that is not ASCII", []wire.TLV{failed(caddytest.TextTLV(0x23, "\xff"))}, 403, ""},
-		{"a part of a type nobody knows", []wire.TLV{failed(caddytest.TextTLV(0x7f, "\xff"))}, 403, ""},
-		{"a certificate that does not parse", []wire.TLV{failed(caddytest.TextTLV(0x28, "\xff"))}, 403, ""},
-		{"a part that overruns the end", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\xff\xff")}, 403, ""},
-		{"one byte behind the parts", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22")}, 403, ""},
-		{"two bytes behind the parts", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\x00")}, 403, ""},
-		{"an empty TLV", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "")}, 403, ""},
-		{"bits only", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07")}, 403, ""},
-		{"a verify result that is cut off", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00")}, 403, ""},
-		{"a repeated TLV that says something else", []wire.TLV{failed(), caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0)}, 403, ""},
-		{"a broken TLV before one that says something else", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07"), caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0)}, 403, ""},
-		{"no certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed, 0)}, 403, ""},
-		{"verified, whatever its name is", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0, caddytest.TextTLV(0x21, "\xff"), caddytest.TextTLV(0x22, "M\xfcller"), caddytest.TextTLV(0x28, "\xff"))}, 200, "verified"},
-		{"verified, with a part that overruns the end", []wire.TLV{caddytest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x00\x22\xff\xff")}, 200, "verified"},
-		{"no SSL TLV", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "\xff")}, 200, "no TLS"},
+		{"a version that is not ASCII", []wire.TLV{failed(headertest.TextTLV(0x21, "TLSv\xff"))}, 403, ""},
+		{"a cipher that is not ASCII", []wire.TLV{failed(headertest.TextTLV(0x23, "\xff"))}, 403, ""},
+		{"a part of a type nobody knows", []wire.TLV{failed(headertest.TextTLV(0x7f, "\xff"))}, 403, ""},
+		{"a certificate that does not parse", []wire.TLV{failed(headertest.TextTLV(0x28, "\xff"))}, 403, ""},
+		{"a part that overruns the end", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\xff\xff")}, 403, ""},
+		{"one byte behind the parts", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22")}, 403, ""},
+		{"two bytes behind the parts", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x12\x22\x00")}, 403, ""},
+		{"an empty TLV", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "")}, 403, ""},
+		{"bits only", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x07")}, 403, ""},
+		{"a verify result that is cut off", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00")}, 403, ""},
+		{"a repeated TLV that says something else", []wire.TLV{failed(), headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 0)}, 403, ""},
+		{"a broken TLV before one that says something else", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x07"), headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 0)}, 403, ""},
+		{"no certificate", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed, 0)}, 403, ""},
+		{"verified, whatever its name is", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 0, headertest.TextTLV(0x21, "\xff"), headertest.TextTLV(0x22, "M\xfcller"), headertest.TextTLV(0x28, "\xff"))}, 200, "verified"},
+		{"verified, with a part that overruns the end", []wire.TLV{headertest.TextTLV(wire.TypeSSL, "\x07\x00\x00\x00\x00\x22\xff\xff")}, 200, "verified"},
+		{"no SSL TLV", []wire.TLV{headertest.TextTLV(wire.TypeALPN, "\xff")}, 200, "no TLS"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			response, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), caddytest.HeaderTLVs(tt.tlvs...), "/")
+			response, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), headertest.WithTLVs(tt.tlvs...), "/")
 			assert.Equal(t, tt.want, response.StatusCode)
 			assert.Equal(t, tt.body, body)
 		})
@@ -299,15 +300,15 @@ func TestTLVs_OfVendorsAreMatchedBySubtype(t *testing.T) {
 		tlvs []wire.TLV
 		want string
 	}{
-		{"behind another subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x06later"), caddytest.TextTLV(0xea, "\x01vpce-1")}, "aws"},
-		{"behind a broken one of another subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x06"), caddytest.TextTLV(0xea, ""), caddytest.TextTLV(0xea, "\x01vpce-1")}, "aws"},
-		{"behind a broken one of this subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x01?"), caddytest.TextTLV(0xea, "\x01vpce-1")}, ""},
-		{"behind one of this subtype", []wire.TLV{caddytest.TextTLV(0xea, "\x01vpce-2"), caddytest.TextTLV(0xea, "\x01vpce-1")}, ""},
-		{"two subtypes", []wire.TLV{caddytest.TextTLV(0xe1, "\x02ep-2"), caddytest.TextTLV(0xe1, "\x01vpc-1")}, "alibaba"},
-		{"one subtype of two", []wire.TLV{caddytest.TextTLV(0xe1, "\x02ep-2")}, ""},
+		{"behind another subtype", []wire.TLV{headertest.TextTLV(0xea, "\x06later"), headertest.TextTLV(0xea, "\x01vpce-1")}, "aws"},
+		{"behind a broken one of another subtype", []wire.TLV{headertest.TextTLV(0xea, "\x06"), headertest.TextTLV(0xea, ""), headertest.TextTLV(0xea, "\x01vpce-1")}, "aws"},
+		{"behind a broken one of this subtype", []wire.TLV{headertest.TextTLV(0xea, "\x01?"), headertest.TextTLV(0xea, "\x01vpce-1")}, ""},
+		{"behind one of this subtype", []wire.TLV{headertest.TextTLV(0xea, "\x01vpce-2"), headertest.TextTLV(0xea, "\x01vpce-1")}, ""},
+		{"two subtypes", []wire.TLV{headertest.TextTLV(0xe1, "\x02ep-2"), headertest.TextTLV(0xe1, "\x01vpc-1")}, "alibaba"},
+		{"one subtype of two", []wire.TLV{headertest.TextTLV(0xe1, "\x02ep-2")}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), caddytest.HeaderTLVs(tt.tlvs...), "/")
+			_, body := caddytest.Get(t, caddytest.HTTP1, f.At("on", caddytest.HTTP1), headertest.WithTLVs(tt.tlvs...), "/")
 			assert.Equal(t, tt.want, body)
 		})
 	}
@@ -315,7 +316,7 @@ func TestTLVs_OfVendorsAreMatchedBySubtype(t *testing.T) {
 
 // certificateTLV is an SSL TLV with a certificate that was verified.
 func certificateTLV(der []byte) wire.TLV {
-	return caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn|caddytest.SSLCertSess, 0, caddytest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: der})
+	return headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn|headertest.SSLCertSess, 0, headertest.TextTLV(0x21, "TLSv1.3"), wire.TLV{Type: 0x28, Value: der})
 }
 
 // signed is a certificate in DER form.
@@ -340,7 +341,7 @@ func TestCertificates_HaveTheFieldsOfCaddysOwnPlaceholders(t *testing.T) {
 	})
 	cert, err := x509.ParseCertificate(der)
 	require.NoError(t, err)
-	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(der))))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.WithTLVs(certificateTLV(der))))
 	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
 	repl := caddyhttp.NewTestReplacer(r)
 	for _, name := range []string{
@@ -364,15 +365,15 @@ func TestCertificates_ThatCannotBeRead(t *testing.T) {
 		verify string
 	}{
 		{"no TLVs", nil, false, ""},
-		{"no SSL TLV", []wire.TLV{caddytest.TextTLV(wire.TypeALPN, "h2")}, false, ""},
-		{"no certificate", []wire.TLV{caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0)}, false, "true"},
+		{"no SSL TLV", []wire.TLV{headertest.TextTLV(wire.TypeALPN, "h2")}, false, ""},
+		{"no certificate", []wire.TLV{headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0)}, false, "true"},
 		{"something else", []wire.TLV{certificateTLV([]byte("no certificate"))}, false, "true"},
 		{"half a certificate", []wire.TLV{certificateTLV(caddytest.NewClientCertificate(t).DER[:100])}, false, "true"},
 		{"a SEQUENCE of something else", []wire.TLV{certificateTLV([]byte("\x30\x03\x02\x01\x00"))}, true, "true"},
 		{"too many alternative names", []wire.TLV{certificateTLV(signed(t, tooMany))}, true, "true"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tt.tlvs...)))
+			r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.WithTLVs(tt.tlvs...)))
 			for _, name := range documented {
 				field, ok := strings.CutPrefix(name, "tlv.ssl.client_cert")
 				if !ok {
@@ -394,7 +395,7 @@ func TestCertificates_FieldsAreFitToBeShown(t *testing.T) {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: attackText[:20]},
 		DNSNames: []string{hostile, "b"}, EmailAddresses: []string{hostile},
 	})
-	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(der))))
+	r := caddytest.RequestOn(newTestConn(t, proxyprotocol.On, headertest.WithTLVs(certificateTLV(der))))
 	for name, want := range map[string]any{
 		"subject": `CN=evil\x0d\x0aX-Injected: ye`, "san.dns_names": proxyprotocol.TextList{`a\x1b]0;owned\x07\x7f\\`, "b"},
 		"san.dns_names.0": `a\x1b]0;owned\x07\x7f\\`, "san.emails": proxyprotocol.TextList{`a\x1b]0;owned\x07\x7f\\`}, "san.uris": proxyprotocol.TextList{},
@@ -452,7 +453,7 @@ func TestCertificates_FieldsAreMatched(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, tr := range caddytest.Transports {
-				response, _ := caddytest.Get(t, tr, f.At("on", tr), caddytest.HeaderTLVs(certificateTLV(tt.cert.DER)), "/")
+				response, _ := caddytest.Get(t, tr, f.At("on", tr), headertest.WithTLVs(certificateTLV(tt.cert.DER)), "/")
 				assert.Equal(t, http.StatusOK, response.StatusCode, "a list is a list in CEL, even if it is empty")
 				assert.ElementsMatch(t, tt.want, response.Header["Matched"], tr)
 			}
@@ -461,7 +462,7 @@ func TestCertificates_FieldsAreMatched(t *testing.T) {
 }
 
 func TestCertificates_ListsAreListsInTheLog(t *testing.T) {
-	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t, "203.0.113.7", "2001:db8::7").DER)))
+	c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(certificateTLV(caddytest.NewClientCertificate(t, "203.0.113.7", "2001:db8::7").DER)))
 	for name, want := range map[string]any{"ips": []any{"203.0.113.7", "2001:db8::7"}, "uris": []any{}} {
 		value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.ssl.client_cert.san."+name)
 		enc := zapcore.NewMapObjectEncoder()
@@ -471,7 +472,7 @@ func TestCertificates_ListsAreListsInTheLog(t *testing.T) {
 }
 
 func TestCertificates_AreParsedOnceAConnectionIfAsked(t *testing.T) {
-	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(certificateTLV(caddytest.NewClientCertificate(t).DER)))
+	c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(certificateTLV(caddytest.NewClientCertificate(t).DER)))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -486,7 +487,7 @@ func TestCertificates_AreParsedOnceAConnectionIfAsked(t *testing.T) {
 }
 
 func TestTLVs_AreDecodedOnceAConnection(t *testing.T) {
-	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first"), caddytest.SSLTLV(caddytest.SSLUsed, 1, caddytest.TextTLV(0x21, "TLSv1.3"))))
+	c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(headertest.TextTLV(wire.TypeAuthority, "first"), headertest.SSLTLV(headertest.SSLUsed, 1, headertest.TextTLV(0x21, "TLSv1.3"))))
 	authority := func() any {
 		value, _ := placeholderOf(t, caddytest.RequestOn(c), ".tlv.authority")
 		return value
@@ -498,7 +499,7 @@ func TestTLVs_AreDecodedOnceAConnection(t *testing.T) {
 }
 
 func TestTLVs_AreNotDecodedForOtherPlaceholders(t *testing.T) {
-	c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, "first")))
+	c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(headertest.TextTLV(wire.TypeAuthority, "first")))
 	r := caddytest.RequestOn(c)
 	for _, name := range documented {
 		if !strings.HasPrefix(name, "tlv.") {
@@ -536,7 +537,7 @@ func TestTLVs_TextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(caddytest.TextTLV(wire.TypeAuthority, tt.text)))
+			c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(headertest.TextTLV(wire.TypeAuthority, tt.text)))
 			assert.Equal(t, values{"authority": tt.want}, tlvValues(t, c))
 			assert.Equal(t, map[string]any{"authority": tt.want}, logged(t, c)["tlv"])
 		})
@@ -546,9 +547,9 @@ func TestTLVs_TextIsShownWithoutWhatCannotBePrinted(t *testing.T) {
 func TestTLVs_OfAnyBytesAreFitToBeShown(t *testing.T) {
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	samples := []wire.TLV{
-		caddytest.TextTLV(wire.TypeAuthority, attackText), caddytest.TextTLV(wire.TypeALPN, "h2"), caddytest.TextTLV(wire.TypeUniqueID, "id"), caddytest.TextTLV(wire.TypeNetNS, "ns"),
-		caddytest.TextTLV(0xea, "\x01vpce-1"), caddytest.TextTLV(0xee, "\x01\x01\x00\x00\x00"), caddytest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00"),
-		caddytest.SSLTLV(caddytest.SSLUsed|caddytest.SSLCertConn, 0, caddytest.TextTLV(0x21, "TLSv1.3"), caddytest.TextTLV(0x22, "a"), caddytest.TextTLV(0x28, "no certificate")),
+		headertest.TextTLV(wire.TypeAuthority, attackText), headertest.TextTLV(wire.TypeALPN, "h2"), headertest.TextTLV(wire.TypeUniqueID, "id"), headertest.TextTLV(wire.TypeNetNS, "ns"),
+		headertest.TextTLV(0xea, "\x01vpce-1"), headertest.TextTLV(0xee, "\x01\x01\x00\x00\x00"), headertest.TextTLV(0xe0, "\x00\x00\x00\x00\x00\x00\x01\x00"),
+		headertest.SSLTLV(headertest.SSLUsed|headertest.SSLCertConn, 0, headertest.TextTLV(0x21, "TLSv1.3"), headertest.TextTLV(0x22, "a"), headertest.TextTLV(0x28, "no certificate")),
 	}
 	for range 2000 {
 		var tlvs []wire.TLV
@@ -561,7 +562,7 @@ func TestTLVs_OfAnyBytesAreFitToBeShown(t *testing.T) {
 			}
 			tlvs = append(tlvs, wire.TLV{Type: sample.Type, Value: value})
 		}
-		c := newTestConn(t, proxyprotocol.On, caddytest.HeaderTLVs(tlvs...))
+		c := newTestConn(t, proxyprotocol.On, headertest.WithTLVs(tlvs...))
 		for name, value := range tlvValues(t, c) {
 			for i, r := range value {
 				require.True(t, unicode.IsPrint(r), "%s is %q", name, value)

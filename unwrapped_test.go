@@ -13,6 +13,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // Caddy ignores global options whose address no server has, without a word.
@@ -56,7 +57,7 @@ func TestServer_OptionsOfAnotherAddressAreNoticed(t *testing.T) {
 				require.NoError(t, err)
 				response, body := caddytest.Get(t, caddytest.HTTP1, caddytest.TCP4(port), headerV2, "/")
 				assert.Equal(t, http.StatusOK, response.StatusCode)
-				assert.Equal(t, caddytest.Client4.String(), body)
+				assert.Equal(t, headertest.Client4.String(), body)
 				conn := caddytest.Dial(t, caddytest.TCP4(port))
 				caddytest.Send(t, conn, caddytest.Request("/"))
 				caddytest.RequireRefused(t, conn)

@@ -35,14 +35,15 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/metrics"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 var (
-	headerV1      = caddytest.HeaderV1(caddytest.Client4, caddytest.Server4)
-	headerV2      = caddytest.HeaderV2(caddytest.Client4, caddytest.Server4)
-	headerLocal   = caddytest.HeaderLocal()
-	headerUnknown = caddytest.HeaderUnknown(1)
+	headerV1      = headertest.V1(headertest.Client4, headertest.Server4)
+	headerV2      = headertest.V2(headertest.Client4, headertest.Server4)
+	headerLocal   = headertest.Local()
+	headerUnknown = headertest.Unknown(1)
 )
 
 // defaultMaxHeaderSize is the default of max_header_size.
@@ -130,7 +131,7 @@ func (a *attacked) serves() {
 		caddytest.Send(a.t, conn, caddytest.Request("/"))
 		response, body := caddytest.ReadResponse(a.t, conn)
 		require.Equal(a.t, http.StatusOK, response.StatusCode)
-		require.Equal(a.t, caddytest.Client4.String(), body)
+		require.Equal(a.t, headertest.Client4.String(), body)
 	}
 }
 
@@ -362,8 +363,8 @@ func metricsOf(t *testing.T) (n int) {
 
 // Two headers are refused wherever the stream is cut in two.
 func TestAttack_TwoHeadersCutAtEveryByte(t *testing.T) {
-	h, err := wire.NewProxy(2, wire.Stream, caddytest.Client4, caddytest.Server4)
-	full := caddytest.HeaderWith(h, err, true,
+	h, err := wire.NewProxy(2, wire.Stream, headertest.Client4, headertest.Server4)
+	full := headertest.TextWith(h, err, true,
 		wire.TLV{Type: wire.TypeAuthority, Value: []byte("example.com")}, wire.TLV{Type: 0xea, Value: []byte("\x01vpce-1")})
 	a := attack(t, "proxy_protocol_mode on", 100)
 	opened := 0
@@ -400,7 +401,7 @@ func TestAttack_TLSGarbage(t *testing.T) {
 		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
 		require.NoError(t, err)
-		require.Equal(t, caddytest.Client4.String(), string(body))
+		require.Equal(t, headertest.Client4.String(), string(body))
 	}
 	servesTLS()
 	a.before = footprintNow(t) // the new client's too
@@ -509,7 +510,7 @@ func (b *beside) slow(each int) (finish func()) {
 		wrapped, unwrapped := caddytest.Dial(b.t, b.wrapped), caddytest.Dial(b.t, b.unwrapped)
 		caddytest.Send(b.t, wrapped, headerV2, caddytest.Request("/slow"))
 		caddytest.Send(b.t, unwrapped, caddytest.Request("/slow"))
-		answers[wrapped], answers[unwrapped] = caddytest.Client4.Addr().String(), "127.0.0.1"
+		answers[wrapped], answers[unwrapped] = headertest.Client4.Addr().String(), "127.0.0.1"
 	}
 	caddytest.Eventually(b.t, func() bool { return b.waiting.Load() == int64(2*each) }, "not all requests have come")
 	return func() {

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // Large bodies arrive as they were, both ways, whatever came before them, and cost no memory:
@@ -60,8 +61,8 @@ func TestTransfer_LargeBodiesPass(t *testing.T) {
 					to             caddytest.Endpoint
 					client, server netip.AddrPort
 				}{
-					{"IPv4", caddytest.TCP4(port), caddytest.Client4, caddytest.Server4},
-					{"IPv6", caddytest.TCP6(port), caddytest.Client6, caddytest.Server6},
+					{"IPv4", caddytest.TCP4(port), headertest.Client4, headertest.Server4},
+					{"IPv6", caddytest.TCP6(port), headertest.Client6, headertest.Server6},
 				} {
 					if mode == caddytest.Unwrapped && path.name == "IPv6" {
 						continue // it costs the same
@@ -70,7 +71,7 @@ func TestTransfer_LargeBodiesPass(t *testing.T) {
 						if path.name == "IPv6" {
 							caddytest.NeedIPv6(t)
 						}
-						preamble, remote := caddytest.HeaderV2(path.client, path.server), path.client
+						preamble, remote := headertest.V2(path.client, path.server), path.client
 						switch mode {
 						case "unspecified":
 							remote = netip.AddrPortFrom(remote.Addr(), 0)

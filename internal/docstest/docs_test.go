@@ -65,6 +65,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
@@ -288,7 +289,7 @@ func (s *docsShell) awaitCertificate(t *testing.T) {
 			return false
 		}
 		defer c.Close()
-		_, _ = io.WriteString(c, caddytest.HeaderLocal())
+		_, _ = io.WriteString(c, headertest.Local())
 		secure := tls.Client(c, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
 		return secure.SetDeadline(time.Now().Add(caddytest.Patience)) == nil && secure.Handshake() == nil
 	}, "no certificate")

@@ -1,4 +1,5 @@
-package caddytest
+// Package headertest makes the headers of tests.
+package headertest
 
 import (
 	"encoding/binary"
@@ -15,13 +16,13 @@ var (
 	Server6 = netip.MustParseAddrPort("[2001:db8:1::1]:443")
 )
 
-// Header returns the bytes of a header as a string. It panics if err is not nil, so that tables of
+// Text returns the bytes of a header as a string. It panics if err is not nil, so that tables of
 // tests can call it with the results of a constructor.
-func Header(h wire.Header, err error) string { return HeaderWith(h, err, false) }
+func Text(h wire.Header, err error) string { return TextWith(h, err, false) }
 
-// HeaderWith returns the bytes of a header with TLVs, and with a CRC32C if checksum is set. It
+// TextWith returns the bytes of a header with TLVs, and with a CRC32C if checksum is set. It
 // panics if err is not nil.
-func HeaderWith(h wire.Header, err error, checksum bool, tlvs ...wire.TLV) string {
+func TextWith(h wire.Header, err error, checksum bool, tlvs ...wire.TLV) string {
 	if err != nil {
 		panic(err)
 	}
@@ -32,22 +33,22 @@ func HeaderWith(h wire.Header, err error, checksum bool, tlvs ...wire.TLV) strin
 	return string(b)
 }
 
-// HeaderV1 returns the v1 header of a TCP connection.
-func HeaderV1(src, dst netip.AddrPort) string { return Header(wire.NewProxy(1, wire.Stream, src, dst)) }
+// V1 returns the v1 header of a TCP connection.
+func V1(src, dst netip.AddrPort) string { return Text(wire.NewProxy(1, wire.Stream, src, dst)) }
 
-// HeaderV2 returns the v2 header of a TCP connection.
-func HeaderV2(src, dst netip.AddrPort) string { return Header(wire.NewProxy(2, wire.Stream, src, dst)) }
+// V2 returns the v2 header of a TCP connection.
+func V2(src, dst netip.AddrPort) string { return Text(wire.NewProxy(2, wire.Stream, src, dst)) }
 
-// HeaderLocal returns a LOCAL header.
-func HeaderLocal() string { return Header(wire.NewLocal(), nil) }
+// Local returns a LOCAL header.
+func Local() string { return Text(wire.NewLocal(), nil) }
 
-// HeaderUnknown returns the header of a connection without known addresses.
-func HeaderUnknown(version uint8) string { return Header(wire.NewUnknown(version), nil) }
+// Unknown returns the header of a connection without known addresses.
+func Unknown(version uint8) string { return Text(wire.NewUnknown(version), nil) }
 
-// HeaderTLVs returns the v2 header of a TCP connection from Client4 to Server4, with TLVs.
-func HeaderTLVs(tlvs ...wire.TLV) string {
+// WithTLVs returns the v2 header of a TCP connection from Client4 to Server4, with TLVs.
+func WithTLVs(tlvs ...wire.TLV) string {
 	h, err := wire.NewProxy(2, wire.Stream, Client4, Server4)
-	return HeaderWith(h, err, false, tlvs...)
+	return TextWith(h, err, false, tlvs...)
 }
 
 // TextTLV returns a TLV with text in it.
@@ -80,13 +81,13 @@ const (
 	NginxOverUnix = "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n"
 )
 
-// HeaderRaw returns a v2 header with any command, family and content.
-func HeaderRaw(command, family byte, block string) string {
+// Raw returns a v2 header with any command, family and content.
+func Raw(command, family byte, block string) string {
 	return wire.SignatureV2 + string([]byte{command, family, byte(len(block) >> 8), byte(len(block))}) + block
 }
 
-// HeaderUDP returns the v2 header of a datagram, with TLVs and a CRC32C.
-func HeaderUDP(src, dst netip.AddrPort, tlvs ...wire.TLV) string {
+// UDP returns the v2 header of a datagram, with TLVs and a CRC32C.
+func UDP(src, dst netip.AddrPort, tlvs ...wire.TLV) string {
 	h, err := wire.NewProxy(2, wire.Dgram, src, dst)
-	return HeaderWith(h, err, true, tlvs...)
+	return TextWith(h, err, true, tlvs...)
 }
