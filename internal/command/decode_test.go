@@ -3,7 +3,6 @@ package command_test
 import (
 	"encoding/base64"
 	"encoding/hex"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,16 +11,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 func TestDecode(t *testing.T) {
 	v2 := func(tlvs ...wire.TLV) []byte {
-		h, err := wire.NewProxy(2, wire.Stream, netip.MustParseAddrPort("203.0.113.7:51234"), netip.MustParseAddrPort("192.0.2.1:443"))
-		require.NoError(t, err)
-		b, err := wire.Append(nil, h, tlvs, len(tlvs) > 0)
-		require.NoError(t, err)
-		return b
+		h, err := wire.NewProxy(2, wire.Stream, headertest.Client4, headertest.Server4)
+		return []byte(headertest.TextWith(h, err, len(tlvs) > 0, tlvs...))
 	}
 	all := v2(
 		wire.TLV{Type: wire.TypeNoop, Value: []byte{0}},

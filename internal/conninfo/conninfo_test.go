@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -23,19 +24,7 @@ var (
 func encoded(version uint8, tlvs ...wire.TLV) string {
 	source, destination := netip.MustParseAddrPort("203.0.113.7:56324"), netip.MustParseAddrPort("198.51.100.9:8443")
 	h, err := wire.NewProxy(version, wire.Stream, source, destination)
-	if err != nil {
-		panic(err)
-	}
-	b, err := wire.Append(nil, h, tlvs, false)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
-
-// block is a v2 header with this command, family and transport, and block.
-func block(command, family byte, block string) string {
-	return wire.SignatureV2 + string([]byte{0x20 | command, family, byte(len(block) >> 8), byte(len(block))}) + block
+	return headertest.TextWith(h, err, false, tlvs...)
 }
 
 // The mark is set with the header, or never.
@@ -48,8 +37,8 @@ func TestInfo_SetHeaderSetsTheMark(t *testing.T) {
 		{"v2", headerV2, true},
 		{"v2 with TLVs", headerAWS, true},
 		{"UNKNOWN", "PROXY UNKNOWN\r\n", false},
-		{"LOCAL", block(0, 0, ""), false},
-		{"a Unix socket's", block(1, 0x31, strings.Repeat("\x00", 216)), false},
+		{"LOCAL", headertest.Raw(0x20, 0, ""), false},
+		{"a Unix socket's", headertest.Raw(0x21, 0x31, strings.Repeat("\x00", 216)), false},
 	} {
 		for _, mode := range []policy.Mode{policy.On, policy.Off, policy.Unspecified} {
 			t.Run(fmt.Sprint(header.name, "/", mode), func(t *testing.T) {
@@ -109,7 +98,7 @@ func TestInfo_DestinationIsThatOfTheHeaderOrNone(t *testing.T) {
 
 func TestInfo_KnowsWhetherThereWasAHeader(t *testing.T) {
 	assert.True(t, received(t, policy.On, headerV1).HasHeader())
-	assert.True(t, received(t, policy.On, block(0, 0, "")).HasHeader())
+	assert.True(t, received(t, policy.On, headertest.Raw(0x20, 0, "")).HasHeader())
 	assert.False(t, received(t, policy.Off, "").HasHeader())
 }
 

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -35,7 +36,7 @@ func TestLogObject_HasTheFieldsThatTheHeaderHad(t *testing.T) {
 		{"no header", "", policy.Off, `{"mode":"off","peer":"192.0.2.1:4711","present":false}`},
 		{"v1", headerV1, policy.On, `{"mode":"on","peer":"192.0.2.1:4711","present":true,"version":1,"transport":"TCP4","source":"203.0.113.7:56324","destination":"198.51.100.9:8443","port_zero":false}`},
 		{"v2", headerV2, policy.Unspecified, `{"mode":"unspecified","peer":"192.0.2.1:4711","present":true,"version":2,"command":"PROXY","transport":"TCP4","source":"203.0.113.7:56324","destination":"198.51.100.9:8443","port_zero":true}`},
-		{"LOCAL", block(0, 0, ""), policy.On, `{"mode":"on","peer":"192.0.2.1:4711","present":true,"version":2,"command":"LOCAL","port_zero":false}`},
+		{"LOCAL", headertest.Raw(0x20, 0, ""), policy.On, `{"mode":"on","peer":"192.0.2.1:4711","present":true,"version":2,"command":"LOCAL","port_zero":false}`},
 		{
 			"TLVs", encoded(2, wire.TLV{Type: wire.TypeAuthority, Value: []byte("a\n")}), policy.On,
 			`{"mode":"on","peer":"192.0.2.1:4711","present":true,"version":2,"command":"PROXY","transport":"TCP4","source":"203.0.113.7:56324","destination":"198.51.100.9:8443","port_zero":false,"tlv":{"authority":"a\\x0a"}}`,
@@ -65,17 +66,17 @@ func TestTransportName(t *testing.T) {
 		{headerV1, "", "TCP4"},
 		{"PROXY TCP6 2001:db8::7 2001:db8::9 1 2\r\n", "", "TCP6"},
 		{"PROXY UNKNOWN\r\n", "", "UNKNOWN"},
-		{block(1, 0x11, four), "PROXY", "TCP4"},
-		{block(1, 0x12, four), "PROXY", "UDP4"},
-		{block(1, 0x21, six), "PROXY", "TCP6"},
-		{block(1, 0x22, six), "PROXY", "UDP6"},
-		{block(1, 0x31, strings.Repeat("\x00", 216)), "PROXY", "UNIX_STREAM"},
-		{block(1, 0x32, strings.Repeat("\x00", 216)), "PROXY", "UNIX_DGRAM"},
-		{block(1, 0x00, ""), "PROXY", "UNKNOWN"},
-		{block(1, 0x10, four), "PROXY", "UNKNOWN"},
-		{block(1, 0x01, ""), "PROXY", "UNKNOWN"},
-		{block(0, 0x00, ""), "LOCAL", ""},
-		{block(0, 0x11, four), "LOCAL", ""},
+		{headertest.Raw(0x21, 0x11, four), "PROXY", "TCP4"},
+		{headertest.Raw(0x21, 0x12, four), "PROXY", "UDP4"},
+		{headertest.Raw(0x21, 0x21, six), "PROXY", "TCP6"},
+		{headertest.Raw(0x21, 0x22, six), "PROXY", "UDP6"},
+		{headertest.Raw(0x21, 0x31, strings.Repeat("\x00", 216)), "PROXY", "UNIX_STREAM"},
+		{headertest.Raw(0x21, 0x32, strings.Repeat("\x00", 216)), "PROXY", "UNIX_DGRAM"},
+		{headertest.Raw(0x21, 0x00, ""), "PROXY", "UNKNOWN"},
+		{headertest.Raw(0x21, 0x10, four), "PROXY", "UNKNOWN"},
+		{headertest.Raw(0x21, 0x01, ""), "PROXY", "UNKNOWN"},
+		{headertest.Raw(0x20, 0x00, ""), "LOCAL", ""},
+		{headertest.Raw(0x20, 0x11, four), "LOCAL", ""},
 		{"", "", ""},
 	} {
 		h := received(t, policy.On, tt.header).Header

@@ -10,6 +10,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -17,7 +18,7 @@ func newAddr(t *testing.T, text string, marked bool) *Addr {
 	config, _ := testConfig(policy.On)
 	a := &Addr{text: text, config: config}
 	if marked {
-		a.info.SetHeader(wire.Decode([]byte(headerV2(client4, server4)), wire.MaxSize).Header, nil) // under mode Unspecified
+		a.info.SetHeader(wire.Decode([]byte(headertest.V2(headertest.Client4, headertest.Server4)), wire.MaxSize).Header, nil) // under mode Unspecified
 		require.True(t, a.info.Marked())
 	}
 	return a
@@ -25,7 +26,7 @@ func newAddr(t *testing.T, text string, marked bool) *Addr {
 
 func TestAddr_IsToTheDestinationOfTheHeaderIfItHasOne(t *testing.T) {
 	to := func(dst netip.AddrPort) wire.Header {
-		h, err := wire.NewProxy(2, wire.Dgram, client4, dst)
+		h, err := wire.NewProxy(2, wire.Dgram, headertest.Client4, dst)
 		require.NoError(t, err)
 		return h
 	}
@@ -35,9 +36,9 @@ func TestAddr_IsToTheDestinationOfTheHeaderIfItHasOne(t *testing.T) {
 		marked bool
 		want   string
 	}{
-		{"a destination", to(server4), false, server4.String()},
+		{"a destination", to(headertest.Server4), false, headertest.Server4.String()},
 		{"an unspecified one", to(netip.MustParseAddrPort("0.0.0.0:443")), false, "127.0.0.1:7"},
-		{"a marked client", to(server4), true, "127.0.0.1:7"},
+		{"a marked client", to(headertest.Server4), true, "127.0.0.1:7"},
 		{"no header", wire.Header{}, false, "127.0.0.1:7"},
 	} {
 		a := &Addr{info: conninfo.Info{Mode: policy.On}, local: netip.MustParseAddrPort("127.0.0.1:7")}

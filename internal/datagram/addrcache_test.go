@@ -14,13 +14,14 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 func TestPacketConn_AddrStaysTheSameWhileDatagramsSayTheSame(t *testing.T) {
 	ofSize := func(size int) string {
-		empty := headerUDP(client4, server4, wire.TLV{Type: wire.TypeNoop})
-		return headerUDP(client4, server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, size-len(empty))})
+		empty := headertest.UDP(headertest.Client4, headertest.Server4, wire.TLV{Type: wire.TypeNoop})
+		return headertest.UDP(headertest.Client4, headertest.Server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, size-len(empty))})
 	}
 	for _, test := range []struct {
 		name          string
@@ -29,10 +30,10 @@ func TestPacketConn_AddrStaysTheSameWhileDatagramsSayTheSame(t *testing.T) {
 		same          bool
 	}{
 		{"no header", policy.Off, "", "", true},
-		{"a header", policy.On, headerUDP(client4, server4), headerUDP(client4, server4), true},
-		{"a marked client", policy.Unspecified, headerUDP(client4, server4), headerUDP(client4, server4), true},
-		{"another client", policy.On, headerUDP(client4, server4), headerUDP(client6, server6), false},
-		{"a header no more", policy.Unspecified, headerLocal(), "", false},
+		{"a header", policy.On, headertest.UDP(headertest.Client4, headertest.Server4), headertest.UDP(headertest.Client4, headertest.Server4), true},
+		{"a marked client", policy.Unspecified, headertest.UDP(headertest.Client4, headertest.Server4), headertest.UDP(headertest.Client4, headertest.Server4), true},
+		{"another client", policy.On, headertest.UDP(headertest.Client4, headertest.Server4), headertest.UDP(headertest.Client6, headertest.Server6), false},
+		{"a header no more", policy.Unspecified, headertest.Local(), "", false},
 		{"a header of the size that is kept", policy.On, ofSize(maxCachedHeader), ofSize(maxCachedHeader), true},
 		{"a larger one", policy.On, ofSize(maxCachedHeader + 1), ofSize(maxCachedHeader + 1), false},
 		{"a much larger one", policy.On, ofSize(2000), ofSize(2000), false},
@@ -56,17 +57,17 @@ func TestPacketConn_TakesNoAddrOfAnother(t *testing.T) {
 		name                      string
 		from, to, header, payload string
 	}{
-		{"another peer", "127.0.0.3", "127.0.0.1", headerUDP(client4, server4), "b"},
-		{"another peer, of a connection", "127.0.0.3", "127.0.0.1", headerUDP(client4, server4), ofConnection("one\x00")},
-		{"sent to another address", "127.0.0.2", "127.0.0.7", headerUDP(client4, server4), "b"},
-		{"another header", "127.0.0.2", "127.0.0.1", headerUDP(client6, server6), "b"},
+		{"another peer", "127.0.0.3", "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4), "b"},
+		{"another peer, of a connection", "127.0.0.3", "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4), ofConnection("one\x00")},
+		{"sent to another address", "127.0.0.2", "127.0.0.7", headertest.UDP(headertest.Client4, headertest.Server4), "b"},
+		{"another header", "127.0.0.2", "127.0.0.1", headertest.UDP(headertest.Client6, headertest.Server6), "b"},
 		{"no header", "127.0.0.2", "127.0.0.1", "", "b"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			config, _ := testConfig(policy.Unspecified)
 			c := wrappedSocket(t, "udp4", "0.0.0.0:0", config)
 			peer := listenUDP(t, "127.0.0.2")
-			_, first := pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+			_, first := pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 			for i := range c.addrCache {
 				c.addrCache[i] = first
 			}
@@ -87,7 +88,7 @@ func TestPacketConn_TakesNoAddrOfAnother(t *testing.T) {
 func TestPacketConn_ChecksWhatFollowsAKnownHeader(t *testing.T) {
 	config, logs := testConfig(policy.On)
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.2")
-	for _, header := range []string{headerUDP(client4, server4), headerLocal()} {
+	for _, header := range []string{headertest.UDP(headertest.Client4, headertest.Server4), headertest.Local()} {
 		_, first := pass(t, peer, c, "127.0.0.1", header+"a")
 		for _, bad := range []string{header, header + header + "bad"} {
 			_, err := peer.WriteTo([]byte(bad), c.LocalAddr())
@@ -123,7 +124,7 @@ func TestPacketConn_BeginningOfASignatureIsNoHeader(t *testing.T) {
 	config, _ := testConfig(policy.Unspecified)
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.2")
 	for size := 1; size < len(wire.SignatureV2); size++ {
-		pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+		pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 		payload, addr := pass(t, peer, c, "127.0.0.1", wire.SignatureV2[:size])
 		assert.Equal(t, wire.SignatureV2[:size], payload)
 		assert.False(t, addr.info.HasHeader())
@@ -133,7 +134,7 @@ func TestPacketConn_BeginningOfASignatureIsNoHeader(t *testing.T) {
 func TestPacketConn_CountsTheDatagramsThatQUICGets(t *testing.T) {
 	config, _ := testConfig(policy.Unspecified)
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.2")
-	for _, datagram := range []string{"x", headerLocal() + "x", headerUDP(client4, server4) + "x", headerUDP(client4, server4) + "xx"} {
+	for _, datagram := range []string{"x", headertest.Local() + "x", headertest.UDP(headertest.Client4, headertest.Server4) + "x", headertest.UDP(headertest.Client4, headertest.Server4) + "xx"} {
 		pass(t, peer, c, "127.0.0.1", datagram)
 	}
 	assert.EqualValues(t, 1, counted(config, policy.Unspecified, "none", record.Direct))
@@ -148,12 +149,12 @@ func TestPacketConn_RemembersNothingOfAConfigThatIsGone(t *testing.T) {
 	kept := weak.Make(before)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
 	for _, ip := range []string{"127.0.0.2", "127.0.0.3", "127.0.0.4"} {
-		pass(t, listenUDP(t, ip), c, "127.0.0.1", headerUDP(client4, server4)+"a")
+		pass(t, listenUDP(t, ip), c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 	}
 	require.EqualValues(t, 1, asked.Load())
 	before = nil
 	c.config.Store(after)
-	_, addr := pass(t, listenUDP(t, "127.0.0.5"), c, "127.0.0.1", headerUDP(client4, server4)+"a")
+	_, addr := pass(t, listenUDP(t, "127.0.0.5"), c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 	assert.Same(t, after, addr.config)
 	eventually(t, func() bool { runtime.GC(); return kept.Value() == nil }, "the config are kept")
 	runtime.KeepAlive(c)
@@ -164,11 +165,11 @@ func TestPacketConn_TrustEndsWithTheConfig(t *testing.T) {
 	before, _ := testConfig(policy.On, trusting(&asked, "127.0.0.0/8"))
 	after, logs := testConfig(policy.On, trusting(&asked, "127.0.0.3/32"))
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", before), listenUDP(t, "127.0.0.2")
-	pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+	pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 	c.config.Store(after)
-	_, err := peer.WriteTo([]byte(headerUDP(client4, server4)+"bad"), c.LocalAddr())
+	_, err := peer.WriteTo([]byte(headertest.UDP(headertest.Client4, headertest.Server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
-	payload, _ := pass(t, listenUDP(t, "127.0.0.3"), c, "127.0.0.1", headerUDP(client4, server4)+"good")
+	payload, _ := pass(t, listenUDP(t, "127.0.0.3"), c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"good")
 	assert.Equal(t, "good", payload)
 	assert.Equal(t, []string{"untrusted"}, reasonsOf(logs))
 }
@@ -176,7 +177,7 @@ func TestPacketConn_TrustEndsWithTheConfig(t *testing.T) {
 // Datagrams are not checked then, and no part is taken from them.
 func TestPacketConn_DatagramsPassAsTheyAreWithoutConfig(t *testing.T) {
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", nil), listenUDP(t, "127.0.0.2")
-	for _, datagram := range []string{"a", headerUDP(client4, server4) + "a", wire.SignatureV2, headerLocal() + headerLocal()} {
+	for _, datagram := range []string{"a", headertest.UDP(headertest.Client4, headertest.Server4) + "a", wire.SignatureV2, headertest.Local() + headertest.Local()} {
 		payload, addr := pass(t, peer, c, "127.0.0.1", datagram)
 		assert.Equal(t, datagram, payload)
 		assert.Equal(t, peer.LocalAddr().String(), addr.String())
@@ -246,7 +247,7 @@ func TestPacketConn_PeersOfOtherSocketsAreNotMixedUp(t *testing.T) {
 	for i := range from {
 		assert.Same(t, from[i], socket.replies[i])
 	}
-	for _, foreign := range []*Addr{{}, {path: &returnPath{to: client4}}} { // of no socket, and of a UDP socket
+	for _, foreign := range []*Addr{{}, {path: &returnPath{to: headertest.Client4}}} { // of no socket, and of a UDP socket
 		_, err := c.WriteTo(p[:], foreign)
 		assert.ErrorIs(t, err, errForeignAddr)
 	}
@@ -260,7 +261,7 @@ func TestPacketConn_PanicOfAnAddressDropsOneDatagram(t *testing.T) {
 		config *Config
 		good   string
 	}{
-		{on, headerLocal() + "good"},
+		{on, headertest.Local() + "good"},
 		{off, "good"},
 		{nil, "good"},
 	} {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -17,10 +18,10 @@ func BenchmarkDatagram(b *testing.B) {
 		mode  policy.Mode
 		bytes string
 	}{
-		{"known", policy.On, headerUDP(client4, server4) + quicLike},
+		{"known", policy.On, headertest.UDP(headertest.Client4, headertest.Server4) + quicLike},
 		{"none under off", policy.Off, quicLike},
 		{"missing", policy.On, quicLike},
-		{"malformed", policy.On, headerV2(client4, server4) + quicLike},
+		{"malformed", policy.On, headertest.V2(headertest.Client4, headertest.Server4) + quicLike},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			c := newPacketConn(listenUDP(b, "127.0.0.1"), true).forQUIC().(udpPacketConn)
@@ -39,7 +40,7 @@ func BenchmarkDatagram(b *testing.B) {
 		config := quietConfig(policy.On)
 		config.Stats = record.NewStats()
 		c.config.Store(config)
-		d := datagram{bytes: []byte(headerText(wire.NewProxy(2, wire.Dgram, client4, server4)) + quicLike), from: netip.MustParseAddrPort("192.0.2.1:7")}
+		d := datagram{bytes: []byte(headertest.Text(wire.NewProxy(2, wire.Dgram, headertest.Client4, headertest.Server4)) + quicLike), from: netip.MustParseAddrPort("192.0.2.1:7")}
 		b.ReportAllocs()
 		for n := uint32(0); b.Loop(); n++ {
 			binary.BigEndian.PutUint32(d.bytes[16:], n)

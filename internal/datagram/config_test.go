@@ -12,12 +12,13 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // Another config accepted the address. Whether this one would have done so is told by its facts.
 func TestConfig_FitsAnAddrThatItWouldHaveAccepted(t *testing.T) {
-	header, err := wire.NewProxy(2, wire.Dgram, client4, server4)
+	header, err := wire.NewProxy(2, wire.Dgram, headertest.Client4, headertest.Server4)
 	require.NoError(t, err)
 	trusting := func(ranges ...string) func(*Config) {
 		return func(c *Config) { c.Trusted, _ = policy.NewSet(ranges) }

@@ -16,50 +16,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
-	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
-
-// Addresses in headers: a client, and the server that it connected to.
-var (
-	client4 = netip.MustParseAddrPort("203.0.113.7:51234")
-	server4 = netip.MustParseAddrPort("192.0.2.1:443")
-	client6 = netip.MustParseAddrPort("[2001:db8::7]:51234")
-	server6 = netip.MustParseAddrPort("[2001:db8:1::1]:443")
-)
-
-// headerText returns the text of a header. It panics if there is an error, so that tables can use it.
-func headerText(h wire.Header, err error) string { return headerWith(h, err, false) }
-
-func headerWith(h wire.Header, err error, checksum bool, tlvs ...wire.TLV) string {
-	if err != nil {
-		panic(err)
-	}
-	b, err := wire.Append(nil, h, tlvs, checksum)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
-
-// headerUDP returns the header of a datagram, with TLVs and a CRC32C.
-func headerUDP(src, dst netip.AddrPort, tlvs ...wire.TLV) string {
-	h, err := wire.NewProxy(2, wire.Dgram, src, dst)
-	return headerWith(h, err, true, tlvs...)
-}
-
-// headerV1 returns the v1 header of a TCP connection.
-func headerV1(src, dst netip.AddrPort) string {
-	return headerText(wire.NewProxy(1, wire.Stream, src, dst))
-}
-
-// headerV2 returns the v2 header of a TCP connection.
-func headerV2(src, dst netip.AddrPort) string {
-	return headerText(wire.NewProxy(2, wire.Stream, src, dst))
-}
-
-func headerLocal() string { return headerText(wire.NewLocal(), nil) }
-
-func headerUnknown(version uint8) string { return headerText(wire.NewUnknown(version), nil) }
 
 // patience bounds every wait for something that must happen.
 const patience = 20 * time.Second

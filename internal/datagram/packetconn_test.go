@@ -18,6 +18,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -32,18 +33,18 @@ func TestPacketConn_LogsWhyADatagramIsDropped(t *testing.T) {
 		{"missing", "x", ""},
 		{"a signature", wire.SignatureV2, errTruncated.Error()},
 		{"half a size", wire.SignatureV2 + "\x21\x12\x00", errTruncated.Error()},
-		{"cut off", headerUDP(client4, server4)[:20], errTruncated.Error()},
-		{"STREAM", headerV2(client4, server4), errNotDgram.Error()},
+		{"cut off", headertest.UDP(headertest.Client4, headertest.Server4)[:20], errTruncated.Error()},
+		{"STREAM", headertest.V2(headertest.Client4, headertest.Server4), errNotDgram.Error()},
 		{"Unix", unixDatagram, errNotDgram.Error()},
-		{"two", headerLocal() + headerLocal(), ""},
-		{"nothing behind it", headerLocal(), errNoPayload.Error()},
+		{"two", headertest.Local() + headertest.Local(), ""},
+		{"nothing behind it", headertest.Local(), errNoPayload.Error()},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			config, logs := testConfig(policy.On)
 			c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.1")
 			_, err := peer.WriteTo([]byte(test.datagram), c.LocalAddr())
 			require.NoError(t, err)
-			pass(t, peer, c, "127.0.0.1", headerLocal()+"x")
+			pass(t, peer, c, "127.0.0.1", headertest.Local()+"x")
 			require.Len(t, logs.All(), 1)
 			said, _ := logs.All()[0].ContextMap()["error"].(string)
 			assert.Equal(t, test.err, said)
@@ -54,12 +55,12 @@ func TestPacketConn_LogsWhyADatagramIsDropped(t *testing.T) {
 func TestPacketConn_LogsThatAClientIsMarked(t *testing.T) {
 	config, logs := testConfig(policy.Unspecified)
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.1")
-	pass(t, peer, c, "127.0.0.1", headerLocal()+"x")
+	pass(t, peer, c, "127.0.0.1", headertest.Local()+"x")
 	require.Empty(t, logs.All())
-	pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"x")
+	pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"x")
 	config.Log.Flush()
 	require.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())
-	assert.Equal(t, client4.String(), logs.All()[0].ContextMap()["claimed"])
+	assert.Equal(t, headertest.Client4.String(), logs.All()[0].ContextMap()["claimed"])
 }
 
 func TestPacketConn_OfAllAddressesKnowsWhereADatagramWasSentTo(t *testing.T) {
@@ -77,7 +78,7 @@ func TestPacketConn_OfAllAddressesKnowsWhereADatagramWasSentTo(t *testing.T) {
 			}
 			config, _ := testConfig(policy.On)
 			c, peer := wrappedSocket(t, test.network, test.address, config), listenUDP(t, from)
-			_, addr := pass(t, peer, c, test.to, headerLocal()+"x")
+			_, addr := pass(t, peer, c, test.to, headertest.Local()+"x")
 			want := netip.AddrPortFrom(netip.MustParseAddr(test.to), c.addr.Port())
 			assert.Equal(t, want, addr.local)
 			_, err := c.WriteTo([]byte("reply"), addr)
@@ -104,11 +105,11 @@ func TestPacketConn_ControlMessagesMakeControlMessages(t *testing.T) {
 		{"another", (&ipv6.ControlMessage{TrafficClass: 1}).Marshal(), nil, "[::]:443"},
 		{"cut off", []byte{1}, nil, "[::]:443"},
 		{
-			"IPv6", (&ipv6.ControlMessage{Src: client6.Addr().AsSlice(), IfIndex: 7}).Marshal(),
-			(&ipv6.ControlMessage{Src: client6.Addr().AsSlice()}).Marshal(), netip.AddrPortFrom(client6.Addr(), 443).String(),
+			"IPv6", (&ipv6.ControlMessage{Src: headertest.Client6.Addr().AsSlice(), IfIndex: 7}).Marshal(),
+			(&ipv6.ControlMessage{Src: headertest.Client6.Addr().AsSlice()}).Marshal(), netip.AddrPortFrom(headertest.Client6.Addr(), 443).String(),
 		},
 		{
-			"mapped", bytes.Replace((&ipv6.ControlMessage{Src: client6.Addr().AsSlice(), IfIndex: 7}).Marshal(), client6.Addr().AsSlice(), net.ParseIP("192.0.2.1"), 1),
+			"mapped", bytes.Replace((&ipv6.ControlMessage{Src: headertest.Client6.Addr().AsSlice(), IfIndex: 7}).Marshal(), headertest.Client6.Addr().AsSlice(), net.ParseIP("192.0.2.1"), 1),
 			(&ipv4.ControlMessage{Src: net.ParseIP("192.0.2.1")}).Marshal(), "192.0.2.1:443",
 		},
 	} {
@@ -125,9 +126,9 @@ func TestPacketConn_AllocatesNothingOnTheGoodPath(t *testing.T) {
 		mode  policy.Mode
 		bytes string
 	}{
-		{policy.On, headerUDP(client4, server4) + quicLike},
-		{policy.On, headerUDP(client6, server6, wire.TLV{Type: 0xe1, Value: make([]byte, 300)}) + quicLike},
-		{policy.Unspecified, headerUDP(client4, server4) + quicLike},
+		{policy.On, headertest.UDP(headertest.Client4, headertest.Server4) + quicLike},
+		{policy.On, headertest.UDP(headertest.Client6, headertest.Server6, wire.TLV{Type: 0xe1, Value: make([]byte, 300)}) + quicLike},
+		{policy.Unspecified, headertest.UDP(headertest.Client4, headertest.Server4) + quicLike},
 		{policy.Off, quicLike},
 	} {
 		udp := listenUDP(t, "127.0.0.1")
@@ -159,7 +160,7 @@ func TestPacketConn_AllocatesNothingOnTheGoodPath(t *testing.T) {
 
 func TestPacketConn_DropsWhatBreaksThePolicy(t *testing.T) {
 	const self, other = "127.0.0.1/32", "127.0.0.2/32"
-	header := headerUDP(client4, server4)
+	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	for _, test := range []struct {
 		name, datagram string
 		mode           policy.Mode
@@ -168,7 +169,7 @@ func TestPacketConn_DropsWhatBreaksThePolicy(t *testing.T) {
 	}{
 		{"header under on", header + quicLike, policy.On, self, "", ""},
 		{"header under unspecified", header + quicLike, policy.Unspecified, self, "", ""},
-		{"LOCAL", headerLocal() + quicLike, policy.On, self, "", ""},
+		{"LOCAL", headertest.Local() + quicLike, policy.On, self, "", ""},
 		{"no header under unspecified", quicLike, policy.Unspecified, other, "", ""},
 		{"no header under off", quicLike, policy.Off, other, "", ""},
 
@@ -178,12 +179,12 @@ func TestPacketConn_DropsWhatBreaksThePolicy(t *testing.T) {
 		{"untrusted without a header under on", quicLike, policy.On, other, "untrusted", ""},
 		{"untrusted under unspecified", header + quicLike, policy.Unspecified, other, "untrusted", ""},
 		{"cut off", header[:len(header)-1], policy.On, self, "malformed", errTruncated.Error()},
-		{"of a stream", headerV2(client4, server4) + quicLike, policy.On, self, "malformed", errNotDgram.Error()},
-		{"UNKNOWN", headerUnknown(2) + quicLike, policy.On, self, "malformed", errNotDgram.Error()},
+		{"of a stream", headertest.V2(headertest.Client4, headertest.Server4) + quicLike, policy.On, self, "malformed", errNotDgram.Error()},
+		{"UNKNOWN", headertest.Unknown(2) + quicLike, policy.On, self, "malformed", errNotDgram.Error()},
 		{"nothing behind it", header, policy.On, self, "malformed", errNoPayload.Error()},
-		{"nothing behind LOCAL", headerLocal(), policy.On, self, "malformed", errNoPayload.Error()},
+		{"nothing behind LOCAL", headertest.Local(), policy.On, self, "malformed", errNoPayload.Error()},
 		{"wrong checksum", strings.Replace(header, "\x21\x12", "\x21\x11", 1) + quicLike, policy.On, self, "checksum", ""},
-		{"too large", headerUDP(client4, server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, 4096)}) + quicLike, policy.On, self, "too_large", ""},
+		{"too large", headertest.UDP(headertest.Client4, headertest.Server4, wire.TLV{Type: wire.TypeNoop, Value: make([]byte, 4096)}) + quicLike, policy.On, self, "too_large", ""},
 		{"second header", header + header + quicLike, policy.On, self, "duplicate", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -213,10 +214,10 @@ func TestPacketConn_DroppedDatagramsAllocateForTheirRecordOnly(t *testing.T) {
 		trusts         string
 	}{
 		{"missing", quicLike, policy.On, "127.0.0.1/32"},
-		{"untrusted", headerUDP(client4, server4) + quicLike, policy.On, "127.0.0.2/32"},
-		{"malformed", headerV2(client4, server4) + quicLike, policy.On, "127.0.0.1/32"},
-		{"duplicate", headerLocal() + headerLocal(), policy.Unspecified, "127.0.0.1/32"},
-		{"forbidden", headerLocal() + quicLike, policy.Off, "127.0.0.1/32"},
+		{"untrusted", headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, policy.On, "127.0.0.2/32"},
+		{"malformed", headertest.V2(headertest.Client4, headertest.Server4) + quicLike, policy.On, "127.0.0.1/32"},
+		{"duplicate", headertest.Local() + headertest.Local(), policy.Unspecified, "127.0.0.1/32"},
+		{"forbidden", headertest.Local() + quicLike, policy.Off, "127.0.0.1/32"},
 	} {
 		config := quietConfig(test.mode)
 		config.Stats = record.NewStats()
@@ -242,7 +243,7 @@ func TestPacketConn_RepliesArriveWholeAndInOrder(t *testing.T) {
 	for i := range 4 {
 		client := listenUDP(t, "127.0.0.1")
 		require.NoError(t, client.SetReadBuffer(1<<22))
-		_, err := client.WriteTo([]byte(headerUDP(netip.AddrPortFrom(client4.Addr(), uint16(i+1)), server4)+quicLike), udp.LocalAddr())
+		_, err := client.WriteTo([]byte(headertest.UDP(netip.AddrPortFrom(headertest.Client4.Addr(), uint16(i+1)), headertest.Server4)+quicLike), udp.LocalAddr())
 		require.NoError(t, err)
 		var p [2000]byte
 		_, addr, err := c.ReadFrom(p[:])
@@ -279,17 +280,17 @@ func TestPacketConn_OnlyTheSocketsOwnErrorsSurface(t *testing.T) {
 	c.(udpPacketConn).config.Store(quietConfig(policy.On))
 	c.(udpPacketConn).config.Load().Stats = record.NewStats()
 	sender := listenUDP(t, "127.0.0.1")
-	for _, bad := range []string{"", "x", quicLike, wire.SignatureV2, headerUDP(client4, server4)} {
+	for _, bad := range []string{"", "x", quicLike, wire.SignatureV2, headertest.UDP(headertest.Client4, headertest.Server4)} {
 		_, err := sender.WriteTo([]byte(bad), udp.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, err := sender.WriteTo([]byte(headerUDP(client4, server4)+"good"), udp.LocalAddr())
+	_, err := sender.WriteTo([]byte(headertest.UDP(headertest.Client4, headertest.Server4)+"good"), udp.LocalAddr())
 	require.NoError(t, err)
 	var p [100]byte
 	n, addr, err := c.ReadFrom(p[:])
 	require.NoError(t, err)
 	assert.Equal(t, "good", string(p[:n]))
-	assert.Equal(t, client4.String(), addr.String())
+	assert.Equal(t, headertest.Client4.String(), addr.String())
 
 	_, err = c.WriteTo(p[:], sender.LocalAddr())
 	assert.ErrorIs(t, err, errForeignAddr)
@@ -327,7 +328,7 @@ func (c *packetMemory) ReadFrom(p []byte) (int, net.Addr, error) {
 // FuzzDatagram compares what becomes of a datagram with the decision table, written down a
 // second time.
 func FuzzDatagram(f *testing.F) {
-	for _, seed := range []string{"", quicLike, wire.SignatureV2, headerLocal() + "x", headerUDP(client4, server4), headerUDP(client4, server4) + quicLike, headerUDP(client6, server6) + "x", headerV2(client4, server4) + "x", headerV1(client4, server4), headerUnknown(2), headerLocal() + headerLocal()} {
+	for _, seed := range []string{"", quicLike, wire.SignatureV2, headertest.Local() + "x", headertest.UDP(headertest.Client4, headertest.Server4), headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, headertest.UDP(headertest.Client6, headertest.Server6) + "x", headertest.V2(headertest.Client4, headertest.Server4) + "x", headertest.V1(headertest.Client4, headertest.Server4), headertest.Unknown(2), headertest.Local() + headertest.Local()} {
 		for mode := range policy.Modes {
 			f.Add([]byte(seed), uint8(mode), true)
 			f.Add([]byte(seed), uint8(mode), false)

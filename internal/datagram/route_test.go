@@ -16,6 +16,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // requireReply checks that a reply arrives at a peer.
@@ -40,10 +41,10 @@ func TestRoutes_FollowTheConnectionWithinItsPeer(t *testing.T) {
 			config, _ := testConfig(mode)
 			c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 			before, after, elsewhere := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.3")
-			header, one := headerUDP(client4, server4), ofConnection("one\x00")
+			header, one := headertest.UDP(headertest.Client4, headertest.Server4), ofConnection("one\x00")
 			_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0 the first packets have long headers")
 			_, _ = pass(t, before, c, "127.0.0.1", header+one)
-			_, other := pass(t, before, c, "127.0.0.1", headerUDP(client6, server6)+ofConnection("one\x00"))
+			_, other := pass(t, before, c, "127.0.0.1", headertest.UDP(headertest.Client6, headertest.Server6)+ofConnection("one\x00"))
 			requireReply(t, c, kept, before)
 
 			_, next := pass(t, after, c, "127.0.0.1", header+one)
@@ -66,7 +67,7 @@ func TestRoutes_OfConnectionsWithTheSameHeaderAreNotMixed(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	header := headerUDP(netip.AddrPortFrom(client4.Addr(), 0), server4)
+	header := headertest.UDP(netip.AddrPortFrom(headertest.Client4.Addr(), 0), headertest.Server4)
 	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
 	for range 3 {
@@ -98,7 +99,7 @@ func TestRoutes_FollowAConnectionThatChangesItsIDWhileItMoves(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	header := headerUDP(client4, server4)
+	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
 	for i := range 3 {
@@ -111,9 +112,9 @@ func TestRoutes_FollowAMarkedClientToAnotherPort(t *testing.T) {
 	config, _ := testConfig(policy.Unspecified)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	rebound := netip.AddrPortFrom(client4.Addr(), client4.Port()+1)
-	_, kept := pass(t, before, c, "127.0.0.1", headerUDP(client4, server4)+ofConnection("one\x00"))
-	_, next := pass(t, after, c, "127.0.0.1", headerUDP(rebound, server4)+ofConnection("one\x00"))
+	rebound := netip.AddrPortFrom(headertest.Client4.Addr(), headertest.Client4.Port()+1)
+	_, kept := pass(t, before, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+ofConnection("one\x00"))
+	_, next := pass(t, after, c, "127.0.0.1", headertest.UDP(rebound, headertest.Server4)+ofConnection("one\x00"))
 	require.Equal(t, kept.String(), next.String())
 	requireReply(t, c, kept, after)
 }
@@ -123,7 +124,7 @@ func TestRoutes_FollowAnAddrThatIsNotCached(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	header := headerUDP(client4, server4)
+	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	_, kept := pass(t, before, c, "127.0.0.1", header+"\xc0initial")
 	clear(c.addrCache[:])
 	_, again := pass(t, before, c, "127.0.0.1", header+ofConnection("one\x00"))
@@ -158,21 +159,21 @@ func TestRoutes_DroppedDatagramsMoveNoReplies(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	before, after := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	_, kept := pass(t, before, c, "127.0.0.1", headerUDP(client4, server4)+ofConnection("one\x00"))
-	header, one := headerUDP(client4, server4), ofConnection("one\x00")
+	_, kept := pass(t, before, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+ofConnection("one\x00"))
+	header, one := headertest.UDP(headertest.Client4, headertest.Server4), ofConnection("one\x00")
 	flipped := []byte(header)
 	flipped[16] ^= 1
-	for _, bad := range []string{header, header + header, header + header + one, string(flipped) + one, one, headerV2(client4, server4) + one} {
+	for _, bad := range []string{header, header + header, header + header + one, string(flipped) + one, one, headertest.V2(headertest.Client4, headertest.Server4) + one} {
 		_, err := after.WriteTo([]byte(bad), c.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, _ = pass(t, after, c, "127.0.0.1", headerLocal()+one)
+	_, _ = pass(t, after, c, "127.0.0.1", headertest.Local()+one)
 	requireReply(t, c, kept, before)
 }
 
 // The address of a client that is its peer is an address with one way back.
 func TestRoutes_RepliesToThePeerItselfStay(t *testing.T) {
-	for _, header := range []string{"", headerLocal()} {
+	for _, header := range []string{"", headertest.Local()} {
 		for _, payload := range []string{"a", ofConnection("one\x00")} {
 			config, _ := testConfig(policy.Unspecified)
 			c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
@@ -197,7 +198,7 @@ func TestRoutes_RepliesThroughOtherSocketsHaveTheirAddresses(t *testing.T) {
 		{"an IP address twice", "192.0.2.1:7", "192.0.2.1:7", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			says := headerUDP(client4, server4) + ofConnection("one\x00")
+			says := headertest.UDP(headertest.Client4, headertest.Server4) + ofConnection("one\x00")
 			first, second := &otherAddr{test.first}, &otherAddr{test.second}
 			socket := &otherSocket{from: []net.Addr{first, second}, says: []string{says, says}}
 			c := newPacketConn(socket, true)
@@ -230,7 +231,7 @@ func TestRoutes_UnknownConnectionIsTheLastThatBegan(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	header := headerUDP(client4, server4)
+	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+"\xc0handshake")
@@ -264,7 +265,7 @@ func TestRoutes_ConnectionIsKnownByThePortWhereItBegan(t *testing.T) {
 			config, _ := testConfig(policy.On)
 			c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 			peers := []*net.UDPConn{listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")}
-			header := headerUDP(client4, server4)
+			header := headertest.UDP(headertest.Client4, headertest.Server4)
 			_, one := pass(t, peers[0], c, "127.0.0.1", header+"\xc0initial")
 			_, two := pass(t, peers[1], c, "127.0.0.1", header+"\xc0initial")
 			datagram := func(from int, payload string) { pass(t, peers[from], c, "127.0.0.1", header+payload) }
@@ -284,7 +285,7 @@ func TestRoutes_ConnectionIsNotTheOneThatBeganWhereItMoved(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	header := headerUDP(client4, server4)
+	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, two := pass(t, second, c, "127.0.0.1", header+"\xc0initial")
@@ -306,9 +307,9 @@ func TestRoutes_FollowOverAReload(t *testing.T) {
 	after, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", before)
 	first, second := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	_, kept := pass(t, first, c, "127.0.0.1", headerUDP(client4, server4)+ofConnection("one\x00"))
+	_, kept := pass(t, first, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+ofConnection("one\x00"))
 	c.config.Store(after)
-	_, _ = pass(t, second, c, "127.0.0.1", headerUDP(client4, server4)+ofConnection("one\x00"))
+	_, _ = pass(t, second, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+ofConnection("one\x00"))
 	requireReply(t, c, kept, second)
 }
 
@@ -316,8 +317,8 @@ func TestRoutes_FollowOverAReload(t *testing.T) {
 func TestRoutes_RepliesComeFromWhereTheLastDatagramWasSentTo(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c, peer := wrappedSocket(t, "udp4", "0.0.0.0:0", config), listenUDP(t, "127.0.0.2")
-	_, kept := pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
-	_, _ = pass(t, peer, c, "127.0.0.7", headerUDP(client4, server4)+"a")
+	_, kept := pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
+	_, _ = pass(t, peer, c, "127.0.0.7", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 	_, err := c.WriteTo([]byte("x"), kept)
 	require.NoError(t, err)
 	require.NoError(t, peer.SetReadDeadline(time.Now().Add(patience)))
@@ -328,7 +329,7 @@ func TestRoutes_RepliesComeFromWhereTheLastDatagramWasSentTo(t *testing.T) {
 
 func TestRoutes_AreBoundedAndThoseInUseAreKept(t *testing.T) {
 	key := func(i int) routeKey {
-		return routeKey{client4, netip.MustParseAddrPort("127.0.0.2:0"), connectionID{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}}
+		return routeKey{headertest.Client4, netip.MustParseAddrPort("127.0.0.2:0"), connectionID{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}}
 	}
 	full := new(routes)
 	for i := range routesKept {
@@ -337,7 +338,7 @@ func TestRoutes_AreBoundedAndThoseInUseAreKept(t *testing.T) {
 	require.Len(t, full.young, routesKept)
 	require.Empty(t, full.old)
 
-	used := routeKey{client: client4, peer: netip.MustParseAddrPort("127.0.0.2:1")}
+	used := routeKey{client: headertest.Client4, peer: netip.MustParseAddrPort("127.0.0.2:1")}
 	r := new(routes)
 	kept, lost := r.keep(used, new(route)), r.keep(key(-1), new(route))
 	require.Same(t, lost, r.keep(key(-1), new(route)))
@@ -365,14 +366,14 @@ func TestRoutes_AreBoundedAndThoseInUseAreKept(t *testing.T) {
 func TestRoutes_GetOldWhileClientsCome(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.2")
-	pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+	pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 	c.routes.turnedAt = monotime.Now().Add(-routeKept)
 	turn := c.routes.turn
-	pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+	pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 	assert.Equal(t, turn, c.routes.turn)
-	pass(t, peer, c, "127.0.0.1", headerUDP(client6, server6)+"a")
+	pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client6, headertest.Server6)+"a")
 	assert.Equal(t, turn+1, c.routes.turn)
-	pass(t, peer, c, "127.0.0.1", headerUDP(netip.AddrPortFrom(client4.Addr(), 7), server4)+"a")
+	pass(t, peer, c, "127.0.0.1", headertest.UDP(netip.AddrPortFrom(headertest.Client4.Addr(), 7), headertest.Server4)+"a")
 	assert.Equal(t, turn+1, c.routes.turn)
 }
 
@@ -381,7 +382,7 @@ func TestRoutes_FollowAConnectionThatChangesItsIDBetweenMoves(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	first, second, third := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	header := headerUDP(client4, server4)
+	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	_, kept := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00")) // a restart
@@ -397,7 +398,7 @@ func TestRoutes_OfAPortThatIsUsedAgainAreNotMixed(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	first, second := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	header := headerUDP(netip.AddrPortFrom(client4.Addr(), 0), server4)
+	header := headertest.UDP(netip.AddrPortFrom(headertest.Client4.Addr(), 0), headertest.Server4)
 	_, one := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00")) // forgotten, and on through another port
@@ -422,7 +423,7 @@ func TestRoutes_SurviveAFloodOfConnectionIDs(t *testing.T) {
 	config, _ := testConfig(policy.On)
 	c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 	first, second, third, flood := listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2"), listenUDP(t, "127.0.0.2")
-	header, attacker := headerUDP(client4, server4), headerUDP(netip.MustParseAddrPort("203.0.113.99:1"), server4)
+	header, attacker := headertest.UDP(headertest.Client4, headertest.Server4), headertest.UDP(netip.MustParseAddrPort("203.0.113.99:1"), headertest.Server4)
 	_, kept := pass(t, first, c, "127.0.0.1", header+"\xc0initial")
 	_, _ = pass(t, first, c, "127.0.0.1", header+ofConnection("one\x00"))
 	_, _ = pass(t, second, c, "127.0.0.1", header+ofConnection("one\x00"))

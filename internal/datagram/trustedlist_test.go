@@ -20,6 +20,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // listOf is a list whose source answers like this, and what it logs. Its context ends with the
@@ -326,12 +327,12 @@ func TestTrustedList_IsNotAskedForWhatTheBytesDecide(t *testing.T) {
 	}{
 		{policy.On, quicLike, "missing"},
 		{policy.On, "", "missing"},
-		{policy.On, headerV2(client4, server4) + "x", "malformed"},
-		{policy.On, headerUDP(client4, server4)[:20], "malformed"},
-		{policy.On, headerUDP(client4, server4), "malformed"},
-		{policy.On, headerLocal() + headerLocal(), "duplicate"},
+		{policy.On, headertest.V2(headertest.Client4, headertest.Server4) + "x", "malformed"},
+		{policy.On, headertest.UDP(headertest.Client4, headertest.Server4)[:20], "malformed"},
+		{policy.On, headertest.UDP(headertest.Client4, headertest.Server4), "malformed"},
+		{policy.On, headertest.Local() + headertest.Local(), "duplicate"},
 		{policy.Unspecified, unixDatagram + "x", "malformed"},
-		{policy.Unspecified, headerLocal(), "malformed"},
+		{policy.Unspecified, headertest.Local(), "malformed"},
 	} {
 		config, logs := testConfig(test.mode, trusting(&asked, "127.0.0.2/32"))
 		c, peer := wrappedSocket(t, "udp", "127.0.0.1:0", config), listenUDP(t, "127.0.0.3")
@@ -371,13 +372,13 @@ func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 	}
 	send := func() {
 		t.Helper()
-		_, err := other.WriteTo([]byte(headerUDP(client4, server4)+"bad"), c.LocalAddr())
+		_, err := other.WriteTo([]byte(headertest.UDP(headertest.Client4, headertest.Server4)+"bad"), c.LocalAddr())
 		require.NoError(t, err)
 	}
-	_, first := pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+	_, first := pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 	for range 20 {
 		send()
-		_, again := pass(t, peer, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+		_, again := pass(t, peer, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 		require.Same(t, first, again)
 	}
 	require.EqualValues(t, 1, asked.Load(), "for all peers and datagrams")
@@ -387,9 +388,9 @@ func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, err := peer.WriteTo([]byte(headerUDP(client4, server4)+"bad"), c.LocalAddr())
+	_, err := peer.WriteTo([]byte(headertest.UDP(headertest.Client4, headertest.Server4)+"bad"), c.LocalAddr())
 	require.NoError(t, err)
-	_, changed := pass(t, other, c, "127.0.0.1", headerUDP(client4, server4)+"good")
+	_, changed := pass(t, other, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"good")
 	assert.Equal(t, policy.Trusted, changed.info.Trust)
 	assert.Equal(t, "untrusted", reasonsOf(logs)[20])
 	assert.NotContains(t, logs.All()[20].ContextMap(), "error", "the source trusts others")
@@ -407,10 +408,10 @@ func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 
 	answer.Store(&range3)
 	age(trustedFor)
-	_, changed = pass(t, other, c, "127.0.0.1", headerUDP(client4, server4)+"good")
+	_, changed = pass(t, other, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"good")
 	answer.Store(nil)
 	age(trustedFor)
-	_, still := pass(t, other, c, "127.0.0.1", headerUDP(client4, server4)+"a")
+	_, still := pass(t, other, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"a")
 	assert.Same(t, changed, still)
 	age(trustedAtMost)
 	send()
@@ -436,7 +437,7 @@ func TestPacketConn_ListsNoUntrustedPeersUnderOn(t *testing.T) {
 		config.Trusted, _ = policy.NewSet([]string{test.trusts})
 		c := wrappedSocket(t, "udp", "127.0.0.1:0", config)
 		for _, ip := range []string{"127.0.0.2", "127.0.0.3"} {
-			for _, datagram := range []string{"x", headerUDP(client4, server4) + "x"} {
+			for _, datagram := range []string{"x", headertest.UDP(headertest.Client4, headertest.Server4) + "x"} {
 				_, err := listenUDP(t, ip).WriteTo([]byte(datagram), c.LocalAddr())
 				require.NoError(t, err)
 			}

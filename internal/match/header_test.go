@@ -11,6 +11,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -27,9 +28,7 @@ type connection struct {
 func (c connection) info(t *testing.T) *conninfo.Info {
 	i := &conninfo.Info{Mode: c.mode, Peer: net.TCPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:4711"))}
 	if c.header != (wire.Header{}) {
-		encoded, err := wire.Append(nil, c.header, c.tlvs, false)
-		require.NoError(t, err)
-		r := wire.Decode(encoded, wire.MaxSize)
+		r := wire.Decode([]byte(headertest.TextWith(c.header, nil, false, c.tlvs...)), wire.MaxSize)
 		require.Equal(t, wire.Complete, r.State)
 		i.SetHeader(r.Header, r.TLVs)
 	}

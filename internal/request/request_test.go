@@ -28,17 +28,15 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/stream"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // headerOf returns a v2 header that names a client.
-func headerOf(t *testing.T, transport wire.Transport, tlvs ...wire.TLV) string {
+func headerOf(transport wire.Transport, tlvs ...wire.TLV) string {
 	h, err := wire.NewProxy(2, transport, netip.MustParseAddrPort("203.0.113.7:56324"), netip.MustParseAddrPort("198.51.100.9:8443"))
-	require.NoError(t, err)
-	b, err := wire.Append(nil, h, tlvs, false)
-	require.NoError(t, err)
-	return string(b)
+	return headertest.TextWith(h, err, false, tlvs...)
 }
 
 // oneConn is a listener with one connection in memory.
@@ -109,14 +107,14 @@ func overQUIC(t *testing.T, mode policy.Mode, header string) *http.Request {
 }
 
 func TestConn_IsThatOfTheRequest(t *testing.T) {
-	r := overStream(t, headerOf(t, wire.Stream))
+	r := overStream(t, headerOf(wire.Stream))
 	c := Conn(r)
 	require.NotNil(t, c)
 	assert.Equal(t, "203.0.113.7:56324", c.RemoteAddr().String())
 	assert.Same(t, c.Info(), Info(r))
 	assert.Nil(t, QUICConn(r))
 
-	r = overQUIC(t, policy.On, headerOf(t, wire.Dgram))
+	r = overQUIC(t, policy.On, headerOf(wire.Dgram))
 	c = Conn(r)
 	require.NotNil(t, c)
 	assert.Equal(t, c, QUICConn(r))
@@ -189,7 +187,7 @@ func TestInstall_InErrorRoutesIfThereAreAny(t *testing.T) {
 // A connection over HTTP/3 with a header can only be another configuration's, if this one has no
 // packet wrapper.
 func TestInstall_RefusesAnotherConfigsConnection(t *testing.T) {
-	header := headerOf(t, wire.Dgram)
+	header := headerOf(wire.Dgram)
 	overTCP := overQUIC(t, policy.On, header)
 	overTCP.ProtoMajor = 2
 	for _, tt := range []struct {
@@ -229,7 +227,7 @@ func TestInstall_RefusesAnotherConfigsConnection(t *testing.T) {
 }
 
 func TestPlaceholders_OfAConnection(t *testing.T) {
-	c := Conn(overStream(t, headerOf(t, wire.Stream, wire.TLV{Type: wire.TypeAuthority, Value: []byte("a\n")})))
+	c := Conn(overStream(t, headerOf(wire.Stream, wire.TLV{Type: wire.TypeAuthority, Value: []byte("a\n")})))
 	require.NotNil(t, c)
 	for key, want := range map[string]any{
 		".mode": "on", ".present": true, ".version": 2, ".command": "PROXY", ".transport": "TCP4", ".port_zero": false,
@@ -259,7 +257,7 @@ func TestPlaceholders_TextsOfAListAreEscaped(t *testing.T) {
 	require.NoError(t, err)
 	tlvs, err := tlv.Encode([]tlv.Value{{Name: "ssl.client_cert", Text: base64.StdEncoding.EncodeToString(der)}})
 	require.NoError(t, err)
-	c := Conn(overStream(t, headerOf(t, wire.Stream, tlvs...)))
+	c := Conn(overStream(t, headerOf(wire.Stream, tlvs...)))
 	value, _ := PlaceholdersOf(c)(PlaceholderRoot + ".tlv.ssl.client_cert.san.dns_names")
 	assert.Equal(t, TextList{"a.test", `b\x0a`}, value)
 }
@@ -288,7 +286,7 @@ func TestPlaceholders_OfDirectConnectionHaveNoVersion(t *testing.T) {
 
 // All requests of a connection share one lookup.
 func TestPlaceholders_LookupIsKept(t *testing.T) {
-	c := Conn(overQUIC(t, policy.On, headerOf(t, wire.Dgram)))
+	c := Conn(overQUIC(t, policy.On, headerOf(wire.Dgram)))
 	require.Nil(t, c.Lookups().Load())
 	PlaceholdersOf(c)
 	require.NotNil(t, c.Lookups().Load())

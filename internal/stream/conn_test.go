@@ -23,6 +23,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -109,7 +110,7 @@ func TestConn_TakesHeaderAndDataInOneRead(t *testing.T) {
 		{"v1 under on", headerV1 + getRequest, getRequest, policy.On},
 		{"v2 under on", headerV2 + getRequest, getRequest, policy.On},
 		{"v1 under unspecified", headerV1 + getRequest, getRequest, policy.Unspecified},
-		{"LOCAL under on", headerRaw(0, 0, "") + getRequest, getRequest, policy.On},
+		{"LOCAL under on", headertest.Raw(0x20, 0, "") + getRequest, getRequest, policy.On},
 		{"no header under unspecified", getRequest, getRequest, policy.Unspecified},
 		{"no header under off", getRequest, getRequest, policy.Off},
 	}
@@ -459,8 +460,8 @@ func TestConn_AddressesOfTheHeader(t *testing.T) {
 		{"destination port 0", headerText(2, wire.Stream, clientAddr, "198.51.100.9:0"), policy.On, clientAddr, "198.51.100.9:0", false},
 		{"UNKNOWN", "PROXY UNKNOWN\r\n", policy.On, peerAddr.String(), socket, false},
 		{"UNKNOWN under unspecified", "PROXY UNKNOWN ::1 ::1 1 2\r\n", policy.Unspecified, peerAddr.String(), socket, false},
-		{"LOCAL", headerRaw(0, 0, ""), policy.On, peerAddr.String(), socket, false},
-		{"LOCAL with addresses", headerRaw(0, 0x11, headerV2[16:]), policy.Unspecified, peerAddr.String(), socket, false},
+		{"LOCAL", headertest.Raw(0x20, 0, ""), policy.On, peerAddr.String(), socket, false},
+		{"LOCAL with addresses", headertest.Raw(0x20, 0x11, headerV2[16:]), policy.Unspecified, peerAddr.String(), socket, false},
 		{"no header", getRequest, policy.Unspecified, peerAddr.String(), socket, false},
 		{"no header under off", getRequest, policy.Off, peerAddr.String(), socket, false},
 	}

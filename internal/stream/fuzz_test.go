@@ -13,6 +13,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -164,9 +165,9 @@ func FuzzConn(f *testing.F) {
 			seeds = append(seeds, header, header+getRequest, header+headerV1, header+headerV2, header[:len(header)-1])
 		}
 	}
-	seeds = append(seeds, nginxOverIPv4, nginxOverIPv6+getRequest, nginxOverUnix+getRequest, nginxOverUnix+headerV2)
+	seeds = append(seeds, headertest.NginxOverIPv4, headertest.NginxOverIPv6+getRequest, headertest.NginxOverUnix+getRequest, headertest.NginxOverUnix+headerV2)
 	seeds = append(seeds, lookalikes...)
-	seeds = append(seeds, "", headerText(2, wire.Stream, clientAddr, "0.0.0.0:443"), headerRaw(1, 0x11, strings.Repeat("\x00", 600)))
+	seeds = append(seeds, "", headerText(2, wire.Stream, clientAddr, "0.0.0.0:443"), headertest.Raw(0x21, 0x11, strings.Repeat("\x00", 600)))
 	for i, seed := range seeds {
 		f.Add([]byte(seed), []byte{}, uint16(i), uint16(len(seed)/2), byte(100))
 		f.Add([]byte(seed), []byte{0}, uint16(0), uint16(0), byte(0))

@@ -13,6 +13,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -82,15 +83,15 @@ var (
 	namelessHeaders = map[string]string{
 		"v1 UNKNOWN":                  "PROXY UNKNOWN\r\n",
 		"v1 UNKNOWN with addresses":   "PROXY UNKNOWN ffff:f:f::1 ::1 65535 65535\r\n",
-		"v2 LOCAL":                    headerRaw(0, 0x00, ""),
-		"v2 LOCAL with addresses":     headerRaw(0, 0x11, headerV2[16:]),
-		"v2 LOCAL with TLVs instead":  headerRaw(0, 0x11, "\x03\x00\x04\xa9\xb8\x7e\x8f"),
-		"v2 UNSPEC":                   headerRaw(1, 0x00, ""),
-		"v2 UNSPEC with a block":      headerRaw(1, 0x00, "anything"),
-		"v2 IPv4 without a transport": headerRaw(1, 0x10, headerV2[16:]),
-		"v2 stream without a family":  headerRaw(1, 0x01, headerV2[16:]),
-		"v2 AF_UNIX":                  headerRaw(1, 0x31, strings.Repeat("\x00", 216)),
-		"v2 AF_UNIX datagrams":        headerRaw(1, 0x32, strings.Repeat("/", 216)),
+		"v2 LOCAL":                    headertest.Raw(0x20, 0x00, ""),
+		"v2 LOCAL with addresses":     headertest.Raw(0x20, 0x11, headerV2[16:]),
+		"v2 LOCAL with TLVs instead":  headertest.Raw(0x20, 0x11, "\x03\x00\x04\xa9\xb8\x7e\x8f"),
+		"v2 UNSPEC":                   headertest.Raw(0x21, 0x00, ""),
+		"v2 UNSPEC with a block":      headertest.Raw(0x21, 0x00, "anything"),
+		"v2 IPv4 without a transport": headertest.Raw(0x21, 0x10, headerV2[16:]),
+		"v2 stream without a family":  headertest.Raw(0x21, 0x01, headerV2[16:]),
+		"v2 AF_UNIX":                  headertest.Raw(0x21, 0x31, strings.Repeat("\x00", 216)),
+		"v2 AF_UNIX datagrams":        headertest.Raw(0x21, 0x32, strings.Repeat("/", 216)),
 	}
 )
 
@@ -137,7 +138,7 @@ func TestHeader_DecisionTable(t *testing.T) {
 		for _, data := range data {
 			rows = append(rows, row{fmt.Sprintf("%s, then %q", name, data), header + data, client(data)})
 		}
-		for second, again := range map[string]string{"v1": headerV1, "v2": headerV2, "LOCAL": headerRaw(0, 0, ""), "UNKNOWN": "PROXY UNKNOWN\r\n", "a signature": "PROXY"} {
+		for second, again := range map[string]string{"v1": headerV1, "v2": headerV2, "LOCAL": headertest.Raw(0x20, 0, ""), "UNKNOWN": "PROXY UNKNOWN\r\n", "a signature": "PROXY"} {
 			rows = append(rows, row{name + ", then " + second, header + again, refusal("duplicate")})
 		}
 	}
@@ -145,7 +146,7 @@ func TestHeader_DecisionTable(t *testing.T) {
 		for _, data := range data {
 			rows = append(rows, row{fmt.Sprintf("%s, then %q", name, data), header + data, peer(data)})
 		}
-		for second, again := range map[string]string{"v1": headerV1, "v2": headerV2, "LOCAL": headerRaw(0, 0, "")} {
+		for second, again := range map[string]string{"v1": headerV1, "v2": headerV2, "LOCAL": headertest.Raw(0x20, 0, "")} {
 			rows = append(rows, row{name + ", then " + second, header + again, refusal("duplicate")})
 		}
 	}
@@ -159,10 +160,10 @@ func TestHeader_DecisionTable(t *testing.T) {
 		"v1 with a lone LF":       "PROXY TCP4 203.0.113.7 198.51.100.9 56324 8443\n",
 		"v1 of the wrong family":  "PROXY TCP6 203.0.113.7 198.51.100.9 56324 8443\r\n",
 		"v2 of version 3":         wire.SignatureV2 + "\x31\x11\x00\x00",
-		"v2 of an unknown kind":   headerRaw(2, 0x11, headerV2[16:]),
-		"v2 of an unknown family": headerRaw(1, 0x41, headerV2[16:]),
-		"v2 too short":            headerRaw(1, 0x11, "short"),
-		"v2 with a TLV too long":  headerRaw(1, 0x11, headerV2[16:]+"\x01\xff\xff"),
+		"v2 of an unknown kind":   headertest.Raw(0x22, 0x11, headerV2[16:]),
+		"v2 of an unknown family": headertest.Raw(0x21, 0x41, headerV2[16:]),
+		"v2 too short":            headertest.Raw(0x21, 0x11, "short"),
+		"v2 with a TLV too long":  headertest.Raw(0x21, 0x11, headerV2[16:]+"\x01\xff\xff"),
 		"v1 cut off":              headerV1[:len(headerV1)-1],
 		"v1 cut off early":        "PROXY",
 		"v2 cut off":              headerV2[:len(headerV2)-1],
@@ -172,7 +173,7 @@ func TestHeader_DecisionTable(t *testing.T) {
 	}
 	rows = append(rows,
 		row{"v2 with a wrong checksum", strings.Replace(headerWithChecksum(clientAddr, serverAddr), "\x21\x11", "\x21\x12", 1), refusal("checksum")},
-		row{"v2 larger than allowed", headerRaw(1, 0x11, strings.Repeat("\x00", 5000)), refusal("too_large")},
+		row{"v2 larger than allowed", headertest.Raw(0x21, 0x11, strings.Repeat("\x00", 5000)), refusal("too_large")},
 	)
 	for _, tt := range rows {
 		t.Run(tt.name, func(t *testing.T) {
@@ -189,7 +190,7 @@ func TestHeader_DecisionTable(t *testing.T) {
 }
 
 func TestHeader_OfAVersionNotAllowedIsRefused(t *testing.T) {
-	for version, other := range map[uint8][]string{1: {headerV2, headerRaw(0, 0, ""), wire.SignatureV2 + "nonsense", wire.SignatureV2}, 2: {headerV1, "PROXY UNKNOWN\r\n", "PROXYnonsense", "PROXY"}} {
+	for version, other := range map[uint8][]string{1: {headerV2, headertest.Raw(0x20, 0, ""), wire.SignatureV2 + "nonsense", wire.SignatureV2}, 2: {headerV1, "PROXY UNKNOWN\r\n", "PROXYnonsense", "PROXY"}} {
 		only := func(config *Config) { config.Version = version }
 		for _, in := range other {
 			everyWay(t, in, policy.On, refused("version"), only)
@@ -214,7 +215,7 @@ func TestHeader_OfAnUntrustedPeerUnderUnspecified(t *testing.T) {
 	}
 	assert.Equal(t, served(getRequest), run(getRequest))
 	assert.Equal(t, served("PROPFIND"), run("PROPFIND"))
-	for _, in := range []string{headerV1, headerV2, headerRaw(0, 0, ""), "PROXY", "PROXYnonsense"} {
+	for _, in := range []string{headerV1, headerV2, headertest.Raw(0x20, 0, ""), "PROXY", "PROXYnonsense"} {
 		assert.Equal(t, refused("untrusted"), run(in), "%q", in)
 	}
 }
@@ -229,7 +230,7 @@ func TestHeader_MarkDependsOnTheModeAlone(t *testing.T) {
 		{"a client under unspecified", headerV1, policy.Unspecified, true},
 		{"port 0 under on", headerText(2, wire.Stream, "203.0.113.7:0", serverAddr), policy.On, false},
 		{"port 0 under unspecified", headerText(2, wire.Stream, "203.0.113.7:0", serverAddr), policy.Unspecified, true},
-		{"LOCAL under unspecified", headerRaw(0, 0, ""), policy.Unspecified, false},
+		{"LOCAL under unspecified", headertest.Raw(0x20, 0, ""), policy.Unspecified, false},
 		{"no header under unspecified", getRequest, policy.Unspecified, false},
 		{"no header under off", getRequest, policy.Off, false},
 	} {
@@ -263,7 +264,7 @@ func TestHeader_Size(t *testing.T) {
 				assert.Len(t, c.info.TLVs().Values["0x04"], 2*fill, "in hexadecimal")
 			}
 			if maxSize < wire.MaxSize {
-				tooLarge := headerRaw(1, 0x11, strings.Repeat("\x00", maxSize+1-16))
+				tooLarge := headertest.Raw(0x21, 0x11, strings.Repeat("\x00", maxSize+1-16))
 				config, logs := testConfig(policy.On, limit)
 				socket := says(tooLarge[:16], tooLarge[16:])
 				c := wrapTrusted(socket, config)
@@ -296,7 +297,7 @@ func (c *dribbler) Read(p []byte) (int, error) {
 func TestBuffer_GrowsWithTheBytesReceived(t *testing.T) {
 	for _, maxSize := range []int{wire.MinMaxSize, 4096, wire.MaxSize} {
 		t.Run(fmt.Sprint(maxSize), func(t *testing.T) {
-			header := headerRaw(1, 0x11, headerV2[16:]+"\x04"+string([]byte{byte((maxSize - 31) >> 8), byte(maxSize - 31)})+strings.Repeat("x", maxSize-31))
+			header := headertest.Raw(0x21, 0x11, headerV2[16:]+"\x04"+string([]byte{byte((maxSize - 31) >> 8), byte(maxSize - 31)})+strings.Repeat("x", maxSize-31))
 			require.Len(t, header, maxSize)
 			config, logs := testConfig(policy.On, func(config *Config) { config.MaxHeaderSize = maxSize })
 			var c *conn

@@ -19,6 +19,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -33,7 +34,7 @@ func TestRefuse_IsStickyAndSilent(t *testing.T) {
 		{"forbidden header", headerV1, policy.Off, "forbidden", nil},
 		{"malformed header", "PROXY TCP4 nonsense\r\n", policy.Unspecified, "malformed", nil},
 		{"wrong checksum", headerText(2, wire.Stream, clientAddr, serverAddr, wire.TLV{Type: wire.TypeCRC32C, Value: make([]byte, 4)}), policy.On, "checksum", nil},
-		{"too large a header", headerRaw(1, 0x11, strings.Repeat("\x00", 600)), policy.On, "too_large", func(config *Config) { config.MaxHeaderSize = 536 }},
+		{"too large a header", headertest.Raw(0x21, 0x11, strings.Repeat("\x00", 600)), policy.On, "too_large", func(config *Config) { config.MaxHeaderSize = 536 }},
 		{"second header", headerV1 + headerV2, policy.On, "duplicate", nil},
 		{"second header, marked", headerV2 + headerV1, policy.Unspecified, "duplicate", nil},
 		{"version not allowed", headerV1, policy.On, "version", func(config *Config) { config.Version = 2 }},
@@ -334,7 +335,7 @@ func TestConn_KeepsThePeerItWasAcceptedFrom(t *testing.T) {
 		{"refused", policy.On, getRequest},
 		{"no header", policy.Unspecified, getRequest},
 		{"no header under off", policy.Off, getRequest},
-		{"LOCAL", policy.On, headerRaw(0, 0, "") + getRequest},
+		{"LOCAL", policy.On, headertest.Raw(0x20, 0, "") + getRequest},
 	}
 	for _, tt := range tests {
 		for name, after := range map[string]net.Addr{"nil": nil, "panics": badAddr{}, "nil TCP address": (*net.TCPAddr)(nil)} {

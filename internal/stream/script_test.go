@@ -22,6 +22,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -45,41 +46,14 @@ var (
 // headerText encodes a header with addresses.
 func headerText(version uint8, transport wire.Transport, src, dst string, tlvs ...wire.TLV) string {
 	h, err := wire.NewProxy(version, transport, netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst))
-	if err != nil {
-		panic(err)
-	}
-	b, err := wire.Append(nil, h, tlvs, false)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
-}
-
-// headerRaw returns a v2 header with this command, this byte for family and transport, and this block.
-func headerRaw(command, family byte, block string) string {
-	return wire.SignatureV2 + string([]byte{0x20 | command, family, byte(len(block) >> 8), byte(len(block))}) + block
+	return headertest.TextWith(h, err, false, tlvs...)
 }
 
 // headerWithChecksum returns a v2 header with a checksum.
 func headerWithChecksum(src, dst string, tlvs ...wire.TLV) string {
 	h, err := wire.NewProxy(2, wire.Stream, netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst))
-	if err != nil {
-		panic(err)
-	}
-	b, err := wire.Append(nil, h, tlvs, true)
-	if err != nil {
-		panic(err)
-	}
-	return string(b)
+	return headertest.TextWith(h, err, true, tlvs...)
 }
-
-// The headers that nginx 1.22.1 writes in a chain: the client of the header before it, and its own
-// address as the destination. ngx_proxy_protocol_write in its src/core/ngx_proxy_protocol.c.
-const (
-	nginxOverIPv4 = "PROXY TCP6 2001:db8::7 127.0.0.1 51234 21120\r\n"
-	nginxOverIPv6 = "PROXY TCP4 203.0.113.7 ::1 51234 21120\r\n"
-	nginxOverUnix = "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n"
-)
 
 // sharedStats are the Stats of all tests that do not count, because making new ones is slow.
 var sharedStats = record.NewStats()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -27,13 +28,13 @@ var watches = []struct {
 	{"off", policy.Off, "", "forbidden"},
 	{"on v1", policy.On, headerV1, "duplicate"},
 	{"on v2", policy.On, headerV2, "duplicate"},
-	{"on LOCAL", policy.On, headerRaw(0, 0, ""), "duplicate"},
+	{"on LOCAL", policy.On, headertest.Raw(0x20, 0, ""), "duplicate"},
 	{"on UNKNOWN", policy.On, "PROXY UNKNOWN\r\n", "duplicate"},
 	{"unspecified v2", policy.Unspecified, headerV2, "duplicate"},
 }
 
 func TestWatch_RefusesAHeaderHoweverItIsCut(t *testing.T) {
-	seconds := []string{headerV1, headerV2, "PROXY UNKNOWN\r\n", headerRaw(0, 0, ""), "PROXY", wire.SignatureV2, "PROXYnonsense"}
+	seconds := []string{headerV1, headerV2, "PROXY UNKNOWN\r\n", headertest.Raw(0x20, 0, ""), "PROXY", wire.SignatureV2, "PROXYnonsense"}
 	for _, tt := range watches {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, second := range seconds {
