@@ -98,7 +98,7 @@ func TestPacketConn_ChecksWhatFollowsAKnownHeader(t *testing.T) {
 		assert.Equal(t, "b", payload)
 		assert.Same(t, first, second)
 	}
-	assert.Equal(t, []string{"malformed", "duplicate", "malformed", "duplicate"}, reasonsOf(logs))
+	assert.Equal(t, []string{"malformed", "duplicate", "malformed", "duplicate"}, logs.Reasons())
 	assert.EqualValues(t, 2, counted(config, policy.On, "v2", record.Malformed))
 	assert.EqualValues(t, 2, counted(config, policy.On, "v2", record.Duplicate))
 }
@@ -171,7 +171,7 @@ func TestPacketConn_TrustEndsWithTheConfig(t *testing.T) {
 	require.NoError(t, err)
 	payload, _ := pass(t, listenUDP(t, "127.0.0.3"), c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"good")
 	assert.Equal(t, "good", payload)
-	assert.Equal(t, []string{"untrusted"}, reasonsOf(logs))
+	assert.Equal(t, []string{"untrusted"}, logs.Reasons())
 }
 
 // Datagrams are not checked then, and no part is taken from them.

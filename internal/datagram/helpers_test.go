@@ -2,7 +2,6 @@ package datagram
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -11,11 +10,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/listenertest"
 )
 
 // patience bounds every wait for something that must happen.
@@ -49,28 +47,6 @@ func needIPv6(t testing.TB) {
 	socket.Close()
 }
 
-// logLines are the lines that a config has logged. Its methods wait for lines that are queued.
-type logLines struct {
-	*observer.ObservedLogs
-	log *record.Log
-}
-
-func (l *logLines) All() []observer.LoggedEntry {
-	l.log.Flush()
-	return l.ObservedLogs.All()
-}
-
-// reasonsOf returns the reasons of the refusals that were logged.
-func reasonsOf(logs *logLines) []string {
-	reasons := []string{}
-	for _, entry := range logs.All() {
-		if reason, ok := entry.ContextMap()["reason"].(string); ok {
-			reasons = append(reasons, reason)
-		}
-	}
-	return reasons
-}
-
 // counted returns how many datagrams of an outcome a config has counted.
 func counted(config *Config, mode policy.Mode, version string, o record.Outcome) (total uint64) {
 	config.Stats.Each(func(m policy.Mode, v string, outcome record.Outcome, n uint64) {
@@ -81,25 +57,13 @@ func counted(config *Config, mode policy.Mode, version string, o record.Outcome)
 	return total
 }
 
-// trustedSource is a source that trusts these ranges; asked counts its calls.
-func trustedSource(asked *atomic.Int32, ranges ...string) policy.Source {
-	return func(context.Context, net.Addr) []netip.Prefix {
-		asked.Add(1)
-		var prefixes []netip.Prefix
-		for _, s := range ranges {
-			prefixes = append(prefixes, netip.MustParsePrefix(s))
-		}
-		return prefixes
-	}
-}
-
 // testConfig returns a config that logs everything, with stats of its own, and its log.
-func testConfig(mode policy.Mode, options ...func(*Config)) (*Config, *logLines) {
-	core, logs := observer.New(zap.DebugLevel)
+func testConfig(mode policy.Mode, options ...func(*Config)) (*Config, *listenertest.Logs) {
+	log, logs := listenertest.NewLog(true)
 	config := &Config{
 		Policy:        policy.Policy{Mode: mode},
 		MaxHeaderSize: 4096,
-		Recorder:      record.Recorder{Log: record.NewLog(zap.New(core), true), Stats: record.NewStats()},
+		Recorder:      record.Recorder{Log: log, Stats: record.NewStats()},
 	}
 	for _, option := range options {
 		option(config)
@@ -107,20 +71,19 @@ func testConfig(mode policy.Mode, options ...func(*Config)) (*Config, *logLines)
 	if config.Source != nil {
 		config.TrustedList = NewTrustedList(context.Background(), config.Source, zap.NewNop())
 	}
-	return config, &logLines{ObservedLogs: logs, log: config.Log}
+	return config, logs
 }
 
 // quietConfig returns a config as in production, where headers are not logged.
 func quietConfig(mode policy.Mode) *Config {
 	config, _ := testConfig(mode)
-	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	config.Log = record.NewLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)), true)
+	config.Log = listenertest.QuietLog(true)
 	return config
 }
 
 // trusting is an option: a source that trusts these ranges; asked counts its calls.
 func trusting(asked *atomic.Int32, ranges ...string) func(*Config) {
-	return func(c *Config) { c.Source = trustedSource(asked, ranges...) }
+	return func(c *Config) { c.Source = listenertest.Source(asked, ranges...) }
 }
 
 // wrappedSocket is a wrapped socket at an address of this machine, with a config.

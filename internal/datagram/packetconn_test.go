@@ -19,6 +19,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/listenertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -195,10 +196,10 @@ func TestPacketConn_DropsWhatBreaksThePolicy(t *testing.T) {
 			d := datagram{bytes: []byte(test.datagram), from: netip.MustParseAddrPort("127.0.0.1:7")}
 			assert.Equal(t, test.reason == "", c.accept(&d) != nil)
 			if test.reason == "" {
-				assert.Empty(t, reasonsOf(logs))
+				assert.Empty(t, logs.Reasons())
 				return
 			}
-			require.Equal(t, []string{test.reason}, reasonsOf(logs))
+			require.Equal(t, []string{test.reason}, logs.Reasons())
 			if test.err != "" {
 				assert.Equal(t, test.err, logs.All()[0].ContextMap()["error"])
 			}
@@ -305,26 +306,6 @@ func TestPacketConn_OnlyTheSocketsOwnErrorsSurface(t *testing.T) {
 
 // Fuzzing
 
-// packetMemory is a socket that has one datagram and then ends.
-type packetMemory struct {
-	net.PacketConn
-	says string
-	from net.Addr
-}
-
-func (c *packetMemory) LocalAddr() net.Addr {
-	return &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443}
-}
-
-func (c *packetMemory) ReadFrom(p []byte) (int, net.Addr, error) {
-	if c.from == nil {
-		return 0, nil, net.ErrClosed
-	}
-	from := c.from
-	c.from = nil
-	return copy(p, c.says), from, nil
-}
-
 // FuzzDatagram compares what becomes of a datagram with the decision table, written down a
 // second time.
 func FuzzDatagram(f *testing.F) {
@@ -344,7 +325,7 @@ func FuzzDatagram(f *testing.F) {
 		if trusting {
 			peer = "192.0.2.1:7"
 		}
-		c := newPacketConn(&packetMemory{says: string(says), from: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer))}, false)
+		c := newPacketConn(&listenertest.OneDatagram{Data: string(says), From: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(peer))}, false)
 		c.config.Store(config)
 		var p [2000]byte
 		n, addr, err := c.ReadFrom(p[:])

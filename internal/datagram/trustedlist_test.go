@@ -341,7 +341,7 @@ func TestTrustedList_IsNotAskedForWhatTheBytesDecide(t *testing.T) {
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 		_, _, err = c.ReadFrom(make([]byte, 10))
 		require.Error(t, err)
-		assert.Equal(t, []string{test.reason}, reasonsOf(logs), test.datagram)
+		assert.Equal(t, []string{test.reason}, logs.Reasons(), test.datagram)
 	}
 	assert.Zero(t, asked.Load())
 }
@@ -382,7 +382,7 @@ func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 		require.Same(t, first, again)
 	}
 	require.EqualValues(t, 1, asked.Load(), "for all peers and datagrams")
-	require.Equal(t, "untrusted", reasonsOf(logs)[19])
+	require.Equal(t, "untrusted", logs.Reasons()[19])
 	peers, _ := config.Stats.SeenPeers()
 	require.Equal(t, []netip.Addr{peer2}, peers, "others may be forged")
 
@@ -392,7 +392,7 @@ func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 	require.NoError(t, err)
 	_, changed := pass(t, other, c, "127.0.0.1", headertest.UDP(headertest.Client4, headertest.Server4)+"good")
 	assert.Equal(t, policy.Trusted, changed.info.Trust)
-	assert.Equal(t, "untrusted", reasonsOf(logs)[20])
+	assert.Equal(t, "untrusted", logs.Reasons()[20])
 	assert.NotContains(t, logs.All()[20].ContextMap(), "error", "the source trusts others")
 
 	answer.Store(&empty)
@@ -418,7 +418,7 @@ func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 	_, _, err = c.ReadFrom(make([]byte, 10))
 	require.Error(t, err)
-	reasons := reasonsOf(logs)
+	reasons := logs.Reasons()
 	assert.Equal(t, "io", reasons[len(reasons)-1])
 	assert.Contains(t, fmt.Sprint(logs.All()[len(logs.All())-1].ContextMap()["error"]), "panic: of a test")
 }

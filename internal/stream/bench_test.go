@@ -11,13 +11,12 @@ import (
 	mastercactapus "github.com/mastercactapus/proxyprotocol"
 	pires "github.com/pires/go-proxyproto"
 	"github.com/stretchr/testify/assert"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/cputime"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/listenertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -48,8 +47,7 @@ func (c *memoryConn) SetWriteDeadline(time.Time) error { return nil }
 // quietConfig returns a configuration as in production, where headers are not logged.
 func quietConfig(mode policy.Mode) *Config {
 	config, _ := testConfig(mode)
-	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	config.Log = record.NewLog(zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel)), false)
+	config.Log = listenertest.QuietLog(false)
 	config.Timeout = 5 * time.Second
 	return config
 }

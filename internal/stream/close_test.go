@@ -210,7 +210,7 @@ func TestClose_WhileWatchingLogsOnce(t *testing.T) {
 	c := wrapTrusted(socket, config)
 	socket.after = func() { c.Close() }
 	readOnce(c, 100)
-	reasons := loggedReasons(logs)
+	reasons := logs.Reasons()
 	assert.Len(t, reasons, 1)
 	for o := range record.Outcomes {
 		if config.Stats.Total(o) > 0 {
@@ -230,7 +230,7 @@ func TestClose_ThenAPanicOfTheSocketCountsOnce(t *testing.T) {
 	assert.ErrorIs(t, readOnce(c, 100).err, record.ErrRefused)
 	assert.EqualValues(t, 1, config.Stats.Total(record.Client))
 	assert.Zero(t, config.Stats.Total(record.IO))
-	assert.Empty(t, loggedReasons(logs))
+	assert.Empty(t, logs.Reasons())
 }
 
 // A read that ends without bytes because of Close counts the connection, which Close could not.
@@ -247,7 +247,7 @@ func TestClose_WhileASilentReadEndsCountsOnce(t *testing.T) {
 		assert.EqualValues(t, 1, config.Stats.Total(record.Silent), mode)
 		require.NoError(t, c.Close())
 		assert.EqualValues(t, 1, config.Stats.Total(record.Silent), mode)
-		assert.Equal(t, []string{"silent"}, loggedReasons(logs), mode)
+		assert.Equal(t, []string{"silent"}, logs.Reasons(), mode)
 	}
 }
 
@@ -310,7 +310,7 @@ func TestClose_WhileRefusedCountsTheRefusal(t *testing.T) {
 		for o := range record.Outcomes {
 			assert.EqualValues(t, map[bool]int{true: 1}[o == want], config.Stats.Total(o), "%q: %s", said, o)
 		}
-		assert.Equal(t, []string{want.String()}, loggedReasons(logs))
+		assert.Equal(t, []string{want.String()}, logs.Reasons())
 		assert.Len(t, config.Stats.LastRefusals(), 1)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/listenertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -235,7 +236,7 @@ func TestConn_SocketErrorsBehindTheHeaderAreNotSticky(t *testing.T) {
 			}
 			assert.Equal(t, tt.want, got)
 			assert.NotZero(t, errs)
-			assert.Empty(t, loggedReasons(logs))
+			assert.Empty(t, logs.Reasons())
 		})
 	}
 }
@@ -257,16 +258,16 @@ func TestConn_EndOfConnection(t *testing.T) {
 		{"behind data", headerV1 + "data", map[policy.Mode]string{policy.On: ":data", policy.Off: "forbidden", policy.Unspecified: ":data"}},
 		{"behind a request", getRequest, map[policy.Mode]string{policy.On: "missing", policy.Off: ":" + getRequest, policy.Unspecified: ":" + getRequest}},
 	}
-	check := func(t *testing.T, c *conn, logs *testLogs, want string) {
+	check := func(t *testing.T, c *conn, logs *listenertest.Logs, want string) {
 		got := soon(t, func() result { return readAll(c) })
 		if handedOn, ok := strings.CutPrefix(want, ":"); ok {
 			assert.Equal(t, result{handedOn, nil}, got)
-			assert.Empty(t, loggedReasons(logs))
+			assert.Empty(t, logs.Reasons())
 			assert.Equal(t, result{"", io.EOF}, readOnce(c, 10), "the end stays the end")
 		} else {
 			assert.ErrorIs(t, got.err, record.ErrRefused)
 			assert.Empty(t, got.data)
-			assert.Equal(t, []string{want}, loggedReasons(logs))
+			assert.Equal(t, []string{want}, logs.Reasons())
 		}
 	}
 	for _, tt := range tests {

@@ -151,7 +151,7 @@ func TestDeadline_ShorterThanTheTimeoutIsNotSticky(t *testing.T) {
 					assert.Equal(t, result{"data", nil}, got)
 					host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
 					assert.Equal(t, "203.0.113.7", host)
-					assert.Empty(t, loggedReasons(logs))
+					assert.Empty(t, logs.Reasons())
 				})
 			}
 		}
@@ -284,14 +284,14 @@ func TestDeadline_ThatCannotBeSetIsARefusal(t *testing.T) {
 			broken.err = errors.New("broken")
 		}
 		assert.Equal(t, result{"", broken.err}, readOnce(c, 100))
-		assert.Equal(t, []string{want}, loggedReasons(logs))
+		assert.Equal(t, []string{want}, logs.Reasons())
 		assert.ErrorIs(t, readOnce(c, 100).err, record.ErrRefused)
 	}
 	for _, name := range []string{"RemoteAddr", "LocalAddr", "Write", "ReadFrom"} {
 		config, logs := testConfig(policy.On)
 		c := wrapTrusted(&noReadDeadline{Conn: says(headerV1), err: errors.New("broken")}, config)
 		_ = calls[name](c)
-		assert.Equal(t, []string{"silent"}, loggedReasons(logs), name)
+		assert.Equal(t, []string{"silent"}, logs.Reasons(), name)
 		assert.Equal(t, peerAddr, c.RemoteAddr(), name)
 	}
 	for _, name := range []string{"RemoteAddr", "LocalAddr", "Write", "ReadFrom"} {
@@ -301,7 +301,7 @@ func TestDeadline_ThatCannotBeSetIsARefusal(t *testing.T) {
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute))) // the caller's is replaced
 		broken.err = errors.New("broken")
 		_ = calls[name](c)
-		assert.Equal(t, []string{"silent"}, loggedReasons(logs), name)
+		assert.Equal(t, []string{"silent"}, logs.Reasons(), name)
 		assert.Equal(t, peerAddr, c.RemoteAddr(), name)
 	}
 }
@@ -517,11 +517,11 @@ func TestTimeout_RefusesUnlessAHeaderIsOptional(t *testing.T) {
 							if sent == "" {
 								reason = "silent"
 							}
-							assert.Equal(t, []string{reason}, loggedReasons(logs))
+							assert.Equal(t, []string{reason}, logs.Reasons())
 						} else {
 							assert.NoError(t, err)
 							assert.Equal(t, stateWatching, c.state.Load())
-							assert.Empty(t, loggedReasons(logs))
+							assert.Empty(t, logs.Reasons())
 						}
 					})
 				})
@@ -551,7 +551,7 @@ func TestTimeout_FirstUseAfterItIsRefused(t *testing.T) {
 		send(client, headerV1)
 		time.Sleep(6 * time.Second)
 		assert.Equal(t, "pipe", c.RemoteAddr().String())
-		assert.Equal(t, []string{"silent"}, loggedReasons(logs), "nothing was received")
+		assert.Equal(t, []string{"silent"}, logs.Reasons(), "nothing was received")
 	})
 }
 
@@ -571,7 +571,7 @@ func TestTimeout_RefusesAHeaderReadTooLate(t *testing.T) {
 				c.acceptedAt = c.acceptedAt.Add(-2 * config.Timeout)
 				send(client, headerV1)
 				assert.Equal(t, c.info.Peer, soon(t, c.RemoteAddr))
-				assert.Equal(t, []string{"timeout"}, loggedReasons(logs))
+				assert.Equal(t, []string{"timeout"}, logs.Reasons())
 			})
 		}
 	}
@@ -615,7 +615,7 @@ func TestTimeout_EndsADribbler(t *testing.T) {
 						start := time.Now()
 						_ = calls[call](c)
 						assert.Equal(t, config.Timeout, time.Since(start))
-						assert.Equal(t, []string{"timeout"}, loggedReasons(logs))
+						assert.Equal(t, []string{"timeout"}, logs.Reasons())
 						assert.ErrorIs(t, <-done, io.ErrClosedPipe)
 					})
 				})
@@ -641,7 +641,7 @@ func TestTimeout_EndsWithTheHeader(t *testing.T) {
 				time.Sleep(time.Hour)
 				send(client, "data")
 				assert.Equal(t, result{"data", nil}, <-read)
-				assert.Empty(t, loggedReasons(logs))
+				assert.Empty(t, logs.Reasons())
 			})
 		})
 	}
@@ -659,7 +659,7 @@ func TestTimeout_OfTheSocketItselfIsARefusal(t *testing.T) {
 					_ = calls[name](c)
 					assert.ErrorIs(t, readOnce(c, 100).err, record.ErrRefused)
 					assert.Equal(t, peerAddr, c.RemoteAddr())
-					assert.Equal(t, []string{want}, loggedReasons(logs))
+					assert.Equal(t, []string{want}, logs.Reasons())
 				})
 			}
 		}
@@ -672,6 +672,6 @@ func TestTimeout_SocketErrorAfterItIsNoTimeout(t *testing.T) {
 		socket := &script{events: []event{{"", errReset}}}
 		c := newConn(socket, config, mode, policy.Trusted, monotime.Now().Add(-2*config.Timeout))
 		assert.Equal(t, error(errReset), readOnce(c, 100).err, mode)
-		assert.Equal(t, []string{"silent"}, loggedReasons(logs), mode)
+		assert.Equal(t, []string{"silent"}, logs.Reasons(), mode)
 	}
 }

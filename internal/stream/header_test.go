@@ -14,6 +14,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/listenertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -37,7 +38,7 @@ func served(handedOn string) outcome {
 
 // outcomeOf reads a scripted connection to its end, with reads of this size, and goes on after
 // timeouts. It asks for the address before the first read if addrFirst is set.
-func outcomeOf(t testing.TB, c *conn, logs *testLogs, size int, addrFirst bool) outcome {
+func outcomeOf(t testing.TB, c *conn, logs *listenertest.Logs, size int, addrFirst bool) outcome {
 	if addrFirst {
 		c.RemoteAddr()
 	}
@@ -54,7 +55,7 @@ func outcomeOf(t testing.TB, c *conn, logs *testLogs, size int, addrFirst bool) 
 		}
 	}
 	o.remote, o.local = c.RemoteAddr().String(), c.LocalAddr().String()
-	switch reasons := loggedReasons(logs); len(reasons) {
+	switch reasons := logs.Reasons(); len(reasons) {
 	case 0:
 		require.NotEqual(t, stateRefused, c.state.Load(), "refused without a log line")
 	case 1:

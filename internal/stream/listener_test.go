@@ -84,7 +84,7 @@ func TestListener_AcceptsTheNextAfterARefusal(t *testing.T) {
 	assert.True(t, stranger.closed)
 	assert.Zero(t, stranger.reads, "refused before a byte is read")
 	assert.Empty(t, stranger.written)
-	assert.Equal(t, []string{"untrusted", "untrusted"}, loggedReasons(logs))
+	assert.Equal(t, []string{"untrusted", "untrusted"}, logs.Reasons())
 	assert.EqualValues(t, 2, config.Stats.Total(record.Untrusted))
 	peers, _ := config.Stats.SeenPeers()
 	assert.Equal(t, []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")}, peers, "trusted or not")
@@ -138,7 +138,7 @@ func TestListener_RefusesTLSConnections(t *testing.T) {
 		assert.Equal(t, io.EOF, err)
 		assert.True(t, socket.closed)
 		assert.Zero(t, socket.reads)
-		assert.Equal(t, []string{"io"}, loggedReasons(logs))
+		assert.Equal(t, []string{"io"}, logs.Reasons())
 		entry := logs.All()[0]
 		assert.Equal(t, zap.WarnLevel, entry.Level)
 		assert.Contains(t, entry.ContextMap()["error"], "put 'proxy_protocol_mode' before 'tls'")
@@ -156,7 +156,7 @@ func TestListener_SurvivesPanicsOfConnections(t *testing.T) {
 			require.NotPanics(t, func() { accepted, _ = l.Accept() })
 			require.NotNil(t, accepted)
 			assert.Same(t, whole, accepted.(*conn).NetConn())
-			require.Equal(t, []string{"io"}, loggedReasons(logs))
+			require.Equal(t, []string{"io"}, logs.Reasons())
 			assert.Contains(t, logs.All()[0].ContextMap()["error"], "connection is broken")
 		})
 	}
@@ -164,7 +164,7 @@ func TestListener_SurvivesPanicsOfConnections(t *testing.T) {
 		config, logs := testConfig(policy.On)
 		l := &Listener{Listener: &scriptedListener{conns: []net.Conn{struct{ net.Conn }{}}, err: io.EOF}, Config: config}
 		require.NotPanics(t, func() { l.Accept() })
-		assert.Equal(t, []string{"io"}, loggedReasons(logs))
+		assert.Equal(t, []string{"io"}, logs.Reasons())
 	})
 }
 
@@ -198,6 +198,6 @@ func TestListener_WrapsRealConnections(t *testing.T) {
 		assert.Empty(t, got.data)
 		ln.Close()
 		assert.Error(t, wait(t, accepting))
-		assert.Equal(t, []string{"untrusted"}, loggedReasons(logs))
+		assert.Equal(t, []string{"untrusted"}, logs.Reasons())
 	})
 }

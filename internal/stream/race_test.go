@@ -188,7 +188,7 @@ func TestConn_ConcurrentUse(t *testing.T) {
 				c.Close()
 				assert.Contains(t, []string{peer, clientAddr, "203.0.113.7:0"}, c.RemoteAddr().String())
 			}
-			assert.LessOrEqual(t, len(loggedReasons(logs)), 300, "no more than one refusal each")
+			assert.LessOrEqual(t, len(logs.Reasons()), 300, "no more than one refusal each")
 		})
 	}
 }

@@ -78,7 +78,7 @@ func TestRefuse_IsStickyAndSilent(t *testing.T) {
 					assert.Empty(t, got.data, "the peer is told nothing")
 					assert.NotErrorIs(t, got.err, os.ErrDeadlineExceeded, "the connection is closed")
 
-					require.Equal(t, []string{tt.reason}, loggedReasons(logs), "logged once")
+					require.Equal(t, []string{tt.reason}, logs.Reasons(), "logged once")
 					entry := logs.FilterMessageSnippet("refused connection").All()[0]
 					fields := entry.ContextMap()
 					assert.Equal(t, zap.WarnLevel, entry.Level)
@@ -96,7 +96,7 @@ func TestRefuse_EmptyConnectionIsNoWarning(t *testing.T) {
 	config, logs := testConfig(policy.On)
 	c := wrapTrusted(says(), config)
 	c.RemoteAddr()
-	require.Equal(t, []string{"silent"}, loggedReasons(logs))
+	require.Equal(t, []string{"silent"}, logs.Reasons())
 	assert.Equal(t, zap.DebugLevel, logs.All()[0].Level)
 }
 
@@ -104,7 +104,7 @@ func TestRefuse_EndWithinASignatureIsMissing(t *testing.T) {
 	for _, said := range []string{"P", "\r", "PROX", "\r\n\r\n"} {
 		config, logs := testConfig(policy.On)
 		readAll(wrapTrusted(says(said), config))
-		assert.Equal(t, []string{"missing"}, loggedReasons(logs), "%q", said)
+		assert.Equal(t, []string{"missing"}, logs.Reasons(), "%q", said)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestRefuse_AfterTheHeaderRestoresTheSocketsAddresses(t *testing.T) {
 	local := c.LocalAddr()
 	_, err := c.Read(make([]byte, 100))
 	require.ErrorIs(t, err, record.ErrRefused)
-	assert.Equal(t, []string{"duplicate"}, loggedReasons(logs))
+	assert.Equal(t, []string{"duplicate"}, logs.Reasons())
 	assert.Equal(t, socketAddr.String(), local.String())
 	assert.Equal(t, peerAddr.String(), c.RemoteAddr().String())
 }
@@ -155,7 +155,7 @@ func TestRefuse_SocketErrorBeforeTheHeader(t *testing.T) {
 					assert.ErrorIs(t, readOnce(c, 100).err, record.ErrRefused)
 					require.NoError(t, c.Close())
 
-					require.Equal(t, []string{tt.want}, loggedReasons(logs))
+					require.Equal(t, []string{tt.want}, logs.Reasons())
 					assert.NotEmpty(t, logs.All()[0].ContextMap()["error"], "it says how the socket failed")
 					assert.EqualValues(t, 1, config.Stats.Total(outcomeNamed(tt.want)))
 					assert.Len(t, config.Stats.LastRefusals(), map[bool]int{true: 1}[tt.want == "io"])
@@ -211,7 +211,7 @@ func TestRefuse_PanicOfTheSocket(t *testing.T) {
 				assert.Equal(t, stateRefused, c.state.Load())
 				assert.Equal(t, peerAddr, c.RemoteAddr())
 				assert.ErrorIs(t, calls["Read"](c), record.ErrRefused)
-				assert.Len(t, loggedReasons(logs), 1)
+				assert.Len(t, logs.Reasons(), 1)
 			})
 		}
 	}
@@ -236,7 +236,7 @@ func TestRefuse_PanicOfLocalAddr(t *testing.T) {
 	config, logs := testConfig(policy.Unspecified)
 	c := newConn(&brokenByRead{Conn: says()}, config, policy.Unspecified, policy.Trusted, monotime.Now())
 	assert.NotPanics(t, func() { c.RemoteAddr() })
-	assert.Equal(t, []string{"io"}, loggedReasons(logs))
+	assert.Equal(t, []string{"io"}, logs.Reasons())
 }
 
 // wearingOut is a connection whose SetReadDeadline panics after some calls.
@@ -259,7 +259,7 @@ func TestRefuse_PanicBehindTheDeadlineOfTheCaller(t *testing.T) {
 	c := wrapTrusted(&wearingOut{&script{events: []event{{"", errDeadline}}}, 2}, config)
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(-time.Second)))
 	assert.ErrorIs(t, readOnce(c, 100).err, record.ErrRefused)
-	assert.Equal(t, []string{"io"}, loggedReasons(logs))
+	assert.Equal(t, []string{"io"}, logs.Reasons())
 }
 
 // liar is a connection whose Read reports more bytes than fit, or fewer than none.
@@ -297,7 +297,7 @@ func TestRefuse_SocketThatReadsTheImpossible(t *testing.T) {
 				assert.Zero(t, n)
 				assert.ErrorIs(t, err, record.ErrRefused)
 				assert.Equal(t, stateRefused, c.state.Load())
-				assert.Equal(t, []string{"io"}, loggedReasons(logs))
+				assert.Equal(t, []string{"io"}, logs.Reasons())
 			})
 		}
 	}
@@ -348,7 +348,7 @@ func TestConn_KeepsThePeerItWasAcceptedFrom(t *testing.T) {
 					assert.Equal(t, peerAddr.String(), entry.ContextMap()["peer"])
 				}
 				if tt.name == "refused" {
-					assert.Equal(t, []string{"missing"}, loggedReasons(logs))
+					assert.Equal(t, []string{"missing"}, logs.Reasons())
 					assert.Equal(t, peerAddr, config.Stats.LastRefusals()[0].Peer)
 				}
 			})

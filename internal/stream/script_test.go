@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/netip"
@@ -16,13 +15,12 @@ import (
 
 	"github.com/gaissmai/bart"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/listenertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -59,51 +57,18 @@ func headerWithChecksum(src, dst string, tlvs ...wire.TLV) string {
 var sharedStats = record.NewStats()
 
 // testConfig returns a configuration that logs everything, and whose timeout no test reaches.
-func testConfig(mode policy.Mode, options ...func(*Config)) (*Config, *testLogs) {
-	core, logs := observer.New(zap.DebugLevel)
-	logger := zap.New(core)
+func testConfig(mode policy.Mode, options ...func(*Config)) (*Config, *listenertest.Logs) {
+	log, logs := listenertest.NewLog(false)
 	config := &Config{
 		Policy:        policy.Policy{Mode: mode},
 		Timeout:       time.Hour,
 		MaxHeaderSize: 4096,
-		Recorder:      record.Recorder{Log: record.NewLog(logger, false), Stats: sharedStats},
+		Recorder:      record.Recorder{Log: log, Stats: sharedStats},
 	}
 	for _, option := range options {
 		option(config)
 	}
-	return config, &testLogs{logs, config.Log}
-}
-
-// testLogs are the logged lines, including those that are queued.
-type testLogs struct {
-	*observer.ObservedLogs
-	log *record.Log
-}
-
-func (l *testLogs) All() []observer.LoggedEntry {
-	l.log.Flush()
-	return l.ObservedLogs.All()
-}
-
-func (l *testLogs) TakeAll() []observer.LoggedEntry {
-	l.log.Flush()
-	return l.ObservedLogs.TakeAll()
-}
-
-func (l *testLogs) Len() int {
-	l.log.Flush()
-	return l.ObservedLogs.Len()
-}
-
-// loggedReasons returns the reasons of the refusals that were logged.
-func loggedReasons(logs *testLogs) []string {
-	reasons := []string{}
-	for _, entry := range logs.All() {
-		if reason, ok := entry.ContextMap()["reason"].(string); ok {
-			reasons = append(reasons, reason)
-		}
-	}
-	return reasons
+	return config, logs
 }
 
 // outcomeNamed returns the outcome of this name.
@@ -139,21 +104,9 @@ func rangeSet(t testing.TB, ranges ...string) *bart.Lite {
 	return set
 }
 
-// sourceOf returns a source that trusts these ranges. asked counts its calls.
-func sourceOf(asked *atomic.Int32, ranges ...string) policy.Source {
-	return func(context.Context, net.Addr) []netip.Prefix {
-		asked.Add(1)
-		var prefixes []netip.Prefix
-		for _, s := range ranges {
-			prefixes = append(prefixes, netip.MustParsePrefix(s))
-		}
-		return prefixes
-	}
-}
-
 // withSource returns an option that sets a source that trusts these ranges. asked counts its calls.
 func withSource(asked *atomic.Int32, ranges ...string) func(*Config) {
-	return func(config *Config) { config.SetSource(sourceOf(asked, ranges...)) }
+	return func(config *Config) { config.SetSource(listenertest.Source(asked, ranges...)) }
 }
 
 // event is the result of one read of a scripted connection, or of several reads if the data does

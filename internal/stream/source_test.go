@@ -90,7 +90,7 @@ func TestSource_PanicIsARefusal(t *testing.T) {
 				socket := says(headerV1)
 				c := newConn(socket, config, mode, policy.AskSource, monotime.Now())
 				require.NotPanics(t, func() { call(c) })
-				assert.Equal(t, []string{"io"}, loggedReasons(logs))
+				assert.Equal(t, []string{"io"}, logs.Reasons())
 				assert.Contains(t, logs.All()[0].ContextMap()["error"], "source is broken")
 				assert.True(t, socket.closed)
 				assert.Empty(t, socket.written)
@@ -133,7 +133,7 @@ func TestSource_IsGivenAsMuchTimeAsTheHeaderHas(t *testing.T) {
 		c := newConn(says(headerV1), config, policy.On, policy.AskSource, monotime.Now())
 		time.Sleep(2 * time.Second)
 		assert.Equal(t, peerAddr, c.RemoteAddr())
-		assert.Equal(t, []string{"timeout"}, loggedReasons(logs))
+		assert.Equal(t, []string{"timeout"}, logs.Reasons())
 		time.Sleep(time.Hour)
 	})
 }
@@ -176,7 +176,7 @@ func TestSource_IsLeftWhenTheConnectionIsClosed(t *testing.T) {
 				policy.On:          {"silent", "connection ended before its first byte"},
 				policy.Unspecified: {"io", "connection failed before its PROXY protocol header"},
 			}[mode]
-			require.Equal(t, []string{want.reason}, loggedReasons(logs))
+			require.Equal(t, []string{want.reason}, logs.Reasons())
 			assert.Equal(t, zap.DebugLevel, logs.FilterMessage(want.message).All()[0].Level, "this server closed it")
 		})
 	}
@@ -197,6 +197,6 @@ func TestSource_OfAClosedConnectionIsNotWaitedFor(t *testing.T) {
 		began := time.Now()
 		assert.Equal(t, peerAddr, c.RemoteAddr())
 		assert.Zero(t, time.Since(began))
-		assert.Equal(t, []string{"io"}, loggedReasons(logs))
+		assert.Equal(t, []string{"io"}, logs.Reasons())
 	})
 }

@@ -50,7 +50,7 @@ func TestWatch_RefusesAHeaderHoweverItIsCut(t *testing.T) {
 							got := readOnce(c, size)
 							require.ErrorIs(t, got.err, record.ErrRefused, "%q by %d", in, size)
 							require.Empty(t, got.data, "%q by %d", in, size)
-							require.Equal(t, []string{tt.reason}, loggedReasons(logs))
+							require.Equal(t, []string{tt.reason}, logs.Reasons())
 							require.Equal(t, peerAddr, c.RemoteAddr())
 						}
 					}
@@ -89,7 +89,7 @@ func TestWatch_ReturnsRequestsThatBeginLikeAHeader(t *testing.T) {
 							got += r.data
 						}
 						require.Equal(t, request, got, "%q by %d", in, size)
-						require.Empty(t, loggedReasons(logs))
+						require.Empty(t, logs.Reasons())
 					}
 				}
 			}
@@ -159,11 +159,11 @@ func TestWatch_GoesOnAfterTheTimeout(t *testing.T) {
 						got := <-read
 						if tt.want != "" {
 							assert.Equal(t, result{tt.want, nil}, got)
-							assert.Empty(t, loggedReasons(logs))
+							assert.Empty(t, logs.Reasons())
 						} else {
 							assert.ErrorIs(t, got.err, record.ErrRefused)
 							assert.Empty(t, got.data)
-							assert.Equal(t, tt.reason[mode], loggedReasons(logs))
+							assert.Equal(t, tt.reason[mode], logs.Reasons())
 						}
 						assert.Equal(t, "pipe", c.RemoteAddr().String())
 					})
