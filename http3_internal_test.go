@@ -14,13 +14,14 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // Each request over HTTP/3 passes the guard or is answered with the error 421. The guard asks
 // twice, and the source of trusted peers may answer something else the second time.
 func TestHTTP3_GuardPassesOnWhatFits(t *testing.T) {
-	accepted := acceptedAddr(t, packetConfig(Off), "203.0.113.7:1", "")
+	accepted := datagramtest.Accepted(t, datagramtest.Config(Off), "203.0.113.7:1", "")
 	for _, test := range []struct {
 		name     string
 		mode     Mode
@@ -43,12 +44,12 @@ func TestHTTP3_GuardPassesOnWhatFits(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
 			own := caddyhttp.Route{Group: "the server's own"}
 			server := &caddyhttp.Server{Routes: caddyhttp.RouteList{own}}
-			refuseUnwrapped(server, packetConfig(test.mode), zap.New(core))
+			refuseUnwrapped(server, datagramtest.Config(test.mode), zap.New(core))
 			require.Len(t, server.Routes, 2)
 			assert.Equal(t, own, server.Routes[1])
 			route := server.Routes[0]
 
-			r := requestFrom(test.accepted, test.remote)
+			r := datagramtest.Request(test.accepted, test.remote)
 			r.ProtoMajor = test.major
 			matched, err := route.MatcherSets[0][0].(caddyhttp.RequestMatcherWithError).MatchWithError(r)
 			require.NoError(t, err)
@@ -79,7 +80,7 @@ func TestHTTP3_GuardPassesOnWhatFits(t *testing.T) {
 // with a header.
 func TestHTTP3_ServerWithoutWrapperServesNoConnWithHeader(t *testing.T) {
 	accepted := func(header string) *datagram.Addr {
-		return acceptedAddr(t, packetConfig(On), "192.0.2.1:7", header)
+		return datagramtest.Accepted(t, datagramtest.Config(On), "192.0.2.1:7", header)
 	}
 	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	for _, test := range []struct {
@@ -97,7 +98,7 @@ func TestHTTP3_ServerWithoutWrapperServesNoConnWithHeader(t *testing.T) {
 		{"over TCP", true, 2, accepted(header), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := requestFrom(test.accepted, "203.0.113.7:1")
+			r := datagramtest.Request(test.accepted, "203.0.113.7:1")
 			r.ProtoMajor = test.major
 			server := new(caddyhttp.Server)
 			request.Install(server, test.streams)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
@@ -53,7 +54,7 @@ func TestSockets_ForgetConfigurationsThatAreGone(t *testing.T) {
 
 // provisioned is a packet wrapper of a server whose sockets have these keys.
 func provisioned(t *testing.T, mode Mode, keys ...string) *PacketConnWrapper {
-	pw := &PacketConnWrapper{config: packetConfig(mode), serverName: t.Name(), keys: make(socketKeys), unwrap: true}
+	pw := &PacketConnWrapper{config: datagramtest.Config(mode), serverName: t.Name(), keys: make(socketKeys), unwrap: true}
 	for _, key := range keys {
 		pw.keys[key] = true
 	}

@@ -17,17 +17,16 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
-	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/stream"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -62,48 +61,11 @@ func overStream(t *testing.T, header string) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, c.LocalAddr()))
 }
 
-// oneDatagram is a socket that gets one datagram and is then closed.
-type oneDatagram struct {
-	net.PacketConn
-	from net.Addr
-	data string
-}
-
-func (*oneDatagram) LocalAddr() net.Addr { return &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443} }
-
-func (c *oneDatagram) ReadFrom(p []byte) (int, net.Addr, error) {
-	if c.from == nil {
-		return 0, nil, net.ErrClosed
-	}
-	from := c.from
-	c.from = nil
-	return copy(p, c.data), from, nil
-}
-
-// owner is the owner of a socket.
-type owner struct{ config *datagram.Config }
-
-func (*owner) Owns(string) bool                           { return false }
-func (o *owner) ConfigOf(netip.AddrPort) *datagram.Config { return o.config }
-
 // overQUIC returns a request of a connection that the packet wrapper accepted under this mode, with a
 // datagram that begins with a header unless that is empty.
 func overQUIC(t *testing.T, mode policy.Mode, header string) *http.Request {
-	config := &datagram.Config{
-		Policy: policy.Policy{Mode: mode}, MaxHeaderSize: 4096,
-		Recorder: record.Recorder{Log: record.NewLog(zap.NewNop(), true), Stats: record.NewStats()},
-	}
-	socket := &oneDatagram{from: net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:7")), data: header + "x"}
-	c := datagram.Sockets.Wrap(socket, "", false, &owner{config})
-	var p [10]byte
-	_, addr, err := c.ReadFrom(p[:])
-	require.NoError(t, err)
-	_, _, err = c.ReadFrom(p[:])
-	require.ErrorIs(t, err, net.ErrClosed) // the socket is forgotten
-	r := httptest.NewRequest(http.MethodGet, "/", nil)
-	r.ProtoMajor = 3
-	r.RemoteAddr = addr.String()
-	return r.WithContext(context.WithValue(r.Context(), http3.RemoteAddrContextKey, addr))
+	accepted := datagramtest.Accepted(t, datagramtest.Config(mode), "192.0.2.1:7", header)
+	return datagramtest.Request(accepted, accepted.String())
 }
 
 func TestConn_IsThatOfTheRequest(t *testing.T) {

@@ -1,4 +1,4 @@
-package proxyprotocol
+package request
 
 import (
 	"net"
@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/request"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
@@ -37,15 +38,15 @@ func TestRequest_HasTheBeginningsFactsAndThePresentClient(t *testing.T) {
 		{"empty", "203.0.113.7:1", false, "", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			config := packetConfig(On)
+			config := datagramtest.Config(policy.On)
 			if test.marked {
-				config = packetConfig(Unspecified)
+				config = datagramtest.Config(policy.Unspecified)
 			}
 			header := headertest.UDP(netip.MustParseAddrPort(test.accepted), headertest.Server4)
-			accepted := acceptedAddr(t, config, "192.0.2.1:7", header)
+			accepted := datagramtest.Accepted(t, config, "192.0.2.1:7", header)
 			require.Equal(t, test.accepted, accepted.String())
 			require.Equal(t, test.marked, accepted.Info().Marked())
-			c := request.QUICConn(requestFrom(accepted, strings.Clone(test.now)))
+			c := QUICConn(datagramtest.Request(accepted, strings.Clone(test.now)))
 			if !test.known {
 				assert.Nil(t, c)
 				return
@@ -53,11 +54,11 @@ func TestRequest_HasTheBeginningsFactsAndThePresentClient(t *testing.T) {
 			require.NotNil(t, c)
 			assert.Same(t, accepted.Info(), c.Info())
 			assert.Equal(t, test.now, c.RemoteAddr().String())
-			port, _ := request.PlaceholdersOf(c)("http.proxy_protocol.client_port")
+			port, _ := PlaceholdersOf(c)("http.proxy_protocol.client_port")
 			_, want, err := net.SplitHostPort(test.now)
 			require.NoError(t, err)
 			assert.Equal(t, want, port)
-			marked, _ := request.PlaceholdersOf(c)("http.proxy_protocol.port_zero")
+			marked, _ := PlaceholdersOf(c)("http.proxy_protocol.port_zero")
 			assert.Equal(t, test.marked, marked)
 		})
 	}
@@ -66,15 +67,15 @@ func TestRequest_HasTheBeginningsFactsAndThePresentClient(t *testing.T) {
 // Its datagrams were not checked.
 func TestRequest_ConnectionIsNotKnownWithoutConfig(t *testing.T) {
 	header := headertest.UDP(headertest.Client4, headertest.Server4)
-	a := acceptedAddr(t, packetConfig(On), "192.0.2.1:7", header)
-	r := requestFrom(a, a.String())
-	assert.Same(t, a, request.AcceptedFrom(r))
-	assert.NotNil(t, request.QUICConn(r))
-	a = acceptedAddr(t, nil, "192.0.2.1:7", header)
-	r = requestFrom(a, a.String())
-	assert.Same(t, a, request.AcceptedFrom(r))
-	assert.Nil(t, request.Conn(r))
+	a := datagramtest.Accepted(t, datagramtest.Config(policy.On), "192.0.2.1:7", header)
+	r := datagramtest.Request(a, a.String())
+	assert.Same(t, a, AcceptedFrom(r))
+	assert.NotNil(t, QUICConn(r))
+	a = datagramtest.Accepted(t, nil, "192.0.2.1:7", header)
+	r = datagramtest.Request(a, a.String())
+	assert.Same(t, a, AcceptedFrom(r))
+	assert.Nil(t, Conn(r))
 	r = httptest.NewRequest(http.MethodGet, "/", nil)
-	assert.Nil(t, request.AcceptedFrom(r))
-	assert.Nil(t, request.Conn(r))
+	assert.Nil(t, AcceptedFrom(r))
+	assert.Nil(t, Conn(r))
 }
