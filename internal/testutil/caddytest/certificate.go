@@ -33,16 +33,9 @@ type ServerCertificate struct {
 var Certificate = sync.OnceValue(func() (c ServerCertificate) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	Must(err)
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "proxyprotocol test"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(24 * time.Hour),
-		DNSNames:              []string{"localhost", "*.test"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-	}
+	template := authorityTemplate("proxyprotocol test")
+	template.DNSNames = []string{"localhost", "*.test"}
+	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	Must(err)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
@@ -53,6 +46,18 @@ var Certificate = sync.OnceValue(func() (c ServerCertificate) {
 	c.roots.AppendCertsFromPEM(c.CertPEM)
 	return c
 })
+
+// authorityTemplate returns the template of a certificate that can sign others.
+func authorityTemplate(name string) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(24 * time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+	}
+}
 
 // CertificateFiles writes the server certificate to files, and returns the arguments of the site
 // directive `tls <cert> <key>`.
@@ -92,14 +97,7 @@ type Authority struct {
 var ClientCA = sync.OnceValue(func() (ca Authority) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	Must(err)
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "proxyprotocol test clients"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(24 * time.Hour),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-	}
+	template := authorityTemplate("proxyprotocol test clients")
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	Must(err)
 	ca.Certificate, err = x509.ParseCertificate(der)

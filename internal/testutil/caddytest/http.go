@@ -1,7 +1,6 @@
 package caddytest
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"io"
@@ -85,10 +84,15 @@ func TryGet(t testing.TB, tr Transport, e Endpoint, preamble, path string) (*htt
 	if err != nil {
 		return nil, "", err
 	}
+	body, err := readBody(response)
+	return response, body, err
+}
+
+// readBody reads and closes the body of a response.
+func readBody(response *http.Response) (string, error) {
 	defer response.Body.Close()
-	var body bytes.Buffer
-	_, err = body.ReadFrom(response.Body)
-	return response, body.String(), err
+	body, err := io.ReadAll(response.Body)
+	return string(body), err
 }
 
 // Session sends requests over one connection that begins with a preamble.
@@ -140,10 +144,9 @@ func (s *Session) Get(path string, header ...string) (*http.Response, string) {
 	}
 	response, err := s.Client.Do(r)
 	require.NoError(s.t, err)
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
+	body, err := readBody(response)
 	require.NoError(s.t, err)
-	return response, string(body)
+	return response, body
 }
 
 // Present makes the client present a certificate in TLS handshakes.

@@ -1,7 +1,6 @@
 package caddytest
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"io"
@@ -77,10 +76,8 @@ func (c *HTTP3Client) Try(ctx context.Context, method, path string, body io.Read
 	if err != nil {
 		return nil, "", err
 	}
-	defer response.Body.Close()
-	var text bytes.Buffer
-	_, err = text.ReadFrom(response.Body)
-	return response, text.String(), err
+	text, err := readBody(response)
+	return response, text, err
 }
 
 // Get requests a path, and returns the response and its body.

@@ -111,12 +111,17 @@ func (l Logs) Find(want Fields) []Fields {
 // WaitFor waits until there is an entry with all wanted fields, and returns the first.
 func (l Logs) WaitFor(t testing.TB, want Fields) Fields {
 	t.Helper()
-	var found []Fields
+	return waitForEntries(t, l.Find, want)[0]
+}
+
+// waitForEntries waits until find returns entries for these wanted fields.
+func waitForEntries(t testing.TB, find func(want Fields) []Fields, want Fields) (found []Fields) {
+	t.Helper()
 	Eventually(t, func() bool {
-		found = l.Find(want)
+		found = find(want)
 		return len(found) > 0
 	}, "no log entry with %v", want)
-	return found[0]
+	return found
 }
 
 // Refusals returns the entries of the listener wrapper about refusals so far that have all wanted
@@ -135,11 +140,7 @@ func (l Logs) Refusals(want Fields) []Fields {
 // must be only one.
 func (l Logs) WaitForRefusal(t testing.TB, want Fields) Fields {
 	t.Helper()
-	var found []Fields
-	Eventually(t, func() bool {
-		found = l.Refusals(want)
-		return len(found) > 0
-	}, "no refusal with %v", want)
+	found := waitForEntries(t, l.Refusals, want)
 	require.Len(t, found, 1)
 	return found[0]
 }
