@@ -34,7 +34,7 @@ type datagram struct {
 func (d *datagram) parse(checked bool) {
 	size := 0
 	if checked {
-		size = headerSize(d.bytes)
+		size = min(len(d.bytes), wire.AnnouncedSize(d.bytes))
 	}
 	d.header, d.payload = d.bytes[:size], d.bytes[size:]
 	switch via := d.via.(type) {
@@ -43,20 +43,6 @@ func (d *datagram) parse(checked bool) {
 		d.from = via.AddrPort()
 	default:
 		d.from, _ = netip.ParseAddrPort(d.via.String())
-	}
-}
-
-// headerSize returns the size of the header at the beginning of a datagram, 0 if there is none,
-// or the size of the datagram if the header is incomplete.
-func headerSize(b []byte) int {
-	const fixed = len(wire.SignatureV2) + 4
-	switch {
-	case !hasHeader(b):
-		return 0
-	case len(b) < fixed:
-		return len(b)
-	default:
-		return min(len(b), fixed+int(b[fixed-2])<<8+int(b[fixed-1]))
 	}
 }
 

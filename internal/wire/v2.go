@@ -9,6 +9,9 @@ import (
 // version and command, a byte with family and transport, and the length of the rest.
 const fixedSizeV2 = len(SignatureV2) + 4
 
+// atLengthV2 is the offset of the length in v2 headers.
+const atLengthV2 = len(SignatureV2) + 2
+
 // Sizes of the v2 address blocks (section 2.2).
 const (
 	addrsSizeIPv4 = 2*4 + 2*2
@@ -22,7 +25,6 @@ func decodeV2(b []byte, maxSize int, r *Result) {
 	const (
 		atCommand = len(SignatureV2)
 		atFamily  = atCommand + 1
-		atLength  = atCommand + 2
 	)
 	h := &r.Header
 	h.version = 2
@@ -54,9 +56,9 @@ func decodeV2(b []byte, maxSize int, r *Result) {
 		return
 	}
 
-	size := fixedSizeV2 + int(binary.BigEndian.Uint16(b[atLength:]))
+	size := fixedSizeV2 + int(binary.BigEndian.Uint16(b[atLengthV2:]))
 	if size > maxSize {
-		*r = invalid(2, ProblemTooLarge, atLength)
+		*r = invalid(2, ProblemTooLarge, atLengthV2)
 		return
 	}
 	addrsSize, skip := 0, false
@@ -71,7 +73,7 @@ func decodeV2(b []byte, maxSize int, r *Result) {
 		addrsSize = addrsSizeUnix
 	}
 	if size < fixedSizeV2+addrsSize {
-		*r = invalid(2, ProblemLength, atLength)
+		*r = invalid(2, ProblemLength, atLengthV2)
 		return
 	}
 	if len(b) < size {

@@ -7,6 +7,8 @@
 // [Absent].
 package wire
 
+import "encoding/binary"
+
 // The signatures, with which headers of each version begin (section 2.2, "Identifying the
 // protocol version").
 const (
@@ -81,6 +83,19 @@ func Signature(b []byte) (State, uint8) {
 		return Undecided, 0
 	default:
 		return Absent, 0
+	}
+}
+
+// AnnouncedSize returns the size that the v2 header at the start of b announces, in bytes. It returns
+// 0 if there is no v2 header, and the number of bytes in b if they end before the announced length.
+func AnnouncedSize(b []byte) int {
+	switch {
+	case !hasPrefix(b, SignatureV2):
+		return 0
+	case len(b) < fixedSizeV2:
+		return len(b)
+	default:
+		return fixedSizeV2 + int(binary.BigEndian.Uint16(b[atLengthV2:]))
 	}
 }
 
