@@ -1,15 +1,12 @@
 package proxyprotocol
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
@@ -42,57 +39,20 @@ func (adminStatus) serve(w http.ResponseWriter, r *http.Request) error {
 	return json.NewEncoder(w).Encode(currentStatus())
 }
 
-// described is a module that uses listeners: a ListenerWrapper or a PacketConnWrapper.
-type described interface {
-	// describe returns what the status shows of the module's configuration.
-	describe() (mode Mode, trustedSource string, ranges []ModeRanges)
-}
+// listening is a module that uses listeners: a ListenerWrapper or a PacketConnWrapper.
+type listening interface{ listenerSettings() statusapi.Settings }
 
 func currentStatus() statusapi.Status {
 	s := statusapi.Status{Listeners: []statusapi.Listener{}}
 	record.Listeners.Each(func(key record.Key, stats *record.Stats, user any) {
-		s.Listeners = append(s.Listeners, statusOf(key, stats, user.(described)))
+		s.Listeners = append(s.Listeners, statusapi.ListenerOf(key, user.(listening).listenerSettings(), stats))
 	})
 	return s
-}
-
-func statusOf(key record.Key, stats *record.Stats, user described) statusapi.Listener {
-	mode, trustedSource, ranges := user.describe()
-	everyone := "any"
-	if mode == Off {
-		everyone = "none"
-	}
-	l := statusapi.Listener{
-		Server:         key.Server,
-		Address:        key.Address,
-		Mode:           mode.String(),
-		TrustedProxies: cmp.Or(trustedSource, everyone),
-		Outcomes:       make(map[string]uint64),
-		Refusals:       []statusapi.Refusal{},
-	}
-	for _, r := range ranges {
-		l.Ranges = append(l.Ranges, statusapi.Ranges{Mode: r.Mode.String(), Ranges: r.Ranges})
-	}
-	for o := range record.Outcomes {
-		if n := stats.Total(o); n > 0 {
-			l.Outcomes[o.String()] = n
-		}
-	}
-	for _, r := range stats.LastRefusals() {
-		l.Refusals = append(l.Refusals, statusapi.Refusal{Time: r.Time.Format(time.RFC3339Nano), Peer: conninfo.AddrString(r.Peer), Reason: r.Reason.String(), Bytes: r.Hex()})
-	}
-	peers, more := stats.SeenPeers()
-	l.Peers = statusapi.Peers{Count: len(peers), More: more, Addresses: []string{}}
-	for _, peer := range peers {
-		l.Peers.Addresses = append(l.Peers.Addresses, peer.String())
-	}
-	l.Hints = l.FindHints()
-	return l
 }
 
 // Interface guards
 var (
 	_ caddy.AdminRouter = (*adminStatus)(nil)
-	_ described         = (*ListenerWrapper)(nil)
-	_ described         = (*PacketConnWrapper)(nil)
+	_ listening         = (*ListenerWrapper)(nil)
+	_ listening         = (*PacketConnWrapper)(nil)
 )

@@ -11,6 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 	"github.com/portzero/caddy-proxy-protocol/internal/stream"
 )
 
@@ -71,9 +73,10 @@ type ListenerWrapper struct {
 	// Version 2 headers are not affected.
 	MismatchedDestination string `json:"mismatched_destination,omitempty"`
 
-	serverName    string
-	trustedSource string // the module of trusted_proxies, if there is one
-	config        *stream.Config
+	serverName string
+	settings   statusapi.Settings
+	config     *stream.Config
+	payloads   request.Payloads
 }
 
 const (
@@ -108,9 +111,10 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	lw.config = config
+	lw.config, lw.payloads = config, request.PayloadsOf(ctx, server)
 	if server != nil {
-		if err := prepareServer(ctx, server, &config.Policy, lw.HTTP3 == allowed, logger); err != nil {
+		lw.settings.HTTP3, err = prepareServer(ctx, server, &config.Policy, lw.HTTP3 == allowed, logger)
+		if err != nil {
 			return err
 		}
 	}
@@ -123,7 +127,8 @@ func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	config := *lw.config
 	address := listenAddress(l.Addr())
 	config.Stats = record.Listeners.Acquire(record.Key{Server: lw.serverName, Address: address}, lw)
-	announce(config.Log, address, &config.Policy, lw.trustedSource, lw.Ranges)
+	config.Payload = lw.payloads.On(l.Addr())
+	lw.settings.Announce(config.Log, address)
 	return &stream.Listener{Listener: l, Config: &config}
 }
 
@@ -144,10 +149,8 @@ func (lw *ListenerWrapper) Cleanup() error {
 	return nil
 }
 
-// describe implements described.
-func (lw *ListenerWrapper) describe() (Mode, string, []ModeRanges) {
-	return lw.Mode, lw.trustedSource, lw.Ranges
-}
+// listenerSettings implements listening.
+func (lw *ListenerWrapper) listenerSettings() statusapi.Settings { return lw.settings }
 
 // compile validates the configuration and returns the config of its listeners.
 func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, logger *zap.Logger) (*stream.Config, error) {
@@ -175,7 +178,9 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 	); err != nil {
 		return nil, err
 	}
-	config.Policy, lw.trustedSource, err = compilePolicy(ctx, lw, server, lw.Mode, ranges, lw.TrustedProxiesRaw)
+	var source string
+	config.Policy, source, err = compilePolicy(ctx, lw, server, lw.Mode, ranges, lw.TrustedProxiesRaw)
+	lw.settings = settingsOf(&config.Policy, source, lw.Ranges)
 	return config, err
 }
 

@@ -12,8 +12,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
-	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -164,31 +164,13 @@ func checkAllow(value, otherwise string) error {
 	return nil
 }
 
-// announce logs the configuration of a listener when the listener opens. The log of a listener
-// without a wrapper has no such line.
-func announce(log *record.Log, address string, p *policy.Policy, sourceName string, ranges []ModeRanges) {
-	const most = 20 // ranges in a line
-	fields := []zap.Field{zap.String("address", address), zap.Stringer("mode", p.Mode)}
-	switch {
-	case p.Trusted != nil:
-		fields = append(fields, zap.Strings("trusted_proxies", p.TrustedRanges(most)))
-	case p.Source != nil:
-		fields = append(fields, zap.String("trusted_proxies", sourceName))
-	case p.Mode != Off:
-		fields = append(fields, zap.String("trusted_proxies", "any"))
+// settingsOf returns what the status and the log show of a wrapper's policy.
+func settingsOf(p *policy.Policy, source string, ranges []ModeRanges) statusapi.Settings {
+	var shown []statusapi.Ranges
+	for _, r := range ranges {
+		shown = append(shown, statusapi.Ranges{Mode: r.Mode.String(), Ranges: r.Ranges})
 	}
-	for _, mode := range []Mode{On, Off, Unspecified} {
-		var of []string
-		for _, r := range ranges {
-			if *r.Mode == mode {
-				of = append(of, r.Ranges...)
-			}
-		}
-		if len(of) > 0 {
-			fields = append(fields, zap.Strings("ranges_"+mode.String(), of[:min(len(of), most)]))
-		}
-	}
-	log.Info("checking PROXY protocol headers", fields...)
+	return statusapi.SettingsOf(p, source, shown)
 }
 
 // warnOfPolicy logs warnings about a policy that is valid but may not be what the operator wants.

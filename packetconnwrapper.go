@@ -19,6 +19,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
 // PacketConnWrapper reads the PROXY protocol header (v2) at the beginning of each datagram,
@@ -61,12 +62,12 @@ type PacketConnWrapper struct {
 	// one datagram.
 	MaxHeaderSize *int `json:"max_header_size,omitempty"`
 
-	serverName    string
-	trustedSource string     // the module of trusted_proxies, if there is one
-	keys          socketKeys // of the server's sockets
-	config        *datagram.Config
-	logger        *zap.Logger
-	unwrap        bool // no other wrapper is below this one
+	serverName string
+	settings   statusapi.Settings
+	keys       socketKeys // of the server's sockets
+	config     *datagram.Config
+	logger     *zap.Logger
+	unwrap     bool // no other wrapper is below this one
 }
 
 // CaddyModule returns the Caddy module information.
@@ -158,10 +159,13 @@ func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server
 	if err := checkMaxHeaderSize(config.MaxHeaderSize); err != nil {
 		return nil, fieldError("max_header_size", err)
 	}
-	config.Policy, pw.trustedSource, err = compilePolicy(ctx, pw, server, pw.Mode, ranges, pw.TrustedProxiesRaw)
+	var source string
+	config.Policy, source, err = compilePolicy(ctx, pw, server, pw.Mode, ranges, pw.TrustedProxiesRaw)
 	if err != nil {
 		return nil, err
 	}
+	pw.settings = settingsOf(&config.Policy, source, pw.Ranges)
+	pw.settings.HTTP3 = "checked"
 	if pw.Mode == On && config.TrustsAnyone() {
 		return nil, fieldError("trusted_proxies", errNobodyTrusted)
 	}
@@ -236,14 +240,12 @@ func (s socketsOf) ConfigOf(addr netip.AddrPort) *datagram.Config {
 	config := *s.pw.config
 	address := record.DatagramPrefix + addr.String()
 	config.Stats = record.Listeners.Acquire(record.Key{Server: s.pw.serverName, Address: address}, s.pw)
-	announce(config.Log, address, &config.Policy, s.pw.trustedSource, s.pw.Ranges)
+	s.pw.settings.Announce(config.Log, address)
 	return &config
 }
 
-// describe implements described.
-func (pw *PacketConnWrapper) describe() (Mode, string, []ModeRanges) {
-	return pw.Mode, pw.trustedSource, pw.Ranges
-}
+// listenerSettings implements listening.
+func (pw *PacketConnWrapper) listenerSettings() statusapi.Settings { return pw.settings }
 
 // socketKeys are the keys by which Caddy opens sockets: a network for datagrams, and host
 // and port as they are written in the configuration, like "udp4/0.0.0.0:443". Caddy passes a

@@ -32,17 +32,27 @@ func serverOf(ctx caddy.Context) (server *caddyhttp.Server, name string, logger 
 
 // prepareServer checks a server with the listener wrapper of this policy, installs the
 // placeholders, disables HTTP/3 where it would bypass the wrapper, unless that is allowed, and
-// logs warnings.
-func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy, http3Allowed bool, logger *zap.Logger) error {
+// logs warnings. It returns what becomes of HTTP/3, as statusapi.Settings has it.
+func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy, http3Allowed bool, logger *zap.Logger) (http3 string, err error) {
 	if err := request.CheckOrder(ctx, server); err != nil {
-		return err
+		return "", err
 	}
 	pw, _ := packetWrapperOf(server) // its own Provision reports the error
 	request.Install(server, pw == nil)
+	hadHTTP3 := servesHTTP3(server)
 	if p.Uses(On) && !http3Allowed {
 		if err := disableHTTP3IfBypass(server, p.Ranges, logger); err != nil {
-			return fmt.Errorf("server %s: %w", server.Name(), err)
+			return "", fmt.Errorf("server %s: %w", server.Name(), err)
 		}
+	}
+	switch {
+	case !hadHTTP3:
+	case !servesHTTP3(server):
+		http3 = "disabled"
+	case pw != nil:
+		http3 = "checked"
+	default:
+		http3 = "unchecked"
 	}
 	if p.Uses(On) || p.Uses(Unspecified) {
 		warnOfRedirects(ctx, logger)
@@ -52,7 +62,7 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 			zap.Strings("listen", sockets))
 	}
 	warnOfNegations(server, p.Uses(Unspecified), logger)
-	return nil
+	return http3, nil
 }
 
 // warnOfRedirects warns if automatic HTTPS redirects on a server without listener
@@ -104,7 +114,13 @@ func warnOfNegations(server *caddyhttp.Server, unspecified bool, logger *zap.Log
 // servesUnwrappedHTTP3 reports whether the server serves requests over HTTP/3 whose connections
 // are not known.
 func servesUnwrappedHTTP3(server *caddyhttp.Server) bool {
-	if pw, err := packetWrapperOf(server); pw != nil || err != nil || len(server.TLSConnPolicies) == 0 {
+	pw, err := packetWrapperOf(server)
+	return pw == nil && err == nil && servesHTTP3(server)
+}
+
+// servesHTTP3 reports whether the server serves requests over HTTP/3.
+func servesHTTP3(server *caddyhttp.Server) bool {
+	if len(server.TLSConnPolicies) == 0 {
 		return false
 	}
 	inherits := len(server.ListenProtocols) == 0

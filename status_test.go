@@ -66,20 +66,37 @@ func TestStatus_AtTheAdminAPI(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(body), &got))
 	require.Len(t, got.Listeners, 1)
 	l := got.Listeners[0]
+	require.Len(t, l.Accepted, 1)
+	_, err = time.Parse(time.RFC3339, l.Accepted[0].Time)
+	assert.NoError(t, err)
 	for i := range l.Refusals {
-		at, err := time.Parse(time.RFC3339Nano, l.Refusals[i].Time)
+		at, err := time.Parse(time.RFC3339, l.Refusals[i].Time)
 		assert.NoError(t, err)
 		assert.WithinDuration(t, time.Now(), at, time.Minute)
 		l.Refusals[i].Time = l.Refusals[0].Time
 	}
 	assert.Equal(t, statusapi.Listener{
-		Server: "web", Address: fmt.Sprintf("[::]:%d", port), Mode: "on", TrustedProxies: "static",
-		Ranges:   []statusapi.Ranges{{Mode: "off", Ranges: []string{"127.0.0.3"}}},
+		Server: "web", Address: fmt.Sprintf("[::]:%d", port),
+		Settings: statusapi.Settings{
+			Mode: "on", TrustedProxies: "static", TrustedRanges: []string{"127.0.0.1/32"},
+			Ranges: []statusapi.Ranges{{Mode: "off", Ranges: []string{"127.0.0.3"}}},
+		},
 		Outcomes: map[string]uint64{"client": 1, "missing": 1, "untrusted": 1},
-		Peers:    statusapi.Peers{Count: 2, Addresses: []string{"127.0.0.1", "127.0.0.2"}},
+		Peers: statusapi.Peers{Count: 2, Addresses: []string{"127.0.0.1", "127.0.0.2"}, Details: []statusapi.Peer{
+			{Address: "127.0.0.1", Mode: "on", Connections: 2, Headers: 1, Refusals: map[string]uint64{"missing": 1}},
+			{Address: "127.0.0.2", Mode: "on", Connections: 1, Refusals: map[string]uint64{"untrusted": 1}},
+		}},
+		Accepted: []statusapi.Accepted{{Time: l.Accepted[0].Time, Peer: accepted.LocalAddr().String(), Version: "v1", Source: headertest.Client4.String(), Destination: headertest.Server4.String()}},
 		Refusals: []statusapi.Refusal{
-			{Time: l.Refusals[0].Time, Peer: untrusted.LocalAddr().String(), Reason: "untrusted"},
-			{Time: l.Refusals[0].Time, Peer: refused.LocalAddr().String(), Reason: "missing", Bytes: fmt.Sprintf("%x", "GET /?secret=of-")},
+			{Time: l.Refusals[0].Time, Peer: untrusted.LocalAddr().String(), Reason: "untrusted",
+				Hint: "if this machine connects without a header, for example for health checks, add: off 127.0.0.2"},
+			{Time: l.Refusals[0].Time, Peer: refused.LocalAddr().String(), Reason: "missing", Received: "http",
+				Hint:  "this peer sends headers at other times: make it send a PROXY protocol header every time, for its health checks, too",
+				Bytes: fmt.Sprintf("%x", "GET /?secret=of-"), Text: "GET /?secret=of-"},
+		},
+		Hints: []string{
+			"127.0.0.1 sends headers, but not every time (refused: 1): make it send one every time, for its health checks, too",
+			"127.0.0.2 is not in 'trusted_proxies' (refused: 1): if this machine connects without a header, for example for health checks, add: off 127.0.0.2",
 		},
 	}, l)
 

@@ -218,7 +218,7 @@ func (c *packetConn) resolve(config *Config, d *datagram) *Addr {
 		reason, err := c.checkHeader(config, d, &info, &trustedBy)
 		// Under mode On, datagrams with forged addresses could fill the list of peers.
 		if info.Mode != policy.On || info.Trust == policy.Trusted {
-			config.SawPeer(d.peerIP())
+			config.SawPeer(d.peerIP(), info.Mode)
 		}
 		if reason.IsRefusal() {
 			c.drop(config, d, info.Mode, reason, err)
@@ -232,11 +232,15 @@ func (c *packetConn) resolve(config *Config, d *datagram) *Addr {
 	switch client := unmapped(a.info.Header.Source()); {
 	case a.info.Marked():
 		a.text = netip.AddrPortFrom(client.Addr(), 0).String()
-		config.Marked(a.info.Peer, c, &a.info.Header)
 	case a.info.Header.HasAddrs():
 		a.text = client.String()
 	default:
 		a.text = a.info.Peer.String()
+	}
+	if a.info.HasHeader() {
+		accepted := record.Accepted{At: monotime.Now(), Peer: a.info.Peer, Header: a.info.Header, Marked: a.info.Marked()}
+		config.LogHeader(&accepted, c, a.info.Mode)
+		config.RememberHeader(&accepted)
 	}
 	c.setPath(a, d, replyOOB)
 	return a
@@ -283,7 +287,7 @@ func (c *packetConn) checkHeader(config *Config, d *datagram, info *conninfo.Inf
 	r := wire.Decode(d.header, config.MaxHeaderSize)
 	switch {
 	case r.State == wire.Invalid:
-		return record.ReasonOf(r.Err), r.Err
+		return record.ReasonOf(r.Err), record.DetailOf(r.Err, d.header, config.MaxHeaderSize)
 	case r.State != wire.Complete:
 		return record.Malformed, errTruncated
 	case r.Header.Command() != wire.Local && !(r.Header.HasAddrs() && r.Header.Transport() == wire.Dgram):
@@ -326,5 +330,10 @@ func (c *packetConn) drop(config *Config, d *datagram, mode policy.Mode, reason 
 		version = 2
 	}
 	config.Count(mode, version, reason)
-	config.Refuse(d.peer(), c.LocalAddr(), mode, reason, d.bytes, err)
+	refusal := record.Refusal{Peer: d.peer(), Local: c.LocalAddr(), Mode: mode, Reason: reason, Err: err}
+	if reason == record.Duplicate {
+		r := wire.Decode(d.header, config.MaxHeaderSize)
+		refusal.First = r.Header.Source()
+	}
+	config.Refuse(refusal, d.bytes)
 }

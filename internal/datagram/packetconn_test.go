@@ -229,7 +229,9 @@ func TestPacketConn_DroppedDatagramsAllocateForTheirRecordOnly(t *testing.T) {
 		for range record.RefusalsLogged {
 			assert.Nil(t, c.accept(&d)) // what is logged costs more
 		}
-		record := testing.AllocsPerRun(100, func() { config.Refuse(d.peer(), c.LocalAddr(), test.mode, record.Missing, d.bytes, nil) })
+		record := testing.AllocsPerRun(100, func() {
+			config.Refuse(record.Refusal{Peer: d.peer(), Local: c.LocalAddr(), Mode: test.mode, Reason: record.Missing}, d.bytes)
+		})
 		assert.LessOrEqual(t, testing.AllocsPerRun(100, func() { c.accept(&d) }), record+1, test.name)
 	}
 }

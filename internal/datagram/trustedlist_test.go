@@ -384,7 +384,8 @@ func TestTrustedList_DatagramsAreCheckedByItsAnswer(t *testing.T) {
 	require.EqualValues(t, 1, asked.Load(), "for all peers and datagrams")
 	require.Equal(t, "untrusted", logs.Reasons()[19])
 	peers, _ := config.Stats.SeenPeers()
-	require.Equal(t, []netip.Addr{peer2}, peers, "others may be forged")
+	require.Len(t, peers, 1, "others may be forged")
+	require.Equal(t, peer2, peers[0].Addr)
 
 	answer.Store(&range3)
 	age(trustedFor)

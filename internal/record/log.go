@@ -2,7 +2,6 @@ package record
 
 import (
 	"net"
-	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -68,69 +67,53 @@ func Limit(logger *zap.Logger, interval time.Duration, first int) *zap.Logger {
 
 // refusal logs a refusal. It calls the logger only if the limit allows the line: in a flood of
 // refused connections that saves a tenth of the time.
-func (l *Log) refusal(peer, local net.Addr, mode policy.Mode, reason Outcome, err error) {
+func (l *Log) refusal(r *Refusal) {
 	level := zapcore.WarnLevel
-	if isRoutine(reason, err) {
+	if r.isRoutine() {
 		if level = zapcore.DebugLevel; !l.debug {
 			return
 		}
 	}
-	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limit := &l.limits[reason]
-	if !now.Before(limit.until) {
-		limit.until, limit.left = now.Add(RefusalInterval), RefusalsLogged
+	limit := &l.limits[r.Reason]
+	if !r.Time.Before(limit.until) {
+		limit.until, limit.left = r.Time.Add(RefusalInterval), RefusalsLogged
 	}
-	if limit.left > 0 && l.enqueue(func() { l.writeRefusal(level, now, peer, local, mode, reason, err) }) {
+	if limit.left > 0 && l.enqueue(func() { l.writeRefusal(level, r) }) {
 		limit.left--
 		return
 	}
 	if limit.omitted == 0 {
+		reason := r.Reason
 		time.AfterFunc(RefusalInterval, func() { l.sumUp(level, reason) })
 	}
 	limit.omitted++
 }
 
-func (l *Log) writeRefusal(level zapcore.Level, at time.Time, peer, local net.Addr, mode policy.Mode, reason Outcome, err error) {
-	entry := l.logger.Check(level, reason.Message(l.datagrams))
+func (l *Log) writeRefusal(level zapcore.Level, r *Refusal) {
+	entry := l.logger.Check(level, r.Reason.Message(l.datagrams))
 	if entry == nil {
 		return
 	}
-	entry.Time = at
+	entry.Time = r.Time
 	fields := []zap.Field{
-		zap.String("peer", conninfo.AddrString(peer)),
-		zap.String("local", conninfo.AddrString(local)),
-		zap.Stringer("mode", mode),
-		zap.Stringer("reason", reason),
-		zap.Error(err), // no field if there is none
+		zap.String("peer", conninfo.AddrString(r.Peer)),
+		zap.String("local", conninfo.AddrString(r.Local)),
+		zap.Stringer("mode", r.Mode),
+		zap.Stringer("reason", r.Reason),
 	}
-	if reason == Untrusted && err == nil {
-		if hint := untrustedHint(peer, local); hint != "" {
-			fields = append(fields, zap.String("hint", hint))
+	for _, field := range []struct{ key, value string }{
+		{"received", r.received},
+		{"source", r.FirstSource()},
+		{"error", r.ErrorText()},
+		{"hint", r.Hint()},
+	} {
+		if field.value != "" {
+			fields = append(fields, zap.String(field.key, field.value))
 		}
 	}
 	entry.Write(fields...)
-}
-
-// untrustedHint returns the line to write into the configuration if an untrusted peer should have
-// been accepted. It is empty if the peer has no IP address.
-func untrustedHint(peer, local net.Addr) string {
-	ip := ipOf(peer)
-	switch {
-	case !ip.IsValid():
-		return ""
-	case ip.IsLoopback() || ip == ipOf(local):
-		return "if this machine connects without a header, for example for health checks, add: off " + ip.String()
-	default:
-		return "if this is your load balancer, add its address: trusted_proxies static " + netip.PrefixFrom(ip, ip.BitLen()).String()
-	}
-}
-
-// ipOf is policy.PeerIP for an address that may panic. Then it returns the zero Addr.
-func ipOf(addr net.Addr) (ip netip.Addr) {
-	defer func() { _ = recover() }()
-	return policy.PeerIP(addr)
 }
 
 // sumUp logs the number of lines of a message that were omitted.
@@ -220,12 +203,12 @@ type localAddresser interface{ LocalAddr() net.Addr }
 
 // accepted logs an accepted header. The fields are made in separate functions, because they
 // would enlarge the stack of every connection.
-func (l *Log) accepted(peer net.Addr, socket localAddresser, mode policy.Mode, h *wire.Header, marked bool) {
-	if marked {
-		l.marked(peer, socket, h, monotime.Now())
+func (l *Log) accepted(a *Accepted, socket localAddresser, mode policy.Mode) {
+	if a.Marked {
+		l.marked(a.Peer, socket, &a.Header, monotime.Now())
 	}
-	if l.debug {
-		l.debugAccepted(peer, mode, h)
+	if l.debug && !l.datagrams {
+		l.debugAccepted(a.Peer, mode, &a.Header)
 	}
 }
 
@@ -256,5 +239,21 @@ func (l *Log) debugAccepted(peer net.Addr, mode policy.Mode, h *wire.Header) {
 		zap.Uint8("version", h.Version()),
 		zap.String("source", conninfo.AddrPortString(h.Source())),
 		zap.String("destination", conninfo.AddrPortString(h.Destination())),
+	)
+}
+
+// payload logs that a header is followed by something else than the listener expects.
+func (l *Log) payload(expected Payload, peer net.Addr, socket localAddresser, h *wire.Header) {
+	message := "received TLS behind a PROXY protocol header, but this port is for plain HTTP"
+	hint := "make the load balancer send TLS to a port for HTTPS, or end TLS itself"
+	if expected == TLSPayload {
+		message = "received plain HTTP behind a PROXY protocol header, but this port is for TLS"
+		hint = "make the load balancer pass TLS through, or send plain HTTP to a port for HTTP, such as that of a site 'http://'"
+	}
+	l.Info(message,
+		zap.String("peer", conninfo.AddrString(peer)),
+		zap.String("local", conninfo.AddrString(socket.LocalAddr())),
+		zap.String("source", conninfo.AddrPortString(h.Source())),
+		zap.String("hint", hint),
 	)
 }

@@ -36,6 +36,10 @@ type socket struct{ addr net.Addr }
 
 func (s socket) LocalAddr() net.Addr { return s.addr }
 
+func refusalOf(peer, local net.Addr, mode policy.Mode, reason Outcome, err error) *Refusal {
+	return &Refusal{Time: time.Now(), Peer: peer, Local: local, Mode: mode, Reason: reason, Err: err}
+}
+
 func testHeader() *wire.Header {
 	r := wire.Decode([]byte("PROXY TCP4 203.0.113.7 198.51.100.9 56324 8443\r\n"), wire.MaxSize)
 	return &r.Header
@@ -47,10 +51,10 @@ func TestLog_SumsUpRefusalsBeyondTheLimit(t *testing.T) {
 		log := NewLog(zap.New(core), false)
 		const missing, forbidden = 3 * RefusalsLogged, RefusalsLogged + 7
 		for range missing {
-			log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+			log.refusal(refusalOf(testPeer, testLocal, policy.On, Missing, nil))
 		}
 		for range forbidden {
-			log.refusal(testPeer, testLocal, policy.Off, Forbidden, nil)
+			log.refusal(refusalOf(testPeer, testLocal, policy.Off, Forbidden, nil))
 		}
 		synctest.Wait()
 		assert.Equal(t, 2*RefusalsLogged, logs.Len(), "each reason has a limit of its own")
@@ -68,13 +72,13 @@ func TestLog_SumsUpRefusalsBeyondTheLimit(t *testing.T) {
 		}, left)
 
 		logs.TakeAll()
-		log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+		log.refusal(refusalOf(testPeer, testLocal, policy.On, Missing, nil))
 		time.Sleep(2 * RefusalInterval)
 		synctest.Wait()
 		assert.Equal(t, 1, logs.Len(), "a new interval, in which nothing is left out")
 
 		for range RefusalsLogged + 3 {
-			log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+			log.refusal(refusalOf(testPeer, testLocal, policy.On, Missing, nil))
 		}
 		time.Sleep(2 * RefusalInterval)
 		synctest.Wait()
@@ -89,7 +93,7 @@ func TestLog_RefusalHasPeerLocalModeAndReason(t *testing.T) {
 		t.Run(why.String(), func(t *testing.T) {
 			core, logs := observer.New(zapcore.DebugLevel)
 			log := NewLog(zap.New(core), false)
-			log.refusal(testPeer, testLocal, policy.On, why, fmt.Errorf("what is wrong"))
+			log.refusal(refusalOf(testPeer, testLocal, policy.On, why, fmt.Errorf("what is wrong")))
 			log.Flush()
 			require.Equal(t, 1, logs.Len())
 			entry := logs.All()[0]
@@ -99,10 +103,12 @@ func TestLog_RefusalHasPeerLocalModeAndReason(t *testing.T) {
 			}
 			assert.Equal(t, level, entry.Level)
 			assert.NotEmpty(t, entry.Message)
+			fields := entry.ContextMap()
+			delete(fields, "hint") // see TestRefusal_Hint
 			assert.Equal(t, map[string]any{
 				"peer": testPeer.String(), "local": testLocal.String(), "mode": "on",
 				"reason": why.String(), "error": "what is wrong",
-			}, entry.ContextMap())
+			}, fields)
 		})
 	}
 }
@@ -111,7 +117,7 @@ func TestLog_TellsConnectionsFromDatagrams(t *testing.T) {
 	for _, datagrams := range []bool{false, true} {
 		core, logs := observer.New(zapcore.DebugLevel)
 		log := NewLog(zap.New(core), datagrams)
-		log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+		log.refusal(refusalOf(testPeer, testLocal, policy.On, Missing, nil))
 		log.Flush()
 		require.Equal(t, 1, logs.Len())
 		what := "refused connection"
@@ -129,7 +135,7 @@ func TestLog_SilentConnectionsAreLoggedAtDebugOnly(t *testing.T) {
 	for _, level := range []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel} {
 		core, logs := observer.New(level)
 		log := NewLog(zap.New(core), false)
-		log.refusal(testPeer, testLocal, policy.On, Silent, nil)
+		log.refusal(refusalOf(testPeer, testLocal, policy.On, Silent, nil))
 		log.Flush()
 		wanted := level == zapcore.DebugLevel
 		assert.Equal(t, wanted, logs.Len() == 1)
@@ -164,8 +170,8 @@ func TestLog_WarnsOfMarkedConnectionsOnceAMinute(t *testing.T) {
 func TestLog_AcceptedHeadersAreLoggedAtDebugOnly(t *testing.T) {
 	for _, level := range []zapcore.Level{zapcore.InfoLevel, zapcore.DebugLevel} {
 		core, logs := observer.New(level)
-		r, h := Recorder{Log: NewLog(zap.New(core), false)}, testHeader()
-		r.Accepted(testPeer, socket{testLocal}, policy.On, h, false)
+		r, h := Recorder{NewLog(zap.New(core), false), NewStats()}, testHeader()
+		r.LogHeader(&Accepted{Peer: testPeer, Header: *h}, socket{testLocal}, policy.On)
 		r.Log.Flush()
 		if level != zapcore.DebugLevel {
 			assert.Zero(t, logs.Len(), "nor is it warned of")
@@ -201,41 +207,29 @@ func TestRecorder_RemembersRefusals(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := Recorder{NewLog(zap.NewNop(), false), NewStats()}
-			r.Refuse(testPeer, testLocal, policy.On, tt.why, nil, tt.err)
+			r.Refuse(*refusalOf(testPeer, testLocal, policy.On, tt.why, tt.err), nil)
 			assert.Len(t, r.Stats.LastRefusals(), tt.want)
 		})
 	}
 }
 
-func TestLog_UntrustedPeerComesWithTheLineToWrite(t *testing.T) {
-	tcp := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
-	const loadBalancer, machine = "if this is your load balancer, add its address: trusted_proxies static ", "if this machine connects without a header, for example for health checks, add: off "
-	for _, tt := range []struct {
-		name   string
-		reason Outcome
-		peer   net.Addr
-		want   any
-	}{
-		{"another host", Untrusted, tcp("10.0.0.9:4711"), loadBalancer + "10.0.0.9/32"},
-		{"another host over IPv6", Untrusted, tcp("[2001:db8::9]:4711"), loadBalancer + "2001:db8::9/128"},
-		{"a mapped address", Untrusted, tcp("[::ffff:10.0.0.9]:4711"), loadBalancer + "10.0.0.9/32"},
-		{"loopback", Untrusted, tcp("127.0.0.1:4711"), machine + "127.0.0.1"},
-		{"loopback over IPv6", Untrusted, tcp("[::1]:4711"), machine + "::1"},
-		{"this machine's other address", Untrusted, tcp("192.0.2.2:4711"), machine + "192.0.2.2"},
-		{"a Unix socket", Untrusted, &net.UnixAddr{Name: "@", Net: "unix"}, nil},
-		{"no address", Untrusted, nil, nil},
-		{"an address that cannot be shown", Untrusted, badAddr{}, nil},
-		{"another reason", Missing, tcp("10.0.0.9:4711"), nil},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			core, logs := observer.New(zapcore.WarnLevel)
-			log := NewLog(zap.New(core), false)
-			log.refusal(tt.peer, testLocal, policy.On, tt.reason, nil)
-			log.Flush()
-			require.Equal(t, 1, logs.Len())
-			assert.Equal(t, tt.want, logs.All()[0].ContextMap()["hint"])
-		})
-	}
+func TestLog_RefusalSaysWhatArrivedAndWhatToDo(t *testing.T) {
+	core, logs := observer.New(zapcore.DebugLevel)
+	r := Recorder{NewLog(zap.New(core), false), NewStats()}
+	refusal := *refusalOf(testPeer, testLocal, policy.On, Duplicate, nil)
+	refusal.First = testHeader().Source()
+	r.Refuse(refusal, []byte("PROXY TCP4 1.2.3.4"))
+	r.Refuse(*refusalOf(testPeer, testLocal, policy.On, Silent, nil), nil)
+	r.Log.Flush()
+	require.Equal(t, 2, logs.Len())
+	fields := logs.All()[0].ContextMap()
+	assert.Equal(t, "v1", fields["received"])
+	assert.Equal(t, "203.0.113.7:56324", fields["source"])
+	assert.Contains(t, fields["hint"], "the first header names 203.0.113.7:56324")
+	fields = logs.All()[1].ContextMap()
+	assert.Equal(t, "nothing", fields["received"])
+	assert.NotContains(t, fields, "source")
+	assert.NotContains(t, fields, "hint")
 }
 
 func TestRecorder_CountsAndRemembers(t *testing.T) {
@@ -246,11 +240,15 @@ func TestRecorder_CountsAndRemembers(t *testing.T) {
 	r.ObserveHeader(time.Second)
 	n, _, _ := r.Stats.HeaderTimes()
 	assert.EqualValues(t, 1, n)
-	r.SawPeer(netip.MustParseAddr("192.0.2.1"))
+	r.SawPeer(netip.MustParseAddr("192.0.2.1"), policy.On)
 	peers, _ := r.Stats.SeenPeers()
 	assert.Len(t, peers, 1)
-	r.Marked(testPeer, socket{testLocal}, testHeader())
-	r.Refuse(testPeer, testLocal, policy.On, Missing, nil, nil)
+	header := Accepted{Peer: testPeer, Header: *testHeader(), Marked: true}
+	r.LogHeader(&header, socket{testLocal}, policy.Unspecified)
+	assert.Empty(t, r.Stats.LastHeaders(), "another one may follow")
+	r.RememberHeader(&header)
+	assert.Len(t, r.Stats.LastHeaders(), 1)
+	r.Refuse(*refusalOf(testPeer, testLocal, policy.On, Missing, nil), nil)
 	r.Log.Warn("what is wrong", zap.String("field", "value"))
 	r.Log.Flush()
 	assert.Equal(t, 1, logs.FilterMessageSnippet("a client address is unverified").Len())

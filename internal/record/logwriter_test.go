@@ -42,7 +42,7 @@ func TestLog_QueueIsBounded(t *testing.T) {
 		refuse := func() {
 			for why := Missing; why <= IO; why++ {
 				for range RefusalsLogged {
-					log.refusal(testPeer, testLocal, policy.On, why, errors.New("what is wrong"))
+					log.refusal(refusalOf(testPeer, testLocal, policy.On, why, errors.New("what is wrong")))
 				}
 			}
 		}
@@ -77,7 +77,7 @@ func TestLog_LineHasTheTimeOfTheRefusal(t *testing.T) {
 		log := NewLog(zap.New(blockingCore{core, released}), false)
 		began := time.Now()
 		for range 2 {
-			log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+			log.refusal(refusalOf(testPeer, testLocal, policy.On, Missing, nil))
 			time.Sleep(time.Second)
 		}
 		time.Sleep(time.Hour)
@@ -99,7 +99,7 @@ func TestLog_RefusalOfAConnectionWithoutAddresses(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	log := NewLog(zap.New(core), false)
 	for _, addr := range []net.Addr{nil, badAddr{}, (*net.TCPAddr)(nil)} {
-		log.refusal(addr, addr, policy.On, Missing, nil)
+		log.refusal(refusalOf(addr, addr, policy.On, Missing, nil))
 	}
 	log.Flush()
 	assert.Equal(t, 3, logs.Len())
@@ -111,7 +111,7 @@ func TestLog_MarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
 	released := make(chan struct{})
 	log := NewLog(zap.New(blockingCore{core, released}), false)
 	log.debug = false // or the line of the accepted header blocks as well
-	log.refusal(testPeer, testLocal, policy.Unspecified, IO, nil)
+	log.refusal(refusalOf(testPeer, testLocal, policy.Unspecified, IO, nil))
 	require.Eventually(t, func() bool {
 		log.mu.Lock()
 		defer log.mu.Unlock()
@@ -119,10 +119,12 @@ func TestLog_MarkedLineIsNotLostWhenTheQueueIsFull(t *testing.T) {
 	}, 10*time.Second, time.Millisecond, "the writer does not take the first line, and would make room later")
 	for why := Missing; why <= Malformed; why++ {
 		for range RefusalsLogged {
-			log.refusal(testPeer, testLocal, policy.Unspecified, why, nil)
+			log.refusal(refusalOf(testPeer, testLocal, policy.Unspecified, why, nil))
 		}
 	}
-	accept := func() { log.accepted(testPeer, socket{testLocal}, policy.Unspecified, testHeader(), true) }
+	accept := func() {
+		log.accepted(&Accepted{Peer: testPeer, Header: *testHeader(), Marked: true}, socket{testLocal}, policy.Unspecified)
+	}
 	accept()
 	close(released)
 	log.Flush()
@@ -158,9 +160,9 @@ func TestLog_SurvivesAWriterThatFails(t *testing.T) {
 				released := make(chan struct{})
 				close(released)
 				log := NewLog(zap.New(onceCore{blockingCore{core, released}, new(sync.Once), fails}), false)
-				log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+				log.refusal(refusalOf(testPeer, testLocal, policy.On, Missing, nil))
 				synctest.Wait()
-				log.refusal(testPeer, testLocal, policy.On, Missing, nil)
+				log.refusal(refusalOf(testPeer, testLocal, policy.On, Missing, nil))
 				synctest.Wait()
 				assert.Equal(t, 1, logs.Len())
 			})

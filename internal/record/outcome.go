@@ -140,6 +140,15 @@ func ReasonOf(err wire.Error) Outcome {
 	}
 }
 
+// DetailOf returns the error to record for a fault in a header that begins with these bytes: for a
+// header that is too large, its size.
+func DetailOf(err wire.Error, header []byte, allowed int) error {
+	if err.Problem == wire.ProblemTooLarge {
+		return SizeError{wire.AnnouncedSize(header), allowed}
+	}
+	return err
+}
+
 // ErrRefused is the error of reads and writes on a refused connection.
 var ErrRefused = errors.New("refused for breaking the PROXY protocol policy")
 

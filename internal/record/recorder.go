@@ -1,7 +1,6 @@
 package record
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"time"
@@ -24,30 +23,31 @@ func (r *Recorder) Count(mode policy.Mode, version uint8, o Outcome) { r.Stats.C
 // ObserveHeader counts the time from accept to the end of a header.
 func (r *Recorder) ObserveHeader(took time.Duration) { r.Stats.ObserveHeader(took) }
 
-// SawPeer remembers a peer, unless its address is invalid.
-func (r *Recorder) SawPeer(peer netip.Addr) { r.Stats.SawPeer(peer) }
+// SawPeer remembers a peer and the mode in force for it, unless its address is invalid.
+func (r *Recorder) SawPeer(peer netip.Addr, mode policy.Mode) { r.Stats.SawPeer(peer, mode) }
 
-// Accepted logs the accepted header of a connection.
-func (r *Recorder) Accepted(peer net.Addr, socket localAddresser, mode policy.Mode, h *wire.Header, marked bool) {
-	r.Log.accepted(peer, socket, mode, h, marked)
+// LogHeader logs an accepted header.
+func (r *Recorder) LogHeader(a *Accepted, socket localAddresser, mode policy.Mode) {
+	r.Log.accepted(a, socket, mode)
 }
 
-// Marked logs that a client's address is unverified.
-func (r *Recorder) Marked(peer net.Addr, socket localAddresser, h *wire.Header) {
-	r.Log.marked(peer, socket, h, monotime.Now())
-}
+// RememberHeader remembers an accepted header, unless another one follows it.
+func (r *Recorder) RememberHeader(a *Accepted) { r.Stats.addHeader(a) }
 
-// Refuse remembers and logs a refusal. The caller counts it. err is for the log, or nil.
-func (r *Recorder) Refuse(peer, local net.Addr, mode policy.Mode, reason Outcome, received []byte, err error) {
-	if !isRoutine(reason, err) {
-		r.Stats.addRefusal(peer, reason, received)
+// Refuse remembers and logs a refusal, and what was received. The caller counts it.
+func (r *Recorder) Refuse(refusal Refusal, received []byte) {
+	refusal.Time = time.Now()
+	refusal.keep(received)
+	if !refusal.isRoutine() {
+		r.Stats.addRefusal(&refusal)
 	}
-	r.Log.refusal(peer, local, mode, reason, err)
+	r.Log.refusal(&refusal)
 }
 
-// isRoutine reports whether a refusal is logged at DEBUG and not remembered: the connection
-// ended before its first byte, as that of a health check that only connects, or this server
-// closed it when it stopped.
-func isRoutine(reason Outcome, err error) bool {
-	return reason == Silent || errors.Is(err, net.ErrClosed)
+// CheckPayload counts and logs a connection whose header is followed by TLS on a listener for plain
+// HTTP, or the reverse. first are the bytes behind the header, at least one.
+func (r *Recorder) CheckPayload(expected Payload, first []byte, peer net.Addr, socket localAddresser, h *wire.Header) {
+	if expected.isWrong(first) && r.Stats.payloads.count(expected, monotime.Now()) {
+		r.Log.payload(expected, peer, socket, h)
+	}
 }

@@ -1,87 +1,123 @@
 package record
 
 import (
-	"encoding/hex"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // Bounds of what Stats remembers.
 const (
 	// RefusalsKept is the number of the last refusals.
 	RefusalsKept = 20
-	// BytesKept is the number of bytes of a refused connection. Those that follow may be a
-	// request with secrets.
-	BytesKept = 16
+	// HeadersKept is the number of the last accepted headers.
+	HeadersKept = 10
 	// PeersKept is the number of peers.
 	PeersKept = 256
 )
 
-// Stats has the counters of a listener, its last refusals and its peers. It outlives reloads,
-// and is safe for concurrent use.
+// Stats has the counters of a listener, its last refusals, the last headers it accepted, and its
+// peers. It outlives reloads, and is safe for concurrent use.
 type Stats struct {
 	Counters
+	payloads payloads
 
-	mu sync.Mutex
-	// refusals is a ring, guarded by mu: that of number n is at n modulo its size.
-	refusals [RefusalsKept]Refusal
-	refusedN int                     // the number of all refusals; guarded by mu
-	peers    map[netip.Addr]struct{} // guarded by mu
+	mu       sync.Mutex
+	refusals ring[Refusal]        // guarded by mu
+	headers  ring[Accepted]       // guarded by mu
+	peers    map[netip.Addr]*Peer // guarded by mu, the peers included
 	// peersMore says that there were more than PeersKept peers; guarded by mu.
 	peersMore bool
 }
 
-// Refusal is a refused connection or a dropped datagram.
-type Refusal struct {
-	Time   time.Time
+// Accepted is an accepted header.
+type Accepted struct {
+	At monotime.Time
+	// Peer is the address of the peer that sent the header.
 	Peer   net.Addr
-	Reason Outcome
-	bytes  [BytesKept]byte
-	size   int // of bytes
+	Header wire.Header
+	Marked bool
+}
+
+// Peer is a peer, and what it did. Of datagrams, Connections and Headers count those whose client or
+// header was new.
+type Peer struct {
+	Addr netip.Addr
+	// Mode is the mode in force for the peer when it connected last.
+	Mode policy.Mode
+	// Connections and Headers are the numbers of its connections, and of its accepted headers.
+	Connections, Headers uint64
+	// Refusals are the numbers of its refusals that are remembered, by reason.
+	Refusals [Outcomes]uint64
 }
 
 // NewStats returns the stats of a new listener.
-func NewStats() *Stats { return &Stats{peers: make(map[netip.Addr]struct{})} }
-
-// addRefusal remembers a refused connection and its first bytes.
-func (s *Stats) addRefusal(peer net.Addr, reason Outcome, received []byte) {
-	r := Refusal{Time: time.Now(), Peer: peer, Reason: reason}
-	r.size = copy(r.bytes[:], received)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.refusals[s.refusedN%RefusalsKept] = r
-	s.refusedN++
+func NewStats() *Stats {
+	return &Stats{
+		refusals: ring[Refusal]{size: RefusalsKept},
+		headers:  ring[Accepted]{size: HeadersKept},
+		peers:    make(map[netip.Addr]*Peer),
+	}
 }
 
-// SawPeer remembers a peer, unless its address is invalid.
-func (s *Stats) SawPeer(peer netip.Addr) {
-	if !peer.IsValid() {
+// addRefusal remembers a refusal. It sets what the refusal says of the peer.
+func (s *Stats) addRefusal(r *Refusal) {
+	ip := ipOf(r.Peer)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if peer := s.peers[ip]; peer != nil {
+		peer.Refusals[r.Reason]++
+		r.sendsHeaders = peer.Headers > 0
+	}
+	s.refusals.add(*r)
+}
+
+// addHeader remembers an accepted header.
+func (s *Stats) addHeader(a *Accepted) {
+	ip := policy.PeerIP(a.Peer)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if peer := s.peers[ip]; peer != nil {
+		peer.Headers++
+	}
+	s.headers.add(*a)
+}
+
+// SawPeer remembers a peer and the mode in force for it, unless its address is invalid.
+func (s *Stats) SawPeer(addr netip.Addr, mode policy.Mode) {
+	if !addr.IsValid() {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.peers[peer]; ok {
-		return
-	}
-	if len(s.peers) == PeersKept {
+	peer := s.peers[addr]
+	switch {
+	case peer != nil:
+	case len(s.peers) == PeersKept:
 		s.peersMore = true
 		return
+	default:
+		peer = &Peer{Addr: addr}
+		s.peers[addr] = peer
 	}
-	s.peers[peer] = struct{}{}
+	peer.Mode = mode
+	peer.Connections++
 }
 
 // SeenPeers returns the peers remembered, in order, and whether there were more.
-func (s *Stats) SeenPeers() (peers []netip.Addr, more bool) {
+func (s *Stats) SeenPeers() (peers []Peer, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	peers = make([]netip.Addr, 0, len(s.peers))
-	for peer := range s.peers {
-		peers = append(peers, peer)
+	peers = make([]Peer, 0, len(s.peers))
+	for _, peer := range s.peers {
+		peers = append(peers, *peer)
 	}
-	slices.SortFunc(peers, netip.Addr.Compare)
+	slices.SortFunc(peers, func(a, b Peer) int { return a.Addr.Compare(b.Addr) })
 	return peers, s.peersMore
 }
 
@@ -89,12 +125,12 @@ func (s *Stats) SeenPeers() (peers []netip.Addr, more bool) {
 func (s *Stats) LastRefusals() []Refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var last []Refusal
-	for i := s.refusedN - 1; i >= max(0, s.refusedN-RefusalsKept); i-- {
-		last = append(last, s.refusals[i%RefusalsKept])
-	}
-	return last
+	return s.refusals.latest()
 }
 
-// Hex returns the first bytes of the connection in hexadecimal.
-func (r *Refusal) Hex() string { return hex.EncodeToString(r.bytes[:r.size]) }
+// LastHeaders returns the accepted headers remembered, the latest first.
+func (s *Stats) LastHeaders() []Accepted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.headers.latest()
+}

@@ -1,8 +1,16 @@
 // Package statusapi has the JSON of GET /proxy_protocol/status on Caddy's admin API, for the
-// endpoint and for the command that shows it.
+// endpoint and for the command that shows it, with the hints, and the line that a listener logs when
+// it opens.
 package statusapi
 
-import "net/netip"
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
+)
 
 // Status is the answer of the endpoint.
 type Status struct {
@@ -14,26 +22,29 @@ type Listener struct {
 	// Server is the name of the HTTP server, and Address the address that it listens on.
 	Server  string `json:"server"`
 	Address string `json:"address"`
-	Mode    string `json:"mode"`
-	// TrustedProxies is the module that returns the trusted peers; "any" if there is none, or
-	// "none" under off.
-	TrustedProxies string `json:"trusted_proxies"`
-	// Ranges are peers with a mode of their own.
-	Ranges []Ranges `json:"ranges,omitempty"`
+	Settings
 	// Outcomes are the numbers of connections or datagrams by outcome. Outcomes without any are
 	// left out.
 	Outcomes map[string]uint64 `json:"outcomes"`
-	Peers    Peers             `json:"peers"`
+	// WrongPayloads are the numbers of connections whose header was followed by something else
+	// than the listener expects. They were served.
+	WrongPayloads *WrongPayloads `json:"wrong_payloads,omitempty"`
+	Peers         Peers          `json:"peers"`
+	// Accepted are the last accepted headers, the latest first.
+	Accepted []Accepted `json:"accepted"`
 	// Refusals are the last refusals, the latest first.
 	Refusals []Refusal `json:"refusals"`
 	// Hints point at likely mistakes in the configuration.
 	Hints []string `json:"hints,omitempty"`
 }
 
-// Ranges are peers with a mode of their own.
-type Ranges struct {
-	Mode   string   `json:"mode"`
-	Ranges []string `json:"ranges"`
+// WrongPayloads are connections whose header was followed by something else than the listener
+// expects.
+type WrongPayloads struct {
+	// TLS is the number of those that were TLS on a listener for plain HTTP, and HTTP the number of
+	// those that were plain HTTP on a listener for TLS.
+	TLS  uint64 `json:"tls,omitempty"`
+	HTTP uint64 `json:"http,omitempty"`
 }
 
 // Peers are the peers that a listener remembers.
@@ -42,40 +53,130 @@ type Peers struct {
 	// More says that there were others, which are not remembered.
 	More      bool     `json:"more"`
 	Addresses []string `json:"addresses"`
+	// Details are those of the same peers, in the same order.
+	Details []Peer `json:"details"`
+}
+
+// Peer is a peer, and what it did.
+type Peer struct {
+	Address string `json:"address"`
+	// Mode is the mode in force for the peer when it connected last.
+	Mode string `json:"mode"`
+	// Connections is the number of its connections, and Headers that of its accepted headers. Of
+	// datagrams, both count only those whose header was new.
+	Connections uint64 `json:"connections"`
+	Headers     uint64 `json:"headers"`
+	// Refusals are the numbers of its refusals by reason.
+	Refusals map[string]uint64 `json:"refusals,omitempty"`
+}
+
+// Accepted is an accepted header.
+type Accepted struct {
+	// Time is the second in which the connection was accepted, as RFC 3339 writes it.
+	Time string `json:"time"`
+	Peer string `json:"peer"`
+	// Version is v1 or v2.
+	Version string `json:"version"`
+	// Source and Destination are as in the header, and empty if it has no IP addresses.
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+	// Marked says that the source is unverified: mode unspecified.
+	Marked bool `json:"marked,omitempty"`
 }
 
 // Refusal is a refused connection or a dropped datagram.
 type Refusal struct {
-	// Time is as RFC 3339 writes it.
+	// Time is the second of the refusal, as RFC 3339 writes it.
 	Time   string `json:"time"`
 	Peer   string `json:"peer"`
 	Reason string `json:"reason"`
-	// Bytes are the first bytes of the connection, in hexadecimal.
+	// Received says what arrived: "http", "tls", "v1", "v2", "nothing", or the first bytes, escaped.
+	// It is empty if nothing was read.
+	Received string `json:"received,omitempty"`
+	// Source is the source of the first header, if the reason is duplicate.
+	Source string `json:"source,omitempty"`
+	// Error says more about the reason.
+	Error string `json:"error,omitempty"`
+	// Hint is the next step.
+	Hint string `json:"hint,omitempty"`
+	// Bytes are the first bytes of the connection, in hexadecimal: 16, or all of a malformed header
+	// up to the byte that is wrong, at most 256.
 	Bytes string `json:"bytes"`
+	// Text are the same bytes as escaped text, if they are ASCII text.
+	Text string `json:"text,omitempty"`
 }
 
-// FindHints returns hints at likely mistakes in the configuration.
-func (l *Listener) FindHints() []string {
-	var hints []string
-	n := l.Outcomes
-	accepted := n["client"] + n["marked"]
-	onePrivatePeer := !l.Peers.More && l.Peers.Count == 1 && isPrivate(l.Peers.Addresses[0])
-	if n["local"] > 0 && accepted == 0 {
-		hints = append(hints, "only headers without a client address have arrived, as health checks send them: check that the load balancer forwards connections")
+// ListenerOf returns what is known of a listener.
+func ListenerOf(key record.Key, settings Settings, stats *record.Stats) Listener {
+	l := Listener{
+		Server:   key.Server,
+		Address:  key.Address,
+		Settings: settings,
+		Outcomes: countsOf(stats.Total),
+		Peers:    Peers{Addresses: []string{}, Details: []Peer{}},
+		Accepted: []Accepted{},
+		Refusals: []Refusal{},
 	}
-	if n["forbidden"] > 0 {
-		hints = append(hints, "headers arrive under mode 'off': if a load balancer sends them, set mode 'on' with its address in 'trusted_proxies'")
+	if tls, http := stats.WrongPayloads(); tls+http > 0 {
+		l.WrongPayloads = &WrongPayloads{TLS: tls, HTTP: http}
 	}
-	if onePrivatePeer && accepted == 0 && n["direct"]+n["missing"] > 0 {
-		hints = append(hints, "every connection comes from one private address without a header: if it is a load balancer, make it send PROXY protocol headers, or all clients have its address")
+	peers, more := stats.SeenPeers()
+	l.Peers.Count, l.Peers.More = len(peers), more
+	for _, p := range peers {
+		l.Peers.Addresses = append(l.Peers.Addresses, p.Addr.String())
+		l.Peers.Details = append(l.Peers.Details, Peer{
+			Address:     p.Addr.String(),
+			Mode:        p.Mode.String(),
+			Connections: p.Connections,
+			Headers:     p.Headers,
+			Refusals:    countsOf(func(o record.Outcome) uint64 { return p.Refusals[o] }),
+		})
 	}
-	if n["untrusted"] > 0 && accepted == 0 {
-		hints = append(hints, "only untrusted peers have connected: check that the load balancer's address is in 'trusted_proxies'")
+	for _, a := range stats.LastHeaders() {
+		l.Accepted = append(l.Accepted, Accepted{
+			Time:        a.At.ToTime().Format(time.RFC3339),
+			Peer:        conninfo.AddrString(a.Peer),
+			Version:     record.VersionNames[a.Header.Version()],
+			Source:      conninfo.AddrPortString(a.Header.Source()),
+			Destination: conninfo.AddrPortString(a.Header.Destination()),
+			Marked:      a.Marked,
+		})
 	}
-	return hints
+	for _, r := range stats.LastRefusals() {
+		l.Refusals = append(l.Refusals, Refusal{
+			Time:     r.Time.Format(time.RFC3339),
+			Peer:     conninfo.AddrString(r.Peer),
+			Reason:   r.Reason.String(),
+			Received: r.Received(),
+			Source:   r.FirstSource(),
+			Error:    r.ErrorText(),
+			Hint:     r.Hint(),
+			Bytes:    r.Hex(),
+			Text:     r.Text(),
+		})
+	}
+	l.Hints = l.FindHints()
+	return l
 }
 
-func isPrivate(address string) bool {
-	addr, _ := netip.ParseAddr(address) // or the zero Addr, which is not private
-	return addr.IsPrivate()
+// countsOf returns the counts by the name of the outcome, without those that are 0.
+func countsOf(count func(record.Outcome) uint64) map[string]uint64 {
+	counts := make(map[string]uint64)
+	for o := range record.Outcomes {
+		if n := count(o); n > 0 {
+			counts[o.String()] = n
+		}
+	}
+	return counts
+}
+
+// mostRefused returns the peers with refusals for a reason, the one with the most first.
+func (p *Peers) mostRefused(reason string) (peers []Peer) {
+	for _, peer := range p.Details {
+		if peer.Refusals[reason] > 0 {
+			peers = append(peers, peer)
+		}
+	}
+	slices.SortStableFunc(peers, func(a, b Peer) int { return cmp.Compare(b.Refusals[reason], a.Refusals[reason]) })
+	return peers
 }

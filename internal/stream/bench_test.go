@@ -145,8 +145,11 @@ func TestMetrics_AllocateNothingOnTheGoodPath(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
 		config.Count(policy.On, 2, record.Client)
 		config.ObserveHeader(time.Millisecond)
-		config.SawPeer(netip.MustParseAddr("203.0.113.7"))
-		config.Accepted(c.info.Peer, c.Conn, c.info.Mode, &c.info.Header, c.info.Marked())
+		config.SawPeer(netip.MustParseAddr("203.0.113.7"), policy.On)
+		accepted := record.Accepted{Peer: c.info.Peer, Header: c.info.Header}
+		config.LogHeader(&accepted, c.Conn, c.info.Mode)
+		config.RememberHeader(&accepted)
+		config.CheckPayload(record.PlainPayload, []byte(getRequest), c.info.Peer, c.Conn, &c.info.Header)
 	}))
 }
 

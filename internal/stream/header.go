@@ -95,7 +95,7 @@ func (c *conn) countServed() {
 func (c *conn) countSilent() {
 	if c.markCounted() {
 		c.config.Count(c.info.Mode, 0, record.Silent)
-		c.config.Refuse(c.info.Peer, localAddrIgnoringPanic(c.Conn), c.info.Mode, record.Silent, nil, nil)
+		c.recordRefusal(record.Silent, nil, nil)
 	}
 }
 
@@ -170,7 +170,7 @@ func (c *conn) onBytes(r *wire.Result) (next uint32) {
 	case wire.Complete:
 		return c.acceptHeader(r)
 	case wire.Invalid:
-		return c.refuse(record.ReasonOf(r.Err), r.Err)
+		return c.refuse(record.ReasonOf(r.Err), record.DetailOf(r.Err, c.buffered(), c.config.MaxHeaderSize))
 	case wire.Absent:
 		if c.info.Mode == policy.On {
 			return c.refuse(record.Missing, nil)
@@ -246,16 +246,27 @@ func (c *conn) acceptHeader(r *wire.Result) (next uint32) {
 	if c.config.MeasureHeaderTime {
 		c.config.ObserveHeader(monotime.Now().Sub(c.acceptedAt))
 	}
-	c.config.Accepted(c.info.Peer, c.Conn, c.info.Mode, &c.info.Header, c.info.Marked())
-	switch state, _ := wire.Signature(rest); state {
-	case wire.Partial:
+	accepted := record.Accepted{At: c.acceptedAt, Peer: c.info.Peer, Header: c.info.Header, Marked: c.info.Marked()}
+	c.config.LogHeader(&accepted, c.Conn, c.info.Mode)
+	state, _ := wire.Signature(rest)
+	if state == wire.Partial {
 		return c.refuse(record.Duplicate, nil)
+	}
+	c.config.RememberHeader(&accepted)
+	switch state {
 	case wire.Absent:
+		c.checkPayload(rest)
 		return stateBuffered
 	default:
 		c.setBuffered(rest)
 		return stateWatching
 	}
+}
+
+// checkPayload records that the first bytes behind the header are TLS on a listener for plain HTTP, or
+// the reverse.
+func (c *conn) checkPayload(first []byte) {
+	c.config.CheckPayload(c.config.Payload, first, c.info.Peer, c.Conn, &c.info.Header)
 }
 
 // refuse closes the connection without writing to it, counts it and logs it. err is the cause that
@@ -268,10 +279,19 @@ func (c *conn) refuse(reason record.Outcome, err error) (next uint32) {
 	if c.markCounted() {
 		_, version := wire.Signature(got)
 		c.config.Count(c.info.Mode, version, reason)
-		c.config.Refuse(c.info.Peer, localAddrIgnoringPanic(c.Conn), c.info.Mode, reason, got, err)
+		c.recordRefusal(reason, err, got)
 	}
 	c.releaseBuffer()
 	return stateRefused
+}
+
+// recordRefusal remembers and logs a refusal, and what was received.
+func (c *conn) recordRefusal(reason record.Outcome, err error, received []byte) {
+	refusal := record.Refusal{Peer: c.info.Peer, Local: localAddrIgnoringPanic(c.Conn), Mode: c.info.Mode, Reason: reason, Err: err}
+	if reason == record.Duplicate {
+		refusal.First = c.info.Header.Source()
+	}
+	c.config.Refuse(refusal, received)
 }
 
 // localAddrIgnoringPanic returns the local address of a connection, or nil if the connection

@@ -35,6 +35,9 @@ type Config struct {
 	// address family that the header names.
 	MismatchedDestination bool
 
+	// Payload is what the listener expects behind a header. Another payload is recorded, and served.
+	Payload record.Payload
+
 	// Recorder counts, remembers and logs what becomes of connections.
 	record.Recorder
 	// MeasureHeaderTime says that the time from accept to the end of a header is measured.
@@ -75,7 +78,7 @@ func (l *Listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 	}()
 	peer, local := policy.PeerAddr(accepted.RemoteAddr()), accepted.LocalAddr()
 	mode, trust := l.Config.For(peer, local)
-	l.Config.SawPeer(policy.PeerIP(peer))
+	l.Config.SawPeer(policy.PeerIP(peer), mode)
 	switch {
 	case isTLS(accepted):
 		l.refuse(accepted, peer, local, mode, record.IO, errAlreadyTLS)
@@ -92,7 +95,7 @@ func (l *Listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 func (l *Listener) refuse(accepted net.Conn, peer, local net.Addr, mode policy.Mode, reason record.Outcome, err error) {
 	closeIgnoringPanic(accepted)
 	l.Config.Count(mode, 0, reason)
-	l.Config.Refuse(peer, local, mode, reason, nil, err)
+	l.Config.Refuse(record.Refusal{Peer: peer, Local: local, Mode: mode, Reason: reason, Err: err}, nil)
 }
 
 // isTLS reports whether c is a TLS connection, of crypto/tls or of another package.

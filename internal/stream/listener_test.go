@@ -18,6 +18,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // scriptedListener is a listener that returns these connections, and then an error.
@@ -87,7 +88,9 @@ func TestListener_AcceptsTheNextAfterARefusal(t *testing.T) {
 	assert.Equal(t, []string{"untrusted", "untrusted"}, logs.Reasons())
 	assert.EqualValues(t, 2, config.Stats.Total(record.Untrusted))
 	peers, _ := config.Stats.SeenPeers()
-	assert.Equal(t, []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")}, peers, "trusted or not")
+	refused := record.Peer{Addr: netip.MustParseAddr("198.51.100.1"), Mode: policy.On, Connections: 2}
+	refused.Refusals[record.Untrusted] = 2
+	assert.Equal(t, []record.Peer{{Addr: netip.MustParseAddr("192.0.2.1"), Mode: policy.On, Connections: 1, Headers: 1}, refused}, peers, "trusted or not")
 	fields := logs.FilterMessage("refused connection from untrusted peer").All()[0].ContextMap()
 	assert.Equal(t, "198.51.100.1:1", fields["peer"])
 	assert.Equal(t, socketAddr.String(), fields["local"])
@@ -199,5 +202,33 @@ func TestListener_WrapsRealConnections(t *testing.T) {
 		ln.Close()
 		assert.Error(t, wait(t, accepting))
 		assert.Equal(t, []string{"untrusted"}, logs.Reasons())
+	})
+}
+
+// A header followed by TLS on a port for plain HTTP is served, and recorded.
+func TestConn_RecordsAWrongPayload(t *testing.T) {
+	const hello = "\x16\x03\x01\x00\x05hello"
+	for name, says := range map[string]*script{
+		"at once":        says(headerV1 + hello),
+		"after a pause":  says(headerV1, hello),
+		"byte by byte":   says(headerV1, hello[:1], hello[1:]),
+		"behind a LOCAL": says(headertest.Local() + hello),
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, _ := testConfig(policy.On)
+			config.Stats, config.Payload = record.NewStats(), record.PlainPayload
+			got := readAll(wrapTrusted(says, config))
+			assert.Equal(t, hello, got.data)
+			tls, http := config.Stats.WrongPayloads()
+			assert.EqualValues(t, 1, tls)
+			assert.Zero(t, http)
+		})
+	}
+	t.Run("without a header it is the server's business", func(t *testing.T) {
+		config, _ := testConfig(policy.Off)
+		config.Stats, config.Payload = record.NewStats(), record.PlainPayload
+		assert.Equal(t, hello, readAll(wrapTrusted(says(hello), config)).data)
+		tls, _ := config.Stats.WrongPayloads()
+		assert.Zero(t, tls)
 	})
 }

@@ -78,6 +78,9 @@ func (c *conn) deliver(p, got []byte) int {
 	n := copy(p, got)
 	c.setBuffered(got[n:])
 	c.countServed()
+	if c.info.HasHeader() {
+		c.checkPayload(got)
+	}
 	if n < len(got) {
 		c.state.Store(stateBuffered)
 	} else {
