@@ -116,7 +116,7 @@ func (h *Handler) check(f *conninfo.Info) error {
 		return errors.New("cannot tell whether this connection began with a PROXY protocol header")
 	case *h.Mode == On && !f.HasHeader():
 		return errors.New("the connection did not begin with a PROXY protocol header")
-	case *h.Mode == On && f.Mode != On:
+	case *h.Mode == On && f.Mode != policy.On:
 		return errors.New("the connection's PROXY protocol header was not accepted under mode 'on'")
 	case *h.Mode == Off && f.HasHeader():
 		return errors.New("the connection began with a PROXY protocol header")

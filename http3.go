@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 )
@@ -22,7 +23,7 @@ import (
 func refuseUnwrapped(server *caddyhttp.Server, config *datagram.Config, logger *zap.Logger) {
 	m := misdirected{
 		config:    config,
-		mandatory: config.Uses(On),
+		mandatory: config.Uses(policy.On),
 		logger:    record.Limit(logger, record.RefusalInterval, 1),
 	}
 	server.Routes = append(caddyhttp.RouteList{{
@@ -95,7 +96,7 @@ func packetWrapperOf(server *caddyhttp.Server) (*PacketConnWrapper, error) {
 // http3Bypass returns the reason why HTTP/3 would bypass a mandatory header, or an empty text if
 // it would not: the mode of the packet wrapper must be On for every peer for which that of the
 // listener wrapper is. tcp are the ranges of the listener wrapper, or nil.
-func http3Bypass(tcp *bart.Table[Mode], pw *PacketConnWrapper) (reason string, err error) {
+func http3Bypass(tcp *bart.Table[policy.Mode], pw *PacketConnWrapper) (reason string, err error) {
 	switch {
 	case pw == nil:
 		return "this wrapper cannot check UDP", nil
@@ -103,19 +104,19 @@ func http3Bypass(tcp *bart.Table[Mode], pw *PacketConnWrapper) (reason string, e
 		return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s'", wrapperName, pw.Mode), nil
 	}
 	if tcp == nil {
-		tcp = new(bart.Table[Mode])
+		tcp = new(bart.Table[policy.Mode])
 	}
 	udp, err := compileRanges(pw.Ranges)
 	if err != nil || udp == nil {
 		return "", err
 	}
 	for prefix, mode := range udp.All() {
-		if same, ok := tcp.Get(prefix); mode != On && (!ok || same != mode) {
+		if same, ok := tcp.Get(prefix); mode != policy.On && (!ok || same != mode) {
 			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s' for %s, but the listener wrapper does not", wrapperName, mode, prefix), nil
 		}
 	}
 	for prefix, mode := range tcp.All() {
-		if other, ok := udp.LookupPrefix(prefix); mode == On && ok && other != On {
+		if other, ok := udp.LookupPrefix(prefix); mode == policy.On && ok && other != policy.On {
 			return fmt.Sprintf("'%s' in 'packet_conn_wrappers' has mode '%s' for %s, but the listener wrapper has mode 'on'", wrapperName, other, prefix), nil
 		}
 	}
@@ -124,7 +125,7 @@ func http3Bypass(tcp *bart.Table[Mode], pw *PacketConnWrapper) (reason string, e
 
 // disableHTTP3IfBypass disables HTTP/3 on the server if it would bypass the listener wrapper with
 // these ranges.
-func disableHTTP3IfBypass(server *caddyhttp.Server, ranges *bart.Table[Mode], logger *zap.Logger) error {
+func disableHTTP3IfBypass(server *caddyhttp.Server, ranges *bart.Table[policy.Mode], logger *zap.Logger) error {
 	pw, err := packetWrapperOf(server)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
@@ -21,24 +22,24 @@ import (
 // Each request over HTTP/3 passes the guard or is answered with the error 421. The guard asks
 // twice, and the source of trusted peers may answer something else the second time.
 func TestHTTP3_GuardPassesOnWhatFits(t *testing.T) {
-	accepted := datagramtest.Accepted(t, datagramtest.Config(Off), "203.0.113.7:1", "")
+	accepted := datagramtest.Accepted(t, datagramtest.Config(policy.Off), "203.0.113.7:1", "")
 	for _, test := range []struct {
 		name     string
-		mode     Mode
+		mode     policy.Mode
 		major    int
 		accepted *datagram.Addr
 		remote   string
 		want     error
 	}{
-		{"over TCP", On, 2, nil, "", nil},
-		{"past the wrapper", On, 3, nil, "", errUnwrapped},
-		{"past the wrapper, which lets others in", Off, 3, nil, "", nil},
-		{"unchecked", On, 3, new(datagram.Addr), "", errUnwrapped},
-		{"unchecked, where others get in", Off, 3, new(datagram.Addr), "", nil},
-		{"no header, where none is needed", Off, 3, accepted, "203.0.113.7:1", nil},
-		{"no header, where one is needed", On, 3, accepted, "203.0.113.7:1", request.ErrOtherConfig},
-		{"it migrates", Off, 3, accepted, "203.0.113.7:2", nil},
-		{"it gets marked", Off, 3, accepted, "203.0.113.7:0", errMigrated},
+		{"over TCP", policy.On, 2, nil, "", nil},
+		{"past the wrapper", policy.On, 3, nil, "", errUnwrapped},
+		{"past the wrapper, which lets others in", policy.Off, 3, nil, "", nil},
+		{"unchecked", policy.On, 3, new(datagram.Addr), "", errUnwrapped},
+		{"unchecked, where others get in", policy.Off, 3, new(datagram.Addr), "", nil},
+		{"no header, where none is needed", policy.Off, 3, accepted, "203.0.113.7:1", nil},
+		{"no header, where one is needed", policy.On, 3, accepted, "203.0.113.7:1", request.ErrOtherConfig},
+		{"it migrates", policy.Off, 3, accepted, "203.0.113.7:2", nil},
+		{"it gets marked", policy.Off, 3, accepted, "203.0.113.7:0", errMigrated},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
@@ -80,7 +81,7 @@ func TestHTTP3_GuardPassesOnWhatFits(t *testing.T) {
 // with a header.
 func TestHTTP3_ServerWithoutWrapperServesNoConnWithHeader(t *testing.T) {
 	accepted := func(header string) *datagram.Addr {
-		return datagramtest.Accepted(t, datagramtest.Config(On), "192.0.2.1:7", header)
+		return datagramtest.Accepted(t, datagramtest.Config(policy.On), "192.0.2.1:7", header)
 	}
 	header := headertest.UDP(headertest.Client4, headertest.Server4)
 	for _, test := range []struct {

@@ -56,7 +56,7 @@ type verdict struct {
 }
 
 func (r tableRow) verdict(mode proxyprotocol.Mode) verdict {
-	return [...]verdict{proxyprotocol.On: r.on, proxyprotocol.Off: r.off, proxyprotocol.Unspecified: r.unspecified}[mode]
+	return map[proxyprotocol.Mode]verdict{proxyprotocol.On: r.on, proxyprotocol.Off: r.off, proxyprotocol.Unspecified: r.unspecified}[mode]
 }
 
 func refuse(why string) verdict { return verdict{reason: why} }

@@ -36,14 +36,18 @@ var errNoRanges = errors.New("needs at least one IP address or CIDR range")
 
 // compileRanges returns a table of the modes of all ranges, or nil if there are none. Its errors
 // begin with the JSON field.
-func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
+func compileRanges(all []ModeRanges) (*bart.Table[policy.Mode], error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
-	table := new(bart.Table[Mode])
+	table := new(bart.Table[policy.Mode])
 	for i, m := range all {
 		if m.Mode == nil {
 			return nil, fmt.Errorf("ranges[%d].mode: missing: use %s", i, policy.AcceptedModes)
+		}
+		mode, err := m.Mode.policy()
+		if err != nil {
+			return nil, fmt.Errorf("ranges[%d].mode: %w", i, err)
 		}
 		if len(m.Ranges) == 0 {
 			return nil, fmt.Errorf("ranges[%d].ranges: %w", i, errNoRanges)
@@ -51,7 +55,7 @@ func compileRanges(all []ModeRanges) (*bart.Table[Mode], error) {
 		for j, s := range m.Ranges {
 			prefix, err := policy.ParseRange(s)
 			if err == nil {
-				err = policy.InsertRange(table, prefix, *m.Mode)
+				err = policy.InsertRange(table, prefix, mode)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("ranges[%d].ranges[%d]: %w", i, j, err)
@@ -78,12 +82,15 @@ func expandRanges(args []string) []string {
 // TrustedProxiesRaw has the source of trusted proxies; raw is the value of this field, or nil.
 // sourceName is the name of the source, or empty. server is the HTTP server that the source finds in
 // the context of its requests; it may be nil.
-func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode Mode, ranges *bart.Table[Mode], raw json.RawMessage) (p policy.Policy, sourceName string, err error) {
-	p = policy.Policy{Mode: mode, Ranges: ranges}
+func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode Mode, ranges *bart.Table[policy.Mode], raw json.RawMessage) (p policy.Policy, sourceName string, err error) {
+	p = policy.Policy{Ranges: ranges}
+	if p.Mode, err = mode.policy(); err != nil {
+		return p, "", fieldError("mode", err)
+	}
 	if raw == nil {
 		return p, "", nil
 	}
-	if mode == Off {
+	if p.Mode == policy.Off {
 		return p, "", fieldError("trusted_proxies", errTrustUnderOff)
 	}
 	loaded, err := ctx.LoadModule(module, "TrustedProxiesRaw")
@@ -175,10 +182,10 @@ func settingsOf(p *policy.Policy, source string, ranges []ModeRanges) statusapi.
 
 // warnOfPolicy logs warnings about a policy that is valid but may not be what the operator wants.
 func warnOfPolicy(p *policy.Policy, logger *zap.Logger) {
-	if p.Uses(Unspecified) {
+	if p.Uses(policy.Unspecified) {
 		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")
 	}
-	if p.Mode == On && p.TrustsAnyone() {
+	if p.Mode == policy.On && p.TrustsAnyone() {
 		logger.Warn("mode 'on' without 'trusted_proxies' accepts headers from any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8")
 	}
 	if p.Trusted != nil && p.Trusted.Size() == 0 {

@@ -16,7 +16,7 @@ import (
 // What cannot be read must not pass for something that closes the way.
 func TestPacketConnWrapper_RefusesConfigurationItCannotRead(t *testing.T) {
 	mode, logger := On, zap.NewNop()
-	pw := &PacketConnWrapper{config: &datagram.Config{Policy: policy.Policy{Mode: On}}}
+	pw := &PacketConnWrapper{config: &datagram.Config{Policy: policy.Policy{Mode: policy.On}}}
 	for _, s := range []string{`{"wrapper": 1}`, `{"wrapper": "proxy_protocol_mode", "mode": "maybe"}`} {
 		raw := []json.RawMessage{json.RawMessage(s)}
 		_, err := packetWrapperOf(&caddyhttp.Server{PacketConnWrappersRaw: raw})

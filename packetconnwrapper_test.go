@@ -17,6 +17,7 @@ import (
 
 	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
@@ -252,7 +253,7 @@ func TestPacketConnWrapper_OutsideOfAnHTTPServer(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "x", string(p[:n]))
 		assert.Equal(t, headertest.Client4.String(), addr.String())
-		assert.Equal(t, proxyprotocol.On, addr.(*datagram.Addr).Info().Mode)
+		assert.Equal(t, policy.On, addr.(*datagram.Addr).Info().Mode)
 	})
 	t.Run("too late to learn when the configuration runs", func(t *testing.T) {
 		assert.ErrorContains(t, load(t, `"late": true`).err, "new subscriptions")

@@ -8,13 +8,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
 )
 
 // A wrapper of an app other than http has no server, and nothing behind it refuses requests.
 func TestReload_SocketThatNoConfigurationCanAdoptStaysClosed(t *testing.T) {
-	pw := &PacketConnWrapper{Mode: On, config: datagramtest.Config(On), unwrap: true}
+	pw := &PacketConnWrapper{Mode: On, config: datagramtest.Config(policy.On), unwrap: true}
 	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer socket.Close()

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
@@ -53,7 +54,7 @@ func TestSockets_ForgetConfigurationsThatAreGone(t *testing.T) {
 }
 
 // provisioned is a packet wrapper of a server whose sockets have these keys.
-func provisioned(t *testing.T, mode Mode, keys ...string) *PacketConnWrapper {
+func provisioned(t *testing.T, mode policy.Mode, keys ...string) *PacketConnWrapper {
 	pw := &PacketConnWrapper{config: datagramtest.Config(mode), serverName: t.Name(), keys: make(socketKeys), unwrap: true}
 	for _, key := range keys {
 		pw.keys[key] = true
@@ -75,8 +76,8 @@ func (c openedBy) Unwrap() net.PacketConn { return c.PacketConn }
 func TestPacketConnWrapper_HasTheSocketsOfItsKeysWhileItRuns(t *testing.T) {
 	udp := caddytest.ListenUDP(t, "127.0.0.1")
 	at := udp.LocalAddr().String()
-	first, second := provisioned(t, On, "udp/"+at, "udp/:1"), provisioned(t, Off, "udp/"+at)
-	elsewhere := provisioned(t, Unspecified, "udp4/"+at, "udp/:1", "udp6/"+at, "udp/"+at+"0", at, "")
+	first, second := provisioned(t, policy.On, "udp/"+at, "udp/:1"), provisioned(t, policy.Off, "udp/"+at)
+	elsewhere := provisioned(t, policy.Unspecified, "udp4/"+at, "udp/:1", "udp6/"+at, "udp/"+at+"0", at, "")
 	runs := func(pw *PacketConnWrapper) {
 		require.NoError(t, startHandler{pw: pw}.Handle(t.Context(), caddy.Event{}))
 	}
@@ -128,7 +129,7 @@ func TestPacketConnWrapper_WarnsOfASocketItCannotKnowAgain(t *testing.T) {
 		{"of Caddy", false, []string{"udp/:1", "udp/:2"}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			pw := provisioned(t, On, test.keys...)
+			pw := provisioned(t, policy.On, test.keys...)
 			core, logs := observer.New(zap.WarnLevel)
 			pw.logger = zap.New(core)
 			udp := caddytest.ListenUDP(t, "127.0.0.1")

@@ -40,7 +40,7 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	pw, _ := packetWrapperOf(server) // its own Provision reports the error
 	request.Install(server, pw == nil)
 	hadHTTP3 := servesHTTP3(server)
-	if p.Uses(On) && !http3Allowed {
+	if p.Uses(policy.On) && !http3Allowed {
 		if err := disableHTTP3IfBypass(server, p.Ranges, logger); err != nil {
 			return "", fmt.Errorf("server %s: %w", server.Name(), err)
 		}
@@ -54,14 +54,14 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	default:
 		http3 = "unchecked"
 	}
-	if p.Uses(On) || p.Uses(Unspecified) {
+	if p.Uses(policy.On) || p.Uses(policy.Unspecified) {
 		warnOfRedirects(ctx, logger)
 	}
-	if sockets := request.AbstractSockets(server); len(sockets) > 0 && p.Mode == On && !p.TrustsAnyone() {
+	if sockets := request.AbstractSockets(server); len(sockets) > 0 && p.Mode == policy.On && !p.TrustsAnyone() {
 		logger.Warn("no peer of an abstract Unix socket is trusted, because no file permissions guard the socket, so all connections are refused; use a socket file",
 			zap.Strings("listen", sockets))
 	}
-	warnOfNegations(server, p.Uses(Unspecified), logger)
+	warnOfNegations(server, p.Uses(policy.Unspecified), logger)
 	return http3, nil
 }
 
