@@ -13,9 +13,9 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-func TestServer_RedirectsNeedAnHTTPApp(t *testing.T) {
+func TestServer_PlainPortNeedsAnHTTPApp(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
-	assert.NotPanics(t, func() { warnOfRedirects(caddy.Context{Context: t.Context()}, zap.New(core)) })
+	assert.NotPanics(t, func() { warnOfPlainPort(caddy.Context{Context: t.Context()}, zap.New(core)) })
 	assert.Zero(t, logs.Len())
 }
 

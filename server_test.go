@@ -2,6 +2,7 @@ package proxyprotocol_test
 
 import (
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -20,7 +21,7 @@ import (
 
 const (
 	ofHTTP3     = "HTTP/3 is disabled: this wrapper cannot check UDP, so HTTP/3 would bypass mode 'on'; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'"
-	ofRedirects = "Caddy's automatic HTTP->HTTPS redirects do not read PROXY protocol headers and answer them with 400; if your load balancer sends headers there, add the site 'http:// { log }'; if 'proxy_protocol_mode' is in 'servers' options with an address, also add a block 'servers :80 { listener_wrappers { ... } }'"
+	ofPlainPort = "port %d has no 'proxy_protocol_mode' and answers a header with 400: if your load balancer sends headers there, %s will fail; to prevent that, add the site 'http:// { log }', and, if 'proxy_protocol_mode' is in 'servers' options with an address, a block 'servers :%d { listener_wrappers { ... } }'; or in JSON, a server with \"listen\": [\":%d\"] and the same \"listener_wrappers\""
 )
 
 func TestServer_OnWhichTheWrapperCannotWorkDoesNotLoad(t *testing.T) {
@@ -233,7 +234,7 @@ func TestServer_RedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
 			options := fmt.Sprintf("default_bind 127.0.0.1\nhttp_port %d\nhttps_port %d\n", plain, secure) + test.options(plain, secure)
 			site := strings.Replace(caddytest.SecureSite(t, secure), "bind "+strings.Join(caddytest.Loopbacks(), " ")+"\n", "", 1)
 			c := caddytest.Start(t, options, site+test.sites)
-			warned := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"msg": ofRedirects, "level": "warn"}))
+			warned := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"msg": fmt.Sprintf(ofPlainPort, plain, "redirects to HTTPS", plain, plain), "level": "warn"}))
 			assert.Equal(t, test.warned, len(warned) == 1)
 
 			conn := caddytest.Dial(t, caddytest.TCP4(plain))
@@ -248,6 +249,89 @@ func TestServer_RedirectsWithoutWrapperAreWarnedOf(t *testing.T) {
 			c.Logs.WaitFor(t, caddytest.OfAccess.With(caddytest.Fields{"request.remote_ip": headertest.Client4.Addr().String()}))
 		})
 	}
+}
+
+// Without redirects Caddy still needs port 80 for ACME's HTTP challenge, and opens it itself where no
+// server listens.
+func TestServer_ACMEWithoutWrapperIsWarnedOf(t *testing.T) {
+	const (
+		redirects = "redirects to HTTPS"
+		acme      = "ACME's HTTP challenge"
+	)
+	// No certificate is ever obtained: nothing answers at this address.
+	const ca = "acme_ca https://127.0.0.1:1/directory\nskip_install_trust\n"
+	for _, tt := range []struct {
+		name, options, mode, site, more, needs string
+	}{
+		{name: "redirects and ACME", site: "example.com", needs: redirects + " and " + acme},
+		{name: "ACME alone", options: "auto_https disable_redirects", site: "example.com", needs: acme},
+		{name: "fixed", options: "auto_https disable_redirects", site: "example.com", more: "http:// {\nlog\n}\n"},
+		{name: "off", options: "auto_https disable_redirects", mode: "off", site: "example.com"},
+		{name: "no automatic HTTPS", options: "auto_https off", site: "https://example.com"},
+		{name: "no certificates", options: "auto_https disable_certs", site: "example.com", needs: redirects},
+		{name: "a certificate of its own", options: "auto_https disable_redirects", site: "a.test", more: "certificate"},
+		{name: "a certificate for other names", options: "auto_https disable_redirects", site: "example.com", more: "certificate", needs: acme},
+		{name: "no certificate", options: "auto_https disable_redirects", site: "a.test", needs: acme},
+		{name: "an internal name", options: "auto_https disable_redirects", site: "localhost"},
+		{name: "Caddy's own authority", options: "auto_https disable_redirects\nlocal_certs", site: "example.com"},
+		{name: "Caddy's own authority for the site", options: "auto_https disable_redirects", site: "example.com", more: "internal"},
+		{name: "a wildcard", options: "auto_https disable_redirects", site: "*.example.com"},
+		{name: "another challenge", options: "auto_https disable_redirects\ncert_issuer acme {\ndisable_http_challenge\n}", site: "example.com"},
+		{name: "on demand", options: "auto_https disable_redirects\non_demand_tls {\nask http://127.0.0.1:1\n}", site: "https://", more: "on_demand", needs: acme},
+		{name: "only plain HTTP", site: "http://example.com"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			plain, secure := caddytest.FreePort(t), caddytest.FreePort(t)
+			mode := tt.mode
+			if mode == "" {
+				mode = "on"
+			}
+			options := fmt.Sprintf("default_bind 127.0.0.1\nhttp_port %d\nhttps_port %d\n%s%s\n", plain, secure, ca, tt.options) + caddytest.Wrappers("proxy_protocol_mode "+mode+"\ntls")
+			inner, more := "", tt.more
+			switch more {
+			case "certificate":
+				inner, more = "tls "+caddytest.CertificateFiles(t)+"\n", ""
+			case "internal", "on_demand":
+				inner, more = "tls {\n"+map[string]string{"internal": "issuer internal", "on_demand": "on_demand"}[more]+"\n}\n", ""
+			}
+			c := caddytest.New(t)
+			config, err := caddytest.Adapt(c.Caddyfile(options, tt.site+" {\n"+inner+"respond ok\n}\n"+more))
+			require.NoError(t, err)
+			var parsed caddy.Config
+			require.NoError(t, json.Unmarshal(config, &parsed))
+			require.NoError(t, caddy.Validate(&parsed))
+			warnings := c.Logs.Warnings()
+			want := fmt.Sprintf(ofPlainPort, plain, tt.needs, plain, plain)
+			if tt.needs == "" {
+				for _, warning := range warnings {
+					assert.NotContains(t, warning, "answers a header with 400")
+				}
+				return
+			}
+			assert.Contains(t, warnings, want)
+		})
+	}
+}
+
+// A user of JSON has no 'http:// { log }'.
+func TestServer_RedirectsWithTheServerOfTheWarningReadHeaders(t *testing.T) {
+	plain, secure := caddytest.FreePort(t), caddytest.FreePort(t)
+	const wrappers = `"listener_wrappers": [{"wrapper": "proxy_protocol_mode", "mode": "on"}, {"wrapper": "tls"}]`
+	files := strings.Fields(caddytest.CertificateFiles(t))
+	c := caddytest.StartJSON(t, fmt.Sprintf(`{
+		"tls": {"certificates": {"load_files": [{"certificate": %s, "key": %s}]}},
+		"http": {"http_port": %d, "https_port": %d, "servers": {
+			"secure": {"listen": [":%d"], %s, "routes": [{"match": [{"host": ["localhost"]}], "handle": [{"handler": "static_response"}]}]},
+			"plain": {"listen": [":%d"], %s}
+		}}
+	}`, files[0], files[1], plain, secure, secure, wrappers, plain, wrappers))
+	for _, warning := range c.Logs.Warnings() {
+		assert.NotContains(t, warning, "answers a header with 400")
+	}
+	conn := caddytest.Dial(t, caddytest.TCP4(plain))
+	caddytest.Send(t, conn, headerV1+caddytest.Request("/"))
+	response, _ := caddytest.ReadResponse(t, conn)
+	assert.Equal(t, http.StatusPermanentRedirect, response.StatusCode)
 }
 
 // Connections that are TLS already

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -15,9 +16,6 @@ import (
 )
 
 const wrapperName = request.WrapperName
-
-// redirectServer is the key of the server that automatic HTTPS adds for its redirects.
-const redirectServer = "remaining_auto_https_redirects"
 
 // serverOf returns the server that a wrapper is configured on, its name, and a logger with that name.
 // It returns nil and no name for a wrapper outside of the HTTP app.
@@ -55,7 +53,7 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 		http3 = "unchecked"
 	}
 	if p.Uses(policy.On) || p.Uses(policy.Unspecified) {
-		warnOfRedirects(ctx, logger)
+		warnOfPlainPort(ctx, logger)
 	}
 	if sockets := request.AbstractSockets(server); len(sockets) > 0 && p.Mode == policy.On && !p.TrustsAnyone() {
 		logger.Warn("no peer of an abstract Unix socket is trusted, because no file permissions guard the socket, so all connections are refused; use a socket file",
@@ -65,15 +63,15 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	return http3, nil
 }
 
-// warnOfRedirects warns if automatic HTTPS redirects on a server without listener
-// wrappers, which answers "400 Bad Request" to a header.
-func warnOfRedirects(ctx caddy.Context, logger *zap.Logger) {
-	app := request.HTTPApp(ctx)
-	if app == nil || app.Servers[redirectServer] == nil {
+// warnOfPlainPort warns if the port for plain HTTP is needed and has no wrapper.
+func warnOfPlainPort(ctx caddy.Context, logger *zap.Logger) {
+	p, unwrapped := request.UnwrappedPlainPort(ctx)
+	if !unwrapped {
 		return
 	}
-	logger.Warn("Caddy's automatic HTTP->HTTPS redirects do not read PROXY protocol headers and answer them with 400; if your load balancer sends headers there, add the site 'http:// { log }'; if 'proxy_protocol_mode' is in 'servers' options with an address, also add a block 'servers :80 { listener_wrappers { ... } }'",
-		zap.Strings("listen", app.Servers[redirectServer].Listen))
+	logger.Warn(fmt.Sprintf("port %d has no '%s' and answers a header with 400: if your load balancer sends headers there, %s will fail; to prevent that, add the site 'http:// { log }', and, if '%s' is in 'servers' options with an address, a block 'servers :%d { listener_wrappers { ... } }'; or in JSON, a server with \"listen\": [\":%d\"] and the same \"listener_wrappers\"",
+		p.Port, wrapperName, strings.Join(p.NeededFor, " and "), wrapperName, p.Port, p.Port),
+		zap.Strings("listen", p.Listen))
 }
 
 // warnOfNegations warns once of the negated matchers in the server's routes. It ignores invalid
