@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
@@ -12,12 +11,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
-
-func TestServer_PlainPortNeedsAnHTTPApp(t *testing.T) {
-	core, logs := observer.New(zap.WarnLevel)
-	assert.NotPanics(t, func() { warnOfPlainPort(caddy.Context{Context: t.Context()}, zap.New(core)) })
-	assert.Zero(t, logs.Len())
-}
 
 // Whether HTTP/3 would bypass a packet wrapper cannot be told of one that cannot be read.
 func TestHTTP3_PacketWrapperThatCannotBeReadIsAnError(t *testing.T) {

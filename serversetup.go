@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -53,7 +52,7 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 		http3 = "unchecked"
 	}
 	if p.Uses(policy.On) || p.Uses(policy.Unspecified) {
-		warnOfPlainPort(ctx, logger)
+		request.WarnOfPlainPort(ctx, logger)
 	}
 	if sockets := request.AbstractSockets(server); len(sockets) > 0 && p.Mode == policy.On && !p.TrustsAnyone() {
 		logger.Warn("no peer of an abstract Unix socket is trusted, because no file permissions guard the socket, so all connections are refused; use a socket file",
@@ -61,17 +60,6 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	}
 	warnOfNegations(server, p.Uses(policy.Unspecified), logger)
 	return http3, nil
-}
-
-// warnOfPlainPort warns if the port for plain HTTP is needed and has no wrapper.
-func warnOfPlainPort(ctx caddy.Context, logger *zap.Logger) {
-	p, unwrapped := request.UnwrappedPlainPort(ctx)
-	if !unwrapped {
-		return
-	}
-	logger.Warn(fmt.Sprintf("port %d has no '%s' and answers a header with 400: if your load balancer sends headers there, %s will fail; to prevent that, add the site 'http:// { log }', and, if '%s' is in 'servers' options with an address, a block 'servers :%d { listener_wrappers { ... } }'; or in JSON, a server with \"listen\": [\":%d\"] and the same \"listener_wrappers\"",
-		p.Port, wrapperName, strings.Join(p.NeededFor, " and "), wrapperName, p.Port, p.Port),
-		zap.Strings("listen", p.Listen))
 }
 
 // warnOfNegations warns once of the negated matchers in the server's routes. It ignores invalid

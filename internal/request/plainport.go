@@ -2,6 +2,7 @@ package request
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -9,30 +10,41 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 )
 
-// PlainPort is the port for plain HTTP, 80 by default, if it has no wrapper and is needed all the
-// same. A header there is answered with "400 Bad Request".
-type PlainPort struct {
-	Port int
-	// Listen are the addresses of the servers without the wrapper. It is empty if there are none:
+// plainPort is the port for plain HTTP, 80 by default.
+type plainPort struct {
+	port int
+	// listen are the addresses of the servers without the wrapper. It is empty if there are none:
 	// then Caddy opens the port for each ACME challenge.
-	Listen []string
-	// NeededFor names what needs the port: redirects to HTTPS, ACME's HTTP challenge, or both.
-	NeededFor []string
+	listen []string
+	// neededFor names what needs the port without the wrapper: redirects to HTTPS, ACME's HTTP
+	// challenge, or both.
+	neededFor []string
 }
 
-// UnwrappedPlainPort returns the port for plain HTTP, and reports whether it is needed and has no
-// wrapper. It must be called while a server is provisioned.
-func UnwrappedPlainPort(ctx caddy.Context) (p PlainPort, unwrapped bool) {
+// WarnOfPlainPort warns if the port for plain HTTP has no wrapper, and is needed: a header there is
+// answered with "400 Bad Request". It must be called while a server is provisioned.
+func WarnOfPlainPort(ctx caddy.Context, logger *zap.Logger) {
 	app := HTTPApp(ctx)
 	if app == nil {
-		return p, false
+		return
 	}
-	p.Port = cmp.Or(app.HTTPPort, caddyhttp.DefaultHTTPPort)
+	p := plainPortOf(ctx, app)
+	if len(p.neededFor) == 0 {
+		return
+	}
+	logger.Warn(fmt.Sprintf("port %d has no '%s' and answers a header with 400: if your load balancer sends headers there, %s will fail; to prevent that, add the site 'http:// { log }', and, if '%s' is in 'servers' options with an address, a block 'servers :%d { listener_wrappers { ... } }'; or in JSON, a server with \"listen\": [\":%d\"] and the same \"listener_wrappers\"",
+		p.port, WrapperName, strings.Join(p.neededFor, " and "), WrapperName, p.port, p.port),
+		zap.Strings("listen", p.listen))
+}
+
+func plainPortOf(ctx caddy.Context, app *caddyhttp.App) (p plainPort) {
+	p.port = cmp.Or(app.HTTPPort, caddyhttp.DefaultHTTPPort)
 	wrapped := false
 	for _, server := range app.Servers {
-		on := listensOn(server, p.Port)
+		on := listensOn(server, p.port)
 		if len(on) == 0 {
 			continue
 		}
@@ -40,17 +52,17 @@ func UnwrappedPlainPort(ctx caddy.Context) (p PlainPort, unwrapped bool) {
 		if slices.Contains(names, WrapperName) || Installed(server) {
 			wrapped = true
 		} else {
-			p.Listen = append(p.Listen, on...)
+			p.listen = append(p.listen, on...)
 		}
 	}
-	slices.Sort(p.Listen)
-	if len(p.Listen) > 0 && redirects(app) {
-		p.NeededFor = append(p.NeededFor, "redirects to HTTPS")
+	slices.Sort(p.listen)
+	if len(p.listen) > 0 && redirects(app) {
+		p.neededFor = append(p.neededFor, "redirects to HTTPS")
 	}
-	if (len(p.Listen) > 0 || !wrapped) && needsHTTPChallenge(ctx, app) {
-		p.NeededFor = append(p.NeededFor, "ACME's HTTP challenge")
+	if (len(p.listen) > 0 || !wrapped) && needsHTTPChallenge(ctx, app) {
+		p.neededFor = append(p.neededFor, "ACME's HTTP challenge")
 	}
-	return p, len(p.NeededFor) > 0
+	return p
 }
 
 // listensOn returns the addresses of a server that have a TCP port.
