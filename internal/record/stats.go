@@ -31,6 +31,9 @@ type Stats struct {
 	refusals ring[Refusal]        // guarded by mu
 	headers  ring[Accepted]       // guarded by mu
 	peers    map[netip.Addr]*Peer // guarded by mu, the peers included
+	// last is the peer that was looked up last: many connections in a row come from one load
+	// balancer. It may be nil; guarded by mu.
+	last *Peer
 	// peersMore says that there were more than PeersKept peers; guarded by mu.
 	peersMore bool
 }
@@ -70,7 +73,7 @@ func (s *Stats) addRefusal(r *Refusal) {
 	ip := ipOf(r.Peer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if peer := s.peers[ip]; peer != nil {
+	if peer := s.peer(ip); peer != nil {
 		peer.Refusals[r.Reason]++
 		r.sendsHeaders = peer.Headers > 0
 	}
@@ -82,10 +85,18 @@ func (s *Stats) addHeader(a *Accepted) {
 	ip := policy.PeerIP(a.Peer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if peer := s.peers[ip]; peer != nil {
+	if peer := s.peer(ip); peer != nil {
 		peer.Headers++
 	}
 	s.headers.add(*a)
+}
+
+// peer returns the peer with an address, or nil if it is not remembered. The caller holds mu.
+func (s *Stats) peer(addr netip.Addr) *Peer {
+	if s.last == nil || s.last.Addr != addr {
+		s.last = s.peers[addr]
+	}
+	return s.last
 }
 
 // SawPeer remembers a peer and the mode in force for it, unless its address is invalid.
@@ -95,7 +106,7 @@ func (s *Stats) SawPeer(addr netip.Addr, mode policy.Mode) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	peer := s.peers[addr]
+	peer := s.peer(addr)
 	switch {
 	case peer != nil:
 	case len(s.peers) == PeersKept:
