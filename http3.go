@@ -134,40 +134,5 @@ func disableHTTP3IfBypass(server *caddyhttp.Server, ranges *bart.Table[policy.Mo
 	if err != nil || reason == "" {
 		return err
 	}
-	return disableHTTP3(server, reason, logger)
-}
-
-// disableHTTP3 removes HTTP/3 from the protocols of the server, and logs the reason.
-func disableHTTP3(server *caddyhttp.Server, reason string, logger *zap.Logger) error {
-	// Slices are replaced, never changed: servers share their default ones.
-	var had bool
-	without := func(protocols []string) []string {
-		if !slices.Contains(protocols, "h3") {
-			return protocols
-		}
-		had = true
-		return slices.DeleteFunc(slices.Clone(protocols), func(p string) bool { return p == "h3" })
-	}
-	protocols := without(server.Protocols)
-	// Listeners without protocols of their own use the server's.
-	inherits := server.ListenProtocols == nil
-	lost := false
-	var listenProtocols [][]string
-	for _, of := range server.ListenProtocols {
-		rest := without(of)
-		inherits = inherits || of == nil
-		lost = lost || of != nil && len(rest) == 0
-		listenProtocols = append(listenProtocols, rest)
-	}
-	if lost || inherits && len(protocols) == 0 {
-		return fmt.Errorf("no protocol is left, because HTTP/3 is disabled where a PROXY protocol header is mandatory; write:\n\n\tprotocols h1 h2\n\nor, to serve HTTP/3 to every host that can reach the port, in %s:\n\n\thttp3 allow", wrapperName)
-	}
-	if len(protocols) == 0 {
-		protocols = []string{"h1"} // no listener uses them, but an empty list means all protocols
-	}
-	server.Protocols, server.ListenProtocols = protocols, listenProtocols
-	if had && len(server.TLSConnPolicies) > 0 {
-		logger.Warn("HTTP/3 is disabled: " + reason + ", so HTTP/3 would bypass mode 'on'; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'")
-	}
-	return nil
+	return request.DisableHTTP3(server, reason, logger)
 }

@@ -36,7 +36,7 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	}
 	pw, _ := packetWrapperOf(server) // its own Provision reports the error
 	request.Install(server, pw == nil)
-	hadHTTP3 := servesHTTP3(server)
+	hadHTTP3 := request.ServesHTTP3(server)
 	if p.Uses(policy.On) && !http3Allowed {
 		if err := disableHTTP3IfBypass(server, p.Ranges, logger); err != nil {
 			return "", fmt.Errorf("server %s: %w", server.Name(), err)
@@ -44,7 +44,7 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	}
 	switch {
 	case !hadHTTP3:
-	case !servesHTTP3(server):
+	case !request.ServesHTTP3(server):
 		http3 = "disabled"
 	case pw != nil:
 		http3 = "checked"
@@ -101,22 +101,7 @@ func warnOfNegations(server *caddyhttp.Server, unspecified bool, logger *zap.Log
 // are not known.
 func servesUnwrappedHTTP3(server *caddyhttp.Server) bool {
 	pw, err := packetWrapperOf(server)
-	return pw == nil && err == nil && servesHTTP3(server)
-}
-
-// servesHTTP3 reports whether the server serves requests over HTTP/3.
-func servesHTTP3(server *caddyhttp.Server) bool {
-	if len(server.TLSConnPolicies) == 0 {
-		return false
-	}
-	inherits := len(server.ListenProtocols) == 0
-	for _, protocols := range server.ListenProtocols {
-		if slices.Contains(protocols, "h3") {
-			return true
-		}
-		inherits = inherits || protocols == nil
-	}
-	return inherits && slices.Contains(server.Protocols, "h3")
+	return pw == nil && err == nil && request.ServesHTTP3(server)
 }
 
 // rawSets returns the JSON of matchers that Caddy has already provisioned, as it does those of a
