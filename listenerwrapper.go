@@ -112,6 +112,7 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 		return err
 	}
 	lw.config, lw.payloads = config, request.PayloadsOf(ctx, server)
+	logger = lw.settings.KeepWarnings(logger)
 	if server != nil {
 		lw.settings.HTTP3, err = prepareServer(ctx, server, &config.Policy, lw.HTTP3 == allowed, logger)
 		if err != nil {

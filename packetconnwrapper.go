@@ -142,7 +142,7 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}
-	warnOfPolicy(&pw.config.Policy, logger)
+	warnOfPolicy(&pw.config.Policy, pw.settings.KeepWarnings(logger))
 	return pw.onStart(ctx)
 }
 

@@ -2,6 +2,7 @@ package statusapi
 
 import (
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
@@ -21,6 +22,8 @@ type Settings struct {
 	// HTTP3 says what becomes of HTTP/3 on the server: "disabled" by the wrapper, "checked" by the
 	// packet conn wrapper, or "unchecked". It is empty if the server does not serve HTTP/3.
 	HTTP3 string `json:"http3,omitempty"`
+	// Warnings are what the log warned of when the configuration was loaded.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // MaxTrustedRanges is the number of TrustedRanges.
@@ -44,6 +47,17 @@ func SettingsOf(p *policy.Policy, source string, ranges []Ranges) Settings {
 		s.TrustedProxies = "any"
 	}
 	return s
+}
+
+// KeepWarnings returns a logger that writes to another one and keeps the warnings. It must be used only
+// while the configuration is loaded.
+func (s *Settings) KeepWarnings(logger *zap.Logger) *zap.Logger {
+	return logger.WithOptions(zap.Hooks(func(entry zapcore.Entry) error {
+		if entry.Level == zapcore.WarnLevel {
+			s.Warnings = append(s.Warnings, entry.Message)
+		}
+		return nil
+	}))
 }
 
 // Announce logs the settings when a listener opens. The log of a listener without a wrapper has no
