@@ -245,10 +245,10 @@ func (l *Log) debugAccepted(peer net.Addr, mode policy.Mode, h *wire.Header) {
 // payload logs that a header is followed by something else than the listener expects.
 func (l *Log) payload(expected Payload, peer net.Addr, socket localAddresser, h *wire.Header) {
 	message := "received TLS behind a PROXY protocol header, but this port is for plain HTTP"
-	hint := "make the load balancer send TLS to a port for HTTPS, or end TLS itself"
+	hint := "if all clients fail, make the load balancer send TLS to a port for HTTPS, or end TLS itself"
 	if expected == TLSPayload {
 		message = "received plain HTTP behind a PROXY protocol header, but this port is for TLS"
-		hint = "make the load balancer pass TLS through, or send plain HTTP to a port for HTTP, such as that of a site 'http://'"
+		hint = "if all clients fail, make the load balancer pass TLS through, or send plain HTTP to a port for HTTP, such as that of a site 'http://'"
 	}
 	l.Info(message,
 		zap.String("peer", conninfo.AddrString(peer)),

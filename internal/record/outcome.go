@@ -113,6 +113,17 @@ func AcceptedAs(h *wire.Header, marked bool) Outcome {
 	}
 }
 
+// HasHeader reports whether the outcome is the reason for refusing a whole header, so that its peer
+// sends headers.
+func (o Outcome) HasHeader() bool {
+	switch o {
+	case Missing, Untrusted, Malformed, Timeout, IO, Silent:
+		return false
+	default:
+		return o.IsRefusal()
+	}
+}
+
 // IsRefusal reports whether the outcome is the reason of a refusal, or Silent.
 func (o Outcome) IsRefusal() bool { return o >= Missing }
 

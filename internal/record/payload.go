@@ -26,6 +26,8 @@ const payloadInterval = time.Minute
 // the listener expects.
 type payloads struct {
 	tlsOnPlain, plainOnTLS atomic.Uint64
+	// last is the monotime.Time of the last one, or 0.
+	last atomic.Int64
 	// next is the monotime.Time from which on the next one is logged.
 	next atomic.Int64
 }
@@ -49,6 +51,7 @@ func (p *payloads) count(expected Payload, now monotime.Time) bool {
 	} else {
 		p.plainOnTLS.Add(1)
 	}
+	p.last.Store(int64(now))
 	next := p.next.Load()
 	return int64(now) >= next && p.next.CompareAndSwap(next, int64(now.Add(payloadInterval)))
 }
@@ -57,4 +60,12 @@ func (p *payloads) count(expected Payload, now monotime.Time) bool {
 // for plain HTTP, and by plain HTTP on a listener for TLS.
 func (s *Stats) WrongPayloads() (tlsOnPlain, plainOnTLS uint64) {
 	return s.payloads.tlsOnPlain.Load(), s.payloads.plainOnTLS.Load()
+}
+
+// HadWrongPayload reports whether there was such a connection under the running configuration, within
+// recentTime.
+func (s *Stats) HadWrongPayload() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.isRecent(monotime.Time(s.payloads.last.Load()))
 }

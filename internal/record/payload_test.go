@@ -45,6 +45,7 @@ func TestRecorder_CheckPayload(t *testing.T) {
 			var got counts
 			got.tls, got.http = r.Stats.WrongPayloads()
 			assert.Equal(t, tt.want, got)
+			assert.Equal(t, tt.logged != "", r.Stats.HadWrongPayload())
 			if tt.logged == "" {
 				assert.Zero(t, logs.Len())
 				return

@@ -30,7 +30,7 @@ type Refusal struct {
 	// received says what arrived, as Received does. It is empty if nothing was read.
 	received string
 	bytes    []byte
-	// sendsHeaders says that an earlier connection of the peer began with an accepted header.
+	// sendsHeaders says that an earlier connection of the peer began with a header.
 	sendsHeaders bool
 }
 
@@ -107,6 +107,12 @@ type SizeError struct {
 	Announced, Allowed int
 }
 
+// roomy returns a limit that leaves room for the next header, which may be a bit larger.
+func (e SizeError) roomy() int {
+	const step = 4096
+	return min((e.Announced+step-1)/step*step, wire.MaxSize)
+}
+
 // Error implements error.
 func (e SizeError) Error() string {
 	return fmt.Sprintf("the header announces %d bytes, but max_header_size is %d", e.Announced, e.Allowed)
@@ -135,7 +141,7 @@ func (r *Refusal) Hint() string {
 	case TooLarge:
 		var size SizeError
 		if errors.As(r.Err, &size) {
-			return fmt.Sprintf("if this is your load balancer, add: max_header_size %d", size.Announced)
+			return fmt.Sprintf("if this is your load balancer, set: max_header_size %d", size.roomy())
 		}
 		return ""
 	case Version:
@@ -146,15 +152,17 @@ func (r *Refusal) Hint() string {
 }
 
 // hintUntrusted returns the hint for an untrusted peer. There is none if the source of trusted peers
-// failed: then the error says what to fix.
+// failed: then the error says what to fix. The line to add is a range with the mode on, because a
+// second line trusted_proxies would be an error, and the source may not be static.
 func (r *Refusal) hintUntrusted(ip netip.Addr, own bool) string {
+	trust := "add its address to 'trusted_proxies', or add: on " + ip.String()
 	switch {
 	case !ip.IsValid() || r.Err != nil:
 		return ""
 	case own:
-		return "if this machine connects without a header, for example for health checks, add: off " + ip.String()
+		return "if your load balancer runs on this machine, " + trust + "; if this machine connects without a header, for example for health checks, add: off " + ip.String()
 	default:
-		return "if this is your load balancer, add its address: trusted_proxies static " + netip.PrefixFrom(ip, ip.BitLen()).String()
+		return "if this is your load balancer, " + trust
 	}
 }
 
@@ -166,7 +174,7 @@ func (r *Refusal) hintMissing(ip netip.Addr, own bool) string {
 	case !ip.IsValid():
 		return "if a load balancer connects through this socket, " + send
 	case r.sendsHeaders:
-		return "this peer sends headers at other times: " + send + " every time, for its health checks, too"
+		return "this peer sends headers at other times: if it is your load balancer, " + send + " every time, for its health checks, too"
 	case own:
 		return "if this machine connects without a header, for example for health checks, add: off " + ip.String() + "; if it is your load balancer, " + send
 	default:

@@ -17,7 +17,8 @@ import (
 func TestRefusal_Hint(t *testing.T) {
 	tcp := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	const (
-		trust = "if this is your load balancer, add its address: trusted_proxies static "
+		trust = "if this is your load balancer, add its address to 'trusted_proxies', or add: on "
+		own   = "if your load balancer runs on this machine, add its address to 'trusted_proxies', or add: on "
 		off   = "if this machine connects without a header, for example for health checks, add: off "
 		send  = "make it send a PROXY protocol header"
 	)
@@ -27,13 +28,13 @@ func TestRefusal_Hint(t *testing.T) {
 		refusal Refusal
 		want    string
 	}{
-		{"untrusted", Refusal{Reason: Untrusted, Peer: tcp("10.0.0.9:4711")}, trust + "10.0.0.9/32"},
-		{"untrusted over IPv6", Refusal{Reason: Untrusted, Peer: tcp("[2001:db8::9]:4711")}, trust + "2001:db8::9/128"},
-		{"untrusted, a mapped address", Refusal{Reason: Untrusted, Peer: tcp("[::ffff:10.0.0.9]:4711")}, trust + "10.0.0.9/32"},
-		{"untrusted, a UDP peer", Refusal{Reason: Untrusted, Peer: &net.UDPAddr{IP: net.IPv4(10, 0, 0, 9)}}, trust + "10.0.0.9/32"},
-		{"untrusted loopback", Refusal{Reason: Untrusted, Peer: tcp("127.0.0.1:4711")}, off + "127.0.0.1"},
-		{"untrusted loopback over IPv6", Refusal{Reason: Untrusted, Peer: tcp("[::1]:4711")}, off + "::1"},
-		{"untrusted, this machine's other address", Refusal{Reason: Untrusted, Peer: tcp("192.0.2.2:4711")}, off + "192.0.2.2"},
+		{"untrusted", Refusal{Reason: Untrusted, Peer: tcp("10.0.0.9:4711")}, trust + "10.0.0.9"},
+		{"untrusted over IPv6", Refusal{Reason: Untrusted, Peer: tcp("[2001:db8::9]:4711")}, trust + "2001:db8::9"},
+		{"untrusted, a mapped address", Refusal{Reason: Untrusted, Peer: tcp("[::ffff:10.0.0.9]:4711")}, trust + "10.0.0.9"},
+		{"untrusted, a UDP peer", Refusal{Reason: Untrusted, Peer: &net.UDPAddr{IP: net.IPv4(10, 0, 0, 9)}}, trust + "10.0.0.9"},
+		{"untrusted loopback", Refusal{Reason: Untrusted, Peer: tcp("127.0.0.1:4711")}, own + "127.0.0.1; " + off + "127.0.0.1"},
+		{"untrusted loopback over IPv6", Refusal{Reason: Untrusted, Peer: tcp("[::1]:4711")}, own + "::1; " + off + "::1"},
+		{"untrusted, this machine's other address", Refusal{Reason: Untrusted, Peer: tcp("192.0.2.2:4711")}, own + "192.0.2.2; " + off + "192.0.2.2"},
 		{"untrusted, a Unix socket", Refusal{Reason: Untrusted, Peer: unix}, ""},
 		{"untrusted, no address", Refusal{Reason: Untrusted}, ""},
 		{"untrusted, an address that panics", Refusal{Reason: Untrusted, Peer: badAddr{}}, ""},
@@ -42,7 +43,7 @@ func TestRefusal_Hint(t *testing.T) {
 		{"missing", Refusal{Reason: Missing, Peer: tcp("10.0.0.9:4711")},
 			"if this is your load balancer, " + send + "; if it is a monitor that connects directly, add: off 10.0.0.9"},
 		{"missing, a peer that sends headers", Refusal{Reason: Missing, Peer: tcp("10.0.0.9:4711"), sendsHeaders: true},
-			"this peer sends headers at other times: " + send + " every time, for its health checks, too"},
+			"this peer sends headers at other times: if it is your load balancer, " + send + " every time, for its health checks, too"},
 		{"missing, this machine", Refusal{Reason: Missing, Peer: tcp("[::1]:4711")}, off + "::1; if it is your load balancer, " + send},
 		{"missing, a Unix socket", Refusal{Reason: Missing, Peer: unix}, "if a load balancer connects through this socket, " + send},
 
@@ -53,7 +54,10 @@ func TestRefusal_Hint(t *testing.T) {
 			"the first header names 203.0.113.7:1: if that is another load balancer of yours, make the second one read the header of the first, or turn one of the headers off; if it is a client, the client sent the second header to claim another address"},
 		{"duplicate, behind LOCAL", Refusal{Reason: Duplicate}, "the load balancer sent two headers, or its client sent the second one to claim another address"},
 
-		{"too large", Refusal{Reason: TooLarge, Err: SizeError{9000, 4096}}, "if this is your load balancer, add: max_header_size 9000"},
+		{"too large", Refusal{Reason: TooLarge, Err: SizeError{9000, 4096}}, "if this is your load balancer, set: max_header_size 12288"},
+		{"too large by one", Refusal{Reason: TooLarge, Err: SizeError{4097, 4096}}, "if this is your load balancer, set: max_header_size 8192"},
+		{"too large, a multiple", Refusal{Reason: TooLarge, Err: SizeError{8192, 4096}}, "if this is your load balancer, set: max_header_size 8192"},
+		{"as large as can be", Refusal{Reason: TooLarge, Err: SizeError{65551, 4096}}, "if this is your load balancer, set: max_header_size 65551"},
 		{"too large, size unknown", Refusal{Reason: TooLarge}, ""},
 		{"version", Refusal{Reason: Version}, "if this is your load balancer, set it to the other version, or remove the option 'version'"},
 		{"malformed", Refusal{Reason: Malformed, Peer: tcp("10.0.0.9:4711")}, ""},

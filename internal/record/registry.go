@@ -70,6 +70,7 @@ func (r *Registry) Acquire(key Key, user any) *Stats {
 		r.entries[key] = entry
 	}
 	entry.users = append(entry.users, user)
+	entry.stats.TakeOver()
 	return entry.stats
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
@@ -21,19 +22,30 @@ const (
 	PeersKept = 256
 )
 
+// Times after which a refusal is no longer recent.
+const (
+	recentTime = time.Hour
+	// settledTime is that of a peer whose header was accepted after the refusal.
+	settledTime = 2 * time.Minute
+)
+
 // Stats has the counters of a listener, its last refusals, the last headers it accepted, and its
 // peers. It outlives reloads, and is safe for concurrent use.
 type Stats struct {
 	Counters
 	payloads payloads
 
-	mu       sync.Mutex
-	refusals ring[Refusal]        // guarded by mu
-	headers  ring[Accepted]       // guarded by mu
-	peers    map[netip.Addr]*Peer // guarded by mu, the peers included
+	mu sync.Mutex
+	// loaded is when the running configuration took over the listener; guarded by mu.
+	loaded monotime.Time
+	// refused has the time of the last refusal for each reason, or 0; guarded by mu.
+	refused  [Outcomes]monotime.Time
+	refusals ring[Refusal]             // guarded by mu
+	headers  ring[Accepted]            // guarded by mu
+	peers    map[netip.Addr]*knownPeer // guarded by mu, the peers included
 	// last is the peer that was looked up last: many connections in a row come from one load
 	// balancer. It may be nil; guarded by mu.
-	last *Peer
+	last *knownPeer
 	// peersMore says that there were more than PeersKept peers; guarded by mu.
 	peersMore bool
 }
@@ -59,24 +71,46 @@ type Peer struct {
 	Refusals [Outcomes]uint64
 }
 
+// knownPeer is a peer with the times that decide what is recent.
+type knownPeer struct {
+	Peer
+	// refused has the time of its last refusal for each reason, and header that of its last connection
+	// with an accepted header. They are 0 if there is none.
+	refused [Outcomes]monotime.Time
+	header  monotime.Time
+}
+
+// sendsHeaders reports whether a connection of the peer began with a header.
+func (p *Peer) sendsHeaders() bool {
+	for reason, n := range p.Refusals {
+		if n > 0 && Outcome(reason).HasHeader() {
+			return true
+		}
+	}
+	return p.Headers > 0
+}
+
 // NewStats returns the stats of a new listener.
 func NewStats() *Stats {
 	return &Stats{
+		loaded:   monotime.Now(),
 		refusals: ring[Refusal]{size: RefusalsKept},
 		headers:  ring[Accepted]{size: HeadersKept},
-		peers:    make(map[netip.Addr]*Peer),
+		peers:    make(map[netip.Addr]*knownPeer),
 	}
 }
 
 // addRefusal remembers a refusal. It sets what the refusal says of the peer.
 func (s *Stats) addRefusal(r *Refusal) {
-	ip := ipOf(r.Peer)
+	ip, now := ipOf(r.Peer), monotime.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if peer := s.peer(ip); peer != nil {
+		r.sendsHeaders = peer.sendsHeaders()
 		peer.Refusals[r.Reason]++
-		r.sendsHeaders = peer.Headers > 0
+		peer.refused[r.Reason] = now
 	}
+	s.refused[r.Reason] = now
 	s.refusals.add(*r)
 }
 
@@ -87,12 +121,13 @@ func (s *Stats) addHeader(a *Accepted) {
 	defer s.mu.Unlock()
 	if peer := s.peer(ip); peer != nil {
 		peer.Headers++
+		peer.header = a.At
 	}
 	s.headers.add(*a)
 }
 
 // peer returns the peer with an address, or nil if it is not remembered. The caller holds mu.
-func (s *Stats) peer(addr netip.Addr) *Peer {
+func (s *Stats) peer(addr netip.Addr) *knownPeer {
 	if s.last == nil || s.last.Addr != addr {
 		s.last = s.peers[addr]
 	}
@@ -113,11 +148,45 @@ func (s *Stats) SawPeer(addr netip.Addr, mode policy.Mode) {
 		s.peersMore = true
 		return
 	default:
-		peer = &Peer{Addr: addr}
+		peer = &knownPeer{Peer: Peer{Addr: addr}}
 		s.peers[addr] = peer
 	}
 	peer.Mode = mode
 	peer.Connections++
+}
+
+// TakeOver says that a new configuration takes over the listener.
+func (s *Stats) TakeOver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loaded = monotime.Now()
+}
+
+// WasRefused reports whether there was a recent refusal for a reason: one under the running
+// configuration, and within recentTime.
+func (s *Stats) WasRefused(reason Outcome) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.isRecent(s.refused[reason])
+}
+
+// WasPeerRefused is WasRefused for a peer. A refusal is no longer recent if the peer has sent a
+// header since that was accepted, and was not refused again within settledTime.
+func (s *Stats) WasPeerRefused(addr netip.Addr, reason Outcome) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	peer := s.peer(addr)
+	if peer == nil || !s.isRecent(peer.refused[reason]) {
+		return false
+	}
+	at := peer.refused[reason]
+	return peer.header == 0 || peer.header < at || monotime.Now().Sub(at) < settledTime
+}
+
+// isRecent reports whether what happened at a time, which is 0 for never, is recent. The caller
+// holds mu.
+func (s *Stats) isRecent(at monotime.Time) bool {
+	return at != 0 && at >= s.loaded && monotime.Now().Sub(at) < recentTime
 }
 
 // SeenPeers returns the peers remembered, in order, and whether there were more.
@@ -126,7 +195,7 @@ func (s *Stats) SeenPeers() (peers []Peer, more bool) {
 	defer s.mu.Unlock()
 	peers = make([]Peer, 0, len(s.peers))
 	for _, peer := range s.peers {
-		peers = append(peers, *peer)
+		peers = append(peers, peer.Peer)
 	}
 	slices.SortFunc(peers, func(a, b Peer) int { return a.Addr.Compare(b.Addr) })
 	return peers, s.peersMore

@@ -6,11 +6,14 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
@@ -107,4 +110,62 @@ func TestCounters_DurationsFallIntoTheirBuckets(t *testing.T) {
 		assert.EqualValues(t, 1, d.counts[i].Load(), "bounds are inclusive: %s", bound)
 		assert.EqualValues(t, 1, d.counts[i+1].Load(), bound)
 	}
+}
+
+// What the operator has set right is no longer recent.
+func TestStats_KnowsRecentRefusals(t *testing.T) {
+	type step func(r *Recorder)
+	peer := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1}
+	refused := func(r *Recorder) { r.Refuse(Refusal{Peer: peer, Reason: Missing}, nil) }
+	header := func(r *Recorder) {
+		r.RememberHeader(&Accepted{At: monotime.Now(), Peer: peer, Header: *testHeader()})
+	}
+	loaded := func(r *Recorder) { r.Stats.TakeOver() }
+	after := func(d time.Duration) step { return func(*Recorder) { time.Sleep(d) } }
+	for _, tt := range []struct {
+		name               string
+		steps              []step
+		recent, peerRecent bool
+	}{
+		{"never", nil, false, false},
+		{"now", []step{refused}, true, true},
+		{"within the hour", []step{refused, after(59 * time.Minute)}, true, true},
+		{"an hour before", []step{refused, after(time.Hour)}, false, false},
+		{"before the configuration was loaded", []step{refused, after(1), loaded}, false, false},
+		{"before and after", []step{refused, after(1), loaded, after(1), refused}, true, true},
+		{"a header since then", []step{refused, after(1), header, after(time.Minute)}, true, true},
+		{"a header since then, for long", []step{refused, after(1), header, after(2 * time.Minute)}, true, false},
+		{"a header before", []step{header, after(1), refused, after(2 * time.Minute)}, true, true},
+		{"sometimes", []step{refused, after(1), header, after(time.Minute), refused, after(1), header, after(time.Minute)}, true, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(time.Nanosecond) // 0 is never
+				r := Recorder{NewLog(zap.NewNop(), false), NewStats()}
+				r.SawPeer(policy.PeerIP(peer), policy.On)
+				for _, do := range tt.steps {
+					do(&r)
+				}
+				assert.Equal(t, tt.recent, r.Stats.WasRefused(Missing))
+				assert.Equal(t, tt.peerRecent, r.Stats.WasPeerRefused(policy.PeerIP(peer), Missing))
+				assert.False(t, r.Stats.WasRefused(Duplicate))
+				assert.False(t, r.Stats.WasPeerRefused(netip.MustParseAddr("10.0.0.2"), Missing))
+			})
+		})
+	}
+}
+
+func TestStats_KnowsAPeerThatSendsHeaders(t *testing.T) {
+	for reason := Missing; reason < Outcomes; reason++ {
+		p := new(Peer)
+		p.Refusals[reason]++
+		assert.Equal(t, reason.HasHeader(), p.sendsHeaders(), reason)
+		p.Headers++
+		assert.True(t, p.sendsHeaders())
+	}
+	for o := Client; o < Missing; o++ {
+		assert.False(t, o.HasHeader(), o)
+	}
+	assert.True(t, Version.HasHeader())
+	assert.False(t, Untrusted.HasHeader(), "nothing is read")
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/record"
 )
 
 // hintedPeers is the number of peers that a hint is made for, of each kind.
@@ -16,7 +18,7 @@ func (l *Listener) FindHints() (hints []string) {
 	hints = append(hints, l.hintsForbidden()...)
 	hints = append(hints, l.hintsUntrusted()...)
 	hints = append(hints, l.hintsOfRefusals()...)
-	if n := l.Outcomes; n["local"] > 0 && n["client"]+n["marked"] == 0 {
+	if n := l.Outcomes; n["local"] > 0 && n["client"]+n["marked"]+l.refusedHeaders() == 0 {
 		hints = append(hints, "only headers without a client address have arrived, as health checks send them: if clients should have arrived, check that the load balancer forwards connections")
 	}
 	hints = append(hints, l.hintsDirect()...)
@@ -26,6 +28,22 @@ func (l *Listener) FindHints() (hints []string) {
 // headers returns the number of accepted headers.
 func (l *Listener) headers() uint64 {
 	return l.Outcomes["client"] + l.Outcomes["marked"] + l.Outcomes["local"]
+}
+
+// refusedHeaders returns the number of headers that were read and refused.
+func (l *Listener) refusedHeaders() uint64 { return sumOfHeaders(l.Outcomes) + l.Outcomes["malformed"] }
+
+// sendsHeaders reports whether a connection of the peer began with a header.
+func (p *Peer) sendsHeaders() bool { return p.Headers+sumOfHeaders(p.Refusals) > 0 }
+
+// sumOfHeaders returns the number of refusals because of a header.
+func sumOfHeaders(refusals map[string]uint64) (n uint64) {
+	for reason := range record.Outcomes {
+		if reason.HasHeader() {
+			n += refusals[reason.String()]
+		}
+	}
+	return n
 }
 
 // hasList reports whether there is a list of trusted peers.
@@ -44,13 +62,14 @@ func (l *Listener) hintsMissing() (hints []string) {
 		}
 		n := p.Refusals["missing"]
 		switch {
-		case p.Headers > 0:
-			hints = append(hints, fmt.Sprintf("%s sends headers, but not every time (refused: %d): make it send one every time, for its health checks, too", p.Address, n))
+		case p.sendsHeaders():
+			hints = append(hints, fmt.Sprintf("%s sends headers, but not every time (refused: %d): if it is your load balancer, make it send one every time, for its health checks, too", p.Address, n))
 		case l.headers() == 0 || l.hasList() || isPrivate(p.Address):
-			hints = append(hints, fmt.Sprintf("%s has never sent a header (refused: %d): if it is your load balancer, make it send PROXY protocol headers; if it is a monitor that connects directly, add: off %s", p.Address, n, p.Address))
+			hints = append(hints, fmt.Sprintf("%s sends no header (refused: %d): if it is your load balancer, make it send PROXY protocol headers; if it is a monitor that connects directly, add: off %s", p.Address, n, p.Address))
 		}
 	}
-	if l.headers() == 0 {
+	// Of an untrusted peer nothing is read, so that it may have sent one.
+	if l.headers()+l.refusedHeaders()+l.Outcomes["untrusted"] == 0 {
 		hints = append(hints, "mode 'on' refuses every connection without a header, and none has had one: if no load balancer is in front of this server, set the mode 'off'")
 	}
 	return hints
@@ -87,17 +106,17 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 		if l.headers() > 0 && !isPrivate(p.Address) {
 			continue
 		}
+		trust := "add its address there, or add: on " + p.Address
 		hint := fmt.Sprintf("%s is not in 'trusted_proxies' (refused: %d): ", p.Address, p.Refusals["untrusted"])
-		addr, _ := netip.ParseAddr(p.Address)
-		if addr.IsLoopback() {
-			hint += "if this machine connects without a header, for example for health checks, add: off " + p.Address
+		if addr, _ := netip.ParseAddr(p.Address); addr.IsLoopback() {
+			hint += "if your load balancer runs on this machine, " + trust + "; if this machine connects without a header, for example for health checks, add: off " + p.Address
 		} else {
-			hint += fmt.Sprintf("if it is your load balancer, add its address: trusted_proxies static %s/%d", p.Address, addr.BitLen())
+			hint += "if it is your load balancer, " + trust
 		}
 		hints = append(hints, hint)
 	}
 	if len(hints) == 0 && l.headers() == 0 {
-		hints = append(hints, "only untrusted peers have connected: check that the load balancer's address is in 'trusted_proxies'")
+		hints = append(hints, fmt.Sprintf("peers that are not in 'trusted_proxies' are refused (refused: %d), and no header was accepted: check that the load balancer's address is there", l.Outcomes["untrusted"]))
 	}
 	return hints
 }
@@ -105,14 +124,31 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 // hintsOfRefusals is about reasons whose last refusal has a hint that holds for the listener.
 func (l *Listener) hintsOfRefusals() (hints []string) {
 	for _, reason := range []string{"duplicate", "version", "too_large"} {
+		if l.Outcomes[reason] == 0 {
+			continue
+		}
 		for _, r := range l.Refusals {
 			if r.Reason == reason && r.Hint != "" {
-				hints = append(hints, fmt.Sprintf("%s was refused as %s: %s", r.Peer, reason, r.Hint))
+				if l.isRefused(r.Peer, reason) {
+					hints = append(hints, fmt.Sprintf("%s was refused as %s: %s", r.Peer, reason, r.Hint))
+				}
 				break
 			}
 		}
 	}
 	return hints
+}
+
+// isRefused reports whether a peer was refused for a reason. It reports true for a peer that is not
+// remembered.
+func (l *Listener) isRefused(peer, reason string) bool {
+	addrPort, _ := netip.ParseAddrPort(peer)
+	for _, p := range l.Peers.Details {
+		if p.Address == addrPort.Addr().Unmap().WithZone("").String() {
+			return p.Refusals[reason] > 0
+		}
+	}
+	return true
 }
 
 // hintsDirect is about a load balancer that sends no header where none is mandatory: no header has
@@ -138,19 +174,21 @@ func (l *Listener) hintsDirect() []string {
 	if len(peers) == 0 || l.Outcomes["direct"] == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("every connection under mode '%s' comes from %s, without a header: if that is a load balancer, all clients have its address: make it send PROXY protocol headers, and set the mode 'on'", l.Mode, strings.Join(peers, " and "))}
+	return []string{fmt.Sprintf("every connection under mode '%s' comes from %s, without a header: if that is a load balancer for TCP, all clients have its address: make it send PROXY protocol headers, and set the mode 'on'", l.Mode, strings.Join(peers, " and "))}
 }
 
-// hintsPayload is about TLS on a port for plain HTTP, and the reverse.
+// hintsPayload is about TLS on a port for plain HTTP, and the reverse. Where that is the lesser part
+// of all connections, some clients use the wrong scheme, and the load balancer is set up well.
 func (l *Listener) hintsPayload() (hints []string) {
 	if l.WrongPayloads == nil {
 		return nil
 	}
-	if n := l.WrongPayloads.TLS; n > 0 {
-		hints = append(hints, fmt.Sprintf("TLS arrives behind the header, but this port is for plain HTTP (connections: %d): make the load balancer send TLS to a port for HTTPS, or end TLS itself", n))
+	isMost := func(n uint64) bool { return n > 0 && 2*n >= l.headers() }
+	if n := l.WrongPayloads.TLS; isMost(n) {
+		hints = append(hints, fmt.Sprintf("TLS arrives behind the header, but this port is for plain HTTP (connections: %d): if all clients fail, make the load balancer send TLS to a port for HTTPS, or end TLS itself", n))
 	}
-	if n := l.WrongPayloads.HTTP; n > 0 {
-		hints = append(hints, fmt.Sprintf("plain HTTP arrives behind the header, but this port is for TLS (connections: %d): make the load balancer pass TLS through, or send plain HTTP to a port for HTTP, such as that of a site 'http://'", n))
+	if n := l.WrongPayloads.HTTP; isMost(n) {
+		hints = append(hints, fmt.Sprintf("plain HTTP arrives behind the header, but this port is for TLS (connections: %d): if all clients fail, make the load balancer pass TLS through, or send plain HTTP to a port for HTTP, such as that of a site 'http://'", n))
 	}
 	return hints
 }

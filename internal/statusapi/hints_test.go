@@ -25,7 +25,7 @@ func TestListener_FindHints(t *testing.T) {
 	const private, other, public, stranger, loopback = "10.0.0.5", "10.0.0.6", "203.0.113.5", "198.51.100.9", "127.0.0.1"
 	type counts = map[string]uint64
 	const nobody = "none has had one: if no load balancer is in front of this server, set the mode 'off'"
-	neverSent := func(address string) string { return address + " has never sent a header" }
+	neverSent := func(address string) string { return address + " sends no header" }
 	for _, tt := range []struct {
 		name     string
 		mode     string
@@ -65,6 +65,11 @@ func TestListener_FindHints(t *testing.T) {
 		{name: "its health checks have none", outcomes: counts{"missing": 9, "client": 50},
 			peers: []Peer{peer(public, "on", "missing", 9, 50)}, want: []string{public + " sends headers, but not every time (refused: 9)"}},
 
+		{name: "its health checks have none, and its headers are refused", outcomes: counts{"missing": 9, "version": 50},
+			peers: []Peer{{Address: private, Mode: "on", Connections: 59, Refusals: counts{"missing": 9, "version": 50}}}, want: []string{private + " sends headers, but not every time (refused: 9)"}},
+		{name: "a monitor without headers, and a load balancer that is untrusted", trusted: "static", outcomes: counts{"missing": 9, "untrusted": 50},
+			peers: []Peer{peer(other, "on", "missing", 9, 0), peer(private, "on", "untrusted", 50, 0)}, want: []string{other + " sends no header", private + " is not in"}},
+
 		{name: "it sends headers to off", mode: "off", outcomes: counts{"forbidden": 4},
 			peers: []Peer{peer(public, "off", "forbidden", 4, 0)}, want: []string{public + " sends headers, which mode 'off' refuses (refused: 4): if it is your load balancer, add: on " + public}},
 		{name: "it sends headers to off, clients come directly", mode: "off", outcomes: counts{"forbidden": 4, "direct": 9},
@@ -75,20 +80,24 @@ func TestListener_FindHints(t *testing.T) {
 			want: []string{"10.0.0.4 sends", "10.0.0.1 sends", "10.0.0.2 sends"}},
 
 		{name: "a wrong range", trusted: "static", outcomes: counts{"untrusted": 9},
-			peers: []Peer{peer(public, "on", "untrusted", 9, 0)}, want: []string{public + " is not in 'trusted_proxies' (refused: 9): if it is your load balancer, add its address: trusted_proxies static " + public + "/32"}},
+			peers: []Peer{peer(public, "on", "untrusted", 9, 0)}, want: []string{public + " is not in 'trusted_proxies' (refused: 9): if it is your load balancer, add its address there, or add: on " + public}},
 		{name: "a wrong range over IPv6", trusted: "static", outcomes: counts{"untrusted": 9},
-			peers: []Peer{peer("2001:db8::9", "on", "untrusted", 9, 0)}, want: []string{"trusted_proxies static 2001:db8::9/128"}},
+			peers: []Peer{peer("2001:db8::9", "on", "untrusted", 9, 0)}, want: []string{"add: on 2001:db8::9"}},
 		{name: "a wrong range for one of two", trusted: "static", outcomes: counts{"untrusted": 9, "client": 9},
 			peers: []Peer{peer(private, "on", "untrusted", 9, 0), peer(other, "on", "", 0, 9)}, want: []string{private + " is not in"}},
 		{name: "this machine is untrusted", trusted: "static", outcomes: counts{"untrusted": 9, "client": 9},
-			peers: []Peer{peer(loopback, "on", "untrusted", 9, 0)}, want: []string{"add: off 127.0.0.1"}},
-		{name: "untrusted peers that are not remembered", trusted: "static", outcomes: counts{"untrusted": 9}, want: []string{"only untrusted peers"}},
+			peers: []Peer{peer(loopback, "on", "untrusted", 9, 0)}, want: []string{"if your load balancer runs on this machine, add its address there, or add: on 127.0.0.1; if this machine connects without a header, for example for health checks, add: off 127.0.0.1"}},
+		{name: "untrusted peers that are not remembered", trusted: "static", outcomes: counts{"untrusted": 9}, want: []string{"peers that are not in 'trusted_proxies' are refused (refused: 9)"}},
 		{name: "many untrusted", trusted: "static", outcomes: counts{"untrusted": 4}, peers: []Peer{
 			peer("10.0.0.1", "on", "untrusted", 1, 0), peer("10.0.0.2", "on", "untrusted", 1, 0), peer("10.0.0.3", "on", "untrusted", 1, 0), peer("10.0.0.4", "on", "untrusted", 1, 0)},
 			want: []string{"10.0.0.1 is", "10.0.0.2 is", "10.0.0.3 is"}},
 
 		{name: "only health checks", outcomes: counts{"local": 1},
 			peers: []Peer{peer(private, "on", "", 0, 1)}, want: []string{"only headers without a client address"}},
+		{name: "only health checks, and headers that are refused", outcomes: counts{"local": 9, "malformed": 9},
+			peers: []Peer{peer(private, "on", "malformed", 9, 9)}},
+		{name: "only health checks, and two headers", outcomes: counts{"local": 9, "duplicate": 9},
+			peers: []Peer{peer(private, "on", "duplicate", 9, 9)}},
 		{name: "health checks, and marked clients", mode: "unspecified", outcomes: counts{"local": 3, "marked": 1},
 			peers: []Peer{peer(private, "unspecified", "", 0, 4)}},
 
@@ -96,6 +105,9 @@ func TestListener_FindHints(t *testing.T) {
 			refusals: []Refusal{{Peer: "10.0.0.5:1", Reason: "duplicate", Hint: "the latest"}, {Peer: "10.0.0.5:2", Reason: "duplicate", Hint: "an older one"},
 				{Peer: "10.0.0.5:3", Reason: "too_large", Hint: "raise it"}, {Reason: "malformed", Hint: "-"}, {Reason: "version"}},
 			want: []string{"10.0.0.5:1 was refused as duplicate: the latest", "10.0.0.5:3 was refused as too_large: raise it"}},
+		{name: "the last refusals are those of a peer that has been set right", outcomes: counts{"client": 9, "version": 2}, peers: []Peer{peer(private, "on", "", 0, 9)},
+			refusals: []Refusal{{Peer: "10.0.0.5:1", Reason: "version", Hint: "do it"}}},
+		{name: "the last refusals are old", outcomes: counts{"client": 9}, refusals: []Refusal{{Peer: "10.0.0.5:1", Reason: "version", Hint: "do it"}}},
 
 		{name: "one load balancer without headers under off", mode: "off", trusted: "none", outcomes: counts{"direct": 1},
 			peers: []Peer{direct(private, "off", 1)}, want: []string{"every connection under mode 'off' comes from 10.0.0.5, without a header"}},
@@ -112,10 +124,11 @@ func TestListener_FindHints(t *testing.T) {
 		{name: "a peer without an IP address", mode: "off", trusted: "none", outcomes: counts{"direct": 9}},
 		{name: "nothing but silent connections", mode: "off", trusted: "none", outcomes: counts{"silent": 9}, peers: []Peer{direct(private, "off", 9)}},
 
-		{name: "TLS on a port for plain HTTP, and the reverse", outcomes: counts{"client": 9}, payloads: &WrongPayloads{TLS: 2, HTTP: 3},
+		{name: "TLS on a port for plain HTTP, and the reverse", outcomes: counts{"client": 3, "local": 1}, payloads: &WrongPayloads{TLS: 2, HTTP: 3},
 			want: []string{"TLS arrives behind the header, but this port is for plain HTTP (connections: 2)", "plain HTTP arrives behind the header, but this port is for TLS (connections: 3)"}},
-		{name: "only TLS on a port for plain HTTP", outcomes: counts{"client": 9}, payloads: &WrongPayloads{TLS: 2}, want: []string{"TLS arrives"}},
-		{name: "only plain HTTP on a port for TLS", outcomes: counts{"client": 9}, payloads: &WrongPayloads{HTTP: 2}, want: []string{"plain HTTP arrives"}},
+		{name: "only TLS on a port for plain HTTP", outcomes: counts{"client": 4}, payloads: &WrongPayloads{TLS: 2}, want: []string{"TLS arrives"}},
+		{name: "only plain HTTP on a port for TLS", outcomes: counts{"client": 2}, payloads: &WrongPayloads{HTTP: 2}, want: []string{"plain HTTP arrives"}},
+		{name: "some clients use the wrong scheme", outcomes: counts{"client": 5}, payloads: &WrongPayloads{TLS: 2, HTTP: 2}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := Listener{Outcomes: tt.outcomes, Refusals: tt.refusals, WrongPayloads: tt.payloads}

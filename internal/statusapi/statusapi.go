@@ -5,6 +5,8 @@ package statusapi
 
 import (
 	"cmp"
+	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -155,8 +157,30 @@ func ListenerOf(key record.Key, settings Settings, stats *record.Stats) Listener
 			Text:     r.Text(),
 		})
 	}
-	l.Hints = l.FindHints()
+	l.Hints = l.recent(stats).FindHints()
 	return l
+}
+
+// recent returns the listener without refusals that are not recent, so that hints are about what may
+// happen again: not about what the operator has set right since.
+func (l Listener) recent(stats *record.Stats) *Listener {
+	l.Outcomes = maps.Clone(l.Outcomes)
+	l.Peers.Details = slices.Clone(l.Peers.Details)
+	for reason := record.Missing; reason < record.Outcomes; reason++ {
+		if !stats.WasRefused(reason) {
+			delete(l.Outcomes, reason.String())
+		}
+		for i := range l.Peers.Details {
+			if p := &l.Peers.Details[i]; p.Refusals[reason.String()] > 0 && !stats.WasPeerRefused(netip.MustParseAddr(p.Address), reason) {
+				p.Refusals = maps.Clone(p.Refusals)
+				delete(p.Refusals, reason.String())
+			}
+		}
+	}
+	if !stats.HadWrongPayload() {
+		l.WrongPayloads = nil
+	}
+	return &l
 }
 
 // countsOf returns the counts by the name of the outcome, without those that are 0.
