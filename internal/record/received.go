@@ -1,6 +1,8 @@
 package record
 
 import (
+	"encoding/binary"
+
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -9,7 +11,8 @@ import (
 // may be a request with secrets.
 const BytesKept = 16
 
-// Received names what bytes begin with: "http", "tls", "v1", "v2", or "nothing" if there are none.
+// Received names what bytes begin with: "http", "tls", "quic", "v1", "v2", or "nothing" if there are
+// none.
 // Of other bytes it returns the first ones, escaped.
 func Received(b []byte) string {
 	if len(b) == 0 {
@@ -22,6 +25,8 @@ func Received(b []byte) string {
 		return "tls"
 	case IsHTTP(b):
 		return "http"
+	case isQUIC(b):
+		return "quic"
 	default:
 		return escape.Text(string(b[:min(len(b), BytesKept)]))
 	}
@@ -46,4 +51,14 @@ func IsHTTP(b []byte) bool {
 		}
 	}
 	return false
+}
+
+// isQUIC reports whether bytes begin like the first datagram of a QUIC connection: a packet with a long
+// header (RFC 9000, section 17.2) of version 1 or 2.
+func isQUIC(b []byte) bool {
+	if len(b) < 5 || b[0]&0xc0 != 0xc0 {
+		return false
+	}
+	version := binary.BigEndian.Uint32(b[1:])
+	return version == 1 || version == 0x6b3343cf
 }

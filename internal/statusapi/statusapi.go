@@ -92,7 +92,8 @@ type Refusal struct {
 	Time   string `json:"time"`
 	Peer   string `json:"peer"`
 	Reason string `json:"reason"`
-	// Received says what arrived: "http", "tls", "v1", "v2", "nothing", or the first bytes, escaped.
+	// Received says what arrived: "http", "tls", "quic", "v1", "v2", "nothing", or the first
+	// bytes, escaped.
 	// It is empty if nothing was read.
 	Received string `json:"received,omitempty"`
 	// Source is the source of the first header, if the reason is duplicate.
