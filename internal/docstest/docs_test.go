@@ -490,9 +490,12 @@ func TestDocs_Metrics(t *testing.T) {
 	}
 	values := map[string][]string{"mode": modeNames, "version": record.VersionNames[:], "outcome": outcomeNames}
 
-	use := regexp.MustCompile(`(caddy_proxy_protocol_\w+)(?:\{([^}]*)\})?`)
+	// The rule that alerts.yml records.
+	labels["caddy_proxy_protocol:outcomes:rate5m"] = []string{"server", "mode", "outcome", "counted"}
+
+	use := regexp.MustCompile(`(caddy_proxy_protocol[\w:]+)(?:\{([^}]*)\})?`)
 	match := regexp.MustCompile(`(\w+) *(?:=~|!~|!=|=) *"([^"]*)"`)
-	by := regexp.MustCompile(`\bby \(([^)]*)\)`)
+	by := regexp.MustCompile(`\b(?:by|without) \(([^)]*)\)`)
 	check := func(where, text string) {
 		uses := use.FindAllStringSubmatch(text, -1)
 		assert.NotEmpty(t, uses, "%s has no metric", where)
@@ -528,14 +531,18 @@ func TestDocs_Metrics(t *testing.T) {
 
 	var rules struct {
 		Groups []struct {
-			Rules []struct{ Alert, Expr string }
+			Rules []struct{ Alert, Record, Expr string }
 		}
 	}
 	require.NoError(t, yaml.Unmarshal([]byte(docsRead(t, filepath.Join(docsFolder, "alerts.yml"))), &rules))
 	require.Len(t, rules.Groups, 1)
 	for _, rule := range rules.Groups[0].Rules {
-		check(rule.Alert, rule.Expr)
-		assert.Contains(t, docsRead(t, filepath.Join(docsFolder, "operations.md")), "| `"+rule.Alert+"` |")
+		check(rule.Alert+rule.Record, rule.Expr)
+		if rule.Record != "" {
+			assert.Contains(t, labels, rule.Record)
+			continue
+		}
+		assert.Contains(t, docsRead(t, filepath.Join(docsFolder, "operations.md")), "\n| `"+rule.Alert+"` (")
 	}
 
 	var dashboard struct {

@@ -16,11 +16,15 @@ const (
 	// HidingWrapper is a wrapper whose connections have only the methods of net.Conn, and hide the
 	// connection below.
 	HidingWrapper = "proxy_protocol_test_hide"
+	// PeersWrapper is a wrapper that gives peers on loopback other addresses. Its arguments are pairs
+	// of an address of a peer and the one that the peer gets.
+	PeersWrapper = "proxy_protocol_test_peers"
 )
 
 func init() {
 	caddy.RegisterModule(acceptWrapper{})
 	caddy.RegisterModule(hidingWrapper{})
+	caddy.RegisterModule(peersWrapper{})
 }
 
 // acceptWrapper is the module AcceptWrapper.
@@ -88,3 +92,57 @@ func (l hidingListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	return struct{ net.Conn }{c}, err
 }
+
+// peersWrapper is the module PeersWrapper.
+type peersWrapper struct {
+	Peers map[string]string `json:"peers"`
+}
+
+// CaddyModule returns the module information of the wrapper.
+func (peersWrapper) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "caddy.listeners." + PeersWrapper,
+		New: func() caddy.Module { return new(peersWrapper) },
+	}
+}
+
+// UnmarshalCaddyfile reads the pairs.
+func (p *peersWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	p.Peers = make(map[string]string)
+	for args := d.RemainingArgs(); len(args) > 1; args = args[2:] {
+		p.Peers[args[0]] = args[1]
+	}
+	return nil
+}
+
+// WrapListener returns a peersListener.
+func (p *peersWrapper) WrapListener(l net.Listener) net.Listener { return peersListener{l, p.Peers} }
+
+// peersListener gives peers other addresses.
+type peersListener struct {
+	net.Listener
+	peers map[string]string
+}
+
+// Accept returns a connection from the address that its peer gets.
+func (l peersListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	peer := *c.RemoteAddr().(*net.TCPAddr)
+	if other := net.ParseIP(l.peers[peer.IP.String()]); other != nil {
+		peer.IP = other
+	}
+	return peerConn{c, &peer}, nil
+}
+
+// peerConn is a connection from another address.
+type peerConn struct {
+	net.Conn
+	peer net.Addr
+}
+
+// RemoteAddr returns the other address.
+func (c peerConn) RemoteAddr() net.Addr { return c.peer }
