@@ -548,18 +548,27 @@ func TestDocs_Metrics(t *testing.T) {
 	var dashboard struct {
 		Templating struct{ List []struct{ Name, Type string } }
 		Panels     []struct {
-			Title      string
-			Datasource struct{ UID string }
-			Targets    []struct{ Expr string }
+			Title string
+			// Description says what the panel needs of Caddy.
+			Description string
+			Datasource  struct{ UID string }
+			Targets     []struct{ Expr string }
 		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(docsRead(t, filepath.Join(docsFolder, "grafana.json"))), &dashboard))
 	assert.Equal(t, struct{ Name, Type string }{"datasource", "datasource"}, dashboard.Templating.List[0])
-	assert.NotEmpty(t, dashboard.Panels)
+	var shown string
 	for _, panel := range dashboard.Panels {
 		assert.Equal(t, "${datasource}", panel.Datasource.UID, panel.Title)
 		for _, target := range panel.Targets {
 			check(panel.Title, target.Expr)
+			assert.Equal(t, strings.Contains(target.Expr, "_duration_"), strings.Contains(panel.Description, "global option 'metrics'"), panel.Title)
+			shown += target.Expr
+		}
+	}
+	for name := range maps.Keys(labels) {
+		if !strings.Contains(name, ":") {
+			assert.Contains(t, shown, name, "the dashboard")
 		}
 	}
 }
