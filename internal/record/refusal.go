@@ -160,7 +160,7 @@ func (r *Refusal) hintUntrusted(ip netip.Addr, own bool) string {
 	case !ip.IsValid() || r.Err != nil:
 		return ""
 	case own:
-		return "if your load balancer runs on this machine, " + trust + "; if this machine connects without a header, for example for health checks, add: off " + ip.String()
+		return "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add: off " + ip.String()
 	default:
 		return "if this is your load balancer, " + trust
 	}
@@ -169,16 +169,19 @@ func (r *Refusal) hintUntrusted(ip netip.Addr, own bool) string {
 // hintMissing returns the hint for a peer that sent no header. It does not offer the mode off for a
 // peer that sends headers on other connections, which off would refuse.
 func (r *Refusal) hintMissing(ip netip.Addr, own bool) string {
-	const send = "make it send a PROXY protocol header"
+	const (
+		send       = "make it send a PROXY protocol header"
+		sendAlways = send + ", for its health checks, too"
+	)
 	switch {
 	case !ip.IsValid():
 		return "if a load balancer connects through this socket, " + send
 	case r.sendsHeaders:
 		return "this peer sends headers at other times: if it is your load balancer, " + send + " every time, for its health checks, too"
 	case own:
-		return "if this machine connects without a header, for example for health checks, add: off " + ip.String() + "; if it is your load balancer, " + send
+		return "if your load balancer runs on this machine, " + sendAlways + "; if only this machine's own health checks connect from there, add: off " + ip.String()
 	default:
-		return "if this is your load balancer, " + send + "; if it is a monitor that connects directly, add: off " + ip.String()
+		return "if this is your load balancer, " + sendAlways + "; if it is a monitor that connects directly, add: off " + ip.String()
 	}
 }
 

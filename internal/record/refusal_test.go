@@ -19,7 +19,7 @@ func TestRefusal_Hint(t *testing.T) {
 	const (
 		trust = "if this is your load balancer, add its address to 'trusted_proxies', or add: on "
 		own   = "if your load balancer runs on this machine, add its address to 'trusted_proxies', or add: on "
-		off   = "if this machine connects without a header, for example for health checks, add: off "
+		off   = "if only this machine's own health checks connect from there, add: off "
 		send  = "make it send a PROXY protocol header"
 	)
 	unix := &net.UnixAddr{Name: "@", Net: "unix"}
@@ -41,10 +41,11 @@ func TestRefusal_Hint(t *testing.T) {
 		{"untrusted, because the source failed", Refusal{Reason: Untrusted, Peer: tcp("10.0.0.9:4711"), Err: policy.ErrSourceEmpty}, ""},
 
 		{"missing", Refusal{Reason: Missing, Peer: tcp("10.0.0.9:4711")},
-			"if this is your load balancer, " + send + "; if it is a monitor that connects directly, add: off 10.0.0.9"},
+			"if this is your load balancer, " + send + ", for its health checks, too; if it is a monitor that connects directly, add: off 10.0.0.9"},
 		{"missing, a peer that sends headers", Refusal{Reason: Missing, Peer: tcp("10.0.0.9:4711"), sendsHeaders: true},
 			"this peer sends headers at other times: if it is your load balancer, " + send + " every time, for its health checks, too"},
-		{"missing, this machine", Refusal{Reason: Missing, Peer: tcp("[::1]:4711")}, off + "::1; if it is your load balancer, " + send},
+		{"missing, this machine", Refusal{Reason: Missing, Peer: tcp("[::1]:4711")},
+			"if your load balancer runs on this machine, " + send + ", for its health checks, too; " + off + "::1"},
 		{"missing, a Unix socket", Refusal{Reason: Missing, Peer: unix}, "if a load balancer connects through this socket, " + send},
 
 		{"forbidden", Refusal{Reason: Forbidden, Peer: tcp("10.0.0.9:4711")}, "if this is your load balancer, add: on 10.0.0.9"},

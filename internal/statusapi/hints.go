@@ -65,7 +65,7 @@ func (l *Listener) hintsMissing() (hints []string) {
 		case p.sendsHeaders():
 			hints = append(hints, fmt.Sprintf("%s sends headers, but not every time (refused: %d): if it is your load balancer, make it send one every time, for its health checks, too", p.Address, n))
 		case l.headers() == 0 || l.hasList() || isPrivate(p.Address):
-			hints = append(hints, fmt.Sprintf("%s sends no header (refused: %d): if it is your load balancer, make it send PROXY protocol headers; if it is a monitor that connects directly, add: off %s", p.Address, n, p.Address))
+			hints = append(hints, fmt.Sprintf("%s sends no header (refused: %d): if it is your load balancer, make it send PROXY protocol headers, for its health checks, too; if it is a monitor that connects directly, add: off %s", p.Address, n, p.Address))
 		}
 	}
 	// Of an untrusted peer nothing is read, so that it may have sent one.
@@ -109,7 +109,7 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 		trust := "add its address there, or add: on " + p.Address
 		hint := fmt.Sprintf("%s is not in 'trusted_proxies' (refused: %d): ", p.Address, p.Refusals["untrusted"])
 		if addr, _ := netip.ParseAddr(p.Address); addr.IsLoopback() {
-			hint += "if your load balancer runs on this machine, " + trust + "; if this machine connects without a header, for example for health checks, add: off " + p.Address
+			hint += "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add: off " + p.Address
 		} else {
 			hint += "if it is your load balancer, " + trust
 		}

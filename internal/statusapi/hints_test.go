@@ -86,7 +86,7 @@ func TestListener_FindHints(t *testing.T) {
 		{name: "a wrong range for one of two", trusted: "static", outcomes: counts{"untrusted": 9, "client": 9},
 			peers: []Peer{peer(private, "on", "untrusted", 9, 0), peer(other, "on", "", 0, 9)}, want: []string{private + " is not in"}},
 		{name: "this machine is untrusted", trusted: "static", outcomes: counts{"untrusted": 9, "client": 9},
-			peers: []Peer{peer(loopback, "on", "untrusted", 9, 0)}, want: []string{"if your load balancer runs on this machine, add its address there, or add: on 127.0.0.1; if this machine connects without a header, for example for health checks, add: off 127.0.0.1"}},
+			peers: []Peer{peer(loopback, "on", "untrusted", 9, 0)}, want: []string{"if your load balancer runs on this machine, add its address there, or add: on 127.0.0.1; if only this machine's own health checks connect from there, add: off 127.0.0.1"}},
 		{name: "untrusted peers that are not remembered", trusted: "static", outcomes: counts{"untrusted": 9}, want: []string{"peers that are not in 'trusted_proxies' are refused (refused: 9)"}},
 		{name: "many untrusted", trusted: "static", outcomes: counts{"untrusted": 4}, peers: []Peer{
 			peer("10.0.0.1", "on", "untrusted", 1, 0), peer("10.0.0.2", "on", "untrusted", 1, 0), peer("10.0.0.3", "on", "untrusted", 1, 0), peer("10.0.0.4", "on", "untrusted", 1, 0)},
