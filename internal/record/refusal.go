@@ -132,16 +132,13 @@ func (r *Refusal) Hint() string {
 		if !ip.IsValid() {
 			return "if a load balancer connects through this socket, set the mode 'on'"
 		}
-		return "if this is your load balancer, add: on " + ip.String()
+		return "if this is your load balancer, add to 'proxy_protocol_mode': on " + ip.String()
 	case Duplicate:
-		if first := r.FirstSource(); first != "" {
-			return "the first header names " + first + ": if that is another load balancer of yours, make the second one read the header of the first, or turn one of the headers off; if it is a client, the client sent the second header to claim another address"
-		}
-		return "the load balancer sent two headers, or its client sent the second one to claim another address"
+		return r.hintDuplicate(ip)
 	case TooLarge:
 		var size SizeError
 		if errors.As(r.Err, &size) {
-			return fmt.Sprintf("if this is your load balancer, set: max_header_size %d", size.roomy())
+			return fmt.Sprintf("if this is your load balancer, set in 'proxy_protocol_mode': max_header_size %d", size.roomy())
 		}
 		return ""
 	case Version:
@@ -155,15 +152,28 @@ func (r *Refusal) Hint() string {
 // failed: then the error says what to fix. The line to add is a range with the mode on, because a
 // second line trusted_proxies would be an error, and the source may not be static.
 func (r *Refusal) hintUntrusted(ip netip.Addr, own bool) string {
-	trust := "add its address to 'trusted_proxies', or add: on " + ip.String()
+	trust := "add its address to 'trusted_proxies', or add to 'proxy_protocol_mode': on " + ip.String()
 	switch {
 	case !ip.IsValid() || r.Err != nil:
 		return ""
 	case own:
-		return "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add: off " + ip.String()
+		return "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off " + ip.String()
 	default:
 		return "if this is your load balancer, " + trust
 	}
+}
+
+// hintDuplicate returns the hint for a second header. The peer wrote the first one. If that names
+// another load balancer, the peer has not read the header of that one.
+func (r *Refusal) hintDuplicate(ip netip.Addr) string {
+	first, peer := r.FirstSource(), "the peer"
+	if ip.IsValid() {
+		peer = ip.String()
+	}
+	if first == "" {
+		return "the load balancer sent two headers, or its client sent the second one to claim another address"
+	}
+	return "the first header names " + first + ": if that is another load balancer of yours, make " + peer + " read the header of that one, or send none itself; if it is a client, the client sent the second header to claim another address"
 }
 
 // hintMissing returns the hint for a peer that sent no header. It does not offer the mode off for a
@@ -179,9 +189,9 @@ func (r *Refusal) hintMissing(ip netip.Addr, own bool) string {
 	case r.sendsHeaders:
 		return "this peer sends headers at other times: if it is your load balancer, " + send + " every time, for its health checks, too"
 	case own:
-		return "if your load balancer runs on this machine, " + sendAlways + "; if only this machine's own health checks connect from there, add: off " + ip.String()
+		return "if your load balancer runs on this machine, " + sendAlways + "; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off " + ip.String()
 	default:
-		return "if this is your load balancer, " + sendAlways + "; if it is a monitor that connects directly, add: off " + ip.String()
+		return "if this is your load balancer, " + sendAlways + "; if it is a monitor that connects directly, add to 'proxy_protocol_mode': off " + ip.String()
 	}
 }
 

@@ -17,9 +17,9 @@ import (
 func TestRefusal_Hint(t *testing.T) {
 	tcp := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	const (
-		trust = "if this is your load balancer, add its address to 'trusted_proxies', or add: on "
-		own   = "if your load balancer runs on this machine, add its address to 'trusted_proxies', or add: on "
-		off   = "if only this machine's own health checks connect from there, add: off "
+		trust = "if this is your load balancer, add its address to 'trusted_proxies', or add to 'proxy_protocol_mode': on "
+		own   = "if your load balancer runs on this machine, add its address to 'trusted_proxies', or add to 'proxy_protocol_mode': on "
+		off   = "if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off "
 		send  = "make it send a PROXY protocol header"
 	)
 	unix := &net.UnixAddr{Name: "@", Net: "unix"}
@@ -41,24 +41,26 @@ func TestRefusal_Hint(t *testing.T) {
 		{"untrusted, because the source failed", Refusal{Reason: Untrusted, Peer: tcp("10.0.0.9:4711"), Err: policy.ErrSourceEmpty}, ""},
 
 		{"missing", Refusal{Reason: Missing, Peer: tcp("10.0.0.9:4711")},
-			"if this is your load balancer, " + send + ", for its health checks, too; if it is a monitor that connects directly, add: off 10.0.0.9"},
+			"if this is your load balancer, " + send + ", for its health checks, too; if it is a monitor that connects directly, add to 'proxy_protocol_mode': off 10.0.0.9"},
 		{"missing, a peer that sends headers", Refusal{Reason: Missing, Peer: tcp("10.0.0.9:4711"), sendsHeaders: true},
 			"this peer sends headers at other times: if it is your load balancer, " + send + " every time, for its health checks, too"},
 		{"missing, this machine", Refusal{Reason: Missing, Peer: tcp("[::1]:4711")},
 			"if your load balancer runs on this machine, " + send + ", for its health checks, too; " + off + "::1"},
 		{"missing, a Unix socket", Refusal{Reason: Missing, Peer: unix}, "if a load balancer connects through this socket, " + send},
 
-		{"forbidden", Refusal{Reason: Forbidden, Peer: tcp("10.0.0.9:4711")}, "if this is your load balancer, add: on 10.0.0.9"},
+		{"forbidden", Refusal{Reason: Forbidden, Peer: tcp("10.0.0.9:4711")}, "if this is your load balancer, add to 'proxy_protocol_mode': on 10.0.0.9"},
 		{"forbidden, a Unix socket", Refusal{Reason: Forbidden, Peer: unix}, "if a load balancer connects through this socket, set the mode 'on'"},
 
-		{"duplicate", Refusal{Reason: Duplicate, First: netip.MustParseAddrPort("203.0.113.7:1")},
-			"the first header names 203.0.113.7:1: if that is another load balancer of yours, make the second one read the header of the first, or turn one of the headers off; if it is a client, the client sent the second header to claim another address"},
+		{"duplicate", Refusal{Reason: Duplicate, Peer: tcp("10.0.0.9:4711"), First: netip.MustParseAddrPort("203.0.113.7:1")},
+			"the first header names 203.0.113.7:1: if that is another load balancer of yours, make 10.0.0.9 read the header of that one, or send none itself; if it is a client, the client sent the second header to claim another address"},
+		{"duplicate, a Unix socket", Refusal{Reason: Duplicate, Peer: unix, First: netip.MustParseAddrPort("203.0.113.7:1")},
+			"the first header names 203.0.113.7:1: if that is another load balancer of yours, make the peer read the header of that one, or send none itself; if it is a client, the client sent the second header to claim another address"},
 		{"duplicate, behind LOCAL", Refusal{Reason: Duplicate}, "the load balancer sent two headers, or its client sent the second one to claim another address"},
 
-		{"too large", Refusal{Reason: TooLarge, Err: SizeError{9000, 4096}}, "if this is your load balancer, set: max_header_size 12288"},
-		{"too large by one", Refusal{Reason: TooLarge, Err: SizeError{4097, 4096}}, "if this is your load balancer, set: max_header_size 8192"},
-		{"too large, a multiple", Refusal{Reason: TooLarge, Err: SizeError{8192, 4096}}, "if this is your load balancer, set: max_header_size 8192"},
-		{"as large as can be", Refusal{Reason: TooLarge, Err: SizeError{65551, 4096}}, "if this is your load balancer, set: max_header_size 65551"},
+		{"too large", Refusal{Reason: TooLarge, Err: SizeError{9000, 4096}}, "if this is your load balancer, set in 'proxy_protocol_mode': max_header_size 12288"},
+		{"too large by one", Refusal{Reason: TooLarge, Err: SizeError{4097, 4096}}, "if this is your load balancer, set in 'proxy_protocol_mode': max_header_size 8192"},
+		{"too large, a multiple", Refusal{Reason: TooLarge, Err: SizeError{8192, 4096}}, "if this is your load balancer, set in 'proxy_protocol_mode': max_header_size 8192"},
+		{"as large as can be", Refusal{Reason: TooLarge, Err: SizeError{65551, 4096}}, "if this is your load balancer, set in 'proxy_protocol_mode': max_header_size 65551"},
 		{"too large, size unknown", Refusal{Reason: TooLarge}, ""},
 		{"version", Refusal{Reason: Version}, "if this is your load balancer, set it to the other version, or remove the option 'version'"},
 		{"malformed", Refusal{Reason: Malformed, Peer: tcp("10.0.0.9:4711")}, ""},

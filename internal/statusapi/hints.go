@@ -65,7 +65,7 @@ func (l *Listener) hintsMissing() (hints []string) {
 		case p.sendsHeaders():
 			hints = append(hints, fmt.Sprintf("%s sends headers, but not every time (refused: %d): if it is your load balancer, make it send one every time, for its health checks, too", p.Address, n))
 		case l.headers() == 0 || l.hasList() || isPrivate(p.Address):
-			hints = append(hints, fmt.Sprintf("%s sends no header (refused: %d): if it is your load balancer, make it send PROXY protocol headers, for its health checks, too; if it is a monitor that connects directly, add: off %s", p.Address, n, p.Address))
+			hints = append(hints, fmt.Sprintf("%s sends no header (refused: %d): if it is your load balancer, make it send PROXY protocol headers, for its health checks, too; if it is a monitor that connects directly, add to 'proxy_protocol_mode': off %s", p.Address, n, p.Address))
 		}
 	}
 	// Of an untrusted peer nothing is read, so that it may have sent one.
@@ -85,7 +85,7 @@ func (l *Listener) hintsForbidden() (hints []string) {
 		if len(hints) == hintedPeers {
 			break
 		}
-		hints = append(hints, fmt.Sprintf("%s sends headers, which mode 'off' refuses (refused: %d): if it is your load balancer, add: on %s", p.Address, p.Refusals["forbidden"], p.Address))
+		hints = append(hints, fmt.Sprintf("%s sends headers, which mode 'off' refuses (refused: %d): if it is your load balancer, add to 'proxy_protocol_mode': on %s", p.Address, p.Refusals["forbidden"], p.Address))
 	}
 	if len(hints) == 0 {
 		hints = append(hints, fmt.Sprintf("headers arrive, which mode 'off' refuses (refused: %d): if a load balancer sends them, set mode 'on' with its address in 'trusted_proxies'", n))
@@ -106,10 +106,10 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 		if l.headers() > 0 && !isPrivate(p.Address) {
 			continue
 		}
-		trust := "add its address there, or add: on " + p.Address
+		trust := "add its address there, or add to 'proxy_protocol_mode': on " + p.Address
 		hint := fmt.Sprintf("%s is not in 'trusted_proxies' (refused: %d): ", p.Address, p.Refusals["untrusted"])
 		if addr, _ := netip.ParseAddr(p.Address); addr.IsLoopback() {
-			hint += "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add: off " + p.Address
+			hint += "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off " + p.Address
 		} else {
 			hint += "if it is your load balancer, " + trust
 		}
