@@ -447,6 +447,13 @@ func TestDocs_NameEverything(t *testing.T) {
 		}
 	}
 
+	troubleshooting := page("troubleshooting.md")
+	for outcome := range record.Outcomes {
+		if message := outcome.Message(false); message != "" && outcome != record.Silent {
+			has("troubleshooting.md", troubleshooting, "| `"+message+"`")
+		}
+	}
+
 	command := &cobra.Command{Use: "proxy-protocol"}
 	caddycmd.Commands()["proxy-protocol"].CobraFunc(command)
 	text := page("command.md")
