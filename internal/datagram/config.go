@@ -17,6 +17,14 @@ type Config struct {
 	record.Recorder
 }
 
+// recorderOf returns the recorder of a datagram.
+func (c *Config) recorderOf(d *datagram) record.Recorder {
+	if d.announced {
+		return c.ForCheck()
+	}
+	return c.Recorder
+}
+
 // Fits reports whether a connection that was accepted from this Addr, perhaps under another
 // config, may be served under this one. During a reload, the configuration before still checks
 // the datagrams of connections that the new one serves.

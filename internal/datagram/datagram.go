@@ -27,6 +27,9 @@ type datagram struct {
 	payload []byte         // the bytes behind the header
 	from    netip.AddrPort // the peer as the socket has it, invalid if it has no IP address
 	via     net.Addr       // the peer's address if the socket is not a UDP socket, else nil
+	// announced says that the peer was announced as a check, so that the datagram is recorded
+	// apart.
+	announced bool
 }
 
 // parse sets the parts of the datagram. An unchecked datagram has no header. It panics if the

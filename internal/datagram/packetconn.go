@@ -174,10 +174,12 @@ func (c *packetConn) accept(d *datagram) (a *Addr) {
 	}
 	slot := c.slot(d)
 	if a = *slot; a == nil || !a.matches(d) || a.portIsReused(d) {
+		d.announced = record.Announced.Has(d.from)
 		if a = c.resolve(config, d); a == nil {
 			return nil
 		}
-		if len(d.header) <= maxCachedHeader && d.via == nil {
+		// That a peer was announced is not cached, because its port may soon be another's.
+		if len(d.header) <= maxCachedHeader && d.via == nil && !d.announced {
 			*slot = a
 		}
 	}
@@ -185,7 +187,8 @@ func (c *packetConn) accept(d *datagram) (a *Addr) {
 		c.follow(a, d.payload)
 	}
 	if config != nil && len(d.payload) > 0 {
-		config.Count(a.info.Mode, a.info.Header.Version(), record.AcceptedAs(&a.info.Header, a.info.Marked()))
+		recorder := config.recorderOf(d)
+		recorder.Count(a.info.Mode, a.info.Header.Version(), record.AcceptedAs(&a.info.Header, a.info.Marked()))
 	}
 	return a
 }
@@ -218,7 +221,8 @@ func (c *packetConn) resolve(config *Config, d *datagram) *Addr {
 		reason, err := c.checkHeader(config, d, &info, &trustedBy)
 		// Under mode On, datagrams with forged addresses could fill the list of peers.
 		if info.Mode != policy.On || info.Trust == policy.Trusted {
-			config.SawPeer(d.peerIP(), info.Mode)
+			recorder := config.recorderOf(d)
+			recorder.SawPeer(d.peerIP(), info.Mode)
 		}
 		if reason.IsRefusal() {
 			c.drop(config, d, info.Mode, reason, err)
@@ -239,8 +243,9 @@ func (c *packetConn) resolve(config *Config, d *datagram) *Addr {
 	}
 	if a.info.HasHeader() {
 		accepted := record.Accepted{At: monotime.Now(), Peer: a.info.Peer, Header: a.info.Header, Marked: a.info.Marked()}
-		config.LogHeader(&accepted, c, a.info.Mode)
-		config.RememberHeader(&accepted)
+		recorder := config.recorderOf(d)
+		recorder.LogHeader(&accepted, c, a.info.Mode)
+		recorder.RememberHeader(&accepted)
 	}
 	c.setPath(a, d, replyOOB)
 	return a
@@ -329,11 +334,12 @@ func (c *packetConn) drop(config *Config, d *datagram, mode policy.Mode, reason 
 	if hasHeader(d.bytes) {
 		version = 2
 	}
-	config.Count(mode, version, reason)
+	recorder := config.recorderOf(d)
+	recorder.Count(mode, version, reason)
 	refusal := record.Refusal{Peer: d.peer(), Local: c.LocalAddr(), Mode: mode, Reason: reason, Err: err}
 	if reason == record.Duplicate {
 		r := wire.Decode(d.header, config.MaxHeaderSize)
 		refusal.First = r.Header.Source()
 	}
-	config.Refuse(refusal, d.bytes)
+	recorder.Refuse(refusal, d.bytes)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
@@ -395,5 +396,47 @@ func TestPacketConn_UsesTheUDPSocketBelowIfAllowed(t *testing.T) {
 				assert.Nil(t, c.udp)
 			}
 		})
+	}
+}
+
+// The datagrams of an announced check are decided as any other's, and recorded apart, as long as
+// the announcement is valid.
+func TestPacketConn_RecordsAnnouncedPeersApart(t *testing.T) {
+	sender := netip.MustParseAddrPort("127.0.0.1:7")
+	for _, test := range []struct {
+		mode    policy.Mode
+		bytes   string
+		outcome record.Outcome
+	}{
+		{policy.On, headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, record.Client},
+		{policy.Unspecified, headertest.UDP(headertest.Client4, headertest.Server4) + quicLike, record.Marked},
+		{policy.Off, quicLike, record.Direct},
+		{policy.On, quicLike, record.Missing},
+	} {
+		config, logs := testConfig(test.mode)
+		c := newPacketConn(listenUDP(t, "127.0.0.1"), true)
+		c.config.Store(config)
+		accept := func() *Addr { return c.accept(&datagram{bytes: []byte(test.bytes), from: sender}) }
+
+		require.NoError(t, record.Announced.Announce([]netip.AddrPort{sender}, true))
+		during := []*Addr{accept(), accept()}
+		assert.Equal(t, test.outcome.IsRefusal(), during[0] == nil)
+		assert.EqualValues(t, 2, config.Stats.Checks().Total(test.outcome))
+		assert.Zero(t, config.Stats.Total(test.outcome))
+		peers, _ := config.Stats.SeenPeers()
+		assert.Empty(t, peers)
+		assert.Empty(t, config.Stats.LastRefusals())
+		for _, entry := range logs.TakeAll() {
+			assert.Equal(t, true, entry.ContextMap()["check"])
+			assert.LessOrEqual(t, entry.Level, zapcore.InfoLevel)
+		}
+
+		record.Announced.Withdraw([]netip.AddrPort{sender}, true)
+		after := accept()
+		assert.Equal(t, test.outcome.IsRefusal(), after == nil)
+		assert.EqualValues(t, 2, config.Stats.Checks().Total(test.outcome))
+		assert.EqualValues(t, 1, config.Stats.Total(test.outcome), "the port may be another's now")
+		peers, _ = config.Stats.SeenPeers()
+		assert.Len(t, peers, 1)
 	}
 }

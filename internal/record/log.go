@@ -36,6 +36,11 @@ type Log struct {
 	logger    *zap.Logger
 	datagrams bool // datagrams are refused, not connections
 	debug     bool // accepted headers are logged
+	// level is the level of refusals and of marked connections.
+	level zapcore.Level
+	// checks is the log of announced peers, with limits of its own: their lines displace no
+	// other. It is nil in checks itself.
+	checks *Log
 
 	// nextMarked is the monotime.Time from which on the next marked connection is logged.
 	nextMarked atomic.Int64
@@ -55,7 +60,9 @@ type lineLimit struct {
 
 // NewLog returns a log of connections or of datagrams.
 func NewLog(logger *zap.Logger, datagrams bool) *Log {
-	return &Log{logger: logger, datagrams: datagrams, debug: logger.Core().Enabled(zapcore.DebugLevel)}
+	debug := logger.Core().Enabled(zapcore.DebugLevel)
+	checks := &Log{logger: logger.With(zap.Bool("check", true)), datagrams: datagrams, debug: debug, level: zapcore.InfoLevel}
+	return &Log{logger: logger, datagrams: datagrams, debug: debug, level: zapcore.WarnLevel, checks: checks}
 }
 
 // Limit returns a logger that writes so many of each message an interval.
@@ -68,7 +75,7 @@ func Limit(logger *zap.Logger, interval time.Duration, first int) *zap.Logger {
 // refusal logs a refusal. It calls the logger only if the limit allows the line: in a flood of
 // refused connections that saves a tenth of the time.
 func (l *Log) refusal(r *Refusal) {
-	level := zapcore.WarnLevel
+	level := l.level
 	if r.isRoutine() {
 		if level = zapcore.DebugLevel; !l.debug {
 			return
@@ -167,6 +174,9 @@ func (l *Log) Flush() {
 		writing = l.writing
 		l.mu.Unlock()
 	}
+	if l.checks != nil {
+		l.checks.Flush()
+	}
 }
 
 // write writes the queued lines, and returns when there are none.
@@ -222,7 +232,7 @@ func (l *Log) marked(peer net.Addr, socket localAddresser, h *wire.Header, now m
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.enqueue(func() {
-		l.logger.Warn("a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0",
+		l.logger.Log(l.level, "a client address is unverified: it comes from a PROXY protocol header accepted under mode 'unspecified'; its source port is set to 0",
 			zap.String("peer", conninfo.AddrString(peer)),
 			zap.String("local", conninfo.AddrString(local)),
 			zap.Stringer("claimed", claimed),

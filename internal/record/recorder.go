@@ -17,6 +17,10 @@ type Recorder struct {
 	Stats *Stats
 }
 
+// ForCheck returns the recorder of announced peers: it counts and remembers apart, and logs at
+// INFO with a field "check".
+func (r *Recorder) ForCheck() Recorder { return Recorder{Log: r.Log.checks, Stats: r.Stats.checks} }
+
 // Count counts a connection or datagram.
 func (r *Recorder) Count(mode policy.Mode, version uint8, o Outcome) { r.Stats.Count(mode, version, o) }
 

@@ -34,6 +34,9 @@ const (
 type Stats struct {
 	Counters
 	payloads payloads
+	// checks are the stats of announced peers, which Counters and the fields below leave out. It
+	// is nil in checks itself.
+	checks *Stats
 
 	mu sync.Mutex
 	// loaded is when the running configuration took over the listener; guarded by mu.
@@ -92,13 +95,20 @@ func (p *Peer) sendsHeaders() bool {
 
 // NewStats returns the stats of a new listener.
 func NewStats() *Stats {
-	return &Stats{
-		loaded:   monotime.Now(),
-		refusals: ring[Refusal]{size: RefusalsKept},
-		headers:  ring[Accepted]{size: HeadersKept},
-		peers:    make(map[netip.Addr]*knownPeer),
+	stats := func(checks *Stats) *Stats {
+		return &Stats{
+			checks:   checks,
+			loaded:   monotime.Now(),
+			refusals: ring[Refusal]{size: RefusalsKept},
+			headers:  ring[Accepted]{size: HeadersKept},
+			peers:    make(map[netip.Addr]*knownPeer),
+		}
 	}
+	return stats(stats(nil))
 }
+
+// Checks returns the counters of announced peers.
+func (s *Stats) Checks() *Counters { return &s.checks.Counters }
 
 // addRefusal remembers a refusal. It sets what the refusal says of the peer.
 func (s *Stats) addRefusal(r *Refusal) {

@@ -28,6 +28,9 @@ type Listener struct {
 	// Outcomes are the numbers of connections or datagrams by outcome. Outcomes without any are
 	// left out.
 	Outcomes map[string]uint64 `json:"outcomes"`
+	// Checks are the numbers of connections or datagrams of 'caddy proxy-protocol check' by
+	// outcome, which the other fields leave out. It is left out if there are none.
+	Checks map[string]uint64 `json:"checks,omitempty"`
 	// WrongPayloads are the numbers of connections whose header was followed by something else
 	// than the listener expects. They were served.
 	WrongPayloads *WrongPayloads `json:"wrong_payloads,omitempty"`
@@ -47,6 +50,17 @@ type WrongPayloads struct {
 	// those that were plain HTTP on a listener for TLS.
 	TLS  uint64 `json:"tls,omitempty"`
 	HTTP uint64 `json:"http,omitempty"`
+}
+
+// Checks are peers that 'caddy proxy-protocol check' announces before it connects from them: the
+// body of POST /proxy_protocol/checks, which announces them for ten seconds, and of DELETE, which
+// withdraws them. At most 256 can be announced at a time. The answer of DELETE has the connections
+// of its body that were still announced: none has come from there.
+type Checks struct {
+	// Connections are peers of TCP connections. Each announcement is for one connection.
+	Connections []netip.AddrPort `json:"connections"`
+	// Datagrams are senders of datagrams.
+	Datagrams []netip.AddrPort `json:"datagrams,omitempty"`
 }
 
 // Peers are the peers that a listener remembers.
@@ -116,6 +130,7 @@ func ListenerOf(key record.Key, settings Settings, stats *record.Stats) Listener
 		Address:  key.Address,
 		Settings: settings,
 		Outcomes: countsOf(stats.Total),
+		Checks:   countsOf(stats.Checks().Total),
 		Peers:    Peers{Addresses: []string{}, Details: []Peer{}},
 		Accepted: []Accepted{},
 		Refusals: []Refusal{},

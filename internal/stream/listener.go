@@ -72,30 +72,42 @@ func (l *Listener) wrap(accepted net.Conn) (wrapped net.Conn) {
 	// module's code.
 	defer func() {
 		if r := recover(); r != nil {
-			l.refuse(accepted, nil, nil, l.Config.Mode, record.IO, fmt.Errorf("panic: %v", r))
+			l.Config.refuse(accepted, nil, nil, l.Config.Mode, record.IO, fmt.Errorf("panic: %v", r))
 			wrapped = nil
 		}
 	}()
 	peer, local := policy.PeerAddr(accepted.RemoteAddr()), accepted.LocalAddr()
-	mode, trust := l.Config.For(peer, local)
-	l.Config.SawPeer(policy.PeerIP(peer), mode)
+	config := l.configFor(peer)
+	mode, trust := config.For(peer, local)
+	config.SawPeer(policy.PeerIP(peer), mode)
 	switch {
 	case isTLS(accepted):
-		l.refuse(accepted, peer, local, mode, record.IO, errAlreadyTLS)
+		config.refuse(accepted, peer, local, mode, record.IO, errAlreadyTLS)
 		return nil
 	case mode == policy.On && trust == policy.Untrusted:
-		l.refuse(accepted, peer, local, mode, record.Untrusted, nil)
+		config.refuse(accepted, peer, local, mode, record.Untrusted, nil)
 		return nil
 	default:
-		return newConn(accepted, l.Config, mode, trust, monotime.Now())
+		return newConn(accepted, config, mode, trust, monotime.Now())
 	}
 }
 
+// configFor returns the config of a connection. That of an announced peer differs in its recorder
+// alone.
+func (l *Listener) configFor(peer net.Addr) *Config {
+	if !record.Announced.Take(peer) {
+		return l.Config
+	}
+	config := *l.Config
+	config.Recorder = l.Config.ForCheck()
+	return &config
+}
+
 // refuse closes an accepted connection without reading from it, counts it and logs it.
-func (l *Listener) refuse(accepted net.Conn, peer, local net.Addr, mode policy.Mode, reason record.Outcome, err error) {
+func (c *Config) refuse(accepted net.Conn, peer, local net.Addr, mode policy.Mode, reason record.Outcome, err error) {
 	closeIgnoringPanic(accepted)
-	l.Config.Count(mode, 0, reason)
-	l.Config.Refuse(record.Refusal{Peer: peer, Local: local, Mode: mode, Reason: reason, Err: err}, nil)
+	c.Count(mode, 0, reason)
+	c.Refuse(record.Refusal{Peer: peer, Local: local, Mode: mode, Reason: reason, Err: err}, nil)
 }
 
 // isTLS reports whether c is a TLS connection, of crypto/tls or of another package.

@@ -232,3 +232,43 @@ func TestConn_RecordsAWrongPayload(t *testing.T) {
 		assert.Zero(t, tls)
 	})
 }
+
+// An announced check is decided as any other connection, and recorded apart.
+func TestListener_RecordsAnnouncedPeersApart(t *testing.T) {
+	for _, test := range []struct {
+		name, says, trusted string
+		reason              string // or served
+	}{
+		{"trusted", headerV1, "192.0.2.0/24", ""},
+		{"untrusted", headerV1, "198.51.100.0/24", "untrusted"},
+		{"no header", "GET / HTTP/1.1\r\n\r\n", "192.0.2.0/24", "missing"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			config, logs := testConfig(policy.On)
+			config.Stats = record.NewStats()
+			config.Trusted = rangeSet(t, test.trusted)
+			require.NoError(t, record.Announced.Announce([]netip.AddrPort{netip.MustParseAddrPort(peerAddr.String())}, false))
+			l := &Listener{Listener: &scriptedListener{conns: []net.Conn{says(test.says), says(test.says)}, err: io.EOF}, Config: config}
+			for {
+				accepted, err := l.Accept()
+				if err != nil {
+					break
+				}
+				_, err = accepted.Write([]byte("x"))
+				assert.Equal(t, test.reason == "", err == nil)
+				accepted.Close()
+			}
+			outcome := record.Client
+			if test.reason != "" {
+				outcome = outcomeNamed(test.reason)
+				assert.Equal(t, []string{test.reason, test.reason}, logs.Reasons())
+				assert.Equal(t, 1, logs.FilterMessage(outcome.Message(false)).FilterFieldKey("check").Len())
+				assert.Len(t, config.Stats.LastRefusals(), 1)
+			}
+			assert.EqualValues(t, 1, config.Stats.Total(outcome), "the connection that was not announced")
+			assert.EqualValues(t, 1, config.Stats.Checks().Total(outcome))
+			peers, _ := config.Stats.SeenPeers()
+			assert.Len(t, peers, 1)
+		})
+	}
+}

@@ -20,7 +20,7 @@ func CurrentStatus(t testing.TB) (s statusapi.Status) {
 	info, err := caddy.GetModule("admin.api.proxy_protocol")
 	require.NoError(t, err, "a test that asks for the status imports the modules")
 	routes := info.New().(caddy.AdminRouter).Routes()
-	require.Len(t, routes, 1)
+	require.NotEmpty(t, routes)
 	response := httptest.NewRecorder()
 	require.NoError(t, routes[0].Handler.ServeHTTP(response, httptest.NewRequest(http.MethodGet, routes[0].Pattern, nil)))
 	decoder := json.NewDecoder(response.Body)
