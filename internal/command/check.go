@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
@@ -21,7 +23,7 @@ var expectable = []string{verdictOn, verdictOff, verdictUnspecified, verdictRefu
 func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		DisableFlagsInUseLine: true,
-		Use:                   "check [--tls] [--sni <name>] [--expect on|off|unspecified|refused] [--timeout <duration>] [--json] <host:port>",
+		Use:                   "check [--tls] [--sni <name>] [--bind <ip>] [--expect on|off|unspecified|refused] [--address <listen>] [--timeout <duration>] [--json] <host:port>|unix//<path>",
 		Short:                 "Finds out what a listener does with PROXY protocol headers",
 		Long: `
 Connects to a listener several times and prints how the listener reacts to each
@@ -33,8 +35,12 @@ each datagram. The addresses in the headers are from 192.0.2.0/24 and
 2001:db8::/32, which are reserved for documentation.
 
 The verdict applies to the host on which you run this command: run it on the
-load balancer, outside, and wherever else the port can be reached. If a name has
+load balancer, outside, and wherever else the port can be reached. If this host
+has several addresses, --bind chooses the one to connect from. If a name has
 several addresses, the first that accepts a connection is checked.
+
+The argument may also be a Unix socket, as Caddy writes it: unix//run/caddy.sock
+or, on Linux, unix/@name.
 
   on           A header is mandatory, and this peer may send one.
   off          A header is forbidden.
@@ -51,17 +57,26 @@ The exit code is 0 if the verdict is the expected one. Without --expect it is 0
 unless the verdict is 'unreachable' or 'unknown'.
 
 Certificates are not verified, because nothing secret is sent.
+
+The status of a Caddy on this machine counts the connections of this command
+apart, and its metrics do not count them. For this, each connection is announced
+before it is made, to the admin API at '` + caddy.DefaultAdminListen + `' or at --address.
+If the connections could not be told apart, the last line says why.
 `,
 		Example: `  $ caddy proxy-protocol check localhost:8080
+  $ caddy proxy-protocol check --bind 127.0.0.2 --expect refused localhost:8080
   $ caddy proxy-protocol check --tls --expect refused example.com:443`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().Bool("tls", false, "Speak TLS, and try HTTP/3 as well")
 	cmd.Flags().String("sni", "", "Server name to ask for, in TLS and as the Host (default: the host)")
+	bindFlag(cmd)
+	cmd.Flags().String("address", "", "Address of the administration API listener of the Caddy that is checked")
 	cmd.Flags().String("expect", "", "Verdict to expect: on, off, unspecified or refused")
 	cmd.Flags().Bool("json", false, "Print JSON")
 	timeoutFlag(cmd, 5*time.Second, "How long to wait on each probe; they run at the same time")
 	complete(cmd, "sni", cobra.NoFileCompletions)
+	complete(cmd, "address", cobra.NoFileCompletions)
 	complete(cmd, "expect", offer(
 		cobra.CompletionWithDesc(verdictOn, "a header is mandatory, and this peer may send one"),
 		cobra.CompletionWithDesc(verdictOff, "a header is forbidden"),
@@ -76,6 +91,13 @@ func runCheck(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	p, target, err := parseCheck(flags)
 	if err != nil {
 		return err
+	}
+	admin, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, "", "")
+	if err != nil {
+		return fmt.Errorf("couldn't determine admin API address: %w", err)
+	}
+	if p.network != "unix" {
+		p.announcer = newAnnouncer(admin, p.timeout/2) // so that a connection has time left
 	}
 	r := check(p, target, flags.Bool("tls"))
 	if r.Expect = flags.String("expect"); r.Expect != "" {
@@ -95,27 +117,34 @@ func runCheck(out *output, _ io.Reader, flags caddycmd.Flags) error {
 
 // parseCheck returns the prober and the target that the flags and the argument describe. It
 // checks --expect, but does not return its value.
-func parseCheck(flags caddycmd.Flags) (p *prober, target string, err error) {
+func parseCheck(flags caddycmd.Flags) (p *prober, argument string, err error) {
 	if flags.NArg() != 1 {
 		return nil, "", fmt.Errorf("check needs one host:port, such as example.com:443, not %d", flags.NArg())
 	}
-	target = flags.Arg(0)
-	host, port, err := net.SplitHostPort(target)
-	if err != nil || port == "" || strings.ContainsAny(target, "/@ ") {
-		return nil, "", fmt.Errorf("check needs a host:port, such as example.com:443 or [2001:db8::1]:443, not '%s'", target)
+	argument = flags.Arg(0)
+	to, ok := parseTarget(argument)
+	if !ok {
+		return nil, "", fmt.Errorf("check needs a host:port, such as example.com:443, or unix//<path>, not '%s'", argument)
 	}
 	if expect := flags.String("expect"); expect != "" && !slices.Contains(expectable, expect) {
 		return nil, "", fmt.Errorf("--expect must be one of %s, not '%s'", strings.Join(expectable, ", "), expect)
 	}
-	p = &prober{serverName: host, host: target}
+	p = &prober{target: to, serverName: "localhost", host: "localhost"}
+	if to.network != "unix" {
+		p.serverName, _, _ = net.SplitHostPort(to.address) // parseTarget has split it before
+		p.host = to.address
+	}
 	if sni := flags.String("sni"); sni != "" {
-		if strings.ContainsFunc(sni, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/:@", r) }) {
-			return nil, "", fmt.Errorf("--sni must be a name such as example.com, not '%s'", sni)
+		if err := checkServerName("sni", sni); err != nil {
+			return nil, "", err
 		}
 		p.serverName, p.host = sni, sni
 	}
+	if err := p.bindTo(flags); err != nil {
+		return nil, "", err
+	}
 	p.timeout, err = timeoutOf(flags)
-	return p, target, err
+	return p, argument, err
 }
 
 // report is the output of check. All exported text is escaped.
@@ -123,7 +152,8 @@ type report struct {
 	target string // not escaped, for errors: run escapes them
 	// Target is the argument of the command.
 	Target string `json:"target"`
-	// Address is the IP address and port that was probed. It is empty if connecting failed.
+	// Address is the IP address and port that was probed. It is empty if connecting failed, and
+	// for a Unix socket.
 	Address string `json:"address,omitempty"`
 	// Probes are the probes and their results, in the order of the table that check prints.
 	Probes []probeReport `json:"probes"`
@@ -132,6 +162,9 @@ type report struct {
 	Expect string `json:"expect,omitempty"`
 	// AsExpected reports whether the verdict is the expected one. It is nil without --expect.
 	AsExpected *bool `json:"as_expected,omitempty"`
+	// NotApart says why the status of the Caddy counts these connections like any other. It is
+	// empty if the status counts them apart, and if there were none.
+	NotApart string `json:"not_apart,omitempty"`
 }
 
 // probeReport is one row of a report: a probe and its result.
@@ -148,11 +181,12 @@ type probeReport struct {
 	text string // the result in the table
 }
 
-// check sends all probes to a listener and returns the report.
-func check(p *prober, target string, tls bool) *report {
-	r := &report{target: target, Target: escape.Text(target)}
+// check sends all probes to a listener and returns the report. argument is the listener as the user
+// wrote it.
+func check(p *prober, argument string, tls bool) *report {
+	r := &report{target: argument, Target: escape.Text(argument)}
 	observed := observation{tls: tls}
-	first, err := net.DialTimeout("tcp", target, p.timeout)
+	first, err := p.dial(context.Background(), p.timeout)
 	if err != nil {
 		for i := range observed.probes {
 			observed.probes[i] = probeResult{unreachable, problem(err)}
@@ -163,8 +197,10 @@ func check(p *prober, target string, tls bool) *report {
 	}
 	// A name may have several addresses. All probes go to the address of the first
 	// connection, so that they reach one listener.
-	p.address = first.RemoteAddr().String()
-	r.Address = p.address
+	if p.network != "unix" {
+		p.address = first.RemoteAddr().String()
+		r.Address = p.address
+	}
 
 	http3 := make(chan [2]*probeResult, 1)
 	askHTTP3 := func() {
@@ -188,12 +224,19 @@ func check(p *prober, target string, tls bool) *report {
 	if tls || observed.others != nil {
 		answers := <-http3
 		observed.http3, observed.http3Behind = answers[0], answers[1]
-		r.Probes = append(r.Probes, reportOf(noHeader, "HTTP/3", *observed.http3))
+		if p.network != "unix" {
+			r.Probes = append(r.Probes, reportOf(noHeader, "HTTP/3", *observed.http3))
+		}
 		if observed.servesHTTP3Behind() {
 			r.Probes = append(r.Probes, reportOf(headerV2, "HTTP/3", *observed.http3Behind))
 		}
 	}
 	r.verdict = verdictOf(observed)
+	if p.network == "unix" {
+		r.NotApart = "the peers of a Unix socket look alike"
+	} else if p.announcer != nil {
+		r.NotApart = escape.Text(p.announcer.end())
+	}
 	return r
 }
 
@@ -241,6 +284,9 @@ func (r *report) print(out *output) {
 	if len(r.Notes) > 0 {
 		out.line("Notes:")
 		out.list(r.Notes)
+	}
+	if r.NotApart != "" {
+		out.paragraph("", "", "Not counted apart in Caddy's status: "+r.NotApart+".")
 	}
 }
 

@@ -258,7 +258,7 @@ func TestCheckBadInput(t *testing.T) {
 	}{
 		{nil, "check needs one host:port, such as example.com:443, not 0"},
 		{[]string{"a:1", "b:1"}, "check needs one host:port, such as example.com:443, not 2"},
-		{[]string{"example.com"}, "check needs a host:port, such as example.com:443 or [2001:db8::1]:443, not 'example.com'"},
+		{[]string{"example.com"}, "check needs a host:port, such as example.com:443, or unix//<path>, not 'example.com'"},
 		{[]string{"2001:db8::1"}, "not '2001:db8::1'"},
 		{[]string{"https://example.com:443"}, "not 'https://example.com:443'"},
 		{[]string{"example.com:"}, "not 'example.com:'"},
@@ -288,6 +288,7 @@ type checked struct {
 	Verdict     string   `json:"verdict"`
 	Closest     string   `json:"closest"`
 	Differences []string `json:"differences"`
+	NotApart    string   `json:"not_apart"`
 }
 
 // check runs the command check with --json and returns its output.

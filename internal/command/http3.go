@@ -19,6 +19,9 @@ import (
 // before each datagram. bare is the result without headers. behind is the result with headers, or
 // nil if the request without them was answered.
 func (p *prober) probesHTTP3() (bare, behind *probeResult) {
+	if p.network == "unix" {
+		return &probeResult{unreachable, "a Unix socket has no HTTP/3"}, nil
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	results := make(chan probeResult, 1)
@@ -50,7 +53,7 @@ func (p *prober) probeHTTP3(ctx context.Context, header []byte) probeResult {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	// The socket is connected, so that it gets an error at once if the port is closed.
-	conn, err := new(net.Dialer).DialContext(ctx, "udp", p.address)
+	conn, err := p.dialUDP(ctx)
 	if err != nil {
 		return probeResult{unreachable, problem(err)}
 	}

@@ -51,8 +51,9 @@ var preambles = sync.OnceValue(func() (p [probeCount][]byte) {
 
 // prober sends probes to a listener and records the reactions.
 type prober struct {
-	// address is the IP address and port of the listener.
-	address string
+	// target is the listener. Its address is an IP address and a port, once a connection was
+	// made.
+	target
 	// serverName is the server name in TLS, and host is the Host in requests.
 	serverName, host string
 	// timeout bounds each probe.
@@ -69,7 +70,7 @@ func (p *prober) probe(overTLS bool, first net.Conn) *probeResults {
 			conn := first
 			if i > 0 || conn == nil {
 				var err error
-				if conn, err = net.DialTimeout("tcp", p.address, p.timeout); err != nil {
+				if conn, err = p.dial(context.Background(), p.timeout); err != nil {
 					results[i] = probeResult{unreachable, problem(err)}
 					return
 				}

@@ -17,7 +17,7 @@ func TestProbesOfAListenerThatWentAway(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	p := &prober{address: l.Addr().String(), host: l.Addr().String(), timeout: 20 * time.Second}
+	p := &prober{target: target{network: "tcp", address: l.Addr().String()}, host: l.Addr().String(), timeout: 20 * time.Second}
 	for _, overTLS := range []bool{false, true} {
 		for i, got := range p.probe(overTLS, nil) {
 			assert.Equal(t, probeResult{unreachable, "connection refused"}, got, "%s", probe(i))
@@ -31,7 +31,7 @@ func TestProbesOfAListenerThatWentAway(t *testing.T) {
 }
 
 func TestProbeOfNoAddress(t *testing.T) {
-	p := &prober{address: "127.0.0.1:65536", host: "localhost", timeout: time.Second}
+	p := &prober{target: target{network: "tcp", address: "127.0.0.1:65536"}, host: "localhost", timeout: time.Second}
 	assert.Equal(t, probeResult{unreachable, "address 65536: invalid port"}, p.probeHTTP3(t.Context(), nil))
 }
 

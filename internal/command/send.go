@@ -29,7 +29,7 @@ func sendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		DisableFlagsInUseLine: true,
 		Use: "send [--v1 | --v2] [--source <ip:port>] [--destination <ip:port>] [--local] [--tlv <name>=<value>] [--checksum] " +
-			`[--method <method>] [--header "Field: value"] [--insecure] [--timeout <duration>] <url>`,
+			`[--connect <host:port>|unix//<path>] [--sni <name>] [--bind <ip>] [--method <method>] [--header "Field: value"] [--insecure] [--timeout <duration>] <url>`,
 		Short: "Sends a request behind a PROXY protocol header",
 		Long: `
 Sends one HTTP or HTTPS request on a connection that begins with a PROXY
@@ -40,6 +40,10 @@ addresses unless you give others. If you give one address, and the connection's
 other address is of another family, the header has 0.0.0.0 or :: in its place.
 
 --local sends a LOCAL header, which has no addresses, as health checks do.
+
+--connect connects to another address than that of the URL, or to a Unix socket
+as Caddy writes it: unix//run/caddy.sock or, on Linux, unix/@name. A Unix socket
+has no IP addresses to put into the header, so that you must give one.
 
 --tlv adds a TLV by name. It can be repeated. The names are:
   ` + tlvNames() + `,
@@ -54,7 +58,8 @@ The exit code is 0 if there was a response, whatever its status.
 		Example: `  $ caddy proxy-protocol send http://localhost:8080
   $ caddy proxy-protocol send --v1 --source 203.0.113.7:51234 https://example.com
   $ caddy proxy-protocol send --source "[2001:db8::7]:51234" --tlv authority=example.com --checksum http://localhost:8080
-  $ caddy proxy-protocol send --local http://localhost:8080`,
+  $ caddy proxy-protocol send --local http://localhost:8080
+  $ caddy proxy-protocol send --connect 10.0.0.20:443 https://example.com`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().Bool("v1", false, "Send a header of version 1")
@@ -64,6 +69,9 @@ The exit code is 0 if there was a response, whatever its status.
 	cmd.Flags().Bool("local", false, "Send a LOCAL header")
 	cmd.Flags().StringArray("tlv", nil, "TLV to add, by name")
 	cmd.Flags().Bool("checksum", false, "Add a checksum")
+	cmd.Flags().String("connect", "", "Address to connect to (default: that of the URL)")
+	cmd.Flags().String("sni", "", "Server name to ask for in TLS, and to verify (default: the URL's host)")
+	bindFlag(cmd)
 	cmd.Flags().StringP("method", "X", http.MethodGet, "Method of the request")
 	cmd.Flags().StringArrayP("header", "H", nil, `Field of the request (format: "Field: value")`)
 	cmd.Flags().BoolP("insecure", "k", false, "Do not verify the server's certificate")
@@ -77,6 +85,8 @@ The exit code is 0 if there was a response, whatever its status.
 	}
 	complete(cmd, "source", cobra.NoFileCompletions)
 	complete(cmd, "destination", cobra.NoFileCompletions)
+	complete(cmd, "connect", cobra.NoFileCompletions)
+	complete(cmd, "sni", cobra.NoFileCompletions)
 	complete(cmd, "header", cobra.NoFileCompletions)
 	complete(cmd, "method", offer(http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut,
 		http.MethodPatch, http.MethodDelete, http.MethodOptions))
@@ -110,11 +120,21 @@ func runSend(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	if err != nil {
 		return err
 	}
+	s := sender{header: header}
+	if s.to, err = parseConnect(flags); err != nil {
+		return err
+	}
+	if s.to.network == "unix" && header.needsAddresses() {
+		return errUnixAddresses
+	}
+	if s.tls, err = parseTLS(flags, request.URL); err != nil {
+		return err
+	}
 	timeout, err := timeoutOf(flags)
 	if err != nil {
 		return err
 	}
-	response, err := header.send(request, flags.Bool("insecure"), timeout)
+	response, err := s.send(request, timeout)
 	if err != nil {
 		return sendProblem(err, timeout)
 	}
@@ -155,6 +175,27 @@ func parseRequest(flags caddycmd.Flags) (*http.Request, error) {
 		request.Header.Set("User-Agent", userAgent)
 	}
 	return request, nil
+}
+
+// parseConnect returns where to connect to, and from where. Its address is empty if it is that of
+// the URL.
+func parseConnect(flags caddycmd.Flags) (target, error) {
+	t, ok := target{network: "tcp"}, true
+	if address := flags.String("connect"); address != "" {
+		if t, ok = parseTarget(address); !ok {
+			return t, fmt.Errorf("--connect must be a host:port, such as 10.0.0.20:443, or unix//<path>, not '%s'", address)
+		}
+	}
+	return t, t.bindTo(flags)
+}
+
+// parseTLS returns the TLS configuration that the flags describe.
+func parseTLS(flags caddycmd.Flags, to *url.URL) (*tls.Config, error) {
+	sni := flags.String("sni")
+	if sni != "" && to.Scheme != "https" {
+		return nil, errors.New("--sni needs a URL that begins with https")
+	}
+	return &tls.Config{ServerName: sni, InsecureSkipVerify: flags.Bool("insecure")}, checkServerName("sni", sni) //nolint:gosec // the user asked for it
 }
 
 // headerFlags is the header that the flags describe.
@@ -237,10 +278,17 @@ func (h *headerFlags) encode(local, remote netip.AddrPort) ([]byte, error) {
 	return wire.Append(nil, header, h.tlvs, h.checksum)
 }
 
+// needsAddresses reports whether the header needs the addresses of the connection.
+func (h *headerFlags) needsAddresses() bool {
+	return !h.local && !h.source.IsValid() && !h.destination.IsValid()
+}
+
+var errUnixAddresses = errors.New("a Unix socket has no IP addresses for the header: give --source, or --local for a header without addresses")
+
 // ofFamily returns address if its family is that of other. Otherwise it returns the unspecified
 // address of other's family, with the port of address.
 func ofFamily(address, other netip.AddrPort) netip.AddrPort {
-	if address.Addr().Is4() == other.Addr().Is4() {
+	if address.IsValid() && address.Addr().Is4() == other.Addr().Is4() {
 		return address
 	}
 	if other.Addr().Is4() {
@@ -249,22 +297,31 @@ func ofFamily(address, other netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(netip.IPv6Unspecified(), address.Port())
 }
 
-// send sends a request on a connection that begins with the header.
-func (h *headerFlags) send(request *http.Request, insecure bool, timeout time.Duration) (*http.Response, error) {
+// sender sends a request on a connection that begins with a header.
+type sender struct {
+	header *headerFlags
+	to     target
+	tls    *tls.Config
+}
+
+// send sends a request.
+func (s *sender) send(request *http.Request, timeout time.Duration) (*http.Response, error) {
 	client := &http.Client{
 		Timeout: timeout,
 		Transport: &http.Transport{
-			TLSClientConfig:        &tls.Config{InsecureSkipVerify: insecure}, //nolint:gosec // the user asked for it
+			TLSClientConfig:        s.tls,
 			ForceAttemptHTTP2:      true,
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
 			MaxResponseHeaderBytes: maxResponse,
-			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+				to := s.to
+				to.address = cmp.Or(to.address, address)
+				conn, err := to.dial(ctx, timeout)
 				if err != nil {
 					return nil, err
 				}
-				header, err := h.encode(addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr()))
+				header, err := s.header.encode(addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr()))
 				if err != nil {
 					conn.Close()
 					return nil, err

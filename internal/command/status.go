@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -65,7 +66,7 @@ func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	if err != nil {
 		return fmt.Errorf("couldn't determine admin API address: %w", err)
 	}
-	answer, err := askAdmin(address, timeout)
+	answer, err := askAdmin(address, http.MethodGet, statusPath, nil, timeout)
 	if err != nil {
 		return err
 	}
@@ -80,8 +81,9 @@ func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	return nil
 }
 
-// askAdmin returns the status from the admin API at an address, as JSON.
-func askAdmin(address string, timeout time.Duration) ([]byte, error) {
+// askAdmin makes a request to the admin API at an address, and returns the body of the answer. The
+// request has a body unless it is nil.
+func askAdmin(address, method, path string, body []byte, timeout time.Duration) ([]byte, error) {
 	const most = 16 << 20
 	type result struct {
 		body []byte
@@ -91,7 +93,11 @@ func askAdmin(address string, timeout time.Duration) ([]byte, error) {
 	// timeout its goroutine goes on until the request ends, or the program.
 	results := make(chan result, 1)
 	go func() {
-		response, err := caddycmd.AdminAPIRequest(address, http.MethodGet, statusPath, nil, nil)
+		var content io.Reader
+		if body != nil {
+			content = bytes.NewReader(body)
+		}
+		response, err := caddycmd.AdminAPIRequest(address, method, path, nil, content)
 		if err != nil {
 			results <- result{nil, err}
 			return
@@ -136,7 +142,11 @@ func printListener(l *statusapi.Listener, out *output) {
 	if strings.HasPrefix(l.Address, "udp/") {
 		counted = "datagrams"
 	}
-	rows = append(rows, []string{counted, outcomesText(l.Outcomes)}, []string{"peers", peersText(&l.Peers)})
+	rows = append(rows, []string{counted, outcomesText(l.Outcomes)})
+	if len(l.Checks) > 0 {
+		rows = append(rows, []string{"checks", outcomesText(l.Checks)})
+	}
+	rows = append(rows, []string{"peers", peersText(&l.Peers)})
 	out.table("  ", rows)
 
 	if len(l.Refusals) > 0 {

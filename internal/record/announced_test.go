@@ -67,13 +67,13 @@ func TestAnnouncements_Expire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a Announcements
 		require.NoError(t, a.Announce(addrPorts("127.0.0.1:1"), false))
-		time.Sleep(AnnouncedFor - 1)
+		time.Sleep(AnnouncedFor - time.Nanosecond)
 		require.NoError(t, a.Announce(addrPorts("127.0.0.1:2"), true))
 		assert.True(t, a.Take(tcpPeer("127.0.0.1:1")))
 		require.NoError(t, a.Announce(addrPorts("127.0.0.1:1"), false))
-		time.Sleep(AnnouncedFor - 1)
+		time.Sleep(AnnouncedFor - time.Nanosecond)
 		assert.True(t, a.Has(netip.MustParseAddrPort("127.0.0.1:2")))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		assert.False(t, a.Has(netip.MustParseAddrPort("127.0.0.1:2")))
 		assert.False(t, a.Take(tcpPeer("127.0.0.1:1")))
 		synctest.Wait()
