@@ -1,12 +1,14 @@
 package command
 
 import (
-	"encoding/base64"
+	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -27,8 +29,12 @@ Decodes the PROXY protocol header at the beginning of a file or of the standard
 input, and prints its contents.
 
 The header may be raw, as it is on the wire, or in base64 or hexadecimal, with
-or without white space, colons, commas, 0x and \x. Bytes after the header are
-not decoded.
+or without white space, colons, commas, 0x and \x. It may also be escaped as the
+status and the log show it, with \xNN and \\, or in JSON: a string, or a line of
+'status --json' or of Caddy's log. Bytes after the header are not decoded.
+
+The status and the log have the first bytes of a connection only. If a header is
+cut off there, the command prints what is known of it. The exit code is then 1.
 
 If the header is wrong, the command prints the first wrong byte and the sentence
 of the specification that it breaks. The exit code is then 1.
@@ -73,17 +79,22 @@ func runDecode(out *output, in io.Reader, flags caddycmd.Flags) error {
 	} else {
 		d.print(out)
 	}
-	if err == nil && !d.Valid {
-		err = errors.New("no valid PROXY protocol header")
+	switch {
+	case err != nil || d.Valid:
+		return err
+	case d.CutOff != nil:
+		return fmt.Errorf("the PROXY protocol header is cut off after %d bytes", d.CutOff.Bytes)
+	default:
+		return errors.New("no valid PROXY protocol header")
 	}
-	return err
 }
 
 // decoded is the output of decode. All text is escaped.
 type decoded struct {
 	// Valid reports whether the input begins with a valid header.
 	Valid bool `json:"valid"`
-	// Encoding is the form in which the input was read: "raw", "hex" or "base64".
+	// Encoding is the form in which the input was read: "raw", "hex", "base64", "escaped" or
+	// "json".
 	Encoding string `json:"encoding"`
 	// Version is 1 or 2, or 0 if the input does not begin with a signature.
 	Version uint8 `json:"version,omitempty"`
@@ -106,8 +117,19 @@ type decoded struct {
 	TLVs []decodedTLV `json:"tlvs,omitempty"`
 	// Note is a warning about bytes behind a valid header.
 	Note string `json:"note,omitempty"`
-	// Error is nil if the header is valid.
+	// CutOff is not nil if the input ends within a header in which nothing is wrong so far. The
+	// fields above then have what is known of it.
+	CutOff *decodedCutOff `json:"cut_off,omitempty"`
+	// Error is nil if nothing is wrong.
 	Error *decodedError `json:"error,omitempty"`
+}
+
+// decodedCutOff is the end of an input within a header.
+type decodedCutOff struct {
+	// Bytes is the number of bytes of the header that are there.
+	Bytes int `json:"bytes"`
+	// Size is the number of bytes of the whole header, or 0 if it is not known.
+	Size int `json:"size,omitempty"`
 }
 
 // decodedTLV is one TLV in the output of decode.
@@ -146,8 +168,10 @@ type decodedError struct {
 
 // decode decodes the header at the beginning of an input, which may be raw, hexadecimal or
 // base64.
-func decode(input []byte) *decoded {
-	b, encoding := unwrap(input)
+func decode(input []byte) *decoded { return decodeBytes(unwrap(input)) }
+
+// decodeBytes decodes the header at the beginning of bytes that were given in a form.
+func decodeBytes(b []byte, encoding string) *decoded {
 	d := &decoded{Encoding: encoding}
 	r := wire.Decode(b, wire.MaxSize)
 	d.Version = r.Version
@@ -165,13 +189,82 @@ func decode(input []byte) *decoded {
 	case wire.Invalid:
 		d.fail(b, r.Err.Offset, r.Err.Problem.String(), r.Err.Problem.Rule())
 	case wire.Partial, wire.Undecided:
-		d.fail(b, len(b), "the header is cut off",
-			`section 2.2: "The receiver must also reject incoming connections containing partial protocol headers."`)
+		d.cutOff(b)
 	default:
 		d.fail(b, firstDifference(b), "not the signature of a header",
 			`section 2.2: "otherwise the protocol is not covered by this specification and the connection must be dropped."`)
 	}
 	return d
+}
+
+// cutOff sets what is known of a header of which b is the beginning, or its error.
+func (d *decoded) cutOff(b []byte) {
+	if err := faultIn(b, d.Version); err.Problem != 0 {
+		d.fail(b, err.Offset, err.Problem.String(), err.Problem.Rule())
+		return
+	}
+	d.CutOff = &decodedCutOff{Bytes: len(b)}
+	if d.Version == 2 && len(b) >= fixedSize {
+		d.CutOff.Size = fixedSize + int(binary.BigEndian.Uint16(b[lengthAt:]))
+		d.describeBeginning(b)
+	}
+}
+
+// The layout of a v2 header (section 2.2).
+const (
+	familyAt  = len(wire.SignatureV2) + 1
+	lengthAt  = len(wire.SignatureV2) + 2
+	fixedSize = len(wire.SignatureV2) + 4
+)
+
+// describeBeginning sets the fields that the beginning of a v2 header decides.
+func (d *decoded) describeBeginning(b []byte) {
+	// The same header, with zeros for what is not there of the addresses, and no TLVs.
+	size := map[wire.Family]int{wire.IPv4: 12, wire.IPv6: 36, wire.Unix: 216}[wire.Family(b[familyAt]>>4)]
+	short := make([]byte, fixedSize+size)
+	copy(short, b)
+	binary.BigEndian.PutUint16(short[lengthAt:], uint16(size))
+	d.describe(wire.Decode(short, wire.MaxSize).Header)
+	switch {
+	case len(b) < len(short):
+		d.Source, d.Destination = "", ""
+	case d.Family != "unspecified": // such a header has no TLVs
+		for one := range wire.TLVs(b[len(short):]).All() {
+			d.TLVs = append(d.TLVs, describeTLV(one))
+		}
+	}
+}
+
+// faultIn returns the error that a header has whatever follows its beginning b, or the zero Error
+// if there is none that is certain. Decode does not look for it before a header is whole.
+func faultIn(b []byte, version uint8) wire.Error {
+	var whole []byte
+	var certain func(wire.Error) bool
+	switch {
+	case version == 1:
+		b = bytes.TrimSuffix(b, []byte("\r"))
+		whole = append(slices.Clip(b), "\r\n"...)
+		certain = func(err wire.Error) bool {
+			switch rest := string(b[err.Offset:]); err.Problem {
+			case wire.ProblemKeyword:
+				return !strings.HasPrefix("TCP4", rest) && !strings.HasPrefix("TCP6", rest) && !strings.HasPrefix("UNKNOWN", rest)
+			case wire.ProblemAddress:
+				return rest != ":" // another colon may follow
+			default:
+				return true
+			}
+		}
+	case version == 2 && len(b) >= fixedSize:
+		whole = make([]byte, fixedSize+int(binary.BigEndian.Uint16(b[lengthAt:])))
+		copy(whole, b)
+		// An error in a size is certain once both its bytes are there.
+		certain = func(err wire.Error) bool { return err.Problem != wire.ProblemChecksum && err.Offset+1 < len(b) }
+	}
+	r := wire.Decode(whole, wire.MaxSize)
+	if r.State != wire.Invalid || r.Err.Offset >= len(b) || !certain(r.Err) {
+		return wire.Error{}
+	}
+	return r.Err
 }
 
 // fail sets the error of the header in b. at is the offset of the wrong byte.
@@ -180,50 +273,6 @@ func (d *decoded) fail(b []byte, at int, problem, rule string) {
 	if at < len(b) {
 		d.Error.Found = fmt.Sprintf("0x%02x", b[at])
 	}
-}
-
-// unwrap returns the raw bytes of an input, and the form in which it was given.
-func unwrap(input []byte) (b []byte, encoding string) {
-	type form struct {
-		encoding string
-		bytes    []byte
-	}
-	forms := []form{{"raw", input}}
-	if b, err := hex.DecodeString(separators.Replace(string(input))); err == nil && len(b) > 0 {
-		forms = append(forms, form{"hex", b})
-	}
-	if b, ok := fromBase64(whiteSpace.Replace(string(input))); ok {
-		forms = append(forms, form{"base64", b})
-	}
-	// A short text may be valid in several forms. A form with a whole signature is better than
-	// one with the beginning of a signature.
-	for _, like := range []wire.State{wire.Partial, wire.Undecided} {
-		for _, f := range forms {
-			if state, _ := wire.Signature(f.bytes); state == like {
-				return f.bytes, f.encoding
-			}
-		}
-	}
-	if len(forms) > 1 && forms[1].encoding == "hex" {
-		return forms[1].bytes, "hex"
-	}
-	return input, "raw"
-}
-
-// separators removes the separators of hexadecimal in dumps and source code.
-var separators = strings.NewReplacer(" ", "", "\t", "", "\r", "", "\n", "", ":", "", ",", "", "0x", "", `\x`, "")
-
-// whiteSpace removes the white space of wrapped base64.
-var whiteSpace = strings.NewReplacer(" ", "", "\t", "", "\r", "", "\n", "")
-
-// fromBase64 decodes base64 of the standard or the URL alphabet, with or without padding.
-func fromBase64(text string) ([]byte, bool) {
-	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
-		if b, err := encoding.DecodeString(text); err == nil && len(b) > 0 {
-			return b, true
-		}
-	}
-	return nil, false
 }
 
 // firstDifference returns the offset of the first byte that differs from both signatures.
@@ -290,14 +339,17 @@ func (d *decoded) print(out *output) {
 	if d.Version > 0 {
 		add("version", fmt.Sprint(d.Version))
 	}
-	if d.Valid {
+	switch {
+	case d.Valid:
 		add("size", fmt.Sprintf("%d bytes, followed by %d", d.Size, d.Rest))
-		add("command", d.Command)
-		add("family", d.Family)
-		add("transport", d.Transport)
-		add("source", d.Source)
-		add("destination", d.Destination)
+	case d.CutOff != nil && d.CutOff.Size > 0:
+		add("size", fmt.Sprintf("%d bytes, of which %d are here", d.CutOff.Size, d.CutOff.Bytes))
 	}
+	add("command", d.Command)
+	add("family", d.Family)
+	add("transport", d.Transport)
+	add("source", d.Source)
+	add("destination", d.Destination)
 	out.table("", rows)
 	if len(d.TLVs) > 0 {
 		out.line("")
@@ -310,6 +362,11 @@ func (d *decoded) print(out *output) {
 	if d.Note != "" {
 		out.line("")
 		out.paragraph("", "", d.Note)
+	}
+	if d.CutOff != nil {
+		out.line("")
+		out.paragraph("", "", fmt.Sprintf("Cut off in the evidence: only %d bytes of the header are here, and no fault shows in them. The status and the log keep the first bytes of a connection.", d.CutOff.Bytes))
+		out.paragraph("", "", `If the connection itself ended here, that is a fault: section 2.2: "The receiver must also reject incoming connections containing partial protocol headers."`)
 	}
 	if d.Error != nil {
 		out.line("")

@@ -3,6 +3,8 @@ package command_test
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -62,6 +66,32 @@ func TestDecode(t *testing.T) {
 		{"base64", base64.RawURLEncoding.EncodeToString(v2()) + "\r\n", false},
 		{"base64_v1", base64.RawURLEncoding.EncodeToString([]byte(v1)) + "\n", false},
 
+		{"escaped_v1", escape.Text(v1) + "\n", false},
+		{"escaped_v2", escape.Text(string(all)) + "\n", false},
+		{"json_v1", `"PROXY TCP6 2001:db8::7 2001:db8::1 51234 443\r\n"` + "\n", false},
+		{"json_v1", `PROXY TCP6 2001:db8::7 2001:db8::1 51234 443\u000d\u000a`, false},
+		{"json_v1", `      "bytes": "` + hex.EncodeToString([]byte(v1)) + `",` + "\n", false},
+		{"json_v1", jsonText(escape.Text(v1)) + ",\n", false},
+		{"json_v1", `{"time":"2026-01-02T03:04:05Z","peer":"192.0.2.1:1","reason":"missing","bytes":` + jsonText(escape.Text(v1)) + `}`, false},
+		{"json_v1", "2026/01/02 03:04:05.678\tWARN\tcaddy.listeners.proxy_protocol_mode\trefused connection\t" +
+			`{"peer": "192.0.2.1:1", "received": "v1", "bytes": ` + jsonText(escape.Text(v1)) + `}`, false},
+		{"json_v2", jsonText(escape.Text(string(v2()))), false},
+		{"json_v2", `"\r\n\r\n\u0000\r\nQUIT\n!\u0011\u0000\f\u00cb\u0000q\u0007\u00c0\u0000\u0002\u0001\u00c8\u0022\u0001\u00bb"`, false},
+
+		{"evidence_v1", hex.EncodeToString([]byte(v1)[:16]), true},
+		{"evidence_v1_escaped", escape.Text(v1[:len(v1)-1]), true},
+		{"evidence_v2", asHex[:32], true},
+		{"evidence_v2_addresses", hex.EncodeToString(v2()[:27]), true},
+		{"evidence_v2_tlvs", `"bytes":` + jsonText(escape.Text(string(all[:50]))), true},
+		{"evidence_v2_local", escape.Text(wire.SignatureV2 + "\x20\x11\x00\x0fabc\x02\x00\x01x"), true},
+		{"evidence_v2_command", escape.Text(wire.SignatureV2 + "\x21"), true},
+		{"evidence_v2_unix", hex.EncodeToString([]byte(wire.SignatureV2 + "\x21\x31\x00\xff/run")), true},
+		{"evidence_wrong_v1", escape.Text("PROXY TCP4 203.0.113.7 192.0.2.1 1 1 \r"), true},
+		{"evidence_wrong_v1", jsonText(escape.Text("PROXY TCP4 203.0.113.7 192.0.2.1 1 1 \r"))[1:], true},
+		{"evidence_wrong_keyword", escape.Text("PROXY TCP5 2"), true},
+		{"evidence_wrong_v2", hex.EncodeToString([]byte(wire.SignatureV2 + "\x21\x11\x00\x20" + strings.Repeat("\x01", 12) + "\x02\x00\x40shop")), true},
+		{"evidence_request", `"bytes":"` + hex.EncodeToString([]byte("GET / HTTP/1.1\r\n")) + `"`, true},
+
 		{"invalid_lf", "PROXY TCP4 203.0.113.7 192.0.2.1 51234 443\n", true},
 		{"invalid_address", "PROXY TCP4 203.0.113.256 192.0.2.1 51234 443\r\n", true},
 		{"invalid_destination", "PROXY TCP6 2001:db8::7 unix:/run/nginx/chain.sock 51234 0\r\n", true},
@@ -90,6 +120,33 @@ func TestDecode(t *testing.T) {
 			requireGolden(t, "decode_"+test.golden, text)
 		})
 	}
+}
+
+// TestDecodeBeginnings asserts that no beginning of a valid header has a fault.
+func TestDecodeBeginnings(t *testing.T) {
+	h, err := wire.NewProxy(2, wire.Stream, headertest.Client6, headertest.Server6)
+	checksum := string(headertest.TextWith(h, err, true, wire.TLV{Type: wire.TypeUniqueID, Value: make([]byte, 128)}, wire.TLV{Type: 0xe0}))
+	for _, header := range []string{
+		"PROXY TCP4 203.0.113.7 192.0.2.1 51234 443\r\n", "PROXY TCP6 2001:db8::7 ::ffff:192.0.2.1 0 65535\r\n",
+		"PROXY TCP6 2001:db8:1:2:3:4:5:7 :: 10000 1\r\n", "PROXY TCP6 ::1 1:: 1 0\r\n", "PROXY UNKNOWN\r\n", "PROXY UNKNOWN a\rb\r\n",
+		checksum, wire.SignatureV2 + "\x20\x11\x00\x05abcde",
+	} {
+		for n := 1; n < len(header); n++ {
+			for _, input := range []string{header[:n], hex.EncodeToString([]byte(header[:n]))} {
+				output, err := proxyProtocol(t, input, "decode")
+				require.EqualError(t, err, fmt.Sprintf("the PROXY protocol header is cut off after %d bytes", n))
+				assert.Contains(t, output, "Cut off in the evidence")
+				assert.NotContains(t, output, "Wrong at")
+			}
+		}
+	}
+}
+
+// jsonText returns a text as JSON.
+func jsonText(text string) string {
+	b, err := json.Marshal(text)
+	caddytest.Must(err)
+	return string(b)
 }
 
 // pairs returns the pairs of digits of a text.

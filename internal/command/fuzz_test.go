@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -26,9 +27,12 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(wire.SignatureV2 + "\x21\x11\x00\x1a\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x03\x1b[2\x20\x00\x05\x01\x00\x00\x00\x00"))
 	f.Add([]byte("0x, \\x::"))
 	f.Add([]byte("PROXY TCP4 \x1b[2J\r\n"))
+	f.Add([]byte(`{"bytes":"PROXY UNKNOWN\\x0d\\x0a"}`))
+	f.Add([]byte(`"PROXY UNKNOWN \u00ff\r\n`))
 	f.Fuzz(func(t *testing.T, input []byte) {
 		d := decode(input)
-		require.Equal(t, d.Valid, d.Error == nil)
+		require.Equal(t, d.Valid, d.Error == nil && d.CutOff == nil)
+		require.False(t, d.Error != nil && d.CutOff != nil)
 
 		var text, asJSON output
 		d.print(&text)
@@ -49,6 +53,20 @@ func FuzzDecode(f *testing.F) {
 			assert.Equal(t, "hex", asHex.Encoding)
 			asHex.Encoding = d.Encoding
 			assert.Equal(t, d, asHex)
+			for n := range min(len(input), 600) {
+				beginning := decodeBytes(input[:n:n], "raw")
+				if state, _ := wire.Signature(input[:n]); n < d.Size && state != wire.Absent {
+					require.Nil(t, beginning.Error, "%q", input[:n])
+				}
+			}
+			asEscaped := decode([]byte(escape.Text(string(input)) + "\n"))
+			asEscaped.Encoding = d.Encoding
+			assert.Equal(t, d, asEscaped)
+			quoted, err := json.Marshal(escape.Text(string(input)))
+			require.NoError(t, err)
+			inJSON := decode(quoted)
+			inJSON.Encoding = d.Encoding
+			assert.Equal(t, d, inJSON)
 		}
 	})
 }

@@ -2,6 +2,7 @@
 package escape
 
 import (
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -50,4 +51,30 @@ func Lines(s string) string {
 		lines[i] = Text(line)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Undo returns the text of which Text made s, and reports whether s is a result of Text as far as
+// its backslashes go.
+func Undo(s string) (text string, ok bool) {
+	var b strings.Builder
+	for {
+		before, after, found := strings.Cut(s, `\`)
+		b.WriteString(before)
+		switch {
+		case !found:
+			return b.String(), true
+		case strings.HasPrefix(after, `\`):
+			b.WriteByte('\\')
+			s = after[1:]
+		case strings.HasPrefix(after, "x") && len(after) >= 3:
+			c, err := strconv.ParseUint(after[1:3], 16, 8)
+			if err != nil {
+				return "", false
+			}
+			b.WriteByte(byte(c))
+			s = after[3:]
+		default:
+			return "", false
+		}
+	}
 }

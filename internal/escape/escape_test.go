@@ -1,7 +1,6 @@
 package escape
 
 import (
-	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -68,27 +67,18 @@ func TestTextTellsDifferentTextsApart(t *testing.T) {
 	}
 }
 
-// unescape is the inverse of Text.
+// unescape is Undo for a result of Text.
 func unescape(t *testing.T, shown string) string {
 	t.Helper()
-	var b strings.Builder
-	for {
-		plain, rest, found := strings.Cut(shown, `\`)
-		b.WriteString(plain)
-		if !found {
-			return b.String()
-		}
-		size := len(`x00`)
-		if strings.HasPrefix(rest, `\`) {
-			size = len(`\`)
-			b.WriteByte('\\')
-		} else {
-			require.Regexp(t, "^x[0-9a-f]{2}", rest)
-			c, err := strconv.ParseUint(rest[1:size], 16, 8)
-			require.NoError(t, err)
-			b.WriteByte(byte(c))
-		}
-		shown = rest[size:]
+	text, ok := Undo(shown)
+	require.True(t, ok, "%q", shown)
+	return text
+}
+
+func TestUndo_ReturnsNoTextForWhatTextDoesNotWrite(t *testing.T) {
+	for _, s := range []string{`\`, `a\`, `\x`, `\x0`, `\xg0`, `\x0g`, `\x-1`, `\n`, `\u000d`, `\\\`} {
+		_, ok := Undo(s)
+		assert.False(t, ok, s)
 	}
 }
 
