@@ -268,14 +268,19 @@ func (r *report) print(out *output) {
 	}
 	out.table("", rows)
 	out.line("")
+	verdict := r.Verdict
 	switch {
-	case r.AsExpected != nil && *r.AsExpected:
-		out.line("Verdict: %s, as expected", r.Verdict)
-	case r.Closest != "":
-		out.line("Verdict: %s, closest to %s", r.Verdict, r.Closest)
-	default:
-		out.line("Verdict: %s", r.Verdict)
+	case r.AsExpected != nil && !*r.AsExpected:
+		verdict = out.paint(red, verdict)
+	case r.AsExpected != nil:
+		verdict = out.paint(blue, verdict+", as expected")
+	case !slices.Contains([]string{verdictOn, verdictOff, verdictRefused}, verdict):
+		verdict = out.paint(yellow, verdict)
 	}
+	if r.Closest != "" {
+		verdict += ", closest to " + r.Closest
+	}
+	out.line("Verdict: %s", verdict)
 	out.paragraph("  ", "  ", r.Meaning)
 	if len(r.Differences) > 0 {
 		out.line("Differences from %s:", r.Closest)

@@ -361,11 +361,11 @@ func (d *decoded) print(out *output) {
 	}
 	if d.Note != "" {
 		out.line("")
-		out.paragraph("", "", d.Note)
+		out.paragraph("", "", out.paint(yellow, d.Note))
 	}
 	if d.CutOff != nil {
 		out.line("")
-		out.paragraph("", "", fmt.Sprintf("Cut off in the evidence: only %d bytes of the header are here, and no fault shows in them. The status and the log keep the first bytes of a connection.", d.CutOff.Bytes))
+		out.paragraph("", "", out.paint(yellow, "Cut off in the evidence")+fmt.Sprintf(": only %d bytes of the header are here, and no fault shows in them. The status and the log keep the first bytes of a connection.", d.CutOff.Bytes))
 		out.paragraph("", "", `If the connection itself ended here, that is a fault: section 2.2: "The receiver must also reject incoming connections containing partial protocol headers."`)
 	}
 	if d.Error != nil {
@@ -374,7 +374,7 @@ func (d *decoded) print(out *output) {
 		if d.Error.Found != "" {
 			where += ", which is " + d.Error.Found
 		}
-		out.paragraph("", "", fmt.Sprintf("Wrong at %s: %s.", where, d.Error.Problem))
+		out.paragraph("", "", out.paint(red, "Wrong")+fmt.Sprintf(" at %s: %s.", where, d.Error.Problem))
 		out.paragraph("", "", "The specification, "+d.Error.Rule)
 	}
 }

@@ -5,15 +5,52 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"regexp"
 	"strings"
-	"text/tabwriter"
 	"unicode"
 	"unicode/utf16"
+	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // output collects the text that a command prints, so that it is written in one piece. Text from
 // the network must be escaped before it is added.
-type output struct{ bytes.Buffer }
+type output struct {
+	bytes.Buffer
+	colored bool // the text is for a terminal with colors
+}
+
+// color is a color of a terminal. These are the ones that Caddy's console log has for levels.
+type color int
+
+const (
+	red    color = 31 // errors
+	yellow color = 33 // warnings
+	blue   color = 34
+)
+
+// paint returns a text in a color, if the output has colors.
+func (o *output) paint(c color, text string) string {
+	if !o.colored || text == "" {
+		return text
+	}
+	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", c, text)
+}
+
+// codes are what paint writes around a text.
+var codes = regexp.MustCompile("\x1b\\[[0-9]+m")
+
+// width returns the number of characters that a text takes on a terminal.
+func width(text string) int { return utf8.RuneCountInString(codes.ReplaceAllString(text, "")) }
+
+// hasColors reports whether a command's output has colors: Caddy's log has them on a terminal,
+// unless the environment forbids them.
+func hasColors(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "xterm-mono"
+}
 
 // line prints a formatted line.
 func (o *output) line(format string, args ...any) {
@@ -37,7 +74,7 @@ func (o *output) paragraph(first, others, text string) {
 	begin := first
 	for words := strings.Fields(text); len(words) > 0; begin = others {
 		line := begin + words[0]
-		for words = words[1:]; len(words) > 0 && len(line)+1+len(words[0]) <= textWidth; words = words[1:] {
+		for words = words[1:]; len(words) > 0 && width(line)+1+width(words[0]) <= textWidth; words = words[1:] {
 			line += " " + words[0]
 		}
 		o.line("%s", line)
@@ -46,14 +83,21 @@ func (o *output) paragraph(first, others, text string) {
 
 // table prints rows in aligned columns. Each line begins with indent.
 func (o *output) table(indent string, rows [][]string) {
-	var aligned bytes.Buffer
-	w := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	var widths []int
 	for _, row := range rows {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], width(cell))
+		}
 	}
-	w.Flush()
-	for line := range strings.Lines(aligned.String()) {
-		o.line("%s%s", indent, strings.TrimRight(line, " \n"))
+	for _, row := range rows {
+		line := indent
+		for i, cell := range row {
+			line += cell + strings.Repeat(" ", widths[i]-width(cell)+2)
+		}
+		o.line("%s", strings.TrimRight(line, " "))
 	}
 }
 
@@ -92,6 +136,6 @@ func (o *output) rawJSON(text []byte) error {
 
 // to writes the collected text.
 func (o *output) to(w io.Writer) error {
-	_, err := w.Write(o.Bytes())
+	_, err := o.WriteTo(w)
 	return err
 }
