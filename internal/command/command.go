@@ -47,9 +47,9 @@ Caddy.`,
 // text of the error is escaped here, because it may have bytes from the network.
 func run(cmd *cobra.Command, f func(out *output, in io.Reader, flags caddycmd.Flags) error) {
 	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
-		out := output{colored: hasColors(cmd.OutOrStdout())}
+		out := output{writer: cmd.OutOrStdout(), colored: hasColors(cmd.OutOrStdout())}
 		err := f(&out, cmd.InOrStdin(), flags)
-		if writeErr := out.to(cmd.OutOrStdout()); err == nil {
+		if writeErr := out.flush(); err == nil {
 			err = writeErr
 		}
 		if err != nil {

@@ -200,12 +200,14 @@ func TestStatusOfCaddy(t *testing.T) {
 	assert.Contains(t, output, "srv0 "+on+"\n")
 	assert.Contains(t, output, "srv1 "+off+"\n")
 	assert.Contains(t, output, "  mode             on\n")
-	assert.Contains(t, output, "  trusted proxies  static\n")
+	assert.Contains(t, output, "  trusted proxies  static: 127.0.0.0/8\n")
 	assert.Contains(t, output, "  mode off         10.0.0.0/8\n")
 	assert.Regexp(t, `connections +.*client 2`, output)
 	assert.Regexp(t, `peers +1: 127\.0\.0\.1`, output)
-	assert.Regexp(t, `127\.0\.0\.1:\d+ +missing +48454144`, output) // HEAD
-	assert.Regexp(t, `127\.0\.0\.1:\d+ +checksum +`, output)
+	assert.Regexp(t, `127\.0\.0\.1:\d+ +missing +http +HEAD / HTTP/1\.1\\x0d\n`, output)
+	assert.Regexp(t, `127\.0\.0\.1:\d+ +v1 +192\.0\.2\.1:51234\n`, output)
+	assert.Regexp(t, `(?m)duplicate +v1 .*\n +the first header's client: 192\.0\.2\.1:51234$`, output)
+	assert.Regexp(t, `127\.0\.0\.1:\d+ +checksum +v2 +0d0a0d0a000d0a515549540a2121002b\n +byte 55: wrong CRC32C\n`, output)
 
 	output, err = proxyProtocol(t, "", "status", "--json", "--address", admin)
 	require.NoError(t, err)

@@ -19,7 +19,8 @@ import (
 // the network must be escaped before it is added.
 type output struct {
 	bytes.Buffer
-	colored bool // the text is for a terminal with colors
+	writer  io.Writer
+	colored bool // the writer is a terminal with colors
 }
 
 // color is a color of a terminal. These are the ones that Caddy's console log has for levels.
@@ -81,11 +82,15 @@ func (o *output) paragraph(first, others, text string) {
 	}
 }
 
-// table prints rows in aligned columns. Each line begins with indent.
+// table prints rows in aligned columns. Each line begins with indent. A row of one cell is running
+// text.
 func (o *output) table(indent string, rows [][]string) {
 	var widths []int
 	for _, row := range rows {
 		for i, cell := range row {
+			if len(row) == 1 {
+				break
+			}
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
@@ -93,6 +98,12 @@ func (o *output) table(indent string, rows [][]string) {
 		}
 	}
 	for _, row := range rows {
+		if len(row) == 1 {
+			text := strings.TrimLeft(row[0], " ")
+			begin := indent + row[0][:len(row[0])-len(text)]
+			o.paragraph(begin, begin, text)
+			continue
+		}
 		line := indent
 		for i, cell := range row {
 			line += cell + strings.Repeat(" ", widths[i]-width(cell)+2)
@@ -134,8 +145,8 @@ func (o *output) rawJSON(text []byte) error {
 	return nil
 }
 
-// to writes the collected text.
-func (o *output) to(w io.Writer) error {
-	_, err := o.WriteTo(w)
+// flush writes the text that was collected since the last call.
+func (o *output) flush() error {
+	_, err := o.WriteTo(o.writer)
 	return err
 }

@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -27,11 +29,15 @@ const statusPath = "/proxy_protocol/status"
 func statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		DisableFlagsInUseLine: true,
-		Use:                   "status [--address <listen>] [--config <path> [--adapter <name>]] [--timeout <duration>] [--json]",
+		Use:                   "status [--address <listen>] [--config <path> [--adapter <name>]] [--timeout <duration>] [--json | --watch]",
 		Short:                 "Shows what the listeners of a running Caddy did",
 		Long: `
 Shows the mode of each listener of a running Caddy, the outcomes of its
-connections, its last refusals, and what looks misconfigured.
+connections, the last headers and refusals, and what looks misconfigured.
+
+--watch goes on after that, and prints refusals and changes of the numbers as
+they come, once a second until you press Ctrl-C. It waits for a Caddy that
+restarts.
 
 This command will attempt to connect to Caddy's admin API running at
 '` + caddy.DefaultAdminListen + `'. You may explicitly specify the --address, or use the
@@ -39,6 +45,7 @@ This command will attempt to connect to Caddy's admin API running at
 default.
 `,
 		Example: `  $ caddy proxy-protocol status
+  $ caddy proxy-protocol status --watch
   $ caddy proxy-protocol status --address unix//run/caddy/admin.sock --json`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -46,15 +53,19 @@ default.
 	cmd.Flags().StringP("config", "c", "", "Configuration file (if --address is not used)")
 	cmd.Flags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 	cmd.Flags().Bool("json", false, "Print JSON")
+	cmd.Flags().BoolP("watch", "w", false, "Print changes until you press Ctrl-C")
 	timeoutFlag(cmd, 10*time.Second, "How long to wait for the answer")
+	cmd.MarkFlagsMutuallyExclusive("json", "watch")
 	cmd.MarkFlagsMutuallyExclusive("address", "config")
 	complete(cmd, "address", cobra.NoFileCompletions)
 	complete(cmd, "adapter", cobra.NoFileCompletions)
-	run(cmd, runStatus)
+	run(cmd, func(out *output, _ io.Reader, flags caddycmd.Flags) error {
+		return runStatus(cmd.Context(), out, flags)
+	})
 	return cmd
 }
 
-func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
+func runStatus(ctx context.Context, out *output, flags caddycmd.Flags) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("status takes no arguments: remove '%s'", flags.Arg(0))
 	}
@@ -66,19 +77,34 @@ func runStatus(out *output, _ io.Reader, flags caddycmd.Flags) error {
 	if err != nil {
 		return fmt.Errorf("couldn't determine admin API address: %w", err)
 	}
-	answer, err := askAdmin(address, http.MethodGet, statusPath, nil, timeout)
+	s, answer, err := askStatus(address, timeout)
 	if err != nil {
 		return err
-	}
-	var s statusapi.Status
-	if err := json.Unmarshal(answer, &s); err != nil {
-		return fmt.Errorf("the admin API at %s did not answer with a PROXY protocol status: %w", address, err)
 	}
 	if flags.Bool("json") {
 		return out.rawJSON(answer)
 	}
-	printStatus(&s, out)
+	printStatus(s, out)
+	if flags.Bool("watch") {
+		return watch(ctx, out, s, func() (*statusapi.Status, error) {
+			s, _, err := askStatus(address, timeout)
+			return s, err
+		})
+	}
 	return nil
+}
+
+// askStatus returns the status from the admin API at an address, and its JSON.
+func askStatus(address string, timeout time.Duration) (*statusapi.Status, []byte, error) {
+	answer, err := askAdmin(address, http.MethodGet, statusPath, nil, timeout)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := new(statusapi.Status)
+	if err := json.Unmarshal(answer, s); err != nil {
+		return nil, nil, fmt.Errorf("the admin API at %s did not answer with a PROXY protocol status: %w", address, err)
+	}
+	return s, answer, nil
 }
 
 // askAdmin makes a request to the admin API at an address, and returns the body of the answer. The
@@ -131,12 +157,20 @@ func printStatus(s *statusapi.Status, out *output) {
 
 func printListener(l *statusapi.Listener, out *output) {
 	out.line("%s %s", escape.Text(l.Server), escape.Text(l.Address))
-	rows := [][]string{
-		{"mode", escape.Text(l.Mode)},
-		{"trusted proxies", escape.Text(l.TrustedProxies)},
+	mode := escape.Text(l.Mode)
+	if l.Mode == "unspecified" {
+		mode = out.paint(yellow, mode)
 	}
+	trusted := escape.Text(l.TrustedProxies)
+	if len(l.TrustedRanges) > 0 {
+		trusted += ": " + firstOf(l.TrustedRanges)
+	}
+	rows := [][]string{{"mode", mode}, {"trusted proxies", trusted}}
 	for _, r := range l.Ranges {
-		rows = append(rows, []string{"mode " + escape.Text(r.Mode), escape.Text(strings.Join(r.Ranges, " "))})
+		rows = append(rows, []string{"mode " + escape.Text(r.Mode), firstOf(r.Ranges)})
+	}
+	if l.HTTP3 != "" {
+		rows = append(rows, []string{"HTTP/3", escape.Text(l.HTTP3)})
 	}
 	counted := "connections"
 	if strings.HasPrefix(l.Address, "udp/") {
@@ -146,34 +180,94 @@ func printListener(l *statusapi.Listener, out *output) {
 	if len(l.Checks) > 0 {
 		rows = append(rows, []string{"checks", outcomesText(l.Checks)})
 	}
+	if l.WrongPayloads != nil {
+		wrong := map[string]uint64{"TLS": l.WrongPayloads.TLS, "plain HTTP": l.WrongPayloads.HTTP}
+		maps.DeleteFunc(wrong, func(_ string, n uint64) bool { return n == 0 })
+		rows = append(rows, []string{"wrong payloads", outcomesText(wrong)})
+	}
 	rows = append(rows, []string{"peers", peersText(&l.Peers)})
 	out.table("  ", rows)
-
-	if len(l.Refusals) > 0 {
-		out.line("  last refusals")
-		rows = [][]string{{"TIME", "PEER", "REASON", "FIRST BYTES"}}
-		for _, r := range l.Refusals {
-			rows = append(rows, []string{escape.Text(r.Time), escape.Text(r.Peer), escape.Text(r.Reason), escape.Text(r.Bytes)})
-		}
-		out.table("    ", rows)
-	}
+	printAccepted(l.Accepted, out)
+	printRefusals(l.Refusals, out)
 	for _, hint := range l.Hints {
-		out.paragraph("  hint: ", "        ", escape.Text(hint))
+		out.paragraph("  "+out.paint(yellow, "hint:")+" ", "        ", escape.Text(hint))
 	}
+}
+
+// printAccepted prints the last accepted headers.
+func printAccepted(accepted []statusapi.Accepted, out *output) {
+	if len(accepted) == 0 {
+		return
+	}
+	out.line("  last headers")
+	rows := [][]string{{"TIME", "PEER", "VERSION", "CLIENT"}}
+	for _, a := range accepted {
+		client := escape.Text(cmp.Or(a.Source, "none"))
+		if a.Marked {
+			client += " (unverified)"
+		}
+		rows = append(rows, []string{escape.Text(a.Time), escape.Text(a.Peer), escape.Text(a.Version), client})
+	}
+	out.table("    ", rows)
+}
+
+// printRefusals prints the last refusals. What they say of a client or an error follows each.
+func printRefusals(refusals []statusapi.Refusal, out *output) {
+	if len(refusals) == 0 {
+		return
+	}
+	out.line("  last refusals")
+	rows := [][]string{{"TIME", "PEER", "REASON", "RECEIVED", "FIRST BYTES"}}
+	for _, r := range refusals {
+		received, first := arrived(&r)
+		rows = append(rows, []string{escape.Text(r.Time), escape.Text(r.Peer), out.paint(yellow, escape.Text(r.Reason)), received, first})
+		if r.Source != "" {
+			rows = append(rows, []string{"  the first header's client: " + escape.Text(r.Source)})
+		}
+		if r.Error != "" {
+			rows = append(rows, []string{"  " + escape.Text(r.Error)})
+		}
+	}
+	out.table("    ", rows)
+}
+
+// arrived returns what arrived before a refusal, and the first bytes: as text if they are text,
+// otherwise in hexadecimal. The command decode reads both.
+func arrived(r *statusapi.Refusal) (received, first string) {
+	received, first = printable(r.Received), cmp.Or(printable(r.Text), escape.Text(r.Bytes))
+	if received == first {
+		received = ""
+	}
+	return received, first
+}
+
+// printable returns a text that Caddy has escaped as it is, so that decode can read it. A text of
+// another program is escaped here.
+func printable(text string) string {
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return escape.Text(text)
+	}
+	return text
+}
+
+// firstOf returns the first of some texts.
+func firstOf(texts []string) string {
+	const most = 8
+	text := escape.Text(strings.Join(texts[:min(len(texts), most)], " "))
+	if len(texts) > most {
+		text += " ..."
+	}
+	return text
 }
 
 // peersText returns the number of peers, and the addresses of the first of them.
 func peersText(p *statusapi.Peers) string {
-	const most = 8
 	text := strconv.Itoa(p.Count)
 	if p.More {
 		text += " or more"
 	}
 	if len(p.Addresses) > 0 {
-		text += ": " + escape.Text(strings.Join(p.Addresses[:min(len(p.Addresses), most)], " "))
-	}
-	if len(p.Addresses) > most {
-		text += " ..."
+		text += ": " + firstOf(p.Addresses)
 	}
 	return text
 }

@@ -14,12 +14,18 @@ import (
 )
 
 const statusAnswer = `{"listeners":[
-	{"server":"srv0","address":"127.0.0.1:8080","mode":"on","trusted_proxies":"static",
+	{"server":"srv0","address":"127.0.0.1:8080","mode":"on","trusted_proxies":"static","trusted_ranges":["10.0.0.1/32","2001:db8::1/128"],"http3":"disabled",
 		"ranges":[{"mode":"off","ranges":["127.0.0.0/8","::1/128"]},{"mode":"unspecified","ranges":["10.0.0.0/8"]}],
-		"outcomes":{"client":12,"missing":3,"untrusted":3,"local":0},
+		"outcomes":{"client":12,"missing":3,"untrusted":3,"local":0},"checks":{"missing":1,"client":2},"wrong_payloads":{"tls":2},
 		"peers":{"count":2,"more":false,"addresses":["10.0.0.1","2001:db8::1"]},
+		"accepted":[
+			{"time":"2026-01-02T03:04:07Z","peer":"10.0.0.1:1","version":"v2","source":"","destination":""},
+			{"time":"2026-01-02T03:04:07Z","peer":"10.0.0.1:2","version":"v1","source":"203.0.113.7:51234","destination":"10.0.0.1:80","marked":true}],
 		"refusals":[
-			{"time":"2026-01-02T03:04:05.678Z","peer":"192.0.2.1:51234","reason":"missing","bytes":"474554202f20485454502f312e310d0a"},
+			{"time":"2026-01-02T03:04:10Z","peer":"192.0.2.1:51234","reason":"missing","received":"http","hint":"make it send a header","bytes":"474554202f20485454502f312e310d0a","text":"GET / HTTP/1.1\\x0d\\x0a"},
+			{"time":"2026-01-02T03:04:09Z","peer":"192.0.2.1:51234","reason":"missing","received":"\\\\\\x0a","bytes":"5c0a","text":"\\\\\\x0a"},
+			{"time":"2026-01-02T03:04:08Z","peer":"10.0.0.1:3","reason":"duplicate","received":"v1","source":"203.0.113.7:51234","bytes":"50524f5859"},
+			{"time":"2026-01-02T03:04:07Z","peer":"10.0.0.1:4","reason":"checksum","received":"v2","error":"byte 55: wrong CRC32C","bytes":"0d0a0d0a000d0a515549540a21110013"},
 			{"time":"2026-01-02T03:04:06Z","peer":"[2001:db8::7]:51234","reason":"untrusted","bytes":""}],
 		"hints":["every connection comes from one private address without a header: if it is a load balancer, make it send PROXY protocol headers, or all clients have its address"]},
 	{"server":"srv1","address":"unix//run/caddy.sock","mode":"off","trusted_proxies":"any","outcomes":{},
@@ -39,7 +45,8 @@ func TestStatus(t *testing.T) {
 		{"listeners", http.StatusOK, statusAnswer, false},
 		{"no_listener", http.StatusOK, `{"listeners":[]}`, false},
 		{"hostile", http.StatusOK, "{\"listeners\":[{\"server\":\"\\u001b[2J\\n\u009b\xff\U000e0001\",\"mode\":\"\x7f\",\"outcomes\":{\"\\t\":1}," +
-			"\"peers\":{\"addresses\":[\"\\u001b\"]},\"refusals\":[{\"peer\":\"\\u0007\"}],\"hints\":[\"\\u001b]0;owned\\u0007\"]}]}", false},
+			"\"peers\":{\"addresses\":[\"\\u001b\"]},\"accepted\":[{\"source\":\"\\u0007\"}],\"trusted_ranges\":[\"\\u0007\"],\"http3\":\"\\u0007\",\"checks\":{\"\\u0007\":1}," +
+			"\"refusals\":[{\"peer\":\"\\u0007\",\"text\":\"\\u0007\",\"bytes\":\"\\u0007\",\"error\":\"\\u0007\",\"received\":\"\\u0007\",\"source\":\"\\u0007\"}],\"hints\":[\"\\u001b]0;owned\\u0007\"]}]}", false},
 		{"no_module", http.StatusNotFound, "", true},
 		{"no_json", http.StatusOK, "<html>\x1b[2J", true},
 		{"wrong_json", http.StatusOK, `{"listeners":{}}`, true},

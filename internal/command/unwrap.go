@@ -69,7 +69,7 @@ func formsOf(text string) (forms []form) {
 
 // evidence is a field of JSON with the first bytes of a connection: of the status, or of a line of
 // Caddy's log.
-var evidence = regexp.MustCompile(`"(?:bytes|received)"\s*:\s*("(?:[^"\\]|\\.)*")`)
+var evidence = regexp.MustCompile(`"(?:bytes|text|received)"\s*:\s*("(?:[^"\\]|\\.)*")`)
 
 // jsonTexts returns the texts that a text may have as JSON: those of fields with evidence, or of a
 // string with or without quotes.
