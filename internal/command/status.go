@@ -189,6 +189,9 @@ func printListener(l *statusapi.Listener, out *output) {
 	out.table("  ", rows)
 	printAccepted(l.Accepted, out)
 	printRefusals(l.Refusals, out)
+	for _, warning := range l.Warnings {
+		out.paragraph("  "+out.paint(yellow, "warning:")+" ", "        ", escape.Text(warning))
+	}
 	for _, hint := range l.Hints {
 		out.paragraph("  "+out.paint(yellow, "hint:")+" ", "        ", escape.Text(hint))
 	}
