@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 )
 
 // The lines of a document between which the results are replaced.
@@ -28,4 +30,19 @@ func replaceResults(document string, results *string) error {
 		return nil
 	}
 	return os.WriteFile(document, []byte(before+resultsBegin+"\n"+*results+"\n"+resultsEnd+after), 0o644)
+}
+
+// drawPictures draws the pictures of a document's tables. The command that draws has its library in
+// the module tools, so that the go.mod of users does not have it.
+func drawPictures(document string) error {
+	path, err := filepath.Abs(document)
+	if err != nil {
+		return err
+	}
+	root, err := output(time.Minute, "go", "list", "-m", "-f", "{{.Dir}}", module)
+	if err != nil {
+		return err
+	}
+	_, err = output(10*time.Minute, "go", "-C", filepath.Join(strings.TrimSpace(string(root)), "tools"), "run", "./benchplot", path)
+	return err
 }

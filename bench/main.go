@@ -1,7 +1,7 @@
 // Command bench measures the cost of the listener wrapper and of refusals. It compares a Caddy with
 // this module with one without it, one with Caddy's built-in wrapper, nginx and HAProxy. The servers
 // take turns, so that a disturbance of the machine affects all of them alike. The results are
-// Markdown tables; with -write they replace those of a document.
+// Markdown tables; with -write they replace those of a document, and its pictures are drawn again.
 //
 //	go run ./bench -write docs/benchmarks.md
 //
@@ -53,7 +53,11 @@ func main() {
 		s.rounds = *rounds
 	}
 	s.caddyOnly, s.only = *caddyOnly, *only
-	if err := run(s, *write); err != nil {
+	err := run(s, *write)
+	if err == nil && *write != "" {
+		err = drawPictures(*write)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
