@@ -1,0 +1,106 @@
+package docstest
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/assert/yaml"
+	"github.com/stretchr/testify/require"
+)
+
+const modulePath = "github.com/portzero/caddy-proxy-protocol"
+
+// caddyVersion returns the version of Caddy in go.mod.
+func caddyVersion(t *testing.T) string {
+	t.Helper()
+	found := regexp.MustCompile(`(?m)^\tgithub\.com/caddyserver/caddy/v2 (v\S+)$`).FindStringSubmatch(docsRead(t, "go.mod"))
+	require.NotNil(t, found, "Caddy is not in go.mod")
+	return found[1]
+}
+
+// TestRelease_BuildsTheSameCaddyEverywhere checks that README.md, the Dockerfile and .ci/run name the
+// version of Caddy that the tests run.
+func TestRelease_BuildsTheSameCaddyEverywhere(t *testing.T) {
+	version := caddyVersion(t)
+	build := "xcaddy build " + version + " --with " + modulePath
+	assert.Contains(t, docsRead(t, readme), "\n"+build+"\n")
+	assert.Contains(t, docsRead(t, filepath.Join(".ci", "run")), "\ncaddy_version="+version+"\n")
+	assert.Contains(t, docsRead(t, "CHANGELOG.md"), "- **Caddy**: "+version+",")
+
+	var lines []string
+	for line := range strings.Lines(docsRead(t, "Dockerfile")) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	image := "FROM caddy:" + strings.TrimPrefix(version, "v")
+	assert.Equal(t, []string{
+		image + "-builder AS builder",
+		"RUN " + build,
+		image,
+		"COPY --from=builder /usr/bin/caddy /usr/bin/caddy",
+	}, lines)
+}
+
+// TestRelease_WorkflowsRunTheTestsAndNothingElse checks that a workflow has no right but to read, pins
+// its actions by commit, and runs .ci/run alone.
+func TestRelease_WorkflowsRunTheTestsAndNothingElse(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(".github", "workflows", "*"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	pinned := regexp.MustCompile(`(?m)^ *(?:- )?uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$`)
+	for _, file := range files {
+		text := docsRead(t, file)
+		var workflow struct {
+			Permissions map[string]string
+			Jobs        map[string]struct {
+				Permissions map[string]string
+				Steps       []struct{ Uses, Run string }
+			}
+		}
+		require.NoError(t, yaml.Unmarshal([]byte(text), &workflow), file)
+		assert.Equal(t, map[string]string{"contents": "read"}, workflow.Permissions, file)
+		assert.NotEmpty(t, workflow.Jobs, file)
+		for name, job := range workflow.Jobs {
+			assert.Empty(t, job.Permissions, "%s: %s", file, name)
+			for _, step := range job.Steps {
+				if step.Uses == "" {
+					assert.Equal(t, ".ci/run", step.Run, "%s: %s", file, name)
+				}
+			}
+		}
+		assert.Len(t, pinned.FindAllString(text, -1), strings.Count(text, "uses:"), "%s: an action is not pinned by commit", file)
+	}
+}
+
+// TestRelease_FormsAreYAML checks that GitHub can read the forms of issues.
+func TestRelease_FormsAreYAML(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(".github", "ISSUE_TEMPLATE", "*.yml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		var form struct {
+			Name, Description string
+			Body              []struct {
+				Type, ID   string
+				Attributes struct{ Label, Value string }
+			}
+		}
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.NoError(t, yaml.Unmarshal(text, &form), file)
+		if filepath.Base(file) == "config.yml" {
+			continue
+		}
+		assert.NotEmpty(t, form.Name, file)
+		assert.NotEmpty(t, form.Description, file)
+		assert.NotEmpty(t, form.Body, file)
+		for _, field := range form.Body {
+			assert.NotEmpty(t, field.Attributes.Label+field.Attributes.Value, file)
+		}
+	}
+}
