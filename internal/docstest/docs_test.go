@@ -265,11 +265,16 @@ func (s *docsShell) start(t *testing.T, text string) {
 // startConfig is start with what a Caddyfile adapts to.
 func (s *docsShell) startConfig(t *testing.T, config map[string]any) {
 	t.Helper()
-	c := caddytest.New(t)
+	s.startIn(t, caddytest.New(t).Dir, config)
+}
+
+// startIn is startConfig with a folder for the storage.
+func (s *docsShell) startIn(t *testing.T, storage string, config map[string]any) {
+	t.Helper()
 	s.log = filepath.Join(t.TempDir(), "caddy.log")
 	maps.Copy(config, map[string]any{
 		"admin":   map[string]any{"listen": fmt.Sprintf("localhost:%d", s.admin), "config": map[string]any{"persist": false}},
-		"storage": map[string]any{"module": "file_system", "root": c.Dir},
+		"storage": map[string]any{"module": "file_system", "root": storage},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{
 			"writer":  map[string]any{"output": "file", "filename": s.log},
 			"encoder": map[string]any{"format": "json"},

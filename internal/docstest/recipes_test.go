@@ -3,10 +3,12 @@ package docstest
 import (
 	"bufio"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path"
@@ -29,8 +31,12 @@ type recipe struct {
 	page string
 	nth  int // of the page's whole Caddyfiles, from 0
 	// peer is where the sender connects from, unless a visit says otherwise.
-	peer   string
-	visits []visit
+	peer string
+	// upstream is the address of an application in the Caddyfile, which the test plays.
+	upstream string
+	// optional is set if a header is optional, as under mode unspecified.
+	optional bool
+	visits   []visit
 }
 
 // visit is a connection of the sender, with one request.
@@ -42,9 +48,10 @@ type visit struct {
 	host   string // example.com if empty
 	path   string // "/" if empty
 	// with one of these:
-	body    string // of the answer 200
-	status  int    // of an answer without a body
-	refused string // the reason
+	body     string // of the answer 200
+	status   int    // of an answer without a body
+	location string // of a redirect
+	refused  string // the reason
 }
 
 // healthy is the visit of an HTTP health check.
@@ -119,6 +126,20 @@ const (
 	azureConsumer = signatureV2 + "\x21\x11\x00\x14" +
 		"\x0a\x09\x00\x04" + "\x0a\x01\x02\x64" + "\xc8\x22" + "\x01\xbb" +
 		"\xee\x00\x05" + "\x01" + "\xc1\x45\x00\x21"
+
+	// The same with the destination port 80.
+	plainV2Port80 = signatureV2 + "\x21\x11\x00\x0c" +
+		"\xcb\x00\x71\x07" + "\xc6\x33\x64\x0a" + "\xc8\x22" + "\x00\x50"
+	// The layout of the specification, section 2.2.6: TLS 1.3, no client certificate. HAProxy
+	// sends it with send-proxy-v2-ssl if it ended the client's TLS. The tests with real load
+	// balancers see that.
+	tlsV2 = signatureV2 + "\x21\x11\x00\x1e" +
+		"\xcb\x00\x71\x07" + "\xc6\x33\x64\x0a" + "\xc8\x22" + "\x01\xbb" +
+		"\x20\x00\x0f" + "\x01\x00\x00\x00\x00" + "\x21\x00\x07TLSv1.3"
+	// The same for a client without TLS.
+	noTLSV2 = signatureV2 + "\x21\x11\x00\x14" +
+		"\xcb\x00\x71\x07" + "\xc6\x33\x64\x0a" + "\xc8\x22" + "\x00\x50" +
+		"\x20\x00\x05" + "\x00\x00\x00\x00\x01"
 
 	// As HAProxy 2.6.12 sends it, with another client and the checksum for that: CRC32C and
 	// unique ID.
@@ -279,6 +300,105 @@ var recipes = []recipe{
 		},
 	},
 	{
+		page: "tls-at-the-load-balancer.md", nth: 0, peer: "10.0.0.10", upstream: "localhost:3000",
+		visits: []visit{
+			{name: "client over HTTPS", port: 8080, header: plainV2, body: "https for 203.0.113.7"},
+			{name: "client over HTTP", port: 80, header: plainV2Port80, status: http.StatusMovedPermanently, location: "https://example.com/"},
+		},
+	},
+	{
+		page: "tls-at-the-load-balancer.md", nth: 1, peer: "10.0.0.10", upstream: "localhost:3000",
+		visits: []visit{
+			{name: "client over HTTPS", port: 80, header: plainV2, body: "https for 203.0.113.7"},
+			{name: "client over HTTP", port: 80, header: plainV2Port80, status: http.StatusMovedPermanently, location: "https://example.com/"},
+			{name: "health check", port: 80, header: localV2, status: http.StatusMovedPermanently, location: "https://example.com/"},
+		},
+	},
+	{
+		page: "tls-at-the-load-balancer.md", nth: 2, peer: "10.0.0.10", upstream: "localhost:3000",
+		visits: []visit{
+			{name: "client over HTTPS", port: 80, header: tlsV2, body: "https for 203.0.113.7"},
+			{name: "client over HTTP", port: 80, header: noTLSV2, status: http.StatusMovedPermanently, location: "https://example.com/"},
+			{name: "client of a load balancer that does not say", port: 80, header: plainV2, status: http.StatusMovedPermanently, location: "https://example.com/"},
+			{name: "health check", port: 80, header: localV2, status: http.StatusMovedPermanently, location: "https://example.com/"},
+		},
+	},
+	{
+		page: "switching-on.md", nth: 0, peer: "10.0.0.10", optional: true,
+		visits: []visit{
+			{name: "client, before step 2", body: "Hello 127.0.0.10"},
+			{name: "client, after step 2", header: plainV2, body: "Hello 203.0.113.7"},
+			{name: "health check, after step 2", header: localV2, body: "Hello 127.0.0.10"},
+			{name: "client's own header behind it", header: plainV2 + plainV1, refused: "duplicate"},
+		},
+	},
+	{
+		page: "switching-on.md", nth: 1, peer: "10.0.0.10",
+		visits: []visit{
+			{name: "client", header: plainV2, body: "Hello 203.0.113.7"},
+			{name: "client of port 80", port: 80, header: plainV2Port80, status: http.StatusPermanentRedirect},
+		},
+	},
+	{
+		page: "containers.md", peer: "172.20.0.2",
+		visits: []visit{
+			{name: "client", header: plainV2, body: "Hello 203.0.113.7"},
+			{name: "any host, behind the gateway", from: "172.20.0.1", header: plainV2, refused: "untrusted"},
+		},
+	},
+	{
+		page: "this-machine.md", nth: 0, peer: "10.0.0.10",
+		visits: []visit{
+			{name: "client", header: plainV2, body: "Hello alice from 203.0.113.7"},
+			{name: "health check", from: "127.0.0.1", port: 80, host: "localhost", path: "/health", status: http.StatusOK},
+			{name: "header from this machine", from: "127.0.0.1", port: 80, header: plainV2, refused: "forbidden"},
+			{name: "client at the port of forward_auth", port: 9091, header: plainV2, status: http.StatusForbidden},
+		},
+	},
+	{
+		page: "this-machine.md", nth: 1, peer: "10.0.0.10",
+		visits: []visit{
+			{name: "client, whose name ask knows", header: plainV2, body: "Hello 203.0.113.7"},
+			{name: "this machine at the port of its own", from: "127.0.0.1", port: 8081, host: "localhost", path: "/ask?domain=example.com", status: http.StatusOK},
+			{name: "a name that ask does not know", from: "127.0.0.1", port: 8081, host: "localhost", path: "/ask?domain=example.net", status: http.StatusNotFound},
+			{name: "this machine at the port for clients", from: "127.0.0.1", port: 80, refused: "untrusted"},
+		},
+	},
+	{
+		page: "acme.md", peer: "10.0.0.10",
+		visits: []visit{
+			{name: "client", header: plainV2, body: "Hello 203.0.113.7"},
+			{name: "client of port 80", port: 80, header: plainV2Port80, status: http.StatusPermanentRedirect},
+		},
+	},
+	{
+		page: "traefik.md", peer: "10.0.0.10",
+		visits: []visit{
+			{name: "client", header: plainV2, body: "Hello 203.0.113.7"},
+			{name: "client, version 1", header: plainV1, body: "Hello 203.0.113.7"},
+			{name: "client of port 80", port: 80, header: plainV2Port80, status: http.StatusPermanentRedirect},
+			{name: "behind another load balancer", header: plainV2 + plainV2, refused: "duplicate"},
+		},
+	},
+	{
+		// Xray writes version 2 without TLVs, and addresses as Go does.
+		page: "sni-routers.md", nth: 0, peer: "127.0.0.1",
+		visits: []visit{
+			{name: "fallback", port: 8080, header: plainV2, body: "Hello 203.0.113.7"},
+			{name: "fallback, version 1", port: 8080, header: plainV1, body: "Hello 203.0.113.7"},
+			{name: "fallback over IPv6", port: 8080, header: "PROXY TCP6 2001:db8::7 2001:db8::10 51234 443\r\n", body: "Hello 2001:db8::7"},
+			{name: "fallback of a Unix socket", port: 8080, header: unknownV1, body: "Hello 127.0.0.1"},
+			{name: "fallback of a Unix socket, version 2", port: 8080, header: localV2, body: "Hello 127.0.0.1"},
+		},
+	},
+	{
+		page: "sni-routers.md", nth: 1, peer: "127.0.0.1",
+		visits: []visit{
+			{name: "REALITY", port: 8443, header: plainV2, body: "Hello 203.0.113.7"},
+			{name: "REALITY, version 1", port: 8443, header: plainV1, body: "Hello 203.0.113.7"},
+		},
+	},
+	{
 		page: "caddy.md", nth: 1, peer: "10.0.0.10",
 		visits: []visit{
 			{name: "client", port: 8080, header: caddyV2, body: "Hello 203.0.113.7 in the office"},
@@ -307,7 +427,12 @@ func TestRecipes(t *testing.T) {
 		t.Run(r.name(), func(t *testing.T) {
 			block := blocks[r.name()]
 			require.NotNil(t, block, "no such Caddyfile")
-			r.run(t, startKitchen(t, block.text), block)
+			text := block.text
+			if r.upstream != "" {
+				require.Contains(t, text, r.upstream)
+				text = strings.ReplaceAll(text, r.upstream, application(t))
+			}
+			r.run(t, startKitchen(t, text), block)
 		})
 	}
 	for name := range blocks {
@@ -317,11 +442,18 @@ func TestRecipes(t *testing.T) {
 
 func (r recipe) run(t *testing.T, k *kitchen, block *docsBlock) {
 	port := r.visits[0].port
-	for _, v := range append([]visit{
+	strangers := []visit{
 		{name: "without a header", port: port, refused: "missing"},
 		{name: "from elsewhere", port: port, from: elsewhere, header: r.visits[0].header, refused: "untrusted"},
 		{name: "from elsewhere without a header", port: port, from: elsewhere, refused: "untrusted"},
-	}, r.visits...) {
+	}
+	if r.optional {
+		strangers = []visit{
+			{name: "from elsewhere", port: port, from: elsewhere, header: plainV2, refused: "untrusted"},
+			{name: "from elsewhere without a header", port: port, from: elsewhere, body: "Hello " + moveToLoopback(elsewhere)},
+		}
+	}
+	for _, v := range append(strangers, r.visits...) {
 		if v.from == "" {
 			v.from = r.peer
 		}
@@ -334,6 +466,16 @@ func (r recipe) run(t *testing.T, k *kitchen, block *docsBlock) {
 			}
 		}
 	}
+}
+
+// application starts an application that says what it is told of its client.
+func application(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s for %s", r.Header.Get("X-Forwarded-Proto"), r.Header.Get("X-Forwarded-For"))
+	}))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
 }
 
 // TestRecipes_CaddyPinsNothing checks what the page warns of: the recipe of Caddy in front
@@ -380,7 +522,7 @@ func TestRecipes_CaddySends(t *testing.T) {
 			}()
 
 			k := startKitchen(t, "{\n\tservers {\n\t\ttrusted_proxies static 127.0.0.1\n\t}\n}\n\n"+frontTo(t, upstream.Addr(), test.version))
-			k.awaitCertificate(t, "127.0.0.1", "")
+			k.awaitCertificate(t, "127.0.0.1", "", 443)
 			c := caddytest.StartTLS(t, k.dial(t, "127.0.0.1", 443), recipeTLS())
 			request := "GET / HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n"
 			if test.forwarded != "" {
@@ -409,7 +551,7 @@ func TestRecipes_CaddyChecksNothing(t *testing.T) {
 	checked := strings.Replace(text, "\t\ttransport", "\t\thealth_uri /health\n\t\ttransport", 1)
 	require.NotEqual(t, text, checked)
 	k := startKitchen(t, checked)
-	k.awaitCertificate(t, "127.0.0.1", "")
+	k.awaitCertificate(t, "127.0.0.1", "", 443)
 	k.requireLine(t, regexp.MustCompile(`"HTTP request failed".*failed to get proxy protocol info from context`))
 }
 
@@ -517,8 +659,23 @@ func startKitchen(t *testing.T, text string) *kitchen {
 		}
 	}
 	app["http_port"], app["https_port"] = k.port(t, "80"), k.port(t, "443")
+	adapted, err := json.Marshal(config)
+	require.NoError(t, err)
+	config = nil
+	require.NoError(t, json.Unmarshal(k.ownPorts(adapted), &config))
 	k.startConfig(t, config)
 	return k
+}
+
+// ownPorts replaces the ports of what Caddy asks of itself.
+func (k *kitchen) ownPorts(config []byte) []byte {
+	return regexp.MustCompile(`localhost:(\d+)`).ReplaceAllFunc(config, func(address []byte) []byte {
+		_, port, _ := strings.Cut(string(address), ":")
+		if k.ports[port] == 0 {
+			return address
+		}
+		return []byte("127.0.0.1:" + strconv.Itoa(k.ports[port]))
+	})
 }
 
 // port is the one that stands for that of the Caddyfile.
@@ -546,13 +703,13 @@ func recipeTLS() *tls.Config {
 }
 
 // awaitCertificate waits until TLS handshakes succeed, as they do a moment after the start.
-func (k *kitchen) awaitCertificate(t *testing.T, from, header string) {
+func (k *kitchen) awaitCertificate(t *testing.T, from, header string, port int) {
 	t.Helper()
 	if k.secure {
 		return
 	}
 	caddytest.Eventually(t, func() bool {
-		c := k.dial(t, from, 443)
+		c := k.dial(t, from, port)
 		defer c.Close()
 		caddytest.Send(t, c, header)
 		return tls.Client(c, recipeTLS()).Handshake() == nil
@@ -581,12 +738,13 @@ func (k *kitchen) receive(t *testing.T, v visit) {
 		k.requireRefusal(t, c.LocalAddr(), v.refused)
 		return
 	}
-	if v.port == 443 {
-		k.awaitCertificate(t, from, v.header)
+	secure := v.port == 443 || v.port == 8443
+	if secure {
+		k.awaitCertificate(t, from, v.header, v.port)
 	}
 	c := k.dial(t, from, v.port)
 	caddytest.Send(t, c, v.header)
-	if v.port == 443 {
+	if secure {
 		c = caddytest.StartTLS(t, c, recipeTLS())
 	}
 	caddytest.Send(t, c, request)
@@ -596,6 +754,9 @@ func (k *kitchen) receive(t *testing.T, v visit) {
 		assert.Equal(t, v.body, body)
 	}
 	assert.Equal(t, v.status, response.StatusCode)
+	if v.location != "" {
+		assert.Equal(t, v.location, response.Header.Get("Location"))
+	}
 }
 
 // requireRefusal waits for the log line of a refused connection.
