@@ -42,16 +42,16 @@ several addresses, the first that accepts a connection is checked.
 The argument may also be a Unix socket, as Caddy writes it: unix//run/caddy.sock
 or, on Linux, unix/@name.
 
-  on           A header is mandatory, and this peer may send one.
-  off          A header is forbidden.
-  unspecified  A header is optional, and this peer may send one.
-  refused      This peer is refused whatever it sends: every connection was
-               accepted by TCP and closed without a byte, over plain HTTP, over
-               TLS, and nothing answered over HTTP/3.
-  other        Like one of these, but not exactly: the differences are listed.
-               Servers without this module can be like this.
-  unreachable  Connecting failed. The exit code is then never 0.
-  unknown      Anything else, with notes about what to try.
+    on           A header is mandatory, and this peer may send one.
+    off          A header is forbidden.
+    unspecified  A header is optional, and this peer may send one.
+    refused      This peer is refused whatever it sends: every connection was
+                 accepted by TCP and closed without a byte, over plain HTTP,
+                 over TLS, and nothing answered over HTTP/3.
+    other        Like one of these, but not exactly: the differences are
+                 listed. Servers without this module can be like this.
+    unreachable  Connecting failed. The exit code is then never 0.
+    unknown      Anything else, with notes about what to try.
 
 The exit code is 0 if the verdict is the expected one. Without --expect it is 0
 unless the verdict is 'unreachable' or 'unknown'.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,6 +15,9 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 )
+
+// documentation is the page about the command. It has a section for each subcommand.
+const documentation = "https://github.com/portzero/caddy-proxy-protocol/blob/main/docs/command.md"
 
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
@@ -31,6 +35,10 @@ Caddy.`,
   $ caddy proxy-protocol decode header.bin
   $ caddy proxy-protocol status`
 			cmd.AddCommand(checkCommand(), sendCommand(), decodeCommand(), statusCommand())
+			cmd.Long += "\n\n" + documentation
+			for _, command := range cmd.Commands() {
+				command.Long = strings.TrimRight(command.Long, "\n") + "\n\n" + documentation + "#" + command.Name() + "\n"
+			}
 			// Cobra itself prints the help when a subcommand is unknown, and succeeds.
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				if len(args) > 0 {

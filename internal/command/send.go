@@ -46,8 +46,9 @@ as Caddy writes it: unix//run/caddy.sock or, on Linux, unix/@name. A Unix socket
 has no IP addresses to put into the header, so that you must give one.
 
 --tlv adds a TLV by name. It can be repeated. The names are:
-  ` + tlvNames() + `,
-  and 0xNN for the value of any type in hexadecimal.
+
+    ` + tlvNames() + `,
+    and 0xNN for the value of any type in hexadecimal.
 
 Unprintable bytes in the response are shown as \xNN, except for the ends of
 lines, and a backslash is shown as \\. Redirects are not followed. Proxies in
@@ -98,7 +99,7 @@ The exit code is 0 if there was a response, whatever its status.
 // tlvNames returns the names of TLVs for the help text, wrapped into lines.
 func tlvNames() string {
 	var out output
-	out.paragraph("  ", "  ", strings.Join(tlv.Names(), ", "))
+	out.paragraph("    ", "    ", strings.Join(tlv.Names(), ", "))
 	return strings.TrimSpace(out.String())
 }
 

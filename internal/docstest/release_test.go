@@ -2,6 +2,7 @@ package docstest
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -101,6 +102,32 @@ func TestRelease_FormsAreYAML(t *testing.T) {
 		assert.NotEmpty(t, form.Body, file)
 		for _, field := range form.Body {
 			assert.NotEmpty(t, field.Attributes.Label+field.Attributes.Value, file)
+		}
+	}
+}
+
+// TestRelease_ManPages checks what 'caddy manpage' makes of the command's help: lists stay lists, because
+// they are indented as Markdown's code is.
+func TestRelease_ManPages(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	command := exec.Command(self, "manpage", "--directory", dir)
+	command.Args[0] = "caddy" // see TestMain
+	command.Env = append(os.Environ(), "GOCOVERDIR="+t.TempDir())
+	output, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	for name, list := range map[string]string{
+		"":        "",
+		"-check":  "on           A header is mandatory",
+		"-send":   "alpn, authority, ",
+		"-decode": "",
+		"-status": "",
+	} {
+		page := docsRead(t, filepath.Join(dir, "caddy-proxy-protocol"+name+".8"))
+		assert.Contains(t, page, "docs/command.md", name)
+		if list != "" {
+			assert.Contains(t, page, ".EX\n"+list, name)
 		}
 	}
 }
