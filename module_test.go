@@ -1,6 +1,6 @@
 package proxyprotocol_test
 
-// The module as Caddy runs it: the decision table of README.md, cell by cell, and what
+// The module as Caddy runs it: the decision table of docs/configuration.md, cell by cell, and what
 // becomes of connections when Caddy reloads and stops.
 
 import (

@@ -624,11 +624,12 @@ func groupOfAll(expr *regexp.Regexp, text string) (groups []string) {
 	return slices.Compact(groups)
 }
 
-func TestDocs_ReadmeNamesAllOptions(t *testing.T) {
-	text := docsRead(t, readme)
+func TestDocs_NameAllOptions(t *testing.T) {
+	page := filepath.Join(docsFolder, "configuration.md")
+	text := docsRead(t, page)
 	for field := range reflect.TypeFor[proxyprotocol.ListenerWrapper]().Fields() {
 		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
-			assert.Contains(t, text, "| `"+name+"` |", "%s has no line for the option %s", readme, name)
+			assert.Contains(t, text, "| `"+name+"` |", "%s has no line for the option %s", page, name)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
-// This file reads the first header. It holds the decision table that README.md shows.
+// This file reads the first header. It holds the decision table that docs/configuration.md shows.
 
 // op is an operation of the caller that reads the header.
 type op uint8
