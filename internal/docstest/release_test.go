@@ -1,6 +1,7 @@
 package docstest
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,5 +130,31 @@ func TestRelease_ManPages(t *testing.T) {
 		if list != "" {
 			assert.Contains(t, page, ".EX\n"+list, name)
 		}
+	}
+}
+
+// TestReadme_IsShort checks that the README is one to be read, not a manual.
+func TestReadme_IsShort(t *testing.T) {
+	assert.LessOrEqual(t, strings.Count(docsRead(t, readme), "\n"), 200)
+}
+
+// TestReadme_QuotesTheLog checks that the messages under "Common mistakes" are those of the code.
+func TestReadme_QuotesTheLog(t *testing.T) {
+	var code strings.Builder
+	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".go" && !strings.HasSuffix(path, "_test.go") {
+			code.WriteString(docsRead(t, path))
+		}
+		return err
+	}))
+	// Some messages are built from parts.
+	source := strings.NewReplacer("port %d has no '%s'", "port 80 has no 'proxy_protocol_mode'").Replace(code.String())
+	_, section, found := strings.Cut(docsRead(t, readme), "\n## Common mistakes\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	messages := regexp.MustCompile("(?m)^\\| `([^`]+)` \\|").FindAllStringSubmatch(section, -1)
+	require.NotEmpty(t, messages)
+	for _, message := range messages {
+		assert.Contains(t, source, message[1])
 	}
 }
