@@ -46,20 +46,25 @@ func TestLog_QueueIsBounded(t *testing.T) {
 				}
 			}
 		}
+		waiting := func() int {
+			log.mu.Lock()
+			defer log.mu.Unlock()
+			return len(log.waiting)
+		}
 		const each = int(IO-Missing+1) * RefusalsLogged
 		refuse()
 		synctest.Wait()
-		assert.LessOrEqual(t, len(log.waiting), linesWaiting, "and one is being written")
-		assert.GreaterOrEqual(t, len(log.waiting), linesWaiting-1)
+		assert.LessOrEqual(t, waiting(), linesWaiting, "and one is being written")
+		assert.GreaterOrEqual(t, waiting(), linesWaiting-1)
 		time.Sleep(time.Hour) // of the bubble: the log blocks on
 		refuse()
-		assert.Equal(t, linesWaiting, len(log.waiting))
+		assert.Equal(t, linesWaiting, waiting())
 		assert.Zero(t, logs.Len())
 
 		close(released)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		assert.Empty(t, log.waiting)
+		assert.Zero(t, waiting())
 		left := 0
 		for _, entry := range logs.FilterMessage("further lines with this message were not logged").All() {
 			left += int(entry.ContextMap()["count"].(uint64))
