@@ -182,9 +182,12 @@ type probeReport struct {
 }
 
 // check sends all probes to a listener and returns the report. argument is the listener as the user
-// wrote it.
+// wrote it, and where p connects to if it has no target.
 func check(p *prober, argument string, tls bool) *report {
 	r := &report{target: argument, Target: escape.Text(argument)}
+	if p.network == "" {
+		p.target, _ = parseTarget(argument)
+	}
 	observed := observation{tls: tls}
 	first, err := p.dial(context.Background(), p.timeout)
 	if err != nil {
