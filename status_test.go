@@ -161,7 +161,11 @@ func TestListenerWrapper_SaysThatTLSCameOnAPortForPlainHTTPAndTheReverse(t *test
 			}
 			status := func() statusapi.Listener { return caddytest.CurrentStatus(t).Listeners[0] }
 			caddytest.Eventually(t, func() bool { return status().Outcomes["client"] == 2 }, "not counted")
-			logged := c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"level": "info", "source": headertest.Client4.String()}))
+			payload := caddytest.OfModule.With(caddytest.Fields{"level": "info", "source": headertest.Client4.String()})
+			if tt.want != "" {
+				c.Logs.WaitFor(t, payload)
+			}
+			logged := c.Logs.Find(payload)
 			switch tt.want {
 			case "":
 				assert.Empty(t, logged)

@@ -253,6 +253,12 @@ func (s situation) run(t *testing.T) (got seen) {
 			c.Logs.WaitFor(t, caddytest.Fields{"reason": outcome, "server_name": "srv0"})
 		}
 	}
+	listeners := caddytest.CurrentStatus(t).Listeners
+	for _, l := range listeners {
+		if l.WrongPayloads != nil {
+			c.Logs.WaitFor(t, caddytest.OfModule.With(caddytest.Fields{"level": "info", "source": headertest.Client4.String()}))
+		}
+	}
 	for _, entry := range slices.Concat(c.Logs.Refusals(caddytest.Fields{"level": "warn"}), c.Logs.Find(caddytest.OfPackets.With(caddytest.Fields{"level": "warn"}))) {
 		got.received = appendNew(got.received, entry.Str("received"))
 		got.logHints = appendNew(got.logHints, entry.Str("hint"))
@@ -260,7 +266,7 @@ func (s situation) run(t *testing.T) (got seen) {
 	for _, entry := range c.Logs.Find(caddytest.OfModule.With(caddytest.Fields{"level": "info"})) {
 		got.logHints = appendNew(got.logHints, entry.Str("hint")) // of a wrong payload
 	}
-	for _, l := range caddytest.CurrentStatus(t).Listeners {
+	for _, l := range listeners {
 		got.hints = append(got.hints, l.Hints...)
 		requireSameAsLog(t, l, c)
 	}
