@@ -85,12 +85,18 @@ func (c *certificate) text(name string) (text string, ok bool) {
 func (n *Named) cert() *certificate {
 	n.parseOnce.Do(func() {
 		n.certificate = new(certificate)
-		if text, ok := n.Values["ssl.client_cert"]; ok {
+		if text, ok := n.value("ssl.client_cert"); ok {
 			der, _ := base64.StdEncoding.DecodeString(text) // describe encoded it
 			n.certificate = readCertificate(der)
 		}
 	})
 	return n.certificate
+}
+
+// certIsSecret reports whether the certificate is part of a secret TLV.
+func (n *Named) certIsSecret() bool {
+	_, secret := n.secrets["ssl.client_cert"]
+	return secret
 }
 
 // readCertificate returns the fields of a certificate in DER form. It verifies nothing. If the

@@ -60,8 +60,11 @@ type Value struct {
 type Named struct {
 	// Values has each value under its name, and the first value of each type in hexadecimal
 	// under 0xNN. The fields of a certificate are not in the map: see Text and List. Values
-	// are not escaped: escape them before they are shown.
+	// are not escaped: escape them before they are shown. The values of secret types are
+	// [Redacted].
 	Values map[string]string
+	// secrets has the values of secret types in place of Values. Only Has reads it.
+	secrets map[string]string
 	// Shown has the names that are worth showing, in the order of the TLVs. A type is shown as
 	// 0xNN only if there is no other name for it, and a checksum or padding not at all.
 	Shown []string
@@ -74,7 +77,11 @@ type Named struct {
 // Parse returns the values of TLVs by name. A TLV whose value does not have the form of its type
 // has no value but 0xNN. Of TLVs of the same type only the first counts, even if its value is
 // malformed. Of types with subtypes the first of each subtype counts.
-func Parse(tlvs wire.TLVs) *Named {
+func Parse(tlvs wire.TLVs) *Named { return ParseRedacting(tlvs, nil) }
+
+// ParseRedacting is [Parse] for TLVs of which some types are secret: [Redacted] is shown in place
+// of their values, under all names.
+func ParseRedacting(tlvs wire.TLVs, secret *Types) *Named {
 	n := &Named{Values: make(map[string]string)}
 	type part struct {
 		typ     wire.Type
@@ -91,11 +98,11 @@ func Parse(tlvs wire.TLVs) *Named {
 		counted[p] = true
 		if _, ok := shown[tlv.Type]; !ok {
 			types = append(types, tlv.Type)
-			n.Values[Code(tlv.Type)] = hex.EncodeToString(tlv.Value)
+			n.set(Code(tlv.Type), hex.EncodeToString(tlv.Value), secret.Has(tlv.Type))
 		}
 		names := shown[tlv.Type]
 		for _, value := range Describe(tlv) {
-			n.Values[value.Name] = value.Text
+			n.set(value.Name, value.Text, secret.Has(tlv.Type))
 			if !slices.Contains(summed, value.Name) {
 				names = append(names, value.Name)
 			}
@@ -110,6 +117,27 @@ func Parse(tlvs wire.TLVs) *Named {
 		n.Shown = append(n.Shown, names...)
 	}
 	return n
+}
+
+// set sets the value under a name.
+func (n *Named) set(name, text string, secret bool) {
+	if secret {
+		if n.secrets == nil {
+			n.secrets = make(map[string]string)
+		}
+		n.secrets[name] = text
+		text = Redacted
+	}
+	n.Values[name] = text
+}
+
+// value returns the value under a name, even if it is secret.
+func (n *Named) value(name string) (text string, ok bool) {
+	if text, ok = n.secrets[name]; ok {
+		return text, true
+	}
+	text, ok = n.Values[name]
+	return text, ok
 }
 
 // summed are the names that are not shown, because ssl.verified sums them up.
@@ -133,7 +161,10 @@ func (n *Named) Text(name string) string {
 	if !isCertificateName(name) {
 		return n.Values[name]
 	}
-	text, _ := n.cert().text(name)
+	text, ok := n.cert().text(name)
+	if ok && n.certIsSecret() {
+		return Redacted
+	}
 	return text
 }
 
@@ -141,6 +172,15 @@ func (n *Named) Text(name string) string {
 // shown. The list is nil if name is not the name of a list, or if the certificate has no such
 // list.
 func (n *Named) List(name string) []string {
+	list := n.list(name)
+	if len(list) > 0 && n.certIsSecret() {
+		return []string{Redacted}
+	}
+	return list
+}
+
+// list returns the list under a name, even if it is secret.
+func (n *Named) list(name string) []string {
 	if !IsList(name) {
 		return nil
 	}
@@ -148,12 +188,13 @@ func (n *Named) List(name string) []string {
 }
 
 // Has reports whether there is a value under a name. If values are given, the value has to be
-// one of them, or, of a list, at least one item.
+// one of them, or, of a list, at least one item. A secret value is compared like others: a
+// request sees the answer only behind a header that had the secret.
 func (n *Named) Has(name string, values []string) bool {
-	if list := n.List(name); list != nil {
+	if list := n.list(name); list != nil {
 		return len(values) == 0 || slices.ContainsFunc(list, func(item string) bool { return slices.Contains(values, item) })
 	}
-	text, ok := n.Values[name]
+	text, ok := n.value(name)
 	if isCertificateName(name) {
 		text, ok = n.cert().text(name)
 	}
