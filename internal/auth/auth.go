@@ -118,21 +118,22 @@ func (r *Requirement) unmet(c *tlv.Condition, tlvs wire.TLVs) error {
 	return fmt.Errorf("require tlv: %s is '%s', which is not one of those that are required", c.Name(), escape.Text(found))
 }
 
-// TLVs returns the names of the required TLVs.
-func (r *Requirement) TLVs() (names []string) {
+// HasSignature reports whether a signature is required.
+func (r *Requirement) HasSignature() bool { return r != nil && r.signature != nil }
+
+// HasSecrets reports whether the values of some TLVs must not be shown.
+func (r *Requirement) HasSecrets() bool { return r != nil && r.secrets != tlv.Types{} }
+
+// Names returns what is required, without values: the names of TLVs, and the signature.
+func (r *Requirement) Names() (names []string) {
 	if r == nil {
 		return nil
 	}
 	for _, condition := range r.tlvs {
-		names = append(names, condition.Name())
+		names = append(names, "tlv "+condition.Name())
+	}
+	if s := r.signature; s != nil {
+		names = append(names, fmt.Sprintf("signature in tlv %s, max_age %s", tlv.Code(s.typ), s.maxAge))
 	}
 	return names
-}
-
-// Signature returns what verifies signatures, or nil if none is required.
-func (r *Requirement) Signature() *Signature {
-	if r == nil {
-		return nil
-	}
-	return r.signature
 }

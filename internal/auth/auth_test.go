@@ -33,15 +33,6 @@ const (
 	block = "\x01\x02\x03\x04\x05\x06\x07\x08PROXY " // of an address of any kind
 )
 
-// unixHeader returns a header with the addresses of Unix sockets.
-func unixHeader(tlvs ...wire.TLV) string {
-	addrs := strings.Repeat("/tmp/sock\x00\x00\x00", 18)
-	for _, t := range tlvs {
-		addrs += string(tlvOf(t.Type, string(t.Value)))
-	}
-	return headertest.Raw(0x21, 0x31, addrs)
-}
-
 func TestRequirement_Check(t *testing.T) {
 	rawToken, err := hex.DecodeString(token)
 	require.NoError(t, err)
@@ -118,9 +109,9 @@ func TestRequirement_Check(t *testing.T) {
 		"half-unspecified family of a stranger":        {all, headertest.Raw(0x21, 0x01, block+block), false, madeAt, None, stranger},
 		"half-unspecified transport of a listed peer":  {all, headertest.Raw(0x21, 0x10, block+block), true, madeAt, None, ""},
 		"half-unspecified transport of a stranger":     {all, headertest.Raw(0x21, 0x10, block+block), false, madeAt, None, stranger},
-		"a Unix socket with the TLV":                   {endpoint, unixHeader(vpce), false, madeAt, TLV, ""},
-		"a Unix socket without the TLV":                {endpoint, unixHeader(), true, madeAt, None, noVPCE},
-		"a Unix socket, which no signature can be for": {signature, unixHeader(sig(signed)), true, madeAt, None, noAddrs},
+		"a Unix socket with the TLV":                   {endpoint, headertest.Unix(vpce), false, madeAt, TLV, ""},
+		"a Unix socket without the TLV":                {endpoint, headertest.Unix(), true, madeAt, None, noVPCE},
+		"a Unix socket, which no signature can be for": {signature, headertest.Unix(sig(signed)), true, madeAt, None, noAddrs},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, tlvs := decoded(t, test.header)
@@ -161,13 +152,24 @@ func TestRequirement_ErrorsDoNotShowASecretUnderAnotherName(t *testing.T) {
 }
 
 func TestRequirement_TellsWhatItRequires(t *testing.T) {
-	var none *Requirement
-	assert.Nil(t, none.TLVs())
-	assert.Nil(t, none.Signature())
-	signature := newSignature(t, keyText)
-	r := New([]*tlv.Condition{condition(t, "0xE1", token), condition(t, "aws_vpce_id")}, signature)
-	assert.Equal(t, []string{"0xe1", "aws_vpce_id"}, r.TLVs())
-	assert.Same(t, signature, r.Signature())
+	endpoint, secret := condition(t, "aws_vpce_id", "vpce-1"), condition(t, "0xE1", token)
+	for name, test := range map[string]struct {
+		require            *Requirement
+		names              []string
+		signature, secrets bool
+	}{
+		"nothing":     {nil, nil, false, false},
+		"a TLV":       {New([]*tlv.Condition{endpoint}, nil), []string{"tlv aws_vpce_id"}, false, false},
+		"a token":     {New([]*tlv.Condition{endpoint, secret}, nil), []string{"tlv aws_vpce_id", "tlv 0xe1"}, false, true},
+		"a signature": {New(nil, newSignature(t, keyText)), []string{"signature in tlv 0xe5, max_age 30s"}, true, true},
+		"both":        {New([]*tlv.Condition{secret}, newSignature(t, keyText)), []string{"tlv 0xe1", "signature in tlv 0xe5, max_age 30s"}, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			assert.Equal(t, test.names, test.require.Names())
+			assert.Equal(t, test.signature, test.require.HasSignature())
+			assert.Equal(t, test.secrets, test.require.HasSecrets())
+		})
+	}
 }
 
 func TestMethod_String(t *testing.T) {

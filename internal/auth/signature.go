@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -37,13 +36,11 @@ type Signature struct {
 
 // NewSignature returns what verifies signatures that are in TLVs of a type, were made with one of
 // the keys, and are no older than maxAge. There must be at least one key, and maxAge must not be
-// shorter than [MinMaxAge]. A type that the specification defines cannot have a signature.
+// shorter than [MinMaxAge]. [ParseType] returns the type.
 func NewSignature(keys []*Key, typ wire.Type, maxAge time.Duration) (*Signature, error) {
 	switch {
 	case len(keys) == 0:
 		return nil, errors.New("keys: missing: write at least one")
-	case slices.Contains(definedTypes, typ):
-		return nil, fmt.Errorf("tlv: 0x%02x is a type that the PROXY protocol specification defines: use one of 0xe0 to 0xef", byte(typ))
 	case maxAge < MinMaxAge:
 		return nil, fmt.Errorf("max_age: %s is shorter than %s: use a value such as %s", maxAge, MinMaxAge, DefaultMaxAge)
 	}

@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -26,16 +28,20 @@ type Info struct {
 	Mode policy.Mode
 	// Trust says whether the peer may send a header.
 	Trust policy.Trust
+	// method is how the header has proved who made it.
+	method auth.Method
 	// marked is the mark: the client's address came from a header under mode Unspecified. Only
 	// SetHeader sets it, and nothing removes it.
 	marked bool
 }
 
-// SetHeader sets the header, a copy of its TLVs, and the mark. Mode must have been set.
-func (i *Info) SetHeader(h wire.Header, tlvs wire.TLVs) {
-	i.Header = h
+// SetHeader sets the header, a copy of its TLVs, the mark, and what the header has proved. Mode
+// must have been set.
+func (i *Info) SetHeader(h wire.Header, tlvs wire.TLVs, proof auth.Proof) {
+	i.Header, i.method = h, proof.Method
 	if len(tlvs) > 0 {
 		i.tlvs = copyTLVs(tlvs)
+		i.tlvs.secret = proof.Secrets
 	}
 	i.marked = i.Mode == policy.Unspecified && i.Header.HasAddrs()
 }
@@ -43,6 +49,9 @@ func (i *Info) SetHeader(h wire.Header, tlvs wire.TLVs) {
 // Marked reports whether the connection is marked: the client's address came from a header
 // under mode Unspecified.
 func (i *Info) Marked() bool { return i.marked }
+
+// Authenticated returns how the header has proved who made it.
+func (i *Info) Authenticated() auth.Method { return i.method }
 
 // Conn is the connection of a request, over TCP, a Unix socket or QUIC.
 type Conn interface {
@@ -88,13 +97,27 @@ func (i *Info) Destination() netip.AddrPort {
 	return netip.AddrPortFrom(ip, to.Port())
 }
 
-// TLVs returns the values of the TLVs by name. They are decoded once, on the first call.
+// TLVs returns the values of the TLVs by name, with those of secret types redacted. They are
+// decoded once, on the first call.
 func (i *Info) TLVs() *tlv.Named {
 	if i.tlvs == nil {
 		return noTLVs
 	}
-	i.tlvs.naming.Do(func() { i.tlvs.named = tlv.Parse(i.tlvs.raw) })
+	i.tlvs.naming.Do(func() { i.tlvs.named = tlv.ParseRedacting(i.tlvs.raw, i.tlvs.secret) })
 	return i.tlvs.named
+}
+
+// Meets reports whether the header meets a requirement that came into force after it was accepted,
+// and all types of TLVs that this requirement makes secret already were. listed says that the
+// peer is one that the configuration names.
+func (i *Info) Meets(r *auth.Requirement, listed bool) bool {
+	var raw wire.TLVs
+	var secret *tlv.Types
+	if i.tlvs != nil {
+		raw, secret = i.tlvs.raw, i.tlvs.secret
+	}
+	proof, err := r.Check(&i.Header, raw, listed, time.Now())
+	return err == nil && secret.Contains(proof.Secrets)
 }
 
 // noTLVs has no values.
@@ -103,7 +126,8 @@ var noTLVs = new(tlv.Named)
 // tlvs are the TLVs of a header.
 type tlvs struct {
 	raw    wire.TLVs
-	room   [104]byte // of raw: enough for load balancers' TLVs, so that there is one allocation
+	secret *tlv.Types // types whose values must not be shown, or nil
+	room   [104]byte  // of raw: enough for load balancers' TLVs, so that there is one allocation
 	naming sync.Once
 	named  *tlv.Named
 }

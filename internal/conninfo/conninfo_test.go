@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -47,7 +48,7 @@ func TestInfo_SetHeaderSetsTheMark(t *testing.T) {
 				require.Equal(t, wire.Complete, r.State)
 				f := &Info{Mode: mode}
 				require.False(t, f.Marked())
-				f.SetHeader(r.Header, r.TLVs)
+				f.SetHeader(r.Header, r.TLVs, auth.Proof{})
 				assert.Equal(t, mode == policy.Unspecified && header.marks, f.Marked())
 				assert.Equal(t, r.Header, f.Header)
 				if len(r.TLVs) == 0 {
@@ -64,7 +65,7 @@ func TestInfo_SetHeaderSetsTheMark(t *testing.T) {
 func TestInfo_TLVsAreDecodedOnce(t *testing.T) {
 	i := new(Info)
 	r := wire.Decode([]byte(headerAWS), wire.MaxSize)
-	i.SetHeader(r.Header, r.TLVs)
+	i.SetHeader(r.Header, r.TLVs, auth.Proof{})
 	require.Equal(t, "vpce-08d2bf15fac5001c9", i.TLVs().Text("aws_vpce_id"))
 	clear(i.tlvs.raw)
 	assert.Equal(t, "vpce-08d2bf15fac5001c9", i.TLVs().Text("aws_vpce_id"))

@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -34,6 +35,9 @@ func (o *LogObject) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		}
 	}
 	enc.AddBool("port_zero", i.Marked())
+	if i.method != auth.None {
+		enc.AddString("authenticated", i.method.String())
+	}
 	named := i.TLVs()
 	if len(named.Shown) == 0 {
 		return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -22,7 +23,7 @@ func received(t *testing.T, mode policy.Mode, header string) *Info {
 	if header != "" {
 		r := wire.Decode([]byte(header), wire.MaxSize)
 		require.Equal(t, wire.Complete, r.State)
-		i.SetHeader(r.Header, r.TLVs)
+		i.SetHeader(r.Header, r.TLVs, auth.Proof{})
 	}
 	return i
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
@@ -18,7 +19,7 @@ func newAddr(t *testing.T, text string, marked bool) *Addr {
 	config, _ := testConfig(policy.On)
 	a := &Addr{text: text, config: config}
 	if marked {
-		a.info.SetHeader(wire.Decode([]byte(headertest.V2(headertest.Client4, headertest.Server4)), wire.MaxSize).Header, nil) // under mode Unspecified
+		a.info.SetHeader(wire.Decode([]byte(headertest.V2(headertest.Client4, headertest.Server4)), wire.MaxSize).Header, nil, auth.Proof{}) // under mode Unspecified
 		require.True(t, a.info.Marked())
 	}
 	return a
@@ -45,7 +46,7 @@ func TestAddr_IsToTheDestinationOfTheHeaderIfItHasOne(t *testing.T) {
 		if test.marked {
 			a.info.Mode = policy.Unspecified
 		}
-		a.info.SetHeader(test.header, nil)
+		a.info.SetHeader(test.header, nil, auth.Proof{})
 		require.Equal(t, test.marked, a.info.Marked())
 		assert.Equal(t, test.want, a.LocalAddr().String(), test.name)
 	}

@@ -1,6 +1,7 @@
 package datagram
 
 import (
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 )
@@ -9,6 +10,8 @@ import (
 // them. It does not change once it is built.
 type Config struct {
 	policy.Policy
+	// Require is what headers must prove, or nil. It has no signature.
+	Require *auth.Requirement
 	// MaxHeaderSize is the size of the largest header to accept, in bytes.
 	MaxHeaderSize int
 	// TrustedList has the last answer of the policy's source, for which datagrams cannot wait.
@@ -35,6 +38,8 @@ func (c *Config) Fits(a *Addr) bool {
 		return mode != policy.On
 	case a.info.Mode != mode:
 		return false // the mode decides whether the client is marked
+	case a.config != c && !a.info.Meets(c.Require, c.Listed(policy.PeerIP(a.info.Peer), nil)):
+		return false // other datagrams of the connection are checked again
 	case trust != policy.AskSource:
 		return trust == policy.Trusted
 	case a.config.TrustedList == c.TrustedList:

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/gaissmai/bart"
 
@@ -316,7 +317,11 @@ func (c *packetConn) checkHeader(config *Config, d *datagram, info *conninfo.Inf
 		}
 		info.Trust, *trustedBy = policy.Trusted, ranges
 	}
-	info.SetHeader(r.Header, r.TLVs)
+	proof, err := config.Require.Check(&r.Header, r.TLVs, config.Listed(ip, c.LocalAddr()), time.Time{})
+	if err != nil {
+		return record.Unauthenticated, err
+	}
+	info.SetHeader(r.Header, r.TLVs, proof)
 	return record.AcceptedAs(&info.Header, info.Marked()), nil
 }
 
@@ -336,7 +341,7 @@ func (c *packetConn) drop(config *Config, d *datagram, mode policy.Mode, reason 
 	}
 	recorder := config.recorderOf(d)
 	recorder.Count(mode, version, reason)
-	refusal := record.Refusal{Peer: d.peer(), Local: c.LocalAddr(), Mode: mode, Reason: reason, Err: err}
+	refusal := record.Refusal{Peer: d.peer(), Local: c.LocalAddr(), Mode: mode, Reason: reason, Err: err, SecretTLVs: config.Require.HasSecrets()}
 	if reason == record.Duplicate {
 		r := wire.Decode(d.header, config.MaxHeaderSize)
 		refusal.First = r.Header.Source()

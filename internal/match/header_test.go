@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
@@ -30,7 +31,7 @@ func (c connection) info(t *testing.T) *conninfo.Info {
 	if c.header != (wire.Header{}) {
 		r := wire.Decode([]byte(headertest.TextWith(c.header, nil, false, c.tlvs...)), wire.MaxSize)
 		require.Equal(t, wire.Complete, r.State)
-		i.SetHeader(r.Header, r.TLVs)
+		i.SetHeader(r.Header, r.TLVs, auth.Proof{})
 	}
 	return i
 }

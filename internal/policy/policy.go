@@ -72,6 +72,18 @@ func (p *Policy) ForIP(addr netip.Addr, local net.Addr) (Mode, Trust) {
 	}
 }
 
+// Listed reports whether the policy names a peer with this IP address, which may send a header. A
+// peer that may do so only because every peer may is not listed. The peer of a socket file is: the
+// file's permissions name it.
+func (p *Policy) Listed(addr netip.Addr, local net.Addr) bool {
+	if p.Ranges != nil {
+		if _, ok := p.Ranges.Lookup(addr); ok {
+			return true
+		}
+	}
+	return !p.TrustsAnyone() || isSocketFile(local)
+}
+
 // Uses reports whether any peer has this mode.
 func (p *Policy) Uses(mode Mode) bool {
 	if p.Mode == mode {

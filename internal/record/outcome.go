@@ -31,6 +31,8 @@ const (
 	Forbidden
 	// Untrusted: the peer may not send a header.
 	Untrusted
+	// Unauthenticated: the header does not prove what is required.
+	Unauthenticated
 	// Malformed: the header breaks the specification, or was cut off.
 	Malformed
 	// Checksum: the header's CRC32C is wrong.
@@ -54,48 +56,51 @@ const (
 )
 
 var outcomeNames = [Outcomes]string{
-	Client:    "client",
-	Marked:    "marked",
-	Local:     "local",
-	Direct:    "direct",
-	Missing:   "missing",
-	Forbidden: "forbidden",
-	Untrusted: "untrusted",
-	Malformed: "malformed",
-	Checksum:  "checksum",
-	TooLarge:  "too_large",
-	Duplicate: "duplicate",
-	Timeout:   "timeout",
-	Version:   "version",
-	IO:        "io",
-	Silent:    "silent",
+	Client:          "client",
+	Marked:          "marked",
+	Local:           "local",
+	Direct:          "direct",
+	Missing:         "missing",
+	Forbidden:       "forbidden",
+	Untrusted:       "untrusted",
+	Unauthenticated: "unauthenticated",
+	Malformed:       "malformed",
+	Checksum:        "checksum",
+	TooLarge:        "too_large",
+	Duplicate:       "duplicate",
+	Timeout:         "timeout",
+	Version:         "version",
+	IO:              "io",
+	Silent:          "silent",
 }
 
 // refusalMessages are the log messages of refused connections.
 var refusalMessages = [Outcomes]string{
-	Missing:   "refused connection without PROXY protocol header",
-	Forbidden: "refused connection with PROXY protocol header",
-	Untrusted: "refused connection from untrusted peer",
-	Malformed: "refused connection with malformed PROXY protocol header",
-	Checksum:  "refused connection with wrong PROXY protocol checksum",
-	TooLarge:  "refused connection with too large PROXY protocol header",
-	Duplicate: "refused connection with second PROXY protocol header",
-	Timeout:   "refused connection whose PROXY protocol header came too late",
-	Version:   "refused connection with PROXY protocol header of a version not allowed",
-	IO:        "connection failed before its PROXY protocol header",
-	Silent:    "connection ended before its first byte",
+	Missing:         "refused connection without PROXY protocol header",
+	Forbidden:       "refused connection with PROXY protocol header",
+	Untrusted:       "refused connection from untrusted peer",
+	Unauthenticated: "refused connection with unauthenticated PROXY protocol header",
+	Malformed:       "refused connection with malformed PROXY protocol header",
+	Checksum:        "refused connection with wrong PROXY protocol checksum",
+	TooLarge:        "refused connection with too large PROXY protocol header",
+	Duplicate:       "refused connection with second PROXY protocol header",
+	Timeout:         "refused connection whose PROXY protocol header came too late",
+	Version:         "refused connection with PROXY protocol header of a version not allowed",
+	IO:              "connection failed before its PROXY protocol header",
+	Silent:          "connection ended before its first byte",
 }
 
 // dropMessages are the log messages of dropped datagrams.
 var dropMessages = [Outcomes]string{
-	Missing:   "dropped datagram without PROXY protocol header",
-	Forbidden: "dropped datagram with PROXY protocol header",
-	Untrusted: "dropped datagram from untrusted peer",
-	Malformed: "dropped datagram with malformed PROXY protocol header",
-	Checksum:  "dropped datagram with wrong PROXY protocol checksum",
-	TooLarge:  "dropped datagram with too large PROXY protocol header",
-	Duplicate: "dropped datagram with second PROXY protocol header",
-	IO:        "dropped datagram that could not be checked",
+	Missing:         "dropped datagram without PROXY protocol header",
+	Forbidden:       "dropped datagram with PROXY protocol header",
+	Untrusted:       "dropped datagram from untrusted peer",
+	Unauthenticated: "dropped datagram with unauthenticated PROXY protocol header",
+	Malformed:       "dropped datagram with malformed PROXY protocol header",
+	Checksum:        "dropped datagram with wrong PROXY protocol checksum",
+	TooLarge:        "dropped datagram with too large PROXY protocol header",
+	Duplicate:       "dropped datagram with second PROXY protocol header",
+	IO:              "dropped datagram that could not be checked",
 }
 
 // AcceptedAs returns the outcome of an accepted connection with this header. The zero Header is

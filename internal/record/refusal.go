@@ -26,6 +26,8 @@ type Refusal struct {
 	Err error
 	// First is the source of the first header, if Reason is Duplicate and it has one.
 	First netip.AddrPort
+	// SecretTLVs says that headers may have TLVs whose values must not be shown.
+	SecretTLVs bool
 
 	// received says what arrived, as Received does. It is empty if nothing was read.
 	received string
@@ -43,7 +45,8 @@ func (r *Refusal) keep(received []byte) {
 }
 
 // shown returns how many of the bytes received may be shown. A malformed header is shown up to the
-// byte that is wrong, if it is among the first 256.
+// byte that is wrong, if it is among the first 256. TLVs that may be secret are not shown: BytesKept
+// ends before them.
 func (r *Refusal) shown(received []byte) int {
 	const (
 		longest   = 256
@@ -52,13 +55,17 @@ func (r *Refusal) shown(received []byte) int {
 	if r.Reason != Malformed {
 		return BytesKept
 	}
-	if err, ok := r.Err.(wire.Error); ok {
+	_, version := wire.Signature(received)
+	switch err, ok := r.Err.(wire.Error); {
+	case ok && version == 2 && r.SecretTLVs:
+		return BytesKept
+	case ok:
 		return max(BytesKept, min(err.Offset+1, longest))
-	}
-	if _, version := wire.Signature(received); version == 1 {
+	case version == 1:
 		return longestV1 // cut off within its line, so that nothing follows
+	default:
+		return BytesKept
 	}
-	return BytesKept
 }
 
 // isRoutine reports whether a refusal is logged at DEBUG and not remembered: the connection

@@ -134,11 +134,17 @@ func TestRefusal_KeepsAHeaderUpToTheByteThatIsWrong(t *testing.T) {
 		{"another error", Missing, wire.Error{Offset: 100}, request, BytesKept},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := Refusal{Reason: tt.reason, Err: tt.err}
-			received := []byte(tt.received)
-			r.keep(received)
-			clear(received) // the caller uses it again
-			assert.Equal(t, fmt.Sprintf("%x", tt.received[:tt.want]), r.Hex())
+			for _, secretTLVs := range []bool{false, true} {
+				r := Refusal{Reason: tt.reason, Err: tt.err, SecretTLVs: secretTLVs}
+				received := []byte(tt.received)
+				r.keep(received)
+				clear(received) // the caller uses it again
+				want := tt.want
+				if secretTLVs && strings.HasPrefix(tt.received, wire.SignatureV2) {
+					want = min(want, BytesKept)
+				}
+				assert.Equal(t, fmt.Sprintf("%x", tt.received[:want]), r.Hex())
+			}
 		})
 	}
 }

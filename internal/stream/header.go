@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
@@ -232,9 +233,14 @@ func (c *conn) refuseEnded(err error) (next uint32) {
 
 var errCutOff = errors.New("cut off by the end of the connection")
 
-// acceptHeader keeps the header, and checks the bytes behind it for a second header.
+// acceptHeader keeps the header if it proves what is required, and checks the bytes behind it for a
+// second header.
 func (c *conn) acceptHeader(r *wire.Result) (next uint32) {
-	c.info.SetHeader(r.Header, r.TLVs)
+	proof, err := c.authenticate(r)
+	if err != nil {
+		return c.refuse(record.Unauthenticated, err)
+	}
+	c.info.SetHeader(r.Header, r.TLVs, proof)
 	if ip := c.info.Header.SourceIP(); ip != nil {
 		c.client.IP = ip
 		if !c.info.Marked() {
@@ -269,6 +275,15 @@ func (c *conn) checkPayload(first []byte) {
 	c.config.CheckPayload(c.config.Payload, first, c.info.Peer, c.Conn, &c.info.Header)
 }
 
+// authenticate returns what a header proves, or an error if that is not what is required.
+func (c *conn) authenticate(r *wire.Result) (auth.Proof, error) {
+	if c.config.Require == nil {
+		return auth.Proof{}, nil
+	}
+	listed := !auth.Claims(&r.Header) && c.config.Listed(policy.PeerIP(c.info.Peer), c.Conn.LocalAddr())
+	return c.config.Require.Check(&r.Header, r.TLVs, listed, time.Now())
+}
+
 // refuse closes the connection without writing to it, counts it and logs it. err is the cause that
 // is logged, or nil. The caller holds headerMu in statePending, and readMu afterwards.
 func (c *conn) refuse(reason record.Outcome, err error) (next uint32) {
@@ -287,7 +302,7 @@ func (c *conn) refuse(reason record.Outcome, err error) (next uint32) {
 
 // recordRefusal remembers and logs a refusal, and what was received.
 func (c *conn) recordRefusal(reason record.Outcome, err error, received []byte) {
-	refusal := record.Refusal{Peer: c.info.Peer, Local: localAddrIgnoringPanic(c.Conn), Mode: c.info.Mode, Reason: reason, Err: err}
+	refusal := record.Refusal{Peer: c.info.Peer, Local: localAddrIgnoringPanic(c.Conn), Mode: c.info.Mode, Reason: reason, Err: err, SecretTLVs: c.config.Require.HasSecrets()}
 	if reason == record.Duplicate {
 		refusal.First = c.info.Header.Source()
 	}

@@ -13,6 +13,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/monotime"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
@@ -24,6 +25,8 @@ type Config struct {
 	// Policy decides by a peer's address which mode applies, and whether the peer may send a
 	// header.
 	policy.Policy
+	// Require is what headers must prove, or nil.
+	Require *auth.Requirement
 	// Timeout is how long a connection may take to send its header. It runs from accept to the
 	// end of the first header.
 	Timeout time.Duration

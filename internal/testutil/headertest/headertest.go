@@ -4,6 +4,7 @@ package headertest
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
@@ -90,4 +91,11 @@ func Raw(command, family byte, block string) string {
 func UDP(src, dst netip.AddrPort, tlvs ...wire.TLV) string {
 	h, err := wire.NewProxy(2, wire.Dgram, src, dst)
 	return TextWith(h, err, true, tlvs...)
+}
+
+// Unix returns the v2 header of a connection between Unix sockets, with TLVs.
+func Unix(tlvs ...wire.TLV) string {
+	h := WithTLVs(tlvs...)
+	const fixed, addrs = 16, 12 // the sizes of what comes before the TLVs of WithTLVs
+	return Raw(0x21, 0x31, strings.Repeat("/run/client.sock\x00\x00", 12)+h[fixed+addrs:])
 }
