@@ -103,11 +103,12 @@ func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string
 			lw.MaxHeaderSize = &size
 		}
 	case "version":
-		lw.Version, err = arg, checkVersion(arg)
+		lw.Version = arg
+		_, err = wire.ParseVersion(arg)
 	case "http3":
-		lw.HTTP3, err = arg, checkHTTP3(arg)
+		lw.HTTP3, err = arg, checkAllow(option, arg)
 	case "mismatched_destination":
-		lw.MismatchedDestination, err = arg, checkMismatchedDestination(arg)
+		lw.MismatchedDestination, err = arg, checkAllow(option, arg)
 	default:
 		return errUnrecognized
 	}
@@ -138,7 +139,7 @@ func parseMaxHeaderSize(s string) (int, error) {
 		return 0, fmt.Errorf("'%s' is not a size: use %d to %d bytes, such as 4KiB", s, wire.MinMaxSize, wire.MaxSize)
 	}
 	size = min(size, 1<<31-1) // fits into an int on every platform, and is still out of bounds
-	return int(size), checkMaxHeaderSize(int(size))
+	return int(size), wire.CheckMaxSize(int(size))
 }
 
 // isRange reports whether a word is an IP address, a CIDR range or private_ranges.

@@ -21,9 +21,6 @@ const (
 	RefusalsKept    = record.RefusalsKept
 )
 
-// ListenAddress returns the address of a listener as Caddy writes it.
-var ListenAddress = listenAddress
-
 // TextList is the value of a placeholder that is a list.
 type TextList = request.TextList
 

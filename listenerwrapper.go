@@ -14,6 +14,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 	"github.com/portzero/caddy-proxy-protocol/internal/stream"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // ListenerWrapper reads the PROXY protocol header (v1 or v2) at the beginning of
@@ -88,9 +89,6 @@ const (
 	allowed = "allow"
 )
 
-// versions are the accepted values of Version.
-var versions = map[string]uint8{"": 0, "v1": 1, "v2": 2}
-
 // CaddyModule returns the Caddy module information.
 func (ListenerWrapper) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -126,22 +124,11 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 // WrapListener wraps l.
 func (lw *ListenerWrapper) WrapListener(l net.Listener) net.Listener {
 	config := *lw.config
-	address := listenAddress(l.Addr())
+	address := request.ListenAddress(l.Addr())
 	config.Stats = record.Listeners.Acquire(record.Key{Server: lw.serverName, Address: address}, lw)
 	config.Payload = lw.payloads.On(l.Addr())
 	lw.settings.Announce(config.Log, address)
 	return &stream.Listener{Listener: l, Config: &config}
-}
-
-// listenAddress returns the address of a listener as Caddy writes it.
-func listenAddress(addr net.Addr) string {
-	if addr == nil {
-		return ""
-	}
-	if caddy.IsUnixNetwork(addr.Network()) {
-		return addr.Network() + "/" + addr.String()
-	}
-	return addr.String()
 }
 
 // Cleanup releases the listeners, whose stats outlive configurations if the next one uses them.
@@ -168,14 +155,15 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 	if lw.Timeout != nil {
 		config.Timeout = time.Duration(*lw.Timeout)
 	}
-	config.Version = versions[lw.Version]
+	var versionErr error
+	config.Version, versionErr = wire.ParseVersion(lw.Version)
 	config.MismatchedDestination = lw.MismatchedDestination == allowed
 	if err := errors.Join(
 		fieldError("timeout", checkTimeout(config.Timeout)),
-		fieldError("max_header_size", checkMaxHeaderSize(config.MaxHeaderSize)),
-		fieldError("version", checkVersion(lw.Version)),
-		fieldError("http3", checkHTTP3(lw.HTTP3)),
-		fieldError("mismatched_destination", checkMismatchedDestination(lw.MismatchedDestination)),
+		fieldError("max_header_size", wire.CheckMaxSize(config.MaxHeaderSize)),
+		fieldError("version", versionErr),
+		fieldError("http3", checkAllow("http3", lw.HTTP3)),
+		fieldError("mismatched_destination", checkAllow("mismatched_destination", lw.MismatchedDestination)),
 	); err != nil {
 		return nil, err
 	}

@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	proxyprotocol "github.com/portzero/caddy-proxy-protocol"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -665,12 +664,6 @@ func TestListenerWrapper_WarnsOfMarkedConnectionsAndTheirClaims(t *testing.T) {
 	assert.Equal(t, "warn", warned[0].Str("level"))
 	assert.Equal(t, ip4.Address, warned[0].Str("local"))
 	assert.Equal(t, headertest.Client4.String(), warned[0].Str("claimed"))
-}
-
-func TestListenAddressIsWrittenAsCaddyWritesIt(t *testing.T) {
-	assert.Empty(t, proxyprotocol.ListenAddress(nil))
-	assert.Equal(t, "127.0.0.1:80", proxyprotocol.ListenAddress(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}))
-	assert.Equal(t, "unix//run/socket", proxyprotocol.ListenAddress(&net.UnixAddr{Name: "/run/socket", Net: "unix"}))
 }
 
 func TestListenerWrapper_SaysAtStartWhatItChecks(t *testing.T) {

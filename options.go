@@ -14,7 +14,6 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
-	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // This file has the options that the listener wrapper and the packet wrapper share, with their checks
@@ -128,14 +127,6 @@ func checkTimeout(d time.Duration) error {
 	return nil
 }
 
-// checkMaxHeaderSize checks that a size is one that a receiver may have as its limit.
-func checkMaxHeaderSize(size int) error {
-	if size < wire.MinMaxSize || size > wire.MaxSize {
-		return fmt.Errorf("%d bytes is out of bounds: use %d to %d", size, wire.MinMaxSize, wire.MaxSize)
-	}
-	return nil
-}
-
 // headerLimit returns the size of the largest header to accept: the option, or its default.
 func headerLimit(option *int) int {
 	if option == nil {
@@ -144,29 +135,16 @@ func headerLimit(option *int) int {
 	return *option
 }
 
-// checkVersion checks that a version is empty, v1 or v2.
-func checkVersion(version string) error {
-	if _, ok := versions[version]; !ok {
-		return fmt.Errorf("unknown version '%s': use v1 or v2, or leave it out to accept both", version)
-	}
-	return nil
+// withoutAllow are the options that permit something, with the effect of leaving them out.
+var withoutAllow = map[string]string{
+	"http3":                  "disable HTTP/3 where a header is mandatory",
+	"mismatched_destination": "refuse version 1 headers whose destination does not match their address family",
 }
 
-// checkHTTP3 checks the value of the option http3.
-func checkHTTP3(value string) error {
-	return checkAllow(value, "leave it out to disable HTTP/3 where a header is mandatory")
-}
-
-// checkMismatchedDestination checks the value of the option mismatched_destination.
-func checkMismatchedDestination(value string) error {
-	return checkAllow(value, "leave it out to refuse version 1 headers whose destination does not match their address family")
-}
-
-// checkAllow checks the value of an option that is "allow" or not set. otherwise is the part of the
-// error that describes the effect of leaving the option out.
-func checkAllow(value, otherwise string) error {
+// checkAllow checks the value of an option that is "allow" or not set.
+func checkAllow(option, value string) error {
 	if value != "" && value != allowed {
-		return fmt.Errorf("unknown value '%s': use %s, or %s", value, allowed, otherwise)
+		return fmt.Errorf("unknown value '%s': use %s, or leave it out to %s", value, allowed, withoutAllow[option])
 	}
 	return nil
 }

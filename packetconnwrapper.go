@@ -3,7 +3,6 @@ package proxyprotocol
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,9 +16,11 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
+	"github.com/portzero/caddy-proxy-protocol/internal/paste"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // PacketConnWrapper reads the PROXY protocol header (v2) at the beginning of each datagram,
@@ -64,7 +65,7 @@ type PacketConnWrapper struct {
 
 	serverName string
 	settings   statusapi.Settings
-	keys       socketKeys // of the server's sockets
+	keys       request.SocketKeys // of the server's sockets
 	config     *datagram.Config
 	logger     *zap.Logger
 	unwrap     bool // no other wrapper is below this one
@@ -93,7 +94,7 @@ func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	if lw.Mode == On && lw.TrustedProxiesRaw == nil {
 		first.Next()
-		return first.Errf("trusted_proxies: %v", errNobodyTrusted)
+		return first.Errf("trusted_proxies: %v", paste.ErrNobodyTrusted)
 	}
 	pw.Mode, pw.TrustedProxiesRaw, pw.Ranges, pw.MaxHeaderSize = lw.Mode, lw.TrustedProxiesRaw, lw.Ranges, lw.MaxHeaderSize
 	return nil
@@ -107,22 +108,6 @@ var notOfDatagrams = map[string]string{
 	"mismatched_destination": "not supported for datagrams, because only v1 headers can have a mismatched destination: remove it",
 	"http3":                  "an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it",
 }
-
-// errNobodyTrusted has an address for documentation (RFC 5737), so that its lines are safe to
-// paste as they stand.
-var errNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because the source address of a datagram can be forged; write, with the addresses of your load balancers in place of 192.0.2.10:
-
-	packet_conn_wrappers {
-		proxy_protocol_mode on {
-			trusted_proxies static 192.0.2.10
-		}
-	}
-
-or in JSON, beside "mode": "on":
-
-	"trusted_proxies": {"source": "static", "ranges": ["192.0.2.10"]}
-
-To trust every host that can reach the port, write: trusted_proxies static 0.0.0.0/0 ::/0`)
 
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the
 // server that the wrapper is configured on.
@@ -156,7 +141,7 @@ func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server
 	if err != nil {
 		return nil, err
 	}
-	if err := checkMaxHeaderSize(config.MaxHeaderSize); err != nil {
+	if err := wire.CheckMaxSize(config.MaxHeaderSize); err != nil {
 		return nil, fieldError("max_header_size", err)
 	}
 	var source string
@@ -167,7 +152,7 @@ func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server
 	pw.settings = settingsOf(&config.Policy, source, pw.Ranges)
 	pw.settings.HTTP3 = "checked"
 	if pw.Mode == On && config.TrustsAnyone() {
-		return nil, fieldError("trusted_proxies", errNobodyTrusted)
+		return nil, fieldError("trusted_proxies", paste.ErrNobodyTrusted)
 	}
 	if config.Source != nil {
 		config.TrustedList = datagram.NewTrustedList(ctx, config.Source, logger)
@@ -187,8 +172,8 @@ func (pw *PacketConnWrapper) prepareServer(server *caddyhttp.Server, logger *zap
 	// Reading from the socket itself must not skip another wrapper.
 	pw.unwrap = own == 0
 	request.Install(server, own < 0)
-	refuseUnwrapped(server, pw.config, logger)
-	pw.keys, err = socketKeysOf(server)
+	request.RefuseUnwrapped(server, pw.config, logger)
+	pw.keys, err = request.SocketKeysOf(server)
 	return err
 }
 
@@ -246,42 +231,3 @@ func (s socketsOf) ConfigOf(addr netip.AddrPort) *datagram.Config {
 
 // listenerSettings implements listening.
 func (pw *PacketConnWrapper) listenerSettings() statusapi.Settings { return pw.settings }
-
-// socketKeys are the keys by which Caddy opens sockets: a network for datagrams, and host
-// and port as they are written in the configuration, like "udp4/0.0.0.0:443". Caddy passes a
-// socket to the next configuration by its key. Sockets with different keys are different, even if
-// they have the same address.
-type socketKeys map[string]bool
-
-// socketKeysOf returns the keys of the sockets for HTTP/3 of a server. Without TLS Caddy opens
-// none, and the sockets with these keys are another server's.
-func socketKeysOf(server *caddyhttp.Server) (socketKeys, error) {
-	keys := make(socketKeys)
-	if len(server.TLSConnPolicies) == 0 {
-		return keys, nil
-	}
-	for i, listen := range server.Listen {
-		addr, err := caddy.ParseNetworkAddress(listen)
-		if err != nil {
-			return nil, err
-		}
-		protocols := server.Protocols
-		if i < len(server.ListenProtocols) && server.ListenProtocols[i] != nil {
-			protocols = server.ListenProtocols[i]
-		}
-		if addr.IsUnixNetwork() || len(protocols) > 0 && !slices.Contains(protocols, "h3") {
-			continue
-		}
-		network := addr.Network
-		if datagrams, ok := datagramNetworks[network]; ok {
-			network = datagrams
-		}
-		for offset := range addr.PortRangeSize() {
-			keys[network+"/"+addr.JoinHostPort(offset)] = true
-		}
-	}
-	return keys, nil
-}
-
-// datagramNetworks are the networks of HTTP/3 for networks of TCP. Other networks stay as they are.
-var datagramNetworks = map[string]string{"tcp": "udp", "tcp4": "udp4", "tcp6": "udp6"}

@@ -2,17 +2,12 @@ package proxyprotocol
 
 import (
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"runtime"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -20,6 +15,7 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
+	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
@@ -55,7 +51,7 @@ func TestSockets_ForgetConfigurationsThatAreGone(t *testing.T) {
 
 // provisioned is a packet wrapper of a server whose sockets have these keys.
 func provisioned(t *testing.T, mode policy.Mode, keys ...string) *PacketConnWrapper {
-	pw := &PacketConnWrapper{config: datagramtest.Config(mode), serverName: t.Name(), keys: make(socketKeys), unwrap: true}
+	pw := &PacketConnWrapper{config: datagramtest.Config(mode), serverName: t.Name(), keys: make(request.SocketKeys), unwrap: true}
 	for _, key := range keys {
 		pw.keys[key] = true
 	}
@@ -146,47 +142,6 @@ func TestPacketConnWrapper_WarnsOfASocketItCannotKnowAgain(t *testing.T) {
 			assert.Equal(t, map[string]any{"local": udp.LocalAddr().String()}, logs.All()[0].ContextMap())
 		})
 	}
-}
-
-func TestSocketKeys_AreThoseOfCaddy(t *testing.T) {
-	policies := caddytls.ConnectionPolicies{{}}
-	for _, test := range []struct {
-		listen []string
-		want   string
-	}{
-		{[]string{":443"}, "udp/:443"},
-		{[]string{"0.0.0.0:443"}, "udp/0.0.0.0:443"},
-		{[]string{"tcp4/0.0.0.0:443"}, "udp4/0.0.0.0:443"},
-		{[]string{"tcp6/[::]:443"}, "udp6/[::]:443"},
-		{[]string{"udp/[::]:443"}, "udp/[::]:443"},
-		{[]string{"udp4/127.0.0.1:443"}, "udp4/127.0.0.1:443"},
-		{[]string{"localhost:443"}, "udp/localhost:443"},
-		{[]string{"127.0.0.1:0"}, "udp/127.0.0.1:0"},
-		{[]string{"[fe80::1%lo]:443"}, "udp/[fe80::1%lo]:443"},
-		{[]string{"[::ffff:127.0.0.1]:443"}, "udp/[::ffff:127.0.0.1]:443"},
-		{[]string{"127.0.0.1:440-442", "[::1]:443"}, "udp/127.0.0.1:440 udp/127.0.0.1:441 udp/127.0.0.1:442 udp/[::1]:443"},
-		{[]string{"unix//run/caddy.sock"}, ""},
-		{[]string{"fdgram/3"}, "fdgram/3"},
-		{[]string{"another/host:443"}, "another/host:443"},
-	} {
-		keys, err := socketKeysOf(&caddyhttp.Server{Listen: test.listen, Protocols: []string{"h1", "h3"}, TLSConnPolicies: policies})
-		require.NoError(t, err)
-		assert.ElementsMatch(t, strings.Fields(test.want), slices.Collect(maps.Keys(keys)))
-	}
-	keys, err := socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2", ":3"}, Protocols: []string{"h1"}, ListenProtocols: [][]string{{"h1", "h3"}, nil, {"h2"}}, TLSConnPolicies: policies})
-	require.NoError(t, err)
-	assert.Equal(t, socketKeys{"udp/:1": true}, keys, "others have no socket for HTTP/3")
-	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":1", ":2"}, Protocols: []string{"h1", "h3"}, ListenProtocols: [][]string{{"h1"}}, TLSConnPolicies: policies})
-	require.NoError(t, err)
-	assert.Equal(t, socketKeys{"udp/:2": true}, keys, "the last that has protocols of its own")
-	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":1"}, TLSConnPolicies: policies})
-	require.NoError(t, err)
-	assert.Equal(t, socketKeys{"udp/:1": true}, keys, "all protocols")
-	_, err = socketKeysOf(&caddyhttp.Server{Listen: []string{"127.0.0.1:port"}, TLSConnPolicies: policies})
-	assert.ErrorContains(t, err, "port")
-	keys, err = socketKeysOf(&caddyhttp.Server{Listen: []string{":443"}, Protocols: []string{"h1", "h3"}})
-	require.NoError(t, err)
-	assert.Empty(t, keys, "a server without TLS has no HTTP/3")
 }
 
 // opaque hides a socket.

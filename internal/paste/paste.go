@@ -4,6 +4,7 @@ package paste
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -120,3 +121,19 @@ var builtinPolicies = map[string]string{
 	"IGNORE":  "mode 'on' behind the name of the wrapper if you trust the sender of the headers, else mode 'off', which refuses them",
 	"SKIP":    "mode 'off' behind the name of the wrapper, which refuses headers",
 }
+
+// ErrNobodyTrusted is the error of the packet wrapper in mode on without trusted_proxies. It has an
+// address for documentation (RFC 5737), so that its lines are safe to paste as they stand.
+var ErrNobodyTrusted = errors.New(`missing: mode 'on' of the packet conn wrapper 'proxy_protocol_mode' needs it, because the source address of a datagram can be forged; write, with the addresses of your load balancers in place of 192.0.2.10:
+
+	packet_conn_wrappers {
+		proxy_protocol_mode on {
+			trusted_proxies static 192.0.2.10
+		}
+	}
+
+or in JSON, beside "mode": "on":
+
+	"trusted_proxies": {"source": "static", "ranges": ["192.0.2.10"]}
+
+To trust every host that can reach the port, write: trusted_proxies static 0.0.0.0/0 ::/0`)

@@ -7,7 +7,10 @@
 // [Absent].
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // The signatures, with which headers of each version begin (section 2.2, "Identifying the
 // protocol version").
@@ -26,6 +29,28 @@ const (
 	// not count the 16 bytes before the addresses (section 2.2).
 	MaxSize = fixedSizeV2 + 1<<16 - 1
 )
+
+// CheckMaxSize returns an error for a size that a receiver may not have as its limit.
+func CheckMaxSize(size int) error {
+	if size < MinMaxSize || size > MaxSize {
+		return fmt.Errorf("%d bytes is out of bounds: use %d to %d", size, MinMaxSize, MaxSize)
+	}
+	return nil
+}
+
+// ParseVersion returns the version with this name, or 0 if the name is empty.
+func ParseVersion(name string) (uint8, error) {
+	switch name {
+	case "":
+		return 0, nil
+	case "v1":
+		return 1, nil
+	case "v2":
+		return 2, nil
+	default:
+		return 0, fmt.Errorf("unknown version '%s': use v1 or v2, or leave it out to accept both", name)
+	}
+}
 
 // State is what is known of a header from the bytes that have arrived.
 type State uint8

@@ -1,4 +1,4 @@
-package proxyprotocol
+package request
 
 import (
 	"errors"
@@ -14,14 +14,13 @@ import (
 
 	"github.com/portzero/caddy-proxy-protocol/internal/datagram"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
-	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/datagramtest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
 )
 
 // Each request over HTTP/3 passes the guard or is answered with the error 421. The guard asks
 // twice, and the source of trusted peers may answer something else the second time.
-func TestHTTP3_GuardPassesOnWhatFits(t *testing.T) {
+func TestMisdirected_PassesOnWhatFits(t *testing.T) {
 	accepted := datagramtest.Accepted(t, datagramtest.Config(policy.Off), "203.0.113.7:1", "")
 	for _, test := range []struct {
 		name     string
@@ -37,7 +36,7 @@ func TestHTTP3_GuardPassesOnWhatFits(t *testing.T) {
 		{"unchecked", policy.On, 3, new(datagram.Addr), "", errUnwrapped},
 		{"unchecked, where others get in", policy.Off, 3, new(datagram.Addr), "", nil},
 		{"no header, where none is needed", policy.Off, 3, accepted, "203.0.113.7:1", nil},
-		{"no header, where one is needed", policy.On, 3, accepted, "203.0.113.7:1", request.ErrOtherConfig},
+		{"no header, where one is needed", policy.On, 3, accepted, "203.0.113.7:1", ErrOtherConfig},
 		{"it migrates", policy.Off, 3, accepted, "203.0.113.7:2", nil},
 		{"it gets marked", policy.Off, 3, accepted, "203.0.113.7:0", errMigrated},
 	} {
@@ -45,7 +44,7 @@ func TestHTTP3_GuardPassesOnWhatFits(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
 			own := caddyhttp.Route{Group: "the server's own"}
 			server := &caddyhttp.Server{Routes: caddyhttp.RouteList{own}}
-			refuseUnwrapped(server, datagramtest.Config(test.mode), zap.New(core))
+			RefuseUnwrapped(server, datagramtest.Config(test.mode), zap.New(core))
 			require.Len(t, server.Routes, 2)
 			assert.Equal(t, own, server.Routes[1])
 			route := server.Routes[0]
@@ -102,7 +101,7 @@ func TestHTTP3_ServerWithoutWrapperServesNoConnWithHeader(t *testing.T) {
 			r := datagramtest.Request(test.accepted, "203.0.113.7:1")
 			r.ProtoMajor = test.major
 			server := new(caddyhttp.Server)
-			request.Install(server, test.streams)
+			Install(server, test.streams)
 			matched, err := server.Routes[0].MatcherSets.AnyMatchWithError(r)
 			assert.False(t, matched)
 			if !test.refused {
