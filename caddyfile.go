@@ -22,6 +22,11 @@ import (
 //	proxy_protocol_mode [on|off|unspecified] {
 //		trusted_proxies <source> <args...>
 //		on|off|unspecified <ranges...>
+//		require tlv <name> [<values...>]
+//		require signature <keys...> {
+//			tlv 0xNN
+//			max_age <duration>
+//		}
 //		timeout <duration>
 //		max_header_size <size>
 //		version v1|v2
@@ -54,7 +59,7 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 			}
 			continue
 		}
-		if seen[option] {
+		if seen[option] && option != "require" {
 			return d.Errf("duplicate option '%s': remove one", option)
 		}
 		seen[option] = true
@@ -73,20 +78,26 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 			return err
 		}
 	}
+	if lw.Require != nil && lw.Version == "v1" {
+		return d.Errf("require: %v", errRequireV1)
+	}
 	return nil
 }
 
 // wrapperOptions are the options of the listener wrapper in a block. Modes with ranges come in
 // addition.
-var wrapperOptions = []string{"trusted_proxies", "timeout", "max_header_size", "version", "http3", "mismatched_destination"}
+var wrapperOptions = []string{"trusted_proxies", "require", "timeout", "max_header_size", "version", "http3", "mismatched_destination"}
 
 // errUnrecognized is returned by unmarshalOption for an option that is not in wrapperOptions.
 var errUnrecognized = errors.New("unrecognized option")
 
 // unmarshalOption reads one option and sets its field.
 func (lw *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser, option string) error {
-	if option == "trusted_proxies" {
+	switch option {
+	case "trusted_proxies":
 		return lw.unmarshalTrustedProxies(d)
+	case "require":
+		return lw.unmarshalRequire(d)
 	}
 	args := d.RemainingArgs()
 	arg := strings.Join(args, " ")
@@ -142,12 +153,6 @@ func parseMaxHeaderSize(s string) (int, error) {
 	return int(size), wire.CheckMaxSize(int(size))
 }
 
-// isRange reports whether a word is an IP address, a CIDR range or private_ranges.
-func isRange(s string) bool {
-	_, err := policy.ParseRange(s)
-	return err == nil || s == "private_ranges"
-}
-
 // unmarshalRanges adds the ranges of a line that begins with a mode. A range that has another mode
 // on a line before is an error.
 func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) error {
@@ -171,12 +176,12 @@ func (lw *ListenerWrapper) unmarshalRanges(d *caddyfile.Dispenser, mode Mode) er
 // option trusted_proxies.
 func (lw *ListenerWrapper) unmarshalTrustedProxies(d *caddyfile.Dispenser) error {
 	if lw.Mode == Off {
-		return d.Errf("trusted_proxies: %v", errTrustUnderOff)
+		return d.Errf("trusted_proxies: %v", errUnderOff)
 	}
 	if !d.NextArg() {
 		return d.Err("trusted_proxies: the source is missing: write one, such as 'static 10.0.0.0/8'")
 	}
-	if isRange(d.Val()) {
+	if paste.IsRange(d.Val()) {
 		return d.Err(paste.StaticSource(append([]string{d.Val()}, d.RemainingArgs()...)))
 	}
 	id := "http.ip_sources." + d.Val()

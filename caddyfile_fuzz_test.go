@@ -3,6 +3,7 @@ package proxyprotocol_test
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -39,6 +40,9 @@ func FuzzCaddyfile(f *testing.F) {
 		"proxy_protocol_mode on {\ntimeout 5s\ntimeout 6s\n}",
 		"proxy_protocol_mode on {\ntimeout -1s\nmax_header_size 99999999999999999999\n}",
 		"proxy_protocol_mode on {\nmax_header_size 1e3KB\n}",
+		"proxy_protocol_mode on {\nrequire\n}",
+		"proxy_protocol_mode on {\nrequire tlv 0xe1 00 {env.NOTHING}\nrequire tlv ssl.verified true\n}",
+		"proxy_protocol_mode on {\nrequire signature AAECAwQFBgcICQoLDA0ODw== {\ntlv 0xe5\nmax_age 1s\n}\nversion v1\n}",
 	} {
 		f.Add(byte(0), text)
 	}
@@ -85,7 +89,11 @@ func FuzzCaddyfile(f *testing.F) {
 		twice, err := json.Marshal(again)
 		require.NoError(t, err)
 		require.JSONEq(t, string(asJSON), string(twice))
-		require.NoError(t, provision(again.(caddy.Provisioner)), "%s", asJSON)
+		err = provision(again.(caddy.Provisioner))
+		if err != nil && strings.Contains(err.Error(), "require: ") && strings.Count(text, "{") > 1 {
+			return // the value of a placeholder
+		}
+		require.NoError(t, err, "%s", asJSON)
 	})
 }
 

@@ -67,6 +67,21 @@ var goodWrappers = []struct{ name, caddyfile, json string }{
 			{"mode": "off", "ranges": ["::ffff:127.0.0.0/104"]}
 		]}`,
 	},
+	{
+		"required TLVs",
+		"proxy_protocol_mode on {\nrequire tlv aws_vpce_id vpce-08d2bf15fac5001c9 vpce-0a1b2c3d4e5f60718\nrequire tlv 0xE1 {time.now.year}\nrequire tlv authority\n}",
+		`{"mode": "on", "require": {"tlvs": {"aws_vpce_id": ["vpce-08d2bf15fac5001c9", "vpce-0a1b2c3d4e5f60718"], "0xe1": ["{time.now.year}"], "authority": []}}}`,
+	},
+	{
+		"a required signature",
+		"proxy_protocol_mode on {\nrequire signature AAECAwQFBgcICQoLDA0ODw== \"bm90IGEgc2VjcmV0IGtleQ==\"\n}",
+		`{"mode": "on", "require": {"signature": {"keys": ["AAECAwQFBgcICQoLDA0ODw==", "bm90IGEgc2VjcmV0IGtleQ=="]}}}`,
+	},
+	{
+		"a required signature with options, and a TLV",
+		"proxy_protocol_mode on {\nrequire signature AAECAwQFBgcICQoLDA0ODw== {\ntlv 0xE6\nmax_age 1m\n}\nrequire tlv 0xe1 00ff\n}",
+		`{"mode": "on", "require": {"tlvs": {"0xe1": ["00ff"]}, "signature": {"keys": ["AAECAwQFBgcICQoLDA0ODw=="], "tlv": "0xE6", "max_age": 60000000000}}}`,
+	},
 	{"timeout", "proxy_protocol_mode {\ntimeout 3s\n}", `{"timeout": 3000000000}`},
 	{"timeout in days", "proxy_protocol_mode {\ntimeout 1d\n}", `{"timeout": 86400000000000}`},
 	{"max_header_size", "proxy_protocol_mode {\nmax_header_size 4KiB\n}", `{"max_header_size": 4096}`},
@@ -136,7 +151,7 @@ func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"an unknown option",
 			"proxy_protocol_mode on {\ntrust 10.0.0.0/8\n}",
-			"unrecognized option 'trust': use trusted_proxies, timeout, max_header_size, version, http3, mismatched_destination, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+			"unrecognized option 'trust': use trusted_proxies, require, timeout, max_header_size, version, http3, mismatched_destination, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
 		},
 		{
 			"an option of Caddy's own wrapper",
@@ -244,6 +259,106 @@ func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
 			"trusted_proxies: 'fe80::%eth0/10' has a zone: use an IP address or CIDR range without one, at Caddyfile:5",
 		},
 		{
+			"require alone",
+			"proxy_protocol_mode on {\nrequire\n}",
+			"require: write 'require tlv <name> [<values...>]' or 'require signature <keys...>', at Caddyfile:5",
+		},
+		{
+			"require of another kind",
+			"proxy_protocol_mode on {\nrequire header x\n}",
+			"require: write 'require tlv <name> [<values...>]' or 'require signature <keys...>', at Caddyfile:5",
+		},
+		{
+			"require tlv without name",
+			"proxy_protocol_mode on {\nrequire tlv\n}",
+			"require: write 'require tlv <name> [<values...>]' or 'require signature <keys...>', at Caddyfile:5",
+		},
+		{
+			"require signature without key",
+			"proxy_protocol_mode on {\nrequire signature\n}",
+			"require: write 'require tlv <name> [<values...>]' or 'require signature <keys...>', at Caddyfile:5",
+		},
+		{
+			"a required TLV twice",
+			"proxy_protocol_mode on {\nrequire tlv 0xea 00\nrequire tlv 0xEA 01\n}",
+			"require tlv: duplicate TLV '0xea': write all values in one line, at Caddyfile:6",
+		},
+		{
+			"a required value that is not hexadecimal",
+			"proxy_protocol_mode on {\nrequire tlv 0xe1 00 secret\n}",
+			"require tlv: value 2 of 0xe1 is not hexadecimal: use pairs of digits such as 0aff, at Caddyfile:5",
+		},
+		{
+			"an empty required value",
+			"proxy_protocol_mode on {\nrequire tlv 0xe1 \"\"\n}",
+			"require tlv: value 1 of 0xe1 is empty, at Caddyfile:5",
+		},
+		{
+			"a required value that no header has",
+			"proxy_protocol_mode on {\nrequire tlv aws_vpce_id vpce-1,vpce-2\n}",
+			"require tlv: value 1 of aws_vpce_id is not in the form of this TLV, so that no header can have it, at Caddyfile:5",
+		},
+		{
+			"a key that is not in base64",
+			"proxy_protocol_mode on {\nrequire signature secret\n}",
+			"require signature: key 1 is not in base64: make one with: caddy proxy-protocol keygen, at Caddyfile:5",
+		},
+		{
+			"a short key",
+			"proxy_protocol_mode on {\nrequire signature {file./lb.key} c2VjcmV0\n}",
+			"require signature: key 2 has 6 bytes, but needs at least 16: make one with: caddy proxy-protocol keygen, at Caddyfile:5",
+		},
+		{
+			"a required signature twice",
+			"proxy_protocol_mode on {\nrequire signature {env.A}\nrequire signature {env.B}\n}",
+			"require signature: duplicate: write all keys in one line, at Caddyfile:6",
+		},
+		{
+			"an unknown option of a signature",
+			"proxy_protocol_mode on {\nrequire signature {env.A} {\nage 30s\n}\n}",
+			"require signature: unrecognized option 'age': use tlv or max_age, at Caddyfile:6",
+		},
+		{
+			"an option of a signature twice",
+			"proxy_protocol_mode on {\nrequire signature {env.A} {\nmax_age 30s\ntlv 0xe5\nmax_age 30s\n}\n}",
+			"require signature: duplicate option 'max_age': remove one, at Caddyfile:8",
+		},
+		{
+			"the TLV of a signature twice",
+			"proxy_protocol_mode on {\nrequire signature {env.A} {\ntlv 0xe5\ntlv 0xe5\n}\n}",
+			"require signature: duplicate option 'tlv': remove one, at Caddyfile:7",
+		},
+		{
+			"an option of a signature without value",
+			"proxy_protocol_mode on {\nrequire signature {env.A} {\nmax_age\n}\n}",
+			"require signature: max_age: needs exactly one argument, at Caddyfile:6",
+		},
+		{
+			"a short max_age",
+			"proxy_protocol_mode on {\nrequire signature {env.A} {\nmax_age 999ms\n}\n}",
+			"require signature: max_age: '999ms' is not a duration of at least 1s: use a value such as 30s, at Caddyfile:6",
+		},
+		{
+			"a max_age without unit",
+			"proxy_protocol_mode on {\nrequire signature {env.A} {\nmax_age 30\n}\n}",
+			"require signature: max_age: '30' is not a duration of at least 1s: use a value such as 30s, at Caddyfile:6",
+		},
+		{
+			"a signature in a TLV with a name",
+			"proxy_protocol_mode on {\nrequire signature {env.A} {\ntlv unique_id\n}\n}",
+			"require signature: tlv: 'unique_id' is not the number of a type: use one such as 0xe5, at Caddyfile:6",
+		},
+		{
+			"require with version v1",
+			"proxy_protocol_mode on {\nrequire tlv aws_vpce_id\nversion v1\n}",
+			"require: v1 headers cannot carry what 'require' demands: remove one of the two options, at Caddyfile:7",
+		},
+		{
+			"require under off",
+			"proxy_protocol_mode off {\nrequire tlv aws_vpce_id\n}",
+			"require: not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on', at Caddyfile:5",
+		},
+		{
 			"a timeout of zero",
 			"proxy_protocol_mode on {\ntimeout 0\n}",
 			"timeout: 0s is not positive: use a value such as 5s, at Caddyfile:5",
@@ -341,7 +456,7 @@ func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
 		{
 			"a block where none belongs",
 			"proxy_protocol_mode on {\ntimeout 5s {\n}\n}",
-			"unrecognized option '{': use trusted_proxies, timeout, max_header_size, version, http3, mismatched_destination, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
+			"unrecognized option '{': use trusted_proxies, require, timeout, max_header_size, version, http3, mismatched_destination, or a mode (on, off or unspecified) with ranges, at Caddyfile:5",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

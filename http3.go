@@ -48,15 +48,21 @@ func http3Bypass(tcp *bart.Table[policy.Mode], pw *PacketConnWrapper) (reason st
 }
 
 // disableHTTP3IfBypass disables HTTP/3 on the server if it would bypass the listener wrapper with
-// these ranges.
-func disableHTTP3IfBypass(server *caddyhttp.Server, ranges *bart.Table[policy.Mode], logger *zap.Logger) error {
+// these ranges and this requirement.
+func disableHTTP3IfBypass(server *caddyhttp.Server, ranges *bart.Table[policy.Mode], require *Require, logger *zap.Logger) error {
 	pw, err := packetWrapperOf(server)
 	if err != nil {
 		return err
 	}
 	reason, err := http3Bypass(ranges, pw)
-	if err != nil || reason == "" {
+	if err != nil {
 		return err
 	}
-	return request.DisableHTTP3(server, reason, logger)
+	if reason != "" {
+		return request.DisableHTTP3(server, reason+", so HTTP/3 would bypass mode 'on'", logger)
+	}
+	if missing := require.options().Exceeds(pw.Require.options()); missing != "" {
+		return request.DisableHTTP3(server, fmt.Sprintf("'%s' in 'packet_conn_wrappers' does not require %s, so HTTP/3 would bypass 'require'", wrapperName, missing), logger)
+	}
+	return nil
 }

@@ -46,6 +46,10 @@ type ListenerWrapper struct {
 	// applies. The most specific range that contains a peer wins.
 	Ranges []ModeRanges `json:"ranges,omitempty"`
 
+	// What a header must prove, so that not everything rests on the peer's address. Not allowed
+	// under `off`, nor with `version` `v1`. Default: nothing.
+	Require *Require `json:"require,omitempty"`
+
 	// How long a connection may take from accept to the end of its header. Default: 5s.
 	// Must be positive; the specification (section 2) advises at least 3s, to cover a TCP
 	// retransmit.
@@ -112,7 +116,7 @@ func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
 	lw.config, lw.payloads = config, request.PayloadsOf(ctx, server)
 	logger = lw.settings.KeepWarnings(logger)
 	if server != nil {
-		lw.settings.HTTP3, err = prepareServer(ctx, server, &config.Policy, lw.HTTP3 == allowed, logger)
+		lw.settings.HTTP3, err = prepareServer(ctx, server, &config.Policy, lw.Require, lw.HTTP3 == allowed, logger)
 		if err != nil {
 			return err
 		}
@@ -158,24 +162,29 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 	var versionErr error
 	config.Version, versionErr = wire.ParseVersion(lw.Version)
 	config.MismatchedDestination = lw.MismatchedDestination == allowed
+	config.Require, err = lw.Require.compile(lw.Mode)
+	if lw.Require != nil && config.Version == 1 {
+		err = errRequireV1
+	}
 	if err := errors.Join(
 		fieldError("timeout", checkTimeout(config.Timeout)),
 		fieldError("max_header_size", wire.CheckMaxSize(config.MaxHeaderSize)),
 		fieldError("version", versionErr),
 		fieldError("http3", checkAllow("http3", lw.HTTP3)),
 		fieldError("mismatched_destination", checkAllow("mismatched_destination", lw.MismatchedDestination)),
+		fieldError("require", err),
 	); err != nil {
 		return nil, err
 	}
 	var source string
 	config.Policy, source, err = compilePolicy(ctx, lw, server, lw.Mode, ranges, lw.TrustedProxiesRaw)
-	lw.settings = settingsOf(&config.Policy, source, lw.Ranges)
+	lw.settings = settingsOf(&config.Policy, source, lw.Ranges, config.Require)
 	return config, err
 }
 
 // warn logs warnings about a valid configuration.
 func (lw *ListenerWrapper) warn(logger *zap.Logger) {
-	warnOfPolicy(&lw.config.Policy, logger)
+	request.WarnOfPolicy(&lw.config.Policy, lw.config.Require.HasSignature(), logger)
 	if lw.config.Timeout < advisedTimeout {
 		logger.Warn("'timeout' is shorter than the PROXY protocol specification advises; the advised time is long enough for a TCP retransmit",
 			zap.Duration("timeout", lw.config.Timeout), zap.Duration("advised", advisedTimeout))

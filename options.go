@@ -9,8 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/gaissmai/bart"
-	"go.uber.org/zap"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
@@ -90,7 +90,7 @@ func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode
 		return p, "", nil
 	}
 	if p.Mode == policy.Off {
-		return p, "", fieldError("trusted_proxies", errTrustUnderOff)
+		return p, "", fieldError("trusted_proxies", errUnderOff)
 	}
 	loaded, err := ctx.LoadModule(module, "TrustedProxiesRaw")
 	if err != nil {
@@ -108,8 +108,8 @@ func compilePolicy(ctx caddy.Context, module any, server *caddyhttp.Server, mode
 // The checks below are shared. The Caddyfile parser adds the line to their errors, and Provision adds
 // the JSON field (fieldError).
 
-// errTrustUnderOff is the error of trusted_proxies with mode off.
-var errTrustUnderOff = errors.New("not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on'")
+// errUnderOff is the error of trusted_proxies and of require with mode off.
+var errUnderOff = errors.New("not allowed under mode 'off', which refuses every header: remove it, or set the mode to 'on'")
 
 // fieldError adds a JSON field to an error, and returns nil for nil.
 func fieldError(field string, err error) error {
@@ -150,23 +150,12 @@ func checkAllow(option, value string) error {
 }
 
 // settingsOf returns what the status and the log show of a wrapper's policy.
-func settingsOf(p *policy.Policy, source string, ranges []ModeRanges) statusapi.Settings {
+func settingsOf(p *policy.Policy, source string, ranges []ModeRanges, require *auth.Requirement) statusapi.Settings {
 	var shown []statusapi.Ranges
 	for _, r := range ranges {
 		shown = append(shown, statusapi.Ranges{Mode: r.Mode.String(), Ranges: r.Ranges})
 	}
-	return statusapi.SettingsOf(p, source, shown)
-}
-
-// warnOfPolicy logs warnings about a policy that is valid but may not be what the operator wants.
-func warnOfPolicy(p *policy.Policy, logger *zap.Logger) {
-	if p.Uses(policy.Unspecified) {
-		logger.Warn("mode 'unspecified' is for tests only: any peer that may send a header can claim any client address; set 'proxy_protocol_mode on' if a load balancer sends headers, else 'proxy_protocol_mode off'")
-	}
-	if p.Mode == policy.On && p.TrustsAnyone() {
-		logger.Warn("mode 'on' without 'trusted_proxies' accepts headers from any peer that can reach the port; add the addresses of your load balancers to 'proxy_protocol_mode', for example: trusted_proxies static 10.0.0.0/8")
-	}
-	if p.Trusted != nil && p.Trusted.Size() == 0 {
-		logger.Warn("'trusted_proxies' has no ranges: no peer may send a header")
-	}
+	s := statusapi.SettingsOf(p, source, shown)
+	s.Require = require.Names()
+	return s
 }

@@ -58,6 +58,10 @@ type PacketConnWrapper struct {
 	// applies. The most specific range that contains a peer wins.
 	Ranges []ModeRanges `json:"ranges,omitempty"`
 
+	// What a header must prove, so that not everything rests on the peer's address: TLVs, but no
+	// signature. Not allowed under `off`. Default: nothing.
+	Require *Require `json:"require,omitempty"`
+
 	// The size of the largest header to accept, in bytes, including its signature and TLVs.
 	// Default: 4096. Allowed: 536 to 65551. A header and the data behind it must fit into
 	// one datagram.
@@ -84,6 +88,7 @@ func (PacketConnWrapper) CaddyModule() caddy.ModuleInfo {
 //	proxy_protocol_mode [on|off|unspecified] {
 //		trusted_proxies <source> <args...>
 //		on|off|unspecified <ranges...>
+//		require tlv <name> [<values...>]
 //		max_header_size <size>
 //	}
 func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -96,7 +101,12 @@ func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		first.Next()
 		return first.Errf("trusted_proxies: %v", paste.ErrNobodyTrusted)
 	}
+	if lw.Require != nil && lw.Require.Signature != nil {
+		first.Next()
+		return first.Errf("require signature: %v", errSignedDatagrams)
+	}
 	pw.Mode, pw.TrustedProxiesRaw, pw.Ranges, pw.MaxHeaderSize = lw.Mode, lw.TrustedProxiesRaw, lw.Ranges, lw.MaxHeaderSize
+	pw.Require = lw.Require
 	return nil
 }
 
@@ -127,7 +137,7 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}
-	warnOfPolicy(&pw.config.Policy, pw.settings.KeepWarnings(logger))
+	request.WarnOfPolicy(&pw.config.Policy, false, pw.settings.KeepWarnings(logger))
 	return pw.onStart(ctx)
 }
 
@@ -144,12 +154,18 @@ func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server
 	if err := wire.CheckMaxSize(config.MaxHeaderSize); err != nil {
 		return nil, fieldError("max_header_size", err)
 	}
+	if config.Require, err = pw.Require.compile(pw.Mode); config.Require.HasSignature() {
+		err = errSignedDatagrams
+	}
+	if err != nil {
+		return nil, fieldError("require", err)
+	}
 	var source string
 	config.Policy, source, err = compilePolicy(ctx, pw, server, pw.Mode, ranges, pw.TrustedProxiesRaw)
 	if err != nil {
 		return nil, err
 	}
-	pw.settings = settingsOf(&config.Policy, source, pw.Ranges)
+	pw.settings = settingsOf(&config.Policy, source, pw.Ranges, config.Require)
 	pw.settings.HTTP3 = "checked"
 	if pw.Mode == On && config.TrustsAnyone() {
 		return nil, fieldError("trusted_proxies", paste.ErrNobodyTrusted)

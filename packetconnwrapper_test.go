@@ -47,7 +47,7 @@ func TestPacketConnWrapper_ThatCannotWorkDoesNotLoad(t *testing.T) {
 		{"version", "on {\nversion v2\n}", "version: not supported for datagrams, because they have v2 headers only: remove it"},
 		{"http3", "on {\nhttp3 allow\n}", "http3: an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it"},
 		{"mismatched_destination", "on {\nmismatched_destination allow\n}", "mismatched_destination: not supported for datagrams, because only v1 headers can have a mismatched destination: remove it"},
-		{"another option", "on {\ntrust\n}", "unrecognized option 'trust': use trusted_proxies, max_header_size, or a mode (on, off or unspecified) with ranges"},
+		{"another option", "on {\ntrust\n}", "unrecognized option 'trust': use trusted_proxies, require, max_header_size, or a mode (on, off or unspecified) with ranges"},
 		{"trust under off", "off {\ntrusted_proxies static 10.0.0.0/8\n}", "trusted_proxies: not allowed under mode 'off', which refuses every header"},
 		{"two modes for a range", "on {\noff 10.0.0.0/8\nunspecified 10.0.0.0/8\n}", "10.0.0.0/8 already has mode 'off' and cannot also have mode 'unspecified': remove one"},
 		{"no size", "on {\nmax_header_size 1\n}", "max_header_size: 1 bytes is out of bounds: use 536 to 65551"},

@@ -30,7 +30,7 @@ import (
 
 // documented are the placeholders that users are promised, but those of TLVs by number.
 var documented = []string{
-	"mode", "present", "version", "command", "transport", "client_ip", "client_port", "port_zero",
+	"mode", "present", "version", "command", "transport", "client_ip", "client_port", "port_zero", "authenticated",
 	"source", "destination", "server_ip", "server_port", "peer", "peer_ip", "peer_port",
 	"tlv.alpn", "tlv.authority", "tlv.unique_id", "tlv.netns",
 	"tlv.ssl.version", "tlv.ssl.cn", "tlv.ssl.cipher", "tlv.ssl.sig_alg", "tlv.ssl.key_alg", "tlv.ssl.group",

@@ -17,7 +17,7 @@ func TestHTTP3_PacketWrapperThatCannotBeReadIsAnError(t *testing.T) {
 		`{"wrapper":"proxy_protocol_mode","mode":"on","ranges":[{"mode":"off","ranges":["x"]}]}`: "'x' is not an IP address or CIDR range",
 	} {
 		server := &caddyhttp.Server{Protocols: []string{"h1", "h3"}, PacketConnWrappersRaw: []json.RawMessage{json.RawMessage(wrapper)}}
-		assert.ErrorContains(t, disableHTTP3IfBypass(server, nil, zap.NewNop()), want)
+		assert.ErrorContains(t, disableHTTP3IfBypass(server, nil, nil, zap.NewNop()), want)
 		assert.Contains(t, server.Protocols, "h3", "nothing has changed")
 	}
 }

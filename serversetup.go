@@ -30,7 +30,7 @@ func serverOf(ctx caddy.Context) (server *caddyhttp.Server, name string, logger 
 // prepareServer checks a server with the listener wrapper of this policy, installs the
 // placeholders, disables HTTP/3 where it would bypass the wrapper, unless that is allowed, and
 // logs warnings. It returns what becomes of HTTP/3, as statusapi.Settings has it.
-func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy, http3Allowed bool, logger *zap.Logger) (http3 string, err error) {
+func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy, require *Require, http3Allowed bool, logger *zap.Logger) (http3 string, err error) {
 	if err := request.CheckOrder(ctx, server); err != nil {
 		return "", err
 	}
@@ -38,7 +38,7 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	request.Install(server, pw == nil)
 	hadHTTP3 := request.ServesHTTP3(server)
 	if p.Uses(policy.On) && !http3Allowed {
-		if err := disableHTTP3IfBypass(server, p.Ranges, logger); err != nil {
+		if err := disableHTTP3IfBypass(server, p.Ranges, require, logger); err != nil {
 			return "", fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}

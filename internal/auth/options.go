@@ -62,6 +62,20 @@ func (o Options) Compile(expand func(string) (string, error)) (*Requirement, err
 	return New(conditions, signature), nil
 }
 
+// Exceeds returns something that is required of TCP connections and not of datagrams, whose options
+// udp are, or nothing. Datagrams cannot have a signature.
+func (o Options) Exceeds(udp Options) string {
+	if o.Signature != nil {
+		return "a signature"
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.TLVs)) {
+		if values, ok := udp.TLVs[name]; !ok || !slices.Equal(o.TLVs[name], values) {
+			return "the same TLV " + name
+		}
+	}
+	return ""
+}
+
 var errNothing = errors.New("nothing is required: write 'tlv' with a name, or 'signature' with a key")
 
 // compile returns what verifies signatures.

@@ -105,3 +105,26 @@ func TestParseType(t *testing.T) {
 		assert.Zero(t, typ)
 	}
 }
+
+func TestOptions_Exceeds(t *testing.T) {
+	tlvs := func(name string, values ...string) Options {
+		return Options{TLVs: map[string][]string{name: values}}
+	}
+	for name, test := range map[string]struct {
+		tcp, udp Options
+		want     string
+	}{
+		"nothing":        {Options{}, Options{}, ""},
+		"UDP only":       {Options{}, tlvs("0xe1"), ""},
+		"the same":       {tlvs("0xe1", "00", "01"), tlvs("0xe1", "00", "01"), ""},
+		"more over UDP":  {tlvs("0xe1"), Options{TLVs: map[string][]string{"0xe1": nil, "0xe2": nil}}, ""},
+		"TCP only":       {tlvs("0xe1"), Options{}, "the same TLV 0xe1"},
+		"another TLV":    {tlvs("0xe1"), tlvs("0xe2"), "the same TLV 0xe1"},
+		"another value":  {tlvs("0xe1", "00"), tlvs("0xe1", "01"), "the same TLV 0xe1"},
+		"no values":      {tlvs("0xe1", "00"), tlvs("0xe1"), "the same TLV 0xe1"},
+		"a signature":    {Options{Signature: new(SignatureOptions)}, tlvs("0xe1"), "a signature"},
+		"two signatures": {Options{Signature: new(SignatureOptions)}, Options{Signature: new(SignatureOptions)}, "a signature"},
+	} {
+		assert.Equal(t, test.want, test.tcp.Exceeds(test.udp), name)
+	}
+}

@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 )
 
 // Wrapper returns the Caddyfile lines of a proxy_protocol_mode wrapper with all its options, given
@@ -20,11 +24,12 @@ func Wrapper(raw json.RawMessage, indent string) string {
 			Mode   string   `json:"mode"`
 			Ranges []string `json:"ranges"`
 		} `json:"ranges"`
-		Timeout               any    `json:"timeout"`
-		MaxHeaderSize         int    `json:"max_header_size"`
-		Version               string `json:"version"`
-		HTTP3                 string `json:"http3"`
-		MismatchedDestination string `json:"mismatched_destination"`
+		Require               required `json:"require"`
+		Timeout               any      `json:"timeout"`
+		MaxHeaderSize         int      `json:"max_header_size"`
+		Version               string   `json:"version"`
+		HTTP3                 string   `json:"http3"`
+		MismatchedDestination string   `json:"mismatched_destination"`
 	}
 	if json.Unmarshal(raw, &w) != nil || w.Mode == "" || w.Mode == "unspecified" {
 		w.Mode = "on" // the mode to write in place of the one for tests
@@ -37,11 +42,9 @@ func Wrapper(raw json.RawMessage, indent string) string {
 	for _, r := range w.Ranges {
 		add(append([]string{r.Mode}, r.Ranges...)...)
 	}
-	switch timeout := w.Timeout.(type) {
-	case string:
+	options = append(options, w.Require.lines(indent+"\t")...)
+	if timeout := durationText(w.Timeout); timeout != "" {
 		add("timeout", timeout)
-	case float64: // nanoseconds
-		add("timeout", time.Duration(timeout).String())
 	}
 	if w.MaxHeaderSize != 0 {
 		add("max_header_size", fmt.Sprint(w.MaxHeaderSize))
@@ -56,6 +59,71 @@ func Wrapper(raw json.RawMessage, indent string) string {
 		return line
 	}
 	return line + " {\n" + indent + "\t" + strings.Join(options, "\n"+indent+"\t") + "\n" + indent + "}"
+}
+
+// required is the option require.
+type required struct {
+	TLVs      map[string][]string `json:"tlvs"`
+	Signature *struct {
+		Keys   []string `json:"keys"`
+		TLV    string   `json:"tlv"`
+		MaxAge any      `json:"max_age"`
+	} `json:"signature"`
+}
+
+// lines returns the lines of the option. A secret is not shown: a placeholder is in its place, with
+// which the lines do not load until it has a value. Lines behind the first of a block begin with
+// indent.
+func (r *required) lines(indent string) (lines []string) {
+	for _, name := range slices.Sorted(maps.Keys(r.TLVs)) {
+		words := []string{"require tlv", name}
+		for _, value := range r.TLVs[name] {
+			if strings.HasPrefix(name, "0x") {
+				value = withoutSecret(value)
+			}
+			words = append(words, value)
+		}
+		lines = append(lines, strings.Join(words, " "))
+	}
+	if r.Signature == nil {
+		return lines
+	}
+	line := "require signature"
+	for _, key := range r.Signature.Keys {
+		line += " " + withoutSecret(key)
+	}
+	var options []string
+	if r.Signature.TLV != "" {
+		options = append(options, "tlv "+r.Signature.TLV)
+	}
+	if age := durationText(r.Signature.MaxAge); age != "" {
+		options = append(options, "max_age "+age)
+	}
+	if len(options) > 0 {
+		line += " {\n" + indent + "\t" + strings.Join(options, "\n"+indent+"\t") + "\n" + indent + "}"
+	}
+	return append(lines, line)
+}
+
+// withoutSecret returns a value if it is one placeholder and nothing else, or a placeholder in place
+// of the value.
+func withoutSecret(value string) string {
+	if len(value) > 2 && value[0] == '{' && strings.IndexByte(value, '}') == len(value)-1 {
+		return value
+	}
+	return "{env.YOUR_SECRET}"
+}
+
+// durationText returns a duration as a Caddyfile has it, or nothing if there is none.
+func durationText(duration any) string {
+	switch duration := duration.(type) {
+	case string:
+		return duration
+	case float64: // nanoseconds
+		return time.Duration(duration).String()
+	default:
+		return ""
+	}
 }
 
 // trustedProxies returns the arguments of trusted_proxies, or an empty text if there are none. The
@@ -137,3 +205,9 @@ or in JSON, beside "mode": "on":
 	"trusted_proxies": {"source": "static", "ranges": ["192.0.2.10"]}
 
 To trust every host that can reach the port, write: trusted_proxies static 0.0.0.0/0 ::/0`)
+
+// IsRange reports whether a word is an IP address, a CIDR range or private_ranges.
+func IsRange(s string) bool {
+	_, err := policy.ParseRange(s)
+	return err == nil || s == "private_ranges"
+}

@@ -53,7 +53,7 @@ func DisableHTTP3(server *caddyhttp.Server, reason string, logger *zap.Logger) e
 	}
 	server.Protocols, server.ListenProtocols = protocols, listenProtocols
 	if had && len(server.TLSConnPolicies) > 0 {
-		logger.Warn("HTTP/3 is disabled: " + reason + ", so HTTP/3 would bypass mode 'on'; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'")
+		logger.Warn("HTTP/3 is disabled: " + reason + "; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'")
 	}
 	return nil
 }

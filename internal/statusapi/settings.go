@@ -19,6 +19,8 @@ type Settings struct {
 	TrustedRanges []string `json:"trusted_ranges,omitempty"`
 	// Ranges are peers with a mode of their own.
 	Ranges []Ranges `json:"ranges,omitempty"`
+	// Require is what headers must prove, without the values.
+	Require []string `json:"require,omitempty"`
 	// HTTP3 says what becomes of HTTP/3 on the server: "disabled" by the wrapper, "checked" by the
 	// packet conn wrapper, or "unchecked". It is empty if the server does not serve HTTP/3.
 	HTTP3 string `json:"http3,omitempty"`
@@ -79,6 +81,9 @@ func (s *Settings) Announce(log *record.Log, address string) {
 		if ranges := byMode[mode.String()]; len(ranges) > 0 {
 			fields = append(fields, zap.Strings("ranges_"+mode.String(), firstOf(ranges, most)))
 		}
+	}
+	if len(s.Require) > 0 {
+		fields = append(fields, zap.Strings("require", s.Require))
 	}
 	if s.HTTP3 != "" {
 		fields = append(fields, zap.String("http3", s.HTTP3))
