@@ -27,10 +27,12 @@ package docstest
 // not looked at.
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"go/format"
 	"io"
 	"io/fs"
 	"maps"
@@ -152,7 +154,25 @@ func TestMain(m *testing.M) {
 		return
 	}
 	caddytest.Must(os.Chdir("../.."))
+	caddytest.Must(os.Setenv("LB_KEY", lbKey))
+	caddytest.Must(os.Setenv("LB_TOKEN_HEX", "5ec7e7"))
 	os.Exit(m.Run())
+}
+
+// lbKey is the key of load balancers in the documentation, where it is in LB_KEY and in the files of
+// /run/secrets.
+const lbKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+// withSecrets returns a config with files of its own in place of those of /run/secrets.
+func withSecrets(t *testing.T, config []byte) []byte {
+	t.Helper()
+	const folder = "/run/secrets"
+	if !bytes.Contains(config, []byte(folder)) {
+		return config
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "lb.key"), []byte(lbKey+"\n"), 0o600))
+	return bytes.ReplaceAll(config, []byte(folder), []byte(dir))
 }
 
 // TestDocs_Console runs the commands of the documentation.
@@ -282,7 +302,7 @@ func (s *docsShell) startIn(t *testing.T, storage string, config map[string]any)
 	})
 	adapted, err := json.Marshal(config)
 	require.NoError(t, err)
-	require.NoError(t, caddy.Load(adapted, true))
+	require.NoError(t, caddy.Load(withSecrets(t, adapted), true))
 }
 
 // awaitCertificate waits until TLS handshakes succeed, as they do a moment after the start.
@@ -624,6 +644,28 @@ func groupOfAll(expr *regexp.Regexp, text string) (groups []string) {
 	return slices.Compact(groups)
 }
 
+// TestDocs_Go runs the programs in the documentation. What a program prints is in the next block.
+func TestDocs_Go(t *testing.T) {
+	found := 0
+	for _, block := range docsBlocks(t) {
+		if block.lang != "go" {
+			continue
+		}
+		found++
+		t.Run(block.name(), func(t *testing.T) {
+			formatted, err := format.Source([]byte(block.text))
+			require.NoError(t, err)
+			assert.Equal(t, string(formatted), block.text)
+			program := filepath.Join(t.TempDir(), "main.go")
+			require.NoError(t, os.WriteFile(program, []byte(block.text), 0o600))
+			output, err := exec.Command("go", "run", program).CombinedOutput()
+			require.NoError(t, err, "%s", output)
+			assert.Equal(t, block.next.text, string(output))
+		})
+	}
+	assert.NotZero(t, found)
+}
+
 func TestDocs_NameAllOptions(t *testing.T) {
 	page := filepath.Join(docsFolder, "configuration.md")
 	text := docsRead(t, page)
@@ -805,7 +847,7 @@ func loadDocsJSON(t *testing.T, text []byte) error {
 	text, err := json.Marshal(config)
 	require.NoError(t, err)
 	var parsed caddy.Config
-	if err := caddy.StrictUnmarshalJSON(text, &parsed); err != nil {
+	if err := caddy.StrictUnmarshalJSON(withSecrets(t, text), &parsed); err != nil {
 		return err
 	}
 	return caddy.Validate(&parsed)

@@ -23,7 +23,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
+	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
+	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
 // recipe is a Caddyfile of a page in docs/recipes, and what its sender does.
@@ -45,6 +48,8 @@ type visit struct {
 	from   string
 	port   int    // 443, with TLS, if 0
 	header string // what the sender sends first, byte by byte
+	// signed says that the sender adds a signature to the header, made with lbKey now.
+	signed bool
 	host   string // example.com if empty
 	path   string // "/" if empty
 	// with one of these:
@@ -184,6 +189,32 @@ var recipes = []recipe{
 		},
 	},
 	{
+		page: "aws-nlb.md", nth: 1, peer: "10.0.1.7",
+		visits: []visit{
+			{name: "client of an endpoint", header: awsEndpoint, body: "Hello vpce-08d2bf15fac5001c9"},
+			{name: "client of another endpoint", from: "10.0.2.9", header: awsRecorded, refused: "unauthenticated"},
+			{name: "client of no endpoint", header: plainV2, refused: "unauthenticated"},
+			healthy("health check", awsHealth),
+		},
+	},
+	{
+		page: "gcp.md", nth: 2, peer: "192.168.0.3",
+		visits: []visit{
+			{name: "consumer", header: gcpConsumer, body: "Hello 43686719580552292"},
+			{name: "another consumer", header: strings.Replace(gcpConsumer, "\x9b", "\x9c", 1), refused: "unauthenticated"},
+			{name: "health check", from: "35.191.8.1", port: 80, host: "192.168.0.20", path: "/health", status: http.StatusOK},
+		},
+	},
+	{
+		page: "azure-private-link.md", nth: 1, peer: "10.1.2.4",
+		visits: []visit{
+			{name: "consumer", header: azureConsumer, body: "Hello 553665985"},
+			{name: "second consumer", header: strings.Replace(azureConsumer, "\xc1", "\xc2", 1), body: "Hello 553665986"},
+			{name: "another consumer", header: strings.Replace(azureConsumer, "\xc1", "\xc3", 1), refused: "unauthenticated"},
+			{name: "local probe", from: "168.63.129.16", port: 80, host: "10.1.2.100", header: localV2, path: "/health", status: http.StatusOK},
+		},
+	},
+	{
 		page: "gcp.md", nth: 0, peer: "35.191.8.1",
 		visits: []visit{
 			{name: "client", header: plainV1, body: "Hello 203.0.113.7"},
@@ -223,6 +254,16 @@ var recipes = []recipe{
 			{name: "check of port 80", port: 80, header: localV2, status: http.StatusPermanentRedirect},
 			{name: "check of its own port", path: "/health", refused: "missing"},
 			{name: "behind another load balancer", header: haproxyV2 + plainV1, refused: "duplicate"},
+		},
+	},
+	{
+		page: "haproxy.md", nth: 1, peer: "10.0.0.10",
+		visits: []visit{
+			{name: "client", header: plainV2, signed: true, body: "Hello 203.0.113.7"},
+			{name: "client, not signed", header: plainV2, refused: "unauthenticated"},
+			{name: "client, version 1", header: plainV1, refused: "unauthenticated"},
+			{name: "check", port: 80, header: localV2, status: http.StatusPermanentRedirect},
+			{name: "signed elsewhere", from: elsewhere, header: plainV2, signed: true, refused: "untrusted"},
 		},
 	},
 	{
@@ -717,9 +758,24 @@ func (k *kitchen) awaitCertificate(t *testing.T, from, header string, port int) 
 	k.secure = true
 }
 
+// signature adds a signature to a header, as HAProxy does.
+func signature(t *testing.T, header string) string {
+	t.Helper()
+	r := wire.Decode([]byte(header), wire.MaxSize)
+	require.Equal(t, wire.Complete, r.State)
+	key, err := auth.ParseKey(lbKey)
+	require.NoError(t, err)
+	value, err := key.Sign(&r.Header, time.Now())
+	require.NoError(t, err)
+	return headertest.TextWith(r.Header, nil, false, wire.TLV{Type: auth.DefaultType, Value: value})
+}
+
 // receive makes the connection of a sender.
 func (k *kitchen) receive(t *testing.T, v visit) {
 	t.Helper()
+	if v.signed {
+		v.header = signature(t, v.header)
+	}
 	from := moveToLoopback(v.from)
 	if v.port == 0 {
 		v.port = 443

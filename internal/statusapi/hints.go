@@ -17,6 +17,7 @@ func (l *Listener) FindHints() (hints []string) {
 	hints = append(hints, l.hintsMissing()...)
 	hints = append(hints, l.hintsForbidden()...)
 	hints = append(hints, l.hintsUntrusted()...)
+	hints = append(hints, l.hintsUnauthenticated()...)
 	hints = append(hints, l.hintsOfRefusals()...)
 	if n := l.Outcomes; n["local"] > 0 && n["client"]+n["marked"]+l.refusedHeaders() == 0 {
 		hints = append(hints, "only headers without a client address have arrived, as health checks send them: if clients should have arrived, check that the load balancer forwards connections")
@@ -121,6 +122,20 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 	return hints
 }
 
+// hintsUnauthenticated is about headers that do not prove what is required. Where others do, they may
+// be those of strangers, unless the peer is in the list of trusted peers or in a private network.
+func (l *Listener) hintsUnauthenticated() (hints []string) {
+	for _, p := range l.Peers.mostRefused("unauthenticated") {
+		if len(hints) == hintedPeers {
+			break
+		}
+		if l.headers() == 0 || l.hasList() || isPrivate(p.Address) {
+			hints = append(hints, fmt.Sprintf("%s sends headers that do not prove what 'require' demands (refused: %d): if it is your load balancer, compare its TLVs, its key and its clock with this server's; the last refusals say what is wrong", p.Address, p.Refusals["unauthenticated"]))
+		}
+	}
+	return hints
+}
+
 // hintsOfRefusals is about reasons whose last refusal has a hint that holds for the listener.
 func (l *Listener) hintsOfRefusals() (hints []string) {
 	for _, reason := range []string{"duplicate", "version", "too_large"} {
@@ -158,7 +173,7 @@ func (l *Listener) hintsDirect() []string {
 		most  = 2  // load balancers of a pair
 		fewer = 10 // connections of a public address, which may as well be a client
 	)
-	if l.Mode == "on" || l.headers()+l.Outcomes["forbidden"] > 0 || l.Peers.More {
+	if l.Mode == "on" || l.headers()+l.Outcomes["forbidden"]+l.Outcomes["unauthenticated"] > 0 || l.Peers.More {
 		return nil
 	}
 	var peers []string
