@@ -219,16 +219,18 @@ func startCaddy(t testing.TB, wrappers ...string) *caddy {
 
 // facts is the value of {http.proxy_protocol}.
 type facts struct {
-	Mode        string            `json:"mode"`
-	Peer        string            `json:"peer"`
-	Present     bool              `json:"present"`
-	Version     int               `json:"version"`
-	Command     string            `json:"command"`
-	Transport   string            `json:"transport"`
-	Source      string            `json:"source"`
-	Destination string            `json:"destination"`
-	PortZero    bool              `json:"port_zero"`
-	TLV         map[string]string `json:"tlv"`
+	Mode        string `json:"mode"`
+	Peer        string `json:"peer"`
+	Present     bool   `json:"present"`
+	Version     int    `json:"version"`
+	Command     string `json:"command"`
+	Transport   string `json:"transport"`
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+	PortZero    bool   `json:"port_zero"`
+	// Authenticated is how the header has proved who made it.
+	Authenticated string            `json:"authenticated"`
+	TLV           map[string]string `json:"tlv"`
 }
 
 // answer has the values of placeholders in a site's answer.
