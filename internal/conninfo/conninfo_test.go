@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -12,6 +13,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
 )
 
@@ -112,4 +114,67 @@ func TestLookupCache_ReturnsWhatWasStored(t *testing.T) {
 	value, ok := lookup("key")
 	assert.True(t, ok)
 	assert.Equal(t, "value of key", value)
+}
+
+// requireTLV returns a requirement of a TLV.
+func requireTLV(t *testing.T, name string, values ...string) *auth.Requirement {
+	r, err := auth.Options{TLVs: map[string][]string{name: values}}.Compile(func(value string) (string, error) { return value, nil })
+	require.NoError(t, err)
+	return r
+}
+
+// accepted returns what is known of a connection whose header met a requirement.
+func accepted(t *testing.T, header string, r *auth.Requirement) *Info {
+	decoded := wire.Decode([]byte(header), wire.MaxSize)
+	require.Equal(t, wire.Complete, decoded.State)
+	proof, err := r.Check(&decoded.Header, decoded.TLVs, true, time.Now())
+	require.NoError(t, err)
+	i := &Info{Mode: policy.On}
+	i.SetHeader(decoded.Header, decoded.TLVs, proof)
+	return i
+}
+
+func TestInfo_KeepsHowTheHeaderIsAuthenticated(t *testing.T) {
+	endpoint, secret := requireTLV(t, "aws_vpce_id"), requireTLV(t, "0xea", "01767063652d3038643262663135666163353030316339")
+	i := accepted(t, headerAWS, nil)
+	assert.Equal(t, auth.None, i.Authenticated())
+	assert.Equal(t, "vpce-08d2bf15fac5001c9", i.TLVs().Text("aws_vpce_id"))
+	assert.NotContains(t, (&LogObject{i}).String(), "authenticated")
+
+	i = accepted(t, headerAWS, endpoint)
+	assert.Equal(t, auth.TLV, i.Authenticated())
+	assert.Equal(t, "vpce-08d2bf15fac5001c9", i.TLVs().Text("aws_vpce_id"))
+	assert.Contains(t, (&LogObject{i}).String(), `"authenticated":"tlv"`)
+
+	i = accepted(t, headerAWS, secret)
+	assert.Equal(t, tlv.Redacted, i.TLVs().Text("aws_vpce_id"))
+	assert.Contains(t, (&LogObject{i}).String(), `"tlv":{"aws_vpce_id":"[redacted]"}`)
+}
+
+func TestInfo_MeetsALaterRequirement(t *testing.T) {
+	endpoint, other := requireTLV(t, "aws_vpce_id", "vpce-08d2bf15fac5001c9"), requireTLV(t, "aws_vpce_id", "vpce-1")
+	secret := requireTLV(t, "0xea")
+	for name, test := range map[string]struct {
+		header        string
+		before, after *auth.Requirement
+		listed        bool
+		want          bool
+	}{
+		"nothing":                         {headerAWS, nil, nil, false, true},
+		"no longer anything":              {headerAWS, secret, nil, false, true},
+		"the same":                        {headerAWS, endpoint, endpoint, false, true},
+		"it has the TLV":                  {headerAWS, nil, endpoint, false, true},
+		"it has another":                  {headerAWS, nil, other, true, false},
+		"it has none":                     {headerV2, nil, endpoint, true, false},
+		"v1":                              {headerV1, nil, endpoint, true, false},
+		"the same secret":                 {headerAWS, secret, secret, false, true},
+		"what is secret now is shown":     {headerAWS, nil, secret, true, false},
+		"what is secret now is shown too": {headerAWS, endpoint, secret, true, false},
+		"LOCAL of a listed peer":          {headertest.Local(), nil, secret, true, true},
+		"LOCAL of a stranger":             {headertest.Local(), nil, secret, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			assert.Equal(t, test.want, accepted(t, test.header, test.before).Meets(test.after, test.listed))
+		})
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
@@ -35,6 +36,11 @@ func TestConfig_FitsAnAddrThatItWouldHaveAccepted(t *testing.T) {
 	failing := func(c *Config) {
 		asks(c, func(context.Context, net.Addr) []netip.Prefix { panic("of a test") })
 	}
+	requiring := func(c *Config) {
+		r, err := auth.Options{TLVs: map[string][]string{"aws_vpce_id": nil}}.Compile(func(value string) (string, error) { return value, nil })
+		require.NoError(t, err)
+		c.Require = r
+	}
 	accepted, _ := testConfig(policy.On)
 	failing(accepted)
 	same := func(c *Config) { c.Source, c.TrustedList = accepted.Source, accepted.TrustedList }
@@ -57,6 +63,9 @@ func TestConfig_FitsAnAddrThatItWouldHaveAccepted(t *testing.T) {
 		{"a source that trusts it", header, policy.On, policy.On, asking("127.0.0.2/32"), true},
 		{"a source that does not", header, policy.On, policy.On, asking("127.0.0.3/32"), false},
 		{"a source that fails", header, policy.On, policy.On, failing, false},
+		{"a TLV that it does not have", header, policy.On, policy.On, requiring, false},
+		{"LOCAL, of any peer", wire.NewLocal(), policy.On, policy.On, requiring, false},
+		{"LOCAL, of a trusted peer", wire.NewLocal(), policy.On, policy.On, func(c *Config) { requiring(c); trusting("127.0.0.2/32")(c) }, true},
 		{"the same source, which fails now", header, policy.On, policy.On, same, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {

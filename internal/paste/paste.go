@@ -108,7 +108,7 @@ func (r *required) lines(indent string) (lines []string) {
 // withoutSecret returns a value if it is one placeholder and nothing else, or a placeholder in place
 // of the value.
 func withoutSecret(value string) string {
-	if len(value) > 2 && value[0] == '{' && strings.IndexByte(value, '}') == len(value)-1 {
+	if strings.HasPrefix(value, "{") && strings.IndexByte(value, '}') == len(value)-1 {
 		return value
 	}
 	return "{env.YOUR_SECRET}"

@@ -25,8 +25,8 @@ func TestWrapper_KeepsAllOptions(t *testing.T) {
 			"proxy_protocol_mode on {\n\trequire signature {file./run/lb.key} {env.LB_KEY}\n}"},
 		{"a required signature with options", `{"mode":"on","require":{"signature":{"keys":["{env.LB_KEY}"],"tlv":"0xe6","max_age":60000000000}},"version":"v2"}`,
 			"proxy_protocol_mode on {\n\trequire signature {env.LB_KEY} {\n\t\ttlv 0xe6\n\t\tmax_age 1m0s\n\t}\n\tversion v2\n}"},
-		{"secrets, which are not shown", `{"mode":"on","require":{"tlvs":{"0xe1":["5ec7e7","5e{env.PART}","{env.A}{env.B}","{","{}}"]},"signature":{"keys":["5ecret"],"max_age":"30s"}}}`,
-			"proxy_protocol_mode on {\n\trequire tlv 0xe1 {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET}\n\trequire signature {env.YOUR_SECRET} {\n\t\tmax_age 30s\n\t}\n}"},
+		{"secrets, which are not shown", `{"mode":"on","require":{"tlvs":{"0xe1":["5ec7e7","5e{env.PART}","{env.A}{env.B}","{","","{}}"]},"signature":{"keys":["5ecret"],"max_age":"30s"}}}`,
+			"proxy_protocol_mode on {\n\trequire tlv 0xe1 {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET}\n\trequire signature {env.YOUR_SECRET} {\n\t\tmax_age 30s\n\t}\n}"},
 		{"a duration as text", `{"timeout":"4s"}`, "proxy_protocol_mode on {\n\ttimeout 4s\n}"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -45,4 +45,13 @@ func TestBuiltinOption_IsTranslated(t *testing.T) {
 		}
 	}
 	assert.Contains(t, BuiltinOption("fallback_policy", []string{"require"}), "trusted_proxies static", "not every peer is believed")
+}
+
+func TestIsRange(t *testing.T) {
+	for _, s := range []string{"10.0.0.0/8", "::1", "private_ranges"} {
+		assert.True(t, IsRange(s), s)
+	}
+	for _, s := range []string{"static", "10.0.0.0/33", ""} {
+		assert.False(t, IsRange(s), s)
+	}
 }

@@ -358,3 +358,34 @@ func TestInsertRange_RefusesASecondMode(t *testing.T) {
 		assert.Equal(t, want, mode)
 	}
 }
+
+func TestPolicy_ListedPeersAreNamedByTheConfiguration(t *testing.T) {
+	table := new(bart.Table[Mode])
+	require.NoError(t, InsertRange(table, netip.MustParsePrefix("10.0.0.0/8"), On))
+	trusted, err := NewSet([]string{"192.0.2.0/24"})
+	require.NoError(t, err)
+	tcp, file, abstract := &net.TCPAddr{}, &net.UnixAddr{Name: "/run/caddy.sock"}, &net.UnixAddr{Name: "@caddy"}
+	in, out, none := netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("192.0.2.1"), netip.Addr{}
+	source := new(Policy)
+	source.SetSource(func(context.Context, net.Addr) []netip.Prefix { return nil })
+	for name, test := range map[string]struct {
+		policy *Policy
+		peer   netip.Addr
+		local  net.Addr
+		want   bool
+	}{
+		"nothing is named":                        {new(Policy), out, tcp, false},
+		"in a range":                              {&Policy{Ranges: table}, in, tcp, true},
+		"in no range":                             {&Policy{Ranges: table}, out, tcp, false},
+		"in the list, as it may send a header":    {&Policy{Trusted: trusted}, out, tcp, true},
+		"by the source, as it may send a header":  {source, out, tcp, true},
+		"through a socket file":                   {new(Policy), none, file, true},
+		"through an abstract socket":              {new(Policy), none, abstract, false},
+		"through an abstract socket, with ranges": {&Policy{Ranges: table}, none, abstract, false},
+		"no local address":                        {new(Policy), out, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			assert.Equal(t, test.want, test.policy.Listed(test.peer, test.local))
+		})
+	}
+}

@@ -30,6 +30,8 @@ func TestUncoveredOn(t *testing.T) {
 		"the same":               {map[string]Mode{"10.0.0.0/8": Off}, map[string]Mode{"10.0.0.0/8": Off}, ""},
 		"on":                     {nil, map[string]Mode{"10.0.0.0/8": On}, ""},
 		"off over UDP only":      {nil, map[string]Mode{"10.0.0.0/8": Off}, "mode 'off' for 10.0.0.0/8, but the listener wrapper does not"},
+		"unspecified over UDP":   {nil, map[string]Mode{"10.0.0.0/8": Unspecified}, "mode 'unspecified' for 10.0.0.0/8, but the listener wrapper does not"},
+		"on in another range":    {map[string]Mode{"10.0.0.0/8": On, "192.0.2.0/24": Off}, map[string]Mode{"192.0.2.0/24": Off}, ""},
 		"another mode":           {map[string]Mode{"10.0.0.0/8": Off}, map[string]Mode{"10.0.0.0/8": Unspecified}, "mode 'unspecified' for 10.0.0.0/8, but the listener wrapper does not"},
 		"a smaller range":        {map[string]Mode{"10.0.0.0/8": Off}, map[string]Mode{"10.1.0.0/16": Off}, "mode 'off' for 10.1.0.0/16, but the listener wrapper does not"},
 		"a hole in the range":    {map[string]Mode{"10.0.0.0/8": Off, "10.1.0.0/16": On}, map[string]Mode{"10.0.0.0/8": Off}, "mode 'off' for 10.1.0.0/16, but the listener wrapper has mode 'on'"},

@@ -213,6 +213,22 @@ func TestTypes_NilIsEmpty(t *testing.T) {
 	assert.False(t, new(Types).Has(0xe5))
 }
 
+func TestTypes_Contains(t *testing.T) {
+	one, two := new(Types), new(Types)
+	one.Add(0xe5)
+	two.Add(0xe5)
+	two.Add(0xff)
+	for _, test := range []struct {
+		types, other *Types
+		want         bool
+	}{
+		{nil, nil, true}, {nil, new(Types), true}, {one, nil, true}, {one, one, true}, {two, one, true},
+		{nil, one, false}, {one, two, false}, {new(Types), one, false},
+	} {
+		assert.Equal(t, test.want, test.types.Contains(test.other))
+	}
+}
+
 // FuzzCondition compares conditions on any TLVs with what a matcher makes of them.
 func FuzzCondition(f *testing.F) {
 	f.Add([]byte(asTLVs(wire.TLV{Type: 0xea, Value: []byte("\x02x")}, wire.TLV{Type: 0xea, Value: []byte("\x01vpce-1")})), uint8(16), "vpce-1")
