@@ -79,7 +79,7 @@ func (lw *ListenerWrapper) unmarshal(d *caddyfile.Dispenser, refused map[string]
 		}
 	}
 	if lw.Require != nil && lw.Version == "v1" {
-		return d.Errf("require: %v", errRequireV1)
+		return d.Errf("require: %v", paste.ErrRequireV1)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/paste"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
@@ -104,7 +105,7 @@ func (ListenerWrapper) CaddyModule() caddy.ModuleInfo {
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the
 // server that the wrapper is configured on.
 func (lw *ListenerWrapper) Provision(ctx caddy.Context) error {
-	server, name, logger := serverOf(ctx)
+	server, name, logger := request.ServerOf(ctx)
 	lw.serverName = name
 	if err := registerMetrics(ctx); err != nil {
 		return err
@@ -164,7 +165,7 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 	config.MismatchedDestination = lw.MismatchedDestination == allowed
 	config.Require, err = lw.Require.compile(lw.Mode)
 	if lw.Require != nil && config.Version == 1 {
-		err = errRequireV1
+		err = paste.ErrRequireV1
 	}
 	if err := errors.Join(
 		fieldError("timeout", checkTimeout(config.Timeout)),

@@ -94,7 +94,7 @@ func (PacketConnWrapper) CaddyModule() caddy.ModuleInfo {
 func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	lw := new(ListenerWrapper)
 	first := *d
-	if err := lw.unmarshal(d, notOfDatagrams); err != nil {
+	if err := lw.unmarshal(d, paste.NotOfDatagrams); err != nil {
 		return err
 	}
 	if lw.Mode == On && lw.TrustedProxiesRaw == nil {
@@ -103,26 +103,17 @@ func (pw *PacketConnWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	if lw.Require != nil && lw.Require.Signature != nil {
 		first.Next()
-		return first.Errf("require signature: %v", errSignedDatagrams)
+		return first.Errf("require signature: %v", paste.ErrSignedDatagrams)
 	}
 	pw.Mode, pw.TrustedProxiesRaw, pw.Ranges, pw.MaxHeaderSize = lw.Mode, lw.TrustedProxiesRaw, lw.Ranges, lw.MaxHeaderSize
 	pw.Require = lw.Require
 	return nil
 }
 
-// notOfDatagrams has the options of the listener wrapper that the packet wrapper does not have,
-// and the reasons.
-var notOfDatagrams = map[string]string{
-	"timeout":                "not supported for datagrams, because a header arrives whole or not at all: remove it",
-	"version":                "not supported for datagrams, because they have v2 headers only: remove it",
-	"mismatched_destination": "not supported for datagrams, because only v1 headers can have a mismatched destination: remove it",
-	"http3":                  "an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it",
-}
-
 // Provision validates the configuration, compiles the ranges, and checks and adjusts the
 // server that the wrapper is configured on.
 func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
-	server, name, logger := serverOf(ctx)
+	server, name, logger := request.ServerOf(ctx)
 	pw.serverName = name
 	if err := registerMetrics(ctx); err != nil {
 		return err
@@ -155,7 +146,7 @@ func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server
 		return nil, fieldError("max_header_size", err)
 	}
 	if config.Require, err = pw.Require.compile(pw.Mode); config.Require.HasSignature() {
-		err = errSignedDatagrams
+		err = paste.ErrSignedDatagrams
 	}
 	if err != nil {
 		return nil, fieldError("require", err)

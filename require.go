@@ -1,16 +1,13 @@
 package proxyprotocol
 
 import (
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/auth"
-	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
 // Require is what a header must prove beside what the mode demands. All of it must hold, or the
@@ -49,11 +46,6 @@ type RequireSignature struct {
 	// be used again for the same addresses during this time.
 	MaxAge *caddy.Duration `json:"max_age,omitempty"`
 }
-
-var (
-	errRequireV1       = errors.New("v1 headers cannot carry what 'require' demands: remove one of the two options")
-	errSignedDatagrams = errors.New("a signature cannot be required of datagrams: each one has the header of its connection, which lives longer than max_age: use 'require tlv' here, with a secret value such as 'require tlv 0xe1 {env.LB_TOKEN_HEX}'")
-)
 
 // compile returns the requirement, or nil if r is nil. The values of placeholders are those of now.
 func (r *Require) compile(mode Mode) (*auth.Requirement, error) {
@@ -107,20 +99,14 @@ func (lw *ListenerWrapper) unmarshalRequire(d *caddyfile.Dispenser) error {
 	}
 }
 
-// addTLV adds a required TLV. Values without placeholders are checked now, so that the error has the
-// line.
+// addTLV adds a required TLV.
 func (r *Require) addTLV(d *caddyfile.Dispenser, given string, values []string) error {
-	name, err := tlv.ParseName(given)
+	name, err := auth.CheckTLV(given, values)
 	if err != nil {
 		return d.Errf("require tlv: %v", err)
 	}
 	if _, duplicate := r.TLVs[name]; duplicate {
 		return d.Errf("require tlv: duplicate TLV '%s': write all values in one line", name)
-	}
-	for i, value := range values {
-		if _, err := tlv.NewCondition(name, []string{value}); err != nil && !strings.Contains(value, "{") {
-			return d.Errf("require tlv: value %d of %s %v", i+1, name, errors.Unwrap(err))
-		}
 	}
 	if r.TLVs == nil {
 		r.TLVs = make(map[string][]string)
@@ -129,15 +115,13 @@ func (r *Require) addTLV(d *caddyfile.Dispenser, given string, values []string) 
 	return nil
 }
 
-// addSignature adds a required signature. Keys without placeholders are checked now.
+// addSignature adds a required signature.
 func (r *Require) addSignature(d *caddyfile.Dispenser, keys []string) error {
 	if r.Signature != nil {
 		return d.Err("require signature: duplicate: write all keys in one line")
 	}
-	for i, key := range keys {
-		if _, err := auth.ParseKey(key); err != nil && !strings.Contains(key, "{") {
-			return d.Errf("require signature: key %d %v", i+1, err)
-		}
+	if err := auth.CheckKeys(keys); err != nil {
+		return d.Errf("require signature: %v", err)
 	}
 	r.Signature = &RequireSignature{Keys: keys}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {

@@ -16,17 +16,6 @@ import (
 
 const wrapperName = request.WrapperName
 
-// serverOf returns the server that a wrapper is configured on, its name, and a logger with that name.
-// It returns nil and no name for a wrapper outside of the HTTP app.
-func serverOf(ctx caddy.Context) (server *caddyhttp.Server, name string, logger *zap.Logger) {
-	server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if server == nil {
-		return nil, "", ctx.Logger()
-	}
-	name = server.Name()
-	return server, name, ctx.Logger().With(zap.String("server_name", name))
-}
-
 // prepareServer checks a server with the listener wrapper of this policy, installs the
 // placeholders, disables HTTP/3 where it would bypass the wrapper, unless that is allowed, and
 // logs warnings. It returns what becomes of HTTP/3, as statusapi.Settings has it.

@@ -115,6 +115,34 @@ func ParseType(name string) (wire.Type, error) {
 	return 0, fmt.Errorf("%s is a type that the PROXY protocol specification defines: use one of 0xe0 to 0xef", strings.ToLower(name))
 }
 
+// CheckTLV returns the name of a required TLV in the form of [tlv.ParseName]. It checks the values that
+// have no placeholders, so that the error of a Caddyfile has the line.
+func CheckTLV(name string, values []string) (string, error) {
+	parsed, err := tlv.ParseName(name)
+	if err != nil {
+		return "", err
+	}
+	for i, value := range values {
+		if _, err := tlv.NewCondition(parsed, []string{value}); err != nil && !hasPlaceholder(value) {
+			return "", fmt.Errorf("value %d of %s %w", i+1, parsed, errors.Unwrap(err))
+		}
+	}
+	return parsed, nil
+}
+
+// CheckKeys checks the keys that have no placeholders, as [CheckTLV] does.
+func CheckKeys(keys []string) error {
+	for i, key := range keys {
+		if _, err := ParseKey(key); err != nil && !hasPlaceholder(key) {
+			return fmt.Errorf("key %d %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// hasPlaceholder reports whether the value of a placeholder may change a text.
+func hasPlaceholder(text string) bool { return strings.Contains(text, "{") }
+
 // expandAll replaces the placeholders in values. The error begins with the number of the value.
 func expandAll(values []string, expand func(string) (string, error)) ([]string, error) {
 	expanded := make([]string, len(values))

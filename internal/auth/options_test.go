@@ -128,3 +128,22 @@ func TestOptions_Exceeds(t *testing.T) {
 		assert.Equal(t, test.want, test.tcp.Exceeds(test.udp), name)
 	}
 }
+
+func TestCheckTLV(t *testing.T) {
+	for _, values := range [][]string{nil, {"00", "5EC7"}, {"{env.TOKEN}", "00", "5e{env.TOKEN}"}} {
+		name, err := CheckTLV("0xE1", values)
+		require.NoError(t, err)
+		assert.Equal(t, "0xe1", name)
+	}
+	_, err := CheckTLV("0xE1", []string{"{env.TOKEN}", "5ecret"})
+	assert.EqualError(t, err, "value 2 of 0xe1 is not hexadecimal: use pairs of digits such as 0aff")
+	_, err = CheckTLV("vpce", nil)
+	assert.ErrorContains(t, err, "unknown TLV name 'vpce'")
+}
+
+func TestCheckKeys(t *testing.T) {
+	assert.NoError(t, CheckKeys(nil))
+	assert.NoError(t, CheckKeys([]string{keyText, "{env.KEY}", "{file./run/secrets/lb.key}"}))
+	assert.EqualError(t, CheckKeys([]string{keyText, "5ecret"}), "key 2 is not in base64: make one with: caddy proxy-protocol keygen")
+	assert.EqualError(t, CheckKeys([]string{"c2VjcmV0"}), "key 1 has 6 bytes, but needs at least 16: make one with: caddy proxy-protocol keygen")
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/caddytest"
 	"github.com/portzero/caddy-proxy-protocol/internal/testutil/headertest"
@@ -44,12 +45,15 @@ var (
 		_ = tls.Client(recordingConn{w: &sent}, &tls.Config{ServerName: "localhost"}).Handshake()
 		return sent.String()
 	}()
-	clientV1    = headertest.V1(headertest.Client4, headertest.Server4)
-	clientV2    = headertest.V2(headertest.Client4, headertest.Server4)
-	balancerV2  = headertest.V2(headertest.Server4, headertest.Server4) // of a load balancer behind another
-	checkV2     = headertest.Local()
-	largeV2     = headertest.WithTLVs(headertest.TextTLV(0xe0, strings.Repeat("x", 5000)))
-	withMistake = "PROXY TCP4 203.0.113.7 192.0.2.1 056324 80\r\n"
+	clientV1        = headertest.V1(headertest.Client4, headertest.Server4)
+	clientV2        = headertest.V2(headertest.Client4, headertest.Server4)
+	balancerV2      = headertest.V2(headertest.Server4, headertest.Server4) // of a load balancer behind another
+	checkV2         = headertest.Local()
+	largeV2         = headertest.WithTLVs(headertest.TextTLV(0xe0, strings.Repeat("x", 5000)))
+	misSignedV2     = headertest.WithTLVs(headertest.TextTLV(auth.DefaultType, "1785000000 "+strings.Repeat("0", 64)))
+	endpointV2      = headertest.WithTLVs(headertest.TextTLV(0xea, "\x01vpce-1"))
+	otherEndpointV2 = headertest.WithTLVs(headertest.TextTLV(0xea, "\x01vpce-2"))
+	withMistake     = "PROXY TCP4 203.0.113.7 192.0.2.1 056324 80\r\n"
 	// firstOfQUIC is the first datagram of a QUIC connection, as far as a load balancer can tell.
 	firstOfQUIC  = "\xc0\x00\x00\x00\x01" + strings.Repeat("\x00", 1195)
 	firstHeaders = headertest.UDP(headertest.Client4, headertest.Server4) + firstOfQUIC
@@ -144,6 +148,10 @@ var situations = []situation{
 	{name: "v1 arrives, and `version` is `v2`", wrapper: "on {\nversion v2\n}", traffic: []traffic{{from: balancer, send: clientV1 + plainRequest, perMinute: 30}}},
 	{name: "headers are larger than `max_header_size`", wrapper: "on", traffic: []traffic{
 		{from: balancer, send: largeV2 + plainRequest, perMinute: 30}, {from: balancer, send: checkV2 + plainRequest, perMinute: 30}}},
+	{name: "a load balancer signs with another key", wrapper: "on {\ntrusted_proxies static 10.0.0.5\nrequire signature " + lbKey + "\n}", traffic: []traffic{
+		{from: balancer, send: misSignedV2 + plainRequest, perMinute: 30}, {from: balancer, send: checkV2 + plainRequest, perMinute: 6}}},
+	{name: "only one private endpoint may connect, and others try", wrapper: "on {\ntrusted_proxies static 10.0.0.5\nrequire tlv aws_vpce_id vpce-1\n}", traffic: []traffic{
+		{from: balancer, send: endpointV2 + plainRequest, perMinute: 600}, {from: balancer, send: otherEndpointV2 + plainRequest, perMinute: 30}}},
 	{name: "headers are malformed", wrapper: "on", traffic: []traffic{{from: balancer, send: withMistake + plainRequest, perMinute: 30}}},
 
 	{name: "TLS ends at the load balancer, which sends plain HTTP to the TLS port", wrapper: "on", unnamed: true, tls: true, traffic: []traffic{

@@ -211,3 +211,18 @@ func IsRange(s string) bool {
 	_, err := policy.ParseRange(s)
 	return err == nil || s == "private_ranges"
 }
+
+// NotOfDatagrams has the options of the listener wrapper that the packet wrapper does not have,
+// and the reasons.
+var NotOfDatagrams = map[string]string{
+	"timeout":                "not supported for datagrams, because a header arrives whole or not at all: remove it",
+	"version":                "not supported for datagrams, because they have v2 headers only: remove it",
+	"mismatched_destination": "not supported for datagrams, because only v1 headers can have a mismatched destination: remove it",
+	"http3":                  "an option of the listener wrapper, which does not need it beside this packet conn wrapper: remove it",
+}
+
+// Errors of the option require.
+var (
+	ErrRequireV1       = errors.New("v1 headers cannot carry what 'require' demands: remove one of the two options")
+	ErrSignedDatagrams = errors.New("a signature cannot be required of datagrams: each one has the header of its connection, which lives longer than max_age: use 'require tlv' here, with a secret value such as 'require tlv 0xe1 {env.LB_TOKEN_HEX}'")
+)

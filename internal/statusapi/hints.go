@@ -123,13 +123,15 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 }
 
 // hintsUnauthenticated is about headers that do not prove what is required. Where others do, they may
-// be those of strangers, unless the peer is in the list of trusted peers or in a private network.
+// be those of strangers, unless the peer is in the list of trusted peers or in a private network; or of
+// clients that a load balancer must not let in, if it sends accepted headers as well.
 func (l *Listener) hintsUnauthenticated() (hints []string) {
+	accepted := l.Outcomes["client"] + l.Outcomes["marked"]
 	for _, p := range l.Peers.mostRefused("unauthenticated") {
 		if len(hints) == hintedPeers {
 			break
 		}
-		if l.headers() == 0 || l.hasList() || isPrivate(p.Address) {
+		if accepted == 0 || p.Headers == 0 && (l.hasList() || isPrivate(p.Address)) {
 			hints = append(hints, fmt.Sprintf("%s sends headers that do not prove what 'require' demands (refused: %d): if it is your load balancer, compare its TLVs, its key and its clock with this server's; the last refusals say what is wrong", p.Address, p.Refusals["unauthenticated"]))
 		}
 	}
