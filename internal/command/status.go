@@ -169,6 +169,9 @@ func printListener(l *statusapi.Listener, out *output) {
 	for _, r := range l.Ranges {
 		rows = append(rows, []string{"mode " + escape.Text(r.Mode), firstOf(r.Ranges)})
 	}
+	for _, required := range l.Require {
+		rows = append(rows, []string{"requires", escape.Text(required)})
+	}
 	if l.HTTP3 != "" {
 		rows = append(rows, []string{"HTTP/3", escape.Text(l.HTTP3)})
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 const statusAnswer = `{"listeners":[
-	{"server":"srv0","address":"127.0.0.1:8080","mode":"on","trusted_proxies":"static","trusted_ranges":["10.0.0.1/32","2001:db8::1/128"],"http3":"disabled","warnings":["HTTP/3 is disabled: this wrapper cannot check UDP"],
+	{"server":"srv0","address":"127.0.0.1:8080","mode":"on","trusted_proxies":"static","trusted_ranges":["10.0.0.1/32","2001:db8::1/128"],"require":["tlv 0xe1","signature in tlv 0xe5, max_age 30s"],"http3":"disabled","warnings":["HTTP/3 is disabled: this wrapper cannot check UDP"],
 		"ranges":[{"mode":"off","ranges":["127.0.0.0/8","::1/128"]},{"mode":"unspecified","ranges":["10.0.0.0/8"]}],
 		"outcomes":{"client":12,"missing":3,"untrusted":3,"local":0},"checks":{"missing":1,"client":2},"wrong_payloads":{"tls":2},
 		"peers":{"count":2,"more":false,"addresses":["10.0.0.1","2001:db8::1"]},
@@ -45,7 +45,7 @@ func TestStatus(t *testing.T) {
 		{"listeners", http.StatusOK, statusAnswer, false},
 		{"no_listener", http.StatusOK, `{"listeners":[]}`, false},
 		{"hostile", http.StatusOK, "{\"listeners\":[{\"server\":\"\\u001b[2J\\n\u009b\xff\U000e0001\",\"mode\":\"\x7f\",\"outcomes\":{\"\\t\":1}," +
-			"\"peers\":{\"addresses\":[\"\\u001b\"]},\"accepted\":[{\"source\":\"\\u0007\"}],\"trusted_ranges\":[\"\\u0007\"],\"http3\":\"\\u0007\",\"warnings\":[\"\\u0007\"],\"checks\":{\"\\u0007\":1}," +
+			"\"peers\":{\"addresses\":[\"\\u001b\"]},\"accepted\":[{\"source\":\"\\u0007\"}],\"trusted_ranges\":[\"\\u0007\"],\"require\":[\"\\u0007\"],\"http3\":\"\\u0007\",\"warnings\":[\"\\u0007\"],\"checks\":{\"\\u0007\":1}," +
 			"\"refusals\":[{\"peer\":\"\\u0007\",\"text\":\"\\u0007\",\"bytes\":\"\\u0007\",\"error\":\"\\u0007\",\"received\":\"\\u0007\",\"source\":\"\\u0007\"}],\"hints\":[\"\\u001b]0;owned\\u0007\"]}]}", false},
 		{"no_module", http.StatusNotFound, "", true},
 		{"no_json", http.StatusOK, "<html>\x1b[2J", true},
