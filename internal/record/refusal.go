@@ -22,12 +22,12 @@ type Refusal struct {
 	Peer, Local net.Addr
 	Mode        policy.Mode
 	Reason      Outcome
+	// SecretTLVs says that headers may have TLVs whose values must not be shown.
+	SecretTLVs bool
 	// Err says more about the reason, or is nil.
 	Err error
 	// First is the source of the first header, if Reason is Duplicate and it has one.
 	First netip.AddrPort
-	// SecretTLVs says that headers may have TLVs whose values must not be shown.
-	SecretTLVs bool
 
 	// received says what arrived, as Received does. It is empty if nothing was read.
 	received string
