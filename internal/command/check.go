@@ -23,7 +23,7 @@ var expectable = []string{verdictOn, verdictOff, verdictUnspecified, verdictRefu
 func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		DisableFlagsInUseLine: true,
-		Use:                   "check [--tls] [--sni <name>] [--bind <ip>] [--expect on|off|unspecified|refused] [--address <listen>] [--timeout <duration>] [--json] <host:port>|unix//<path>",
+		Use:                   "check [--tls] [--sni <name>] [--bind <ip>] [--tlv <name>=<value>] [--sign-key <key> [--sign-tlv <0xNN>]] [--expect on|off|unspecified|refused] [--address <listen>] [--timeout <duration>] [--json] <host:port>|unix//<path>",
 		Short:                 "Finds out what a listener does with PROXY protocol headers",
 		Long: `
 Connects to a listener several times and prints how the listener reacts to each
@@ -38,6 +38,12 @@ The verdict applies to the host on which you run this command: run it on the
 load balancer, outside, and wherever else the port can be reached. If this host
 has several addresses, --bind chooses the one to connect from. If a name has
 several addresses, the first that accepts a connection is checked.
+
+If the listener requires TLVs or a signature, --tlv and --sign-key put them into
+the headers of version 2 that name a client. A header without them is then tried
+as well.
+
+` + keyHelp + `
 
 The argument may also be a Unix socket, as Caddy writes it: unix//run/caddy.sock
 or, on Linux, unix/@name.
@@ -71,6 +77,8 @@ If the connections could not be told apart, the last line says why.
 	cmd.Flags().Bool("tls", false, "Speak TLS, and try HTTP/3 as well")
 	cmd.Flags().String("sni", "", "Server name to ask for, in TLS and as the Host (default: the host)")
 	bindFlag(cmd)
+	tlvFlag(cmd)
+	signFlags(cmd)
 	cmd.Flags().String("address", "", "Address of the administration API listener of the Caddy that is checked")
 	cmd.Flags().String("expect", "", "Verdict to expect: on, off, unspecified or refused")
 	cmd.Flags().Bool("json", false, "Print JSON")
@@ -143,6 +151,15 @@ func parseCheck(flags caddycmd.Flags) (p *prober, argument string, err error) {
 	if err := p.bindTo(flags); err != nil {
 		return nil, "", err
 	}
+	if p.tlvs, err = parseTLVs(flags); err != nil {
+		return nil, "", err
+	}
+	if p.signer, err = parseSigner(flags); err != nil {
+		return nil, "", err
+	}
+	if _, err := p.preambles(); err != nil {
+		return nil, "", err
+	}
 	p.timeout, err = timeoutOf(flags)
 	return p, argument, err
 }
@@ -188,7 +205,7 @@ func check(p *prober, argument string, tls bool) *report {
 	if p.network == "" {
 		p.target, _ = parseTarget(argument)
 	}
-	observed := observation{tls: tls}
+	observed := observation{tls: tls, signed: p.signer != nil}
 	first, err := p.dial(context.Background(), p.timeout)
 	if err != nil {
 		for i := range observed.probes {
@@ -213,8 +230,13 @@ func check(p *prober, argument string, tls bool) *report {
 	if tls {
 		go askHTTP3()
 	}
+	bare := make(chan *probeResult, 1)
+	go func() { bare <- p.probeBare(tls) }()
 	observed.probes = *p.probe(tls, first)
 	r.add(tls, &observed.probes)
+	if observed.bare = <-bare; observed.bare != nil {
+		r.Probes = append(r.Probes, reportOf(bareName, protocolName(tls), *observed.bare))
+	}
 	// A TLS port may close connections on plain HTTP, and the other way round. This must
 	// not count as a refusal of the peer, so the other protocol is probed, too.
 	if observed.probes.all(closed) {
@@ -228,10 +250,10 @@ func check(p *prober, argument string, tls bool) *report {
 		answers := <-http3
 		observed.http3, observed.http3Behind = answers[0], answers[1]
 		if p.network != "unix" {
-			r.Probes = append(r.Probes, reportOf(noHeader, "HTTP/3", *observed.http3))
+			r.Probes = append(r.Probes, reportOf(noHeader.String(), "HTTP/3", *observed.http3))
 		}
 		if observed.servesHTTP3Behind() {
-			r.Probes = append(r.Probes, reportOf(headerV2, "HTTP/3", *observed.http3Behind))
+			r.Probes = append(r.Probes, reportOf(headerV2.String(), "HTTP/3", *observed.http3Behind))
 		}
 	}
 	r.verdict = verdictOf(observed)
@@ -245,17 +267,20 @@ func check(p *prober, argument string, tls bool) *report {
 
 // add adds the results of all probes over TLS or plain HTTP.
 func (r *report) add(tls bool, results *probeResults) {
-	protocol := "HTTP"
-	if tls {
-		protocol = "TLS"
-	}
 	for i, result := range results {
-		r.Probes = append(r.Probes, reportOf(probe(i), protocol, result))
+		r.Probes = append(r.Probes, reportOf(probe(i).String(), protocolName(tls), result))
 	}
 }
 
-func reportOf(p probe, protocol string, r probeResult) probeReport {
-	return probeReport{p.String(), protocol, reactionNames[r.reaction].name, r.detail, r.String()}
+func protocolName(tls bool) string {
+	if tls {
+		return "TLS"
+	}
+	return "HTTP"
+}
+
+func reportOf(name, protocol string, r probeResult) probeReport {
+	return probeReport{name, protocol, reactionNames[r.reaction].name, r.detail, r.String()}
 }
 
 func (r *report) print(out *output) {

@@ -288,6 +288,7 @@ type checked struct {
 	Verdict     string   `json:"verdict"`
 	Closest     string   `json:"closest"`
 	Differences []string `json:"differences"`
+	Notes       []string `json:"notes"`
 	NotApart    string   `json:"not_apart"`
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // subcommands are the names of all subcommands.
-var subcommands = []string{"check", "send", "decode", "status"}
+var subcommands = []string{"check", "send", "decode", "status", "keygen"}
 
 func TestHelp(t *testing.T) {
 	for _, name := range append([]string{""}, subcommands...) {
@@ -64,11 +64,11 @@ func TestCompletion(t *testing.T) {
 		// directive is in the last line but one of the output for the shell.
 		directive cobra.ShellCompDirective
 	}{
-		{[]string{""}, []string{"check", "decode", "send", "status"}, cobra.ShellCompDirectiveNoFileComp},
+		{[]string{""}, []string{"check", "decode", "keygen", "send", "status"}, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"check", ""}, nil, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"check", "--expect", ""}, []string{"on", "off", "unspecified", "refused"}, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"check", "--timeout", ""}, nil, cobra.ShellCompDirectiveNoFileComp},
-		{[]string{"check", "--s"}, []string{"--sni"}, cobra.ShellCompDirectiveNoFileComp},
+		{[]string{"check", "--s"}, []string{"--sign-key", "--sign-tlv", "--sni"}, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"send", ""}, nil, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"send", "--method", ""}, []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"send", "--tlv", ""}, []string{

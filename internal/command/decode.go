@@ -10,10 +10,12 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/auth"
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
 	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 	"github.com/portzero/caddy-proxy-protocol/internal/wire"
@@ -22,7 +24,7 @@ import (
 func decodeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		DisableFlagsInUseLine: true,
-		Use:                   "decode [--json] [<file>]",
+		Use:                   "decode [--key <key>... [--sign-tlv <0xNN>]] [--json] [<file>]",
 		Short:                 "Decodes a PROXY protocol header",
 		Long: `
 Decodes the PROXY protocol header at the beginning of a file or of the standard
@@ -39,12 +41,22 @@ cut off there, the command prints what is known of it. The exit code is then 1.
 If the header is wrong, the command prints the first wrong byte and the sentence
 of the specification that it breaks. The exit code is then 1.
 
+With --key, the command verifies the signature of a header as the option 'require
+signature' does, but for its age, which it prints. --key can be repeated, and one
+of the keys must be the right one. If none is, the exit code is 1.
+
+` + keyHelp + `
+
 Use - as the file for the standard input.
 `,
 		Example: `  $ caddy proxy-protocol decode header.bin
   $ echo 0d0a0d0a000d0a515549540a20000000 | caddy proxy-protocol decode
-  $ printf 'PROXY UNKNOWN\r\n' | caddy proxy-protocol decode --json`,
+  $ printf 'PROXY UNKNOWN\r\n' | caddy proxy-protocol decode --json
+  $ caddy proxy-protocol decode --key @lb.key header.bin`,
 	}
+	cmd.Flags().StringArray("key", nil, "Key to verify the signature with: @file, a placeholder, or base64")
+	signTLVFlag(cmd)
+	complete(cmd, "key", cobra.NoFileCompletions)
 	cmd.Flags().Bool("json", false, "Print JSON")
 	run(cmd, runDecode)
 	return cmd
@@ -57,6 +69,10 @@ const maxInput = 8 * wire.MaxSize
 func runDecode(out *output, in io.Reader, flags caddycmd.Flags) error {
 	if flags.NArg() > 1 {
 		return fmt.Errorf("decode needs one file, or none, not %d", flags.NArg())
+	}
+	signature, err := parseVerifier(flags)
+	if err != nil {
+		return err
 	}
 	if name := flags.Arg(0); name != "" && name != "-" {
 		file, err := os.Open(name)
@@ -74,14 +90,21 @@ func runDecode(out *output, in io.Reader, flags caddycmd.Flags) error {
 		return errors.New("nothing to decode")
 	}
 	d := decode(input)
+	if d.Valid && signature != nil {
+		d.verify(input, signature, time.Now())
+	}
 	if flags.Bool("json") {
 		err = out.json(d)
 	} else {
 		d.print(out)
 	}
 	switch {
-	case err != nil || d.Valid:
+	case err != nil:
 		return err
+	case d.Signature != nil && !d.Signature.Valid:
+		return errors.New("the PROXY protocol header has no valid signature")
+	case d.Valid:
+		return nil
 	case d.CutOff != nil:
 		return fmt.Errorf("the PROXY protocol header is cut off after %d bytes", d.CutOff.Bytes)
 	default:
@@ -115,6 +138,9 @@ type decoded struct {
 	Destination string `json:"destination,omitempty"`
 	// TLVs are the header's TLVs in order.
 	TLVs []decodedTLV `json:"tlvs,omitempty"`
+	// Signature is the result of verifying the signature. It is nil without --key, and if the
+	// header is not valid.
+	Signature *decodedSignature `json:"signature,omitempty"`
 	// Note is a warning about bytes behind a valid header.
 	Note string `json:"note,omitempty"`
 	// CutOff is not nil if the input ends within a header in which nothing is wrong so far. The
@@ -122,6 +148,53 @@ type decoded struct {
 	CutOff *decodedCutOff `json:"cut_off,omitempty"`
 	// Error is nil if nothing is wrong.
 	Error *decodedError `json:"error,omitempty"`
+}
+
+// decodedSignature is the result of verifying the signature of a header.
+type decodedSignature struct {
+	// Valid reports whether one of the keys made the signature for these addresses.
+	Valid bool `json:"valid"`
+	// Made is when the signature was made, as RFC 3339 writes it, and Age is how many seconds ago
+	// that was. It is negative if that is in the future. Both are only set if Valid is.
+	Made string `json:"made,omitempty"`
+	Age  *int64 `json:"age_seconds,omitempty"`
+	// Error says why it is not valid.
+	Error string `json:"error,omitempty"`
+}
+
+// parseVerifier returns what verifies signatures with the keys of the flag --key, or nil if there are
+// none.
+func parseVerifier(flags caddycmd.Flags) (*auth.Signature, error) {
+	values, err := flags.GetStringArray("key")
+	if err != nil {
+		return nil, err
+	}
+	var keys []*auth.Key
+	for _, value := range values {
+		key, err := parseKey("key", value)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	typ, err := parseSignTLV(flags)
+	if err != nil || len(keys) == 0 {
+		return nil, err
+	}
+	return auth.NewSignature(keys, typ, auth.DefaultMaxAge)
+}
+
+// verify sets the result of verifying the signature of a valid header.
+func (d *decoded) verify(input []byte, signature *auth.Signature, now time.Time) {
+	b, _ := unwrap(input)
+	r := wire.Decode(b, wire.MaxSize)
+	made, err := signature.Verify(&r.Header, r.TLVs)
+	if err != nil {
+		d.Signature = &decodedSignature{Error: escape.Text(err.Error())}
+		return
+	}
+	age := now.Unix() - made.Unix()
+	d.Signature = &decodedSignature{Valid: true, Made: made.UTC().Format(time.RFC3339), Age: &age}
 }
 
 // decodedCutOff is the end of an input within a header.
@@ -350,6 +423,15 @@ func (d *decoded) print(out *output) {
 	add("transport", d.Transport)
 	add("source", d.Source)
 	add("destination", d.Destination)
+	switch s := d.Signature; {
+	case s == nil:
+	case !s.Valid:
+		add("signature", out.paint(red, "wrong")+": "+s.Error)
+	case *s.Age < 0:
+		add("signature", fmt.Sprintf("valid, made at %s, %d seconds in the future", s.Made, -*s.Age))
+	default:
+		add("signature", fmt.Sprintf("valid, made at %s, %d seconds ago", s.Made, *s.Age))
+	}
 	out.table("", rows)
 	if len(d.TLVs) > 0 {
 		out.line("")

@@ -26,28 +26,48 @@ var (
 	claimedDest6 = netip.MustParseAddrPort("[2001:db8::2]:443")
 )
 
-// preambles returns the bytes that the connection of each probe begins with.
-var preambles = sync.OnceValue(func() (p [probeCount][]byte) {
-	must := func(b []byte, err error) []byte {
-		if err != nil {
-			panic(err)
+// claims are the TLVs and the signature of the headers of probes that name a client.
+type claims struct {
+	tlvs   []wire.TLV
+	signer *signer
+}
+
+// preambles returns the bytes that the connection of each probe begins with. The error says that the
+// TLVs are too long.
+func (c claims) preambles() (p [probeCount][]byte, err error) {
+	header := func(h wire.Header, headerErr error, tlvs []wire.TLV, checksum bool) (b []byte) {
+		if err == nil {
+			err = headerErr
+		}
+		if err == nil {
+			b, err = wire.Append(nil, h, tlvs, checksum)
 		}
 		return b
 	}
-	header := func(h wire.Header, err error, checksum bool) []byte {
-		return must(wire.Append(must(nil, err), h, nil, checksum))
-	}
-	v1, err := wire.NewProxy(1, wire.Stream, claimed4, claimedDest4)
-	p[headerV1] = header(v1, err, false)
-	v2, err := wire.NewProxy(2, wire.Stream, claimed6, claimedDest6)
-	p[headerV2] = header(v2, err, false)
-	p[headerLocal] = header(wire.NewLocal(), nil, false)
+	v1, v1Err := wire.NewProxy(1, wire.Stream, claimed4, claimedDest4)
+	v2, v2Err := wire.NewProxy(2, wire.Stream, claimed6, claimedDest6)
+	tlvs, signErr := c.signer.sign(&v2, c.tlvs)
+	p[headerV1] = header(v1, v1Err, nil, false)
+	p[headerV2] = header(v2, errors.Join(v2Err, signErr), tlvs, false)
+	p[headerLocal] = header(wire.NewLocal(), nil, nil, false)
 	p[twoHeadersV1] = bytes.Repeat(p[headerV1], 2)
 	p[twoHeadersV2] = bytes.Repeat(p[headerV2], 2)
-	p[wrongChecksum] = header(v2, err, true)
-	p[wrongChecksum][len(p[wrongChecksum])-1] ^= 0xff
-	return p
-})
+	// The checksum is behind the TLVs.
+	if p[wrongChecksum] = header(v2, nil, tlvs, true); err == nil {
+		p[wrongChecksum][len(p[wrongChecksum])-1] ^= 0xff
+	}
+	return p, err
+}
+
+// bare returns the preamble with a v2 header without the TLVs and the signature, or nil if there are
+// none.
+func (c claims) bare() []byte {
+	if len(c.tlvs) == 0 && c.signer == nil {
+		return nil
+	}
+	p, _ := claims{}.preambles()
+	return p[headerV2]
+}
 
 // prober sends probes to a listener and records the reactions.
 type prober struct {
@@ -58,28 +78,47 @@ type prober struct {
 	serverName, host string
 	// timeout bounds each probe.
 	timeout time.Duration
+	// claims are those of the headers.
+	claims
 }
 
 // probe sends all probes at the same time, over TLS or plain HTTP. first is an open connection
 // for the first probe; if it is nil, the first probe connects like the others.
 func (p *prober) probe(overTLS bool, first net.Conn) *probeResults {
 	var results probeResults
+	preambles, _ := p.preambles() // parseCheck has found errors
 	var wg sync.WaitGroup
 	for i := range results {
 		wg.Go(func() {
-			conn := first
-			if i > 0 || conn == nil {
-				var err error
-				if conn, err = p.dial(context.Background(), p.timeout); err != nil {
-					results[i] = probeResult{unreachable, problem(err)}
-					return
-				}
+			if i == 0 && first != nil {
+				results[i] = p.talk(first, preambles[i], overTLS)
+			} else {
+				results[i] = p.probeOne(preambles[i], overTLS)
 			}
-			results[i] = p.talk(conn, preambles()[i], overTLS)
 		})
 	}
 	wg.Wait()
 	return &results
+}
+
+// probeBare sends a v2 header without the TLVs and the signature of the others. It returns nil if the
+// others have none.
+func (p *prober) probeBare(overTLS bool) *probeResult {
+	preamble := p.bare()
+	if preamble == nil {
+		return nil
+	}
+	r := p.probeOne(preamble, overTLS)
+	return &r
+}
+
+// probeOne sends a preamble and a request on a connection of its own.
+func (p *prober) probeOne(preamble []byte, overTLS bool) probeResult {
+	conn, err := p.dial(context.Background(), p.timeout)
+	if err != nil {
+		return probeResult{unreachable, problem(err)}
+	}
+	return p.talk(conn, preamble, overTLS)
 }
 
 // problem returns a short text for an error of a connection. Addresses and operations are left

@@ -28,7 +28,7 @@ import (
 func sendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		DisableFlagsInUseLine: true,
-		Use: "send [--v1 | --v2] [--source <ip:port>] [--destination <ip:port>] [--local] [--tlv <name>=<value>] [--checksum] " +
+		Use: "send [--v1 | --v2] [--source <ip:port>] [--destination <ip:port>] [--local] [--tlv <name>=<value>] [--sign-key <key> [--sign-tlv <0xNN>]] [--checksum] " +
 			`[--connect <host:port>|unix//<path>] [--sni <name>] [--bind <ip>] [--method <method>] [--header "Field: value"] [--insecure] [--timeout <duration>] <url>`,
 		Short: "Sends a request behind a PROXY protocol header",
 		Long: `
@@ -50,6 +50,11 @@ has no IP addresses to put into the header, so that you must give one.
     ` + tlvNames() + `,
     and 0xNN for the value of any type in hexadecimal.
 
+--sign-key adds a signature behind the TLVs, for listeners with the option
+'require signature'.
+
+` + keyHelp + `
+
 Unprintable bytes in the response are shown as \xNN, except for the ends of
 lines, and a backslash is shown as \\. Redirects are not followed. Proxies in
 the environment are not used.
@@ -68,7 +73,8 @@ The exit code is 0 if there was a response, whatever its status.
 	cmd.Flags().String("source", "", "Address of the client that the header names")
 	cmd.Flags().String("destination", "", "Address that the client connected to")
 	cmd.Flags().Bool("local", false, "Send a LOCAL header")
-	cmd.Flags().StringArray("tlv", nil, "TLV to add, by name")
+	tlvFlag(cmd)
+	signFlags(cmd)
 	cmd.Flags().Bool("checksum", false, "Add a checksum")
 	cmd.Flags().String("connect", "", "Address to connect to (default: that of the URL)")
 	cmd.Flags().String("sni", "", "Server name to ask for in TLS, and to verify (default: the URL's host)")
@@ -78,10 +84,10 @@ The exit code is 0 if there was a response, whatever its status.
 	cmd.Flags().BoolP("insecure", "k", false, "Do not verify the server's certificate")
 	timeoutFlag(cmd, 10*time.Second, "How long to wait for the whole response")
 	cmd.MarkFlagsMutuallyExclusive("v1", "v2")
-	for _, other := range []string{"v1", "source", "destination", "tlv", "checksum"} {
+	for _, other := range []string{"v1", "source", "destination", "tlv", "sign-key", "checksum"} {
 		cmd.MarkFlagsMutuallyExclusive("local", other)
 	}
-	for _, other := range []string{"tlv", "checksum"} {
+	for _, other := range []string{"tlv", "sign-key", "checksum"} {
 		cmd.MarkFlagsMutuallyExclusive("v1", other)
 	}
 	complete(cmd, "source", cobra.NoFileCompletions)
@@ -91,7 +97,6 @@ The exit code is 0 if there was a response, whatever its status.
 	complete(cmd, "header", cobra.NoFileCompletions)
 	complete(cmd, "method", offer(http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut,
 		http.MethodPatch, http.MethodDelete, http.MethodOptions))
-	complete(cmd, "tlv", offerTLVs)
 	run(cmd, runSend)
 	return cmd
 }
@@ -205,6 +210,7 @@ type headerFlags struct {
 	local, checksum     bool
 	source, destination netip.AddrPort // invalid if not given
 	tlvs                []wire.TLV
+	signer              *signer
 }
 
 // parseHeader returns the header that the flags describe. It finds all errors that do not depend
@@ -224,6 +230,25 @@ func parseHeader(flags caddycmd.Flags) (*headerFlags, error) {
 	if h.source.IsValid() && h.destination.IsValid() && h.source.Addr().Is4() != h.destination.Addr().Is4() {
 		return nil, errors.New("--source and --destination must be both IPv4 or both IPv6")
 	}
+	if h.tlvs, err = parseTLVs(flags); err != nil {
+		return nil, err
+	}
+	if h.signer, err = parseSigner(flags); err != nil {
+		return nil, err
+	}
+	// Any addresses do: the remaining errors do not depend on the connection's.
+	_, err = h.encode(claimed4, claimedDest4)
+	return h, err
+}
+
+// tlvFlag adds the flag --tlv.
+func tlvFlag(cmd *cobra.Command) {
+	cmd.Flags().StringArray("tlv", nil, "TLV to add, by name")
+	complete(cmd, "tlv", offerTLVs)
+}
+
+// parseTLVs returns the TLVs of the flag --tlv.
+func parseTLVs(flags caddycmd.Flags) ([]wire.TLV, error) {
 	given, err := flags.GetStringArray("tlv")
 	if err != nil {
 		return nil, err
@@ -236,12 +261,11 @@ func parseHeader(flags caddycmd.Flags) (*headerFlags, error) {
 		}
 		values = append(values, tlv.Value{Name: name, Text: value})
 	}
-	if h.tlvs, err = tlv.Encode(values); err != nil {
+	tlvs, err := tlv.Encode(values)
+	if err != nil {
 		return nil, fmt.Errorf("--tlv: %w", err)
 	}
-	// Any addresses do: the remaining errors do not depend on the connection's.
-	_, err = h.encode(claimed4, claimedDest4)
-	return h, err
+	return tlvs, nil
 }
 
 // parseAddress returns the address and port in a flag, or the zero AddrPort if it was not given.
@@ -276,7 +300,11 @@ func (h *headerFlags) encode(local, remote netip.AddrPort) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wire.Append(nil, header, h.tlvs, h.checksum)
+	tlvs, err := h.signer.sign(&header, h.tlvs)
+	if err != nil {
+		return nil, err
+	}
+	return wire.Append(nil, header, tlvs, h.checksum)
 }
 
 // needsAddresses reports whether the header needs the addresses of the connection.

@@ -30,6 +30,10 @@ var probeNames = [probeCount]string{
 	wrongChecksum: "v2 header, wrong checksum",
 }
 
+// bareName is the name of the probe with a v2 header without the TLVs or the signature that the
+// others have.
+const bareName = "v2 header, bare"
+
 // String returns the name of the probe.
 func (p probe) String() string { return probeNames[p] }
 
@@ -98,10 +102,13 @@ const misdirected = "HTTP 421"
 
 // observation has the results of all probes of a check.
 type observation struct {
-	// tls reports whether probes were sent over TLS, and not over plain HTTP.
-	tls bool
+	// tls reports whether probes were sent over TLS, and not over plain HTTP, and signed whether
+	// their headers were signed.
+	tls, signed bool
 	// probes are the results over the protocol that the user asked for.
 	probes probeResults
+	// bare is the result of a v2 header without TLVs and signature. It is nil if none has them.
+	bare *probeResult
 	// others are the results over the other protocol. They are nil unless all probes were
 	// closed.
 	others *probeResults
@@ -192,6 +199,9 @@ func verdictOfClosed(o observation) verdict {
 			"A port that forwards connections by server name may refuse other names: use --sni with a name that it serves.",
 		},
 	}
+	if o.bare == nil {
+		v.Notes = append(v.Notes, "A listener that requires TLVs or a signature refuses headers without: use --tlv or --sign-key.")
+	}
 	switch {
 	case o.others == nil || o.http3 == nil:
 		return verdict{Verdict: verdictUnknown, Meaning: "Not everything was tried."}
@@ -237,6 +247,7 @@ func verdictOfMode(o observation, mode string, v1, v2 bool) verdict {
 	if v2 {
 		expected[headerV2], expected[headerLocal] = answered, answered
 	}
+	v.addRequired(o, &expected)
 	for p, one := range o.probes {
 		if one.reaction != expected[p] {
 			taken := p == int(twoHeadersV1) && v1 || p == int(twoHeadersV2) && v2
@@ -260,6 +271,32 @@ func verdictOfMode(o observation, mode string, v1, v2 bool) verdict {
 		v.Notes = append(v.Notes, "Headers of version 2 are accepted, headers of version 1 are not.")
 	}
 	return v
+}
+
+// addRequired adds notes about TLVs or a signature that the listener requires, and what it then does
+// with headers that cannot have them.
+func (v *verdict) addRequired(o observation, expected *[probeCount]reaction) {
+	what := "these TLVs"
+	if o.signed {
+		what = "a signature"
+	}
+	served := o.probes[headerV2].reaction == answered
+	switch {
+	case served && o.bare != nil && o.bare.reaction == answered:
+		v.Notes = append(v.Notes, "Headers do not need "+what+": a bare one is accepted as well.")
+	case served && o.bare != nil && o.bare.reaction == closed:
+		v.Notes = append(v.Notes, "Headers need "+what+": a bare one is refused.")
+		expected[headerV1] = closed
+		if o.probes[headerLocal].reaction == closed {
+			expected[headerLocal] = closed
+			v.Notes = append(v.Notes, "LOCAL headers are refused: if this peer sends them for health checks, add it to trusted_proxies.")
+		}
+	case served || o.probes[headerLocal].reaction != answered:
+	case o.bare == nil:
+		v.Notes = append(v.Notes, "The listener may require TLVs or a signature: use --tlv or --sign-key.")
+	default:
+		v.Notes = append(v.Notes, "The listener may require other TLVs, or the signature of another key.")
+	}
 }
 
 // difference describes a reaction that is not the expected one, with a warning if it is

@@ -489,7 +489,7 @@ func TestDocs_NameEverything(t *testing.T) {
 		if command.Name() == "decode" {
 			continue // its only flag is in its use
 		}
-		for _, flag := range regexp.MustCompile(`--[a-z0-9]+`).FindAllString(command.Flags().FlagUsages(), -1) {
+		for _, flag := range regexp.MustCompile(`--[a-z0-9-]+`).FindAllString(command.Flags().FlagUsages(), -1) {
 			assert.Regexp(t, "(?m)^\\| .*`"+flag+"[ `].* \\|", section)
 		}
 	}
