@@ -23,6 +23,10 @@ func ServesHTTP3(server *caddyhttp.Server) bool {
 	return inherits && slices.Contains(server.Protocols, "h3")
 }
 
+// HTTP3Disabled is the beginning of the warning that HTTP/3 is disabled. It is no mistake, but what
+// mode On does by default.
+const HTTP3Disabled = "HTTP/3 is disabled: "
+
 // DisableHTTP3 removes HTTP/3 from the protocols of the server, and logs the reason.
 func DisableHTTP3(server *caddyhttp.Server, reason string, logger *zap.Logger) error {
 	// Slices are replaced, never changed: servers share their default ones.
@@ -53,7 +57,7 @@ func DisableHTTP3(server *caddyhttp.Server, reason string, logger *zap.Logger) e
 	}
 	server.Protocols, server.ListenProtocols = protocols, listenProtocols
 	if had && len(server.TLSConnPolicies) > 0 {
-		logger.Warn("HTTP/3 is disabled: " + reason + "; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'")
+		logger.Warn(HTTP3Disabled + reason + "; to keep it anyway, add 'http3 allow' to 'proxy_protocol_mode'")
 	}
 	return nil
 }
