@@ -59,7 +59,7 @@ func plainPortOf(ctx caddy.Context, app *caddyhttp.App) (p plainPort) {
 	if len(p.listen) > 0 && redirects(app) {
 		p.neededFor = append(p.neededFor, "redirects to HTTPS")
 	}
-	if (len(p.listen) > 0 || !wrapped) && needsHTTPChallenge(ctx, app) {
+	if (len(p.listen) > 0 || !wrapped) && NeedsHTTPChallenge(ctx, app) {
 		p.neededFor = append(p.neededFor, "ACME's HTTP challenge")
 	}
 	return p
@@ -86,8 +86,8 @@ func redirects(app *caddyhttp.App) bool {
 	return false
 }
 
-// needsHTTPChallenge reports whether a certificate may be obtained by ACME's HTTP challenge.
-func needsHTTPChallenge(ctx caddy.Context, app *caddyhttp.App) bool {
+// NeedsHTTPChallenge reports whether a certificate may be obtained by ACME's HTTP challenge.
+func NeedsHTTPChallenge(ctx caddy.Context, app *caddyhttp.App) bool {
 	module, err := ctx.AppIfConfigured("tls")
 	if err != nil {
 		return false
