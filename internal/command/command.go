@@ -27,14 +27,16 @@ func init() {
 		Long: `
 Checks what a listener does with PROXY protocol headers, sends requests with
 headers, decodes headers, shows the status of the listeners of a running Caddy,
-and makes keys for signed headers.`,
+finds mistakes in a configuration before it runs, and makes keys for signed
+headers.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.DisableFlagsInUseLine = true
 			cmd.Example = `  $ caddy proxy-protocol check --tls --expect refused example.com:443
   $ caddy proxy-protocol send --v1 --source 203.0.113.7:51234 http://localhost:8080
   $ caddy proxy-protocol decode header.bin
-  $ caddy proxy-protocol status`
-			cmd.AddCommand(checkCommand(), sendCommand(), decodeCommand(), statusCommand(), keygenCommand())
+  $ caddy proxy-protocol status
+  $ caddy proxy-protocol lint --config Caddyfile`
+			cmd.AddCommand(checkCommand(), sendCommand(), decodeCommand(), statusCommand(), lintCommand(), keygenCommand())
 			cmd.Long += "\n\n" + documentation
 			for _, command := range cmd.Commands() {
 				command.Long = strings.TrimRight(command.Long, "\n") + "\n\n" + documentation + "#" + command.Name() + "\n"

@@ -10,7 +10,7 @@ import (
 )
 
 // subcommands are the names of all subcommands.
-var subcommands = []string{"check", "send", "decode", "status", "keygen"}
+var subcommands = []string{"check", "send", "decode", "status", "lint", "keygen"}
 
 func TestHelp(t *testing.T) {
 	for _, name := range append([]string{""}, subcommands...) {
@@ -64,7 +64,7 @@ func TestCompletion(t *testing.T) {
 		// directive is in the last line but one of the output for the shell.
 		directive cobra.ShellCompDirective
 	}{
-		{[]string{""}, []string{"check", "decode", "keygen", "send", "status"}, cobra.ShellCompDirectiveNoFileComp},
+		{[]string{""}, []string{"check", "decode", "keygen", "lint", "send", "status"}, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"check", ""}, nil, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"check", "--expect", ""}, []string{"on", "off", "unspecified", "refused"}, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"check", "--timeout", ""}, nil, cobra.ShellCompDirectiveNoFileComp},
@@ -81,6 +81,8 @@ func TestCompletion(t *testing.T) {
 		{[]string{"decode", ""}, nil, cobra.ShellCompDirectiveDefault},
 		{[]string{"status", ""}, nil, cobra.ShellCompDirectiveNoFileComp},
 		{[]string{"status", "--config", ""}, nil, cobra.ShellCompDirectiveDefault},
+		{[]string{"lint", ""}, nil, cobra.ShellCompDirectiveNoFileComp},
+		{[]string{"lint", "--config", ""}, nil, cobra.ShellCompDirectiveDefault},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			output, err := caddy(t, "", append([]string{cobra.ShellCompNoDescRequestCmd, "proxy-protocol"}, test.args...)...)

@@ -1,0 +1,160 @@
+package command
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+)
+
+// This file compares the listeners that run with their configuration.
+
+// checkLive checks each listener, and adds a finding for each that is down or does something else than
+// the configuration says.
+func (r *lintReport) checkLive(timeout time.Duration) {
+	findings := make([][]finding, len(r.Listeners))
+	var checks sync.WaitGroup
+	for i, l := range r.Listeners {
+		if !strings.HasPrefix(l.Address, "udp/") { // check tries HTTP/3 together with TCP
+			checks.Go(func() { findings[i] = l.checkLive(timeout) })
+		}
+	}
+	checks.Wait()
+	r.add(slices.Concat(findings...)...)
+}
+
+// checkLive checks a listener on all of its ports.
+func (l *lintListener) checkLive(timeout time.Duration) (findings []finding) {
+	addr, err := caddy.ParseNetworkAddress(l.Address)
+	switch {
+	case l.server.loaded == nil:
+		l.Live = "not checked, because the configuration does not load"
+		return nil
+	case err != nil || !strings.HasPrefix(addr.Network, "tcp"):
+		l.Live = "not checked, because it is no TCP port"
+		return nil
+	}
+	var verdicts []string
+	for offset := range addr.PortRangeSize() {
+		target := reachable(addr, offset)
+		r := check(l.prober(target, timeout), target, l.TLS)
+		verdicts = append(verdicts, r.verdict.text())
+		expected := l.expected(target)
+		if l.Instead != "" { // which verdict its options make, lint does not know
+			expected = []string{r.Verdict}
+		}
+		if r.Verdict == verdictUnreachable || !l.fits(&r.verdict, expected) {
+			findings = append(findings, l.mismatch(r, expected))
+		}
+	}
+	l.Live = strings.Join(slices.Compact(verdicts), ", ")
+	return findings
+}
+
+// prober returns a prober for the listener.
+func (l *lintListener) prober(target string, timeout time.Duration) *prober {
+	p := &prober{serverName: l.server.loaded.host, host: l.server.loaded.host, timeout: timeout}
+	switch {
+	case p.host == "" && l.TLS:
+		// Without a name, Caddy would look for a certificate for the header's destination.
+		p.serverName, p.host = "localhost", target
+	case p.host == "":
+		p.host = target
+	}
+	return p
+}
+
+// reachable returns the host:port at which this machine reaches a listener. A listener on all
+// addresses is reached on the loopback one.
+func reachable(addr caddy.NetworkAddress, offset uint) string {
+	ip, err := netip.ParseAddr(addr.Host)
+	switch {
+	case addr.Host == "" && addr.Network == "tcp6", err == nil && ip.IsUnspecified() && ip.Is6() && addr.Network != "tcp4":
+		addr.Host = "::1"
+	case addr.Host == "", err == nil && ip.IsUnspecified():
+		addr.Host = "127.0.0.1"
+	}
+	return addr.JoinHostPort(offset)
+}
+
+// text returns the name of the verdict, and of the closest one.
+func (v *verdict) text() string {
+	if v.Closest != "" {
+		return v.Verdict + ", closest to " + v.Closest
+	}
+	return v.Verdict
+}
+
+// expected returns the verdicts that the configuration allows for this machine.
+func (l *lintListener) expected(target string) []string {
+	if l.wrapper == nil {
+		return []string{verdictOff}
+	}
+	mode, trust := l.wrapper.policy().ForIP(sourceTo(target), nil)
+	trusted, untrusted := verdictOn, verdictRefused
+	switch mode {
+	case policy.Off:
+		return []string{verdictOff}
+	case policy.Unspecified:
+		trusted, untrusted = verdictUnspecified, verdictOff
+	}
+	switch {
+	case len(l.Require) > 0 && trust != policy.Untrusted:
+		// check sends no header that has what is required, but LOCAL headers need nothing.
+		return []string{trusted, untrusted}
+	case trust == policy.AskSource:
+		return []string{trusted, untrusted}
+	case trust == policy.Untrusted:
+		return []string{untrusted}
+	default:
+		return []string{trusted}
+	}
+}
+
+// sourceTo returns the IP address from which this machine connects.
+func sourceTo(target string) netip.Addr {
+	c, err := net.Dial("udp", target) // which sends nothing
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer c.Close()
+	return policy.PeerIP(c.LocalAddr())
+}
+
+// fits reports whether a verdict is one of the expected ones. A listener that is like a mode, but not
+// exactly, fits if something else than the wrapper may be the reason.
+func (l *lintListener) fits(v *verdict, expected []string) bool {
+	if slices.Contains(expected, v.Verdict) {
+		return true
+	}
+	lenient := l.wrapper == nil || len(l.Require) > 0 || l.HTTP3 == http3Checked || l.HTTP3 == http3Unchecked || l.TLS && l.server.loaded.host == ""
+	return lenient && v.Verdict == verdictOther && slices.Contains(expected, v.Closest)
+}
+
+// mismatch returns the finding for a listener whose verdict does not fit.
+func (l *lintListener) mismatch(r *report, expected []string) finding {
+	f := finding{Kind: findingLive, Servers: []string{l.Server}, Where: []string{r.target}}
+	should := "according to the configuration, the verdict from this machine is '" + strings.Join(expected, "' or '") + "'"
+	switch r.Verdict {
+	case verdictUnreachable:
+		f.Problem = "the listener is down: no connection"
+		f.Fix = "start Caddy with this configuration, or look in its log for the reason"
+	case verdictUnknown:
+		f.Problem = "check got no verdict: " + strings.Join(append([]string{r.Meaning}, r.Notes...), " ")
+		f.Fix = should
+	default:
+		f.Problem = fmt.Sprintf("the listener does not do what the configuration says: the verdict is '%s', but %s", r.verdict.text(), should)
+		f.Fix = "load this configuration (caddy reload), and see whether another program or another Caddy has the port"
+		if len(r.Differences) > 0 {
+			f.Problem += " (" + strings.Join(r.Differences, "; ") + ")"
+		}
+	}
+	return f
+}
