@@ -276,6 +276,7 @@ func (s *docsShell) run(t *testing.T, blocks []*docsBlock) {
 // start runs Caddy with a Caddyfile, until the test ends.
 func (s *docsShell) start(t *testing.T, text string) {
 	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "Caddyfile"), []byte(text), 0o600)) // for commands
 	s.startConfig(t, docsConfig(t, text))
 	if strings.Contains(text, "tls internal") {
 		s.awaitCertificate(t)
