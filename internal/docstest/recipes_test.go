@@ -328,6 +328,7 @@ var recipes = []recipe{
 			{name: "client", header: plainV2, body: "Hello 203.0.113.7"},
 			{name: "client of port 80", port: 80, header: plainV2, status: http.StatusPermanentRedirect},
 			{name: "probe", port: 8081, host: "10.244.1.9:8081", path: "/healthz", status: http.StatusOK},
+			{name: "header to the port of the probes", port: 8081, header: plainV2, refused: "forbidden"},
 			{name: "probe of the wrong port", port: 80, host: "10.244.1.9", path: "/healthz", refused: "missing"},
 		},
 	},
