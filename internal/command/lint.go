@@ -31,7 +31,8 @@ storage, and a source of trusted proxies may use the network. The log files of
 the configuration are not opened.
 
 With --live, each listener is checked as 'check' does, from this machine, and
-compared with the configuration. A listener that is down is a finding.
+compared with the configuration. A listener that is down is a finding. The admin
+API of the configuration is told of the connections, as 'check' does.
 
 The exit code is 0 if there are no findings.
 
@@ -76,7 +77,11 @@ func runLint(out *output, in io.Reader, flags caddycmd.Flags) error {
 	}
 	r := lint(c)
 	if flags.Bool("live") {
-		r.checkLive(timeout)
+		admin, err := caddycmd.DetermineAdminAPIAddress("", c.json, c.file, c.adapter)
+		if err != nil {
+			return fmt.Errorf("couldn't determine admin API address: %w", err)
+		}
+		r.checkLive(admin, timeout)
 	}
 	if flags.Bool("json") {
 		err = out.json(r)

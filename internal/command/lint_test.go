@@ -571,7 +571,7 @@ func TestLint_Live(t *testing.T) {
 	assert.Equal(t, []string{"warning unspecified", "unwrapped plain"}, l.kinds(), "%+v", l.Findings)
 	assert.Equal(t, map[string]string{
 		"plain": "other, closest to off", "mine": "on", "others": "refused", "other": "refused", "secure": "on",
-		"allowed": "other, closest to on", "unspecified": "unspecified", "off": "off", "unix": "not checked, because it is no TCP port",
+		"allowed": "other, closest to on", "unspecified": "unspecified", "off": "off", "unix": "on",
 		"builtin": "other, closest to on",
 	}, live(l))
 

@@ -17,13 +17,13 @@ import (
 // This file compares the listeners that run with their configuration.
 
 // checkLive checks each listener, and adds a finding for each that is down or does something else than
-// the configuration says.
-func (r *lintReport) checkLive(timeout time.Duration) {
+// the configuration says. admin is the address of the admin API, which is told of the connections.
+func (r *lintReport) checkLive(admin string, timeout time.Duration) {
 	findings := make([][]finding, len(r.Listeners))
 	var checks sync.WaitGroup
 	for i, l := range r.Listeners {
 		if !strings.HasPrefix(l.Address, "udp/") { // check tries HTTP/3 together with TCP
-			checks.Go(func() { findings[i] = l.checkLive(timeout) })
+			checks.Go(func() { findings[i] = l.checkLive(admin, timeout) })
 		}
 	}
 	checks.Wait()
@@ -31,22 +31,30 @@ func (r *lintReport) checkLive(timeout time.Duration) {
 }
 
 // checkLive checks a listener on all of its ports.
-func (l *lintListener) checkLive(timeout time.Duration) (findings []finding) {
+func (l *lintListener) checkLive(admin string, timeout time.Duration) (findings []finding) {
 	addr, err := caddy.ParseNetworkAddress(l.Address)
 	switch {
 	case l.server.loaded == nil:
 		l.Live = "not checked, because the configuration does not load"
 		return nil
-	case err != nil || !strings.HasPrefix(addr.Network, "tcp"):
-		l.Live = "not checked, because it is no TCP port"
+	case err != nil || !strings.HasPrefix(addr.Network, "tcp") && addr.Network != "unix":
+		l.Live = "not checked, because it is neither a TCP port nor a Unix socket"
 		return nil
 	}
 	var verdicts []string
 	for offset := range addr.PortRangeSize() {
-		target := reachable(addr, offset)
-		r := check(l.prober(target, timeout), target, l.TLS)
+		address := reachable(addr, offset)
+		to, ok := parseTarget(address)
+		if !ok {
+			continue
+		}
+		p := l.prober(to, timeout)
+		if to.network != "unix" {
+			p.announcer = newAnnouncer(admin, timeout)
+		}
+		r := check(p, address, l.TLS)
 		verdicts = append(verdicts, r.verdict.text())
-		expected := l.expected(target)
+		expected := l.expected(to)
 		if l.Instead != "" { // which verdict its options make, lint does not know
 			expected = []string{r.Verdict}
 		}
@@ -59,21 +67,26 @@ func (l *lintListener) checkLive(timeout time.Duration) (findings []finding) {
 }
 
 // prober returns a prober for the listener.
-func (l *lintListener) prober(target string, timeout time.Duration) *prober {
-	p := &prober{serverName: l.server.loaded.host, host: l.server.loaded.host, timeout: timeout}
+func (l *lintListener) prober(to target, timeout time.Duration) *prober {
+	host := l.server.loaded.host
+	p := &prober{target: to, serverName: host, host: host, timeout: timeout}
 	switch {
-	case p.host == "" && l.TLS:
+	case host != "":
+	case l.TLS || to.network == "unix":
 		// Without a name, Caddy would look for a certificate for the header's destination.
-		p.serverName, p.host = "localhost", target
-	case p.host == "":
-		p.host = target
+		p.serverName, p.host = "localhost", "localhost"
+	default:
+		p.host = to.address
 	}
 	return p
 }
 
-// reachable returns the host:port at which this machine reaches a listener. A listener on all
-// addresses is reached on the loopback one.
+// reachable returns the host:port at which this machine reaches a listener, or its Unix socket. A
+// listener on all addresses is reached on the loopback one.
 func reachable(addr caddy.NetworkAddress, offset uint) string {
+	if addr.IsUnixNetwork() {
+		return addr.String()
+	}
 	ip, err := netip.ParseAddr(addr.Host)
 	switch {
 	case addr.Host == "" && addr.Network == "tcp6", err == nil && ip.IsUnspecified() && ip.Is6() && addr.Network != "tcp4":
@@ -93,11 +106,18 @@ func (v *verdict) text() string {
 }
 
 // expected returns the verdicts that the configuration allows for this machine.
-func (l *lintListener) expected(target string) []string {
+func (l *lintListener) expected(to target) []string {
 	if l.wrapper == nil {
 		return []string{verdictOff}
 	}
-	mode, trust := l.wrapper.policy().ForIP(sourceTo(target), nil)
+	var source netip.Addr
+	var local net.Addr
+	if to.network == "unix" {
+		local = &net.UnixAddr{Net: to.network, Name: to.address}
+	} else {
+		source = sourceFor(to.address)
+	}
+	mode, trust := l.wrapper.policy().ForIP(source, local)
 	trusted, untrusted := verdictOn, verdictRefused
 	switch mode {
 	case policy.Off:
@@ -116,16 +136,6 @@ func (l *lintListener) expected(target string) []string {
 	default:
 		return []string{trusted}
 	}
-}
-
-// sourceTo returns the IP address from which this machine connects.
-func sourceTo(target string) netip.Addr {
-	c, err := net.Dial("udp", target) // which sends nothing
-	if err != nil {
-		return netip.Addr{}
-	}
-	defer c.Close()
-	return policy.PeerIP(c.LocalAddr())
 }
 
 // fits reports whether a verdict is one of the expected ones. A listener that is like a mode, but not

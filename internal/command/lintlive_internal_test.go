@@ -17,6 +17,7 @@ func TestReachable(t *testing.T) {
 	for listen, want := range map[string]string{
 		":443": "127.0.0.1:443", "0.0.0.0:443": "127.0.0.1:443", "[::]:443": "[::1]:443", "tcp4/:443": "127.0.0.1:443", "tcp6/:443": "[::1]:443",
 		"tcp4/[::]:443": "127.0.0.1:443", "192.0.2.1:443": "192.0.2.1:443", "localhost:443": "localhost:443", "[::1]:443": "[::1]:443",
+		"unix//run/caddy.sock": "unix//run/caddy.sock",
 	} {
 		addr, err := caddy.ParseNetworkAddress(listen)
 		require.NoError(t, err)
@@ -47,11 +48,14 @@ func TestLint_ExpectsOfThisMachine(t *testing.T) {
 	} {
 		l := new(lintListener)
 		l.describe(wrapperIn([]json.RawMessage{json.RawMessage(`{"wrapper":"proxy_protocol_mode",` + wrapper[1:])}))
-		assert.Equal(t, want, l.expected("127.0.0.1:1"), wrapper)
+		assert.Equal(t, want, l.expected(target{network: "tcp", address: "127.0.0.1:1"}), wrapper)
 	}
-	assert.Equal(t, []string{"off"}, new(lintListener).expected("127.0.0.1:1"))
+	assert.Equal(t, []string{"off"}, new(lintListener).expected(target{network: "tcp", address: "127.0.0.1:1"}))
+	socket := &lintListener{wrapper: &wrapperConfig{Mode: "on", TrustedProxies: &trustedProxies{"static", []string{"10.0.0.10"}}}}
+	assert.Equal(t, []string{"on"}, socket.expected(target{network: "unix", address: "/run/caddy.sock"}))
+	assert.Equal(t, []string{"refused"}, socket.expected(target{network: "unix", address: "@caddy"}))
 	noAddress := &lintListener{wrapper: &wrapperConfig{Mode: "on", TrustedProxies: &trustedProxies{"static", []string{"::/0", "0.0.0.0/0"}}}}
-	assert.Equal(t, []string{"refused"}, noAddress.expected("nonsense"))
+	assert.Equal(t, []string{"refused"}, noAddress.expected(target{network: "tcp", address: "nonsense"}))
 }
 
 // TestLint_LiveWithoutVerdict asserts that a listener that answers nothing that check understands is a
@@ -71,7 +75,7 @@ func TestLint_LiveWithoutVerdict(t *testing.T) {
 		}
 	}()
 	r := &lintReport{Config: "Caddyfile", Listeners: []*lintListener{{Server: "a", Address: listener.Addr().String(), server: &lintServer{loaded: new(loadedServer)}}}}
-	r.checkLive(10 * time.Second)
+	r.checkLive("127.0.0.1:1", 10*time.Second)
 	require.Len(t, r.Findings, 1)
 	assert.Contains(t, r.Findings[0].Problem, "check got no verdict: ")
 	assert.Contains(t, r.Findings[0].Fix, "the verdict from this machine is 'off'")
