@@ -90,14 +90,14 @@ func TestStatus_AtTheAdminAPI(t *testing.T) {
 		Accepted: []statusapi.Accepted{{Time: l.Accepted[0].Time, Peer: accepted.LocalAddr().String(), Version: "v1", Source: headertest.Client4.String(), Destination: headertest.Server4.String()}},
 		Refusals: []statusapi.Refusal{
 			{Time: l.Refusals[0].Time, Peer: untrusted.LocalAddr().String(), Reason: "untrusted",
-				Hint: "if your load balancer runs on this machine, add its address to 'trusted_proxies', or add to 'proxy_protocol_mode': on 127.0.0.2; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off 127.0.0.2"},
+				Hint: "if your load balancer runs on this machine, add its address to 'trusted_proxies', such as: trusted_proxies static 127.0.0.2/32; or add to 'proxy_protocol_mode': on 127.0.0.2; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off 127.0.0.2"},
 			{Time: l.Refusals[0].Time, Peer: refused.LocalAddr().String(), Reason: "missing", Received: "http",
 				Hint:  "this peer sends headers at other times: if it is your load balancer, make it send a PROXY protocol header every time, for its health checks, too",
 				Bytes: fmt.Sprintf("%x", "GET /?secret=of-"), Text: "GET /?secret=of-"},
 		},
 		Hints: []string{
 			"127.0.0.1 sends headers, but not every time (refused: 1): if it is your load balancer, make it send one every time, for its health checks, too",
-			"127.0.0.2 is not in 'trusted_proxies' (refused: 1): if your load balancer runs on this machine, add its address there, or add to 'proxy_protocol_mode': on 127.0.0.2; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off 127.0.0.2",
+			"127.0.0.2 is not in 'trusted_proxies' (refused: 1): if your load balancer runs on this machine, add its address there, such as: trusted_proxies static 127.0.0.2/32; or add to 'proxy_protocol_mode': on 127.0.0.2; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off 127.0.0.2",
 		},
 	}, l)
 

@@ -156,10 +156,10 @@ func (r *Refusal) Hint() string {
 }
 
 // hintUntrusted returns the hint for an untrusted peer. There is none if the source of trusted peers
-// failed: then the error says what to fix. The line to add is a range with the mode on, because a
-// second line trusted_proxies would be an error, and the source may not be static.
+// failed: then the error says what to fix. It offers a range with the mode on, too, because a second
+// line trusted_proxies would be an error, and the source may not be static.
 func (r *Refusal) hintUntrusted(ip netip.Addr, own bool) string {
-	trust := "add its address to 'trusted_proxies', or add to 'proxy_protocol_mode': on " + ip.String()
+	trust := "add its address to 'trusted_proxies', such as: trusted_proxies static " + cidr(ip) + "; or add to 'proxy_protocol_mode': on " + ip.String()
 	switch {
 	case !ip.IsValid() || r.Err != nil:
 		return ""
@@ -169,6 +169,9 @@ func (r *Refusal) hintUntrusted(ip netip.Addr, own bool) string {
 		return "if this is your load balancer, " + trust
 	}
 }
+
+// cidr returns the CIDR range of one address.
+func cidr(ip netip.Addr) string { return netip.PrefixFrom(ip, ip.BitLen()).String() }
 
 // hintDuplicate returns the hint for a second header. The peer wrote the first one. If that names
 // another load balancer, the peer has not read the header of that one.

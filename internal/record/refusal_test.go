@@ -17,8 +17,9 @@ import (
 func TestRefusal_Hint(t *testing.T) {
 	tcp := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	const (
-		trust = "if this is your load balancer, add its address to 'trusted_proxies', or add to 'proxy_protocol_mode': on "
-		own   = "if your load balancer runs on this machine, add its address to 'trusted_proxies', or add to 'proxy_protocol_mode': on "
+		trust = "if this is your load balancer, add its address to 'trusted_proxies', such as: trusted_proxies static "
+		own   = "if your load balancer runs on this machine, add its address to 'trusted_proxies', such as: trusted_proxies static "
+		on    = "; or add to 'proxy_protocol_mode': on "
 		off   = "if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off "
 		send  = "make it send a PROXY protocol header"
 	)
@@ -28,13 +29,13 @@ func TestRefusal_Hint(t *testing.T) {
 		refusal Refusal
 		want    string
 	}{
-		{"untrusted", Refusal{Reason: Untrusted, Peer: tcp("10.0.0.9:4711")}, trust + "10.0.0.9"},
-		{"untrusted over IPv6", Refusal{Reason: Untrusted, Peer: tcp("[2001:db8::9]:4711")}, trust + "2001:db8::9"},
-		{"untrusted, a mapped address", Refusal{Reason: Untrusted, Peer: tcp("[::ffff:10.0.0.9]:4711")}, trust + "10.0.0.9"},
-		{"untrusted, a UDP peer", Refusal{Reason: Untrusted, Peer: &net.UDPAddr{IP: net.IPv4(10, 0, 0, 9)}}, trust + "10.0.0.9"},
-		{"untrusted loopback", Refusal{Reason: Untrusted, Peer: tcp("127.0.0.1:4711")}, own + "127.0.0.1; " + off + "127.0.0.1"},
-		{"untrusted loopback over IPv6", Refusal{Reason: Untrusted, Peer: tcp("[::1]:4711")}, own + "::1; " + off + "::1"},
-		{"untrusted, this machine's other address", Refusal{Reason: Untrusted, Peer: tcp("192.0.2.2:4711")}, own + "192.0.2.2; " + off + "192.0.2.2"},
+		{"untrusted", Refusal{Reason: Untrusted, Peer: tcp("10.0.0.9:4711")}, trust + "10.0.0.9/32" + on + "10.0.0.9"},
+		{"untrusted over IPv6", Refusal{Reason: Untrusted, Peer: tcp("[2001:db8::9]:4711")}, trust + "2001:db8::9/128" + on + "2001:db8::9"},
+		{"untrusted, a mapped address", Refusal{Reason: Untrusted, Peer: tcp("[::ffff:10.0.0.9]:4711")}, trust + "10.0.0.9/32" + on + "10.0.0.9"},
+		{"untrusted, a UDP peer", Refusal{Reason: Untrusted, Peer: &net.UDPAddr{IP: net.IPv4(10, 0, 0, 9)}}, trust + "10.0.0.9/32" + on + "10.0.0.9"},
+		{"untrusted loopback", Refusal{Reason: Untrusted, Peer: tcp("127.0.0.1:4711")}, own + "127.0.0.1/32" + on + "127.0.0.1; " + off + "127.0.0.1"},
+		{"untrusted loopback over IPv6", Refusal{Reason: Untrusted, Peer: tcp("[::1]:4711")}, own + "::1/128" + on + "::1; " + off + "::1"},
+		{"untrusted, this machine's other address", Refusal{Reason: Untrusted, Peer: tcp("192.0.2.2:4711")}, own + "192.0.2.2/32" + on + "192.0.2.2; " + off + "192.0.2.2"},
 		{"untrusted, a Unix socket", Refusal{Reason: Untrusted, Peer: unix}, ""},
 		{"untrusted, no address", Refusal{Reason: Untrusted}, ""},
 		{"untrusted, an address that panics", Refusal{Reason: Untrusted, Peer: badAddr{}}, ""},

@@ -107,7 +107,7 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 		if l.headers() > 0 && !isPrivate(p.Address) {
 			continue
 		}
-		trust := "add its address there, or add to 'proxy_protocol_mode': on " + p.Address
+		trust := fmt.Sprintf("add its address there, such as: trusted_proxies static %s; or add to 'proxy_protocol_mode': on %s", cidr(p.Address), p.Address)
 		hint := fmt.Sprintf("%s is not in 'trusted_proxies' (refused: %d): ", p.Address, p.Refusals["untrusted"])
 		if addr, _ := netip.ParseAddr(p.Address); addr.IsLoopback() {
 			hint += "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off " + p.Address
@@ -136,6 +136,12 @@ func (l *Listener) hintsUnauthenticated() (hints []string) {
 		}
 	}
 	return hints
+}
+
+// cidr returns the CIDR range of one address.
+func cidr(address string) string {
+	addr, _ := netip.ParseAddr(address)
+	return netip.PrefixFrom(addr, addr.BitLen()).String()
 }
 
 // hintsOfRefusals is about reasons whose last refusal has a hint that holds for the listener.

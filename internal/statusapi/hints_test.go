@@ -108,13 +108,13 @@ func TestListener_FindHints(t *testing.T) {
 			want: []string{"10.0.0.4 sends", "10.0.0.1 sends", "10.0.0.2 sends"}},
 
 		{name: "a wrong range", trusted: "static", outcomes: counts{"untrusted": 9},
-			peers: []Peer{peer(public, "on", "untrusted", 9, 0)}, want: []string{public + " is not in 'trusted_proxies' (refused: 9): if it is your load balancer, add its address there, or add to 'proxy_protocol_mode': on " + public}},
+			peers: []Peer{peer(public, "on", "untrusted", 9, 0)}, want: []string{public + " is not in 'trusted_proxies' (refused: 9): if it is your load balancer, add its address there, such as: trusted_proxies static " + public + "/32; or add to 'proxy_protocol_mode': on " + public}},
 		{name: "a wrong range over IPv6", trusted: "static", outcomes: counts{"untrusted": 9},
 			peers: []Peer{peer("2001:db8::9", "on", "untrusted", 9, 0)}, want: []string{"add to 'proxy_protocol_mode': on 2001:db8::9"}},
 		{name: "a wrong range for one of two", trusted: "static", outcomes: counts{"untrusted": 9, "client": 9},
 			peers: []Peer{peer(private, "on", "untrusted", 9, 0), peer(other, "on", "", 0, 9)}, want: []string{private + " is not in"}},
 		{name: "this machine is untrusted", trusted: "static", outcomes: counts{"untrusted": 9, "client": 9},
-			peers: []Peer{peer(loopback, "on", "untrusted", 9, 0)}, want: []string{"if your load balancer runs on this machine, add its address there, or add to 'proxy_protocol_mode': on 127.0.0.1; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off 127.0.0.1"}},
+			peers: []Peer{peer(loopback, "on", "untrusted", 9, 0)}, want: []string{"if your load balancer runs on this machine, add its address there, such as: trusted_proxies static 127.0.0.1/32; or add to 'proxy_protocol_mode': on 127.0.0.1; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off 127.0.0.1"}},
 		{name: "untrusted peers that are not remembered", trusted: "static", outcomes: counts{"untrusted": 9}, want: []string{"peers that are not in 'trusted_proxies' are refused (refused: 9)"}},
 		{name: "many untrusted", trusted: "static", outcomes: counts{"untrusted": 4}, peers: []Peer{
 			peer("10.0.0.1", "on", "untrusted", 1, 0), peer("10.0.0.2", "on", "untrusted", 1, 0), peer("10.0.0.3", "on", "untrusted", 1, 0), peer("10.0.0.4", "on", "untrusted", 1, 0)},
