@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	caddycore "github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/assert"
@@ -32,6 +33,9 @@ const (
 )
 
 var update = flag.Bool("update", false, "write golden files instead of comparing with them")
+
+// A Caddy that happens to run on this machine has nothing to do with the tests.
+func init() { caddycore.DefaultAdminListen = "localhost:9" }
 
 // root returns the command caddy, with proxy-protocol as its only subcommand.
 func root() *cobra.Command {
