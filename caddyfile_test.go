@@ -82,6 +82,11 @@ var goodWrappers = []struct{ name, caddyfile, json string }{
 		"proxy_protocol_mode on {\nrequire signature AAECAwQFBgcICQoLDA0ODw== {\ntlv 0xE6\nmax_age 1m\n}\nrequire tlv 0xe1 00ff\n}",
 		`{"mode": "on", "require": {"tlvs": {"0xe1": ["00ff"]}, "signature": {"keys": ["AAECAwQFBgcICQoLDA0ODw=="], "tlv": "0xE6", "max_age": 60000000000}}}`,
 	},
+	{
+		"the shortest max_age",
+		"proxy_protocol_mode on {\nrequire signature AAECAwQFBgcICQoLDA0ODw== {\nmax_age 1s\n}\n}",
+		`{"mode": "on", "require": {"signature": {"keys": ["AAECAwQFBgcICQoLDA0ODw=="], "max_age": 1000000000}}}`,
+	},
 	{"timeout", "proxy_protocol_mode {\ntimeout 3s\n}", `{"timeout": 3000000000}`},
 	{"timeout in days", "proxy_protocol_mode {\ntimeout 1d\n}", `{"timeout": 86400000000000}`},
 	{"max_header_size", "proxy_protocol_mode {\nmax_header_size 4KiB\n}", `{"max_header_size": 4096}`},
