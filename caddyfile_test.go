@@ -340,8 +340,8 @@ func TestCaddyfile_ErrorsNameTheLineAndWhatIsAccepted(t *testing.T) {
 		},
 		{
 			"a short max_age",
-			"proxy_protocol_mode on {\nrequire signature {env.A} {\nmax_age 999ms\n}\n}",
-			"require signature: max_age: '999ms' is not a duration of at least 1s: use a value such as 30s, at Caddyfile:6",
+			"proxy_protocol_mode on {\nrequire signature {env.A} {\nmax_age 999999999ns\n}\n}",
+			"require signature: max_age: '999999999ns' is not a duration of at least 1s: use a value such as 30s, at Caddyfile:6",
 		},
 		{
 			"a max_age without unit",
