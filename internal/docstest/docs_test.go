@@ -659,7 +659,9 @@ func TestDocs_Go(t *testing.T) {
 			assert.Equal(t, string(formatted), block.text)
 			program := filepath.Join(t.TempDir(), "main.go")
 			require.NoError(t, os.WriteFile(program, []byte(block.text), 0o600))
-			output, err := exec.Command("go", "run", program).CombinedOutput()
+			command := exec.Command("go", "run", program)
+			command.Env = append(os.Environ(), "GOFLAGS=") // those of these tests measure coverage
+			output, err := command.CombinedOutput()
 			require.NoError(t, err, "%s", output)
 			assert.Equal(t, block.next.text, string(output))
 		})

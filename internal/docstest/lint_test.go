@@ -33,7 +33,7 @@ func TestLint_FindsNothingInRecipes(t *testing.T) {
 	for name, text := range texts {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			text := strings.Replace("\n"+string(withSecrets(t, []byte(text))), "\n{\n", "\n{\n\tstorage file_system "+dir+"\n", 1)
+			text := strings.Replace("\n"+text, "\n{\n", "\n{\n\tstorage file_system "+dir+"\n", 1)
 			file := filepath.Join(dir, "Caddyfile")
 			require.NoError(t, os.WriteFile(file, withSecrets(t, []byte(text)), 0o600))
 			cmd := &cobra.Command{Use: "proxy-protocol", SilenceUsage: true, SilenceErrors: true}
