@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/conninfo"
@@ -45,27 +46,35 @@ func (r *Refusal) keep(received []byte) {
 }
 
 // shown returns how many of the bytes received may be shown. A malformed header is shown up to the
-// byte that is wrong, if it is among the first 256. TLVs that may be secret are not shown: BytesKept
-// ends before them.
+// byte that is wrong, at most 256 bytes. TLVs that may be secret are not shown: BytesKept ends before
+// them.
 func (r *Refusal) shown(received []byte) int {
-	const (
-		longest   = 256
-		longestV1 = 107 // no longer line is a header
-	)
+	const longest = 256
 	if r.Reason != Malformed {
 		return BytesKept
 	}
 	_, version := wire.Signature(received)
 	switch err, ok := r.Err.(wire.Error); {
-	case ok && version == 2 && r.SecretTLVs:
+	case version == 1 && (!ok || err.Problem == wire.ProblemNoCRLF):
+		return max(BytesKept, shownV1(received))
+	case !ok || version == 2 && r.SecretTLVs:
 		return BytesKept
-	case ok:
-		return max(BytesKept, min(err.Offset+1, longest))
-	case version == 1:
-		return longestV1 // cut off within its line, so that nothing follows
 	default:
-		return BytesKept
+		return max(BytesKept, min(err.Offset+1, longest))
 	}
+}
+
+// shownV1 returns how many bytes of a v1 header without CRLF may be shown. If the sender forgot the
+// CRLF, a request follows the last port: so they end at the first byte that no address or port has.
+func shownV1(received []byte) int {
+	const keyword = len("PROXY TCP4 ")
+	line := received[:min(len(received), wire.MaxSizeV1)]
+	for i := keyword; i < len(line); i++ {
+		if !strings.ContainsRune("0123456789abcdefABCDEF:. ", rune(line[i])) {
+			return i + 1
+		}
+	}
+	return len(line)
 }
 
 // isRoutine reports whether a refusal is logged at DEBUG and not remembered: the connection

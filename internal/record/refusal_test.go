@@ -114,6 +114,7 @@ func TestReceived(t *testing.T) {
 func TestRefusal_KeepsAHeaderUpToTheByteThatIsWrong(t *testing.T) {
 	const request = "GET /?secret=1 HTTP/1.1\r\nCookie: secret\r\n\r\n"
 	line := "PROXY TCP4 203.0.113.7 192.0.2.1 056324 80\r\n"
+	noCRLF := wire.Error{Problem: wire.ProblemNoCRLF, Offset: 105}
 	v2 := wire.SignatureV2 + "\x21\x11\x01\x00" + strings.Repeat("a", 256)
 	for _, tt := range []struct {
 		name     string
@@ -130,6 +131,12 @@ func TestRefusal_KeepsAHeaderUpToTheByteThatIsWrong(t *testing.T) {
 		{"a wrong byte far behind", Malformed, wire.Error{Offset: 260}, v2 + request, 256},
 		{"a wrong byte that has not come", Malformed, wire.Error{Offset: 107}, line, len(line)},
 		{"a line that is cut off", Malformed, errors.New("cut off"), line[:40], 40},
+		{"a line that is cut off in the CRLF", Malformed, errors.New("cut off"), line[:len(line)-1], len(line) - 1},
+		{"a line that is cut off early", Malformed, errors.New("cut off"), line[:5], 5},
+		{"no CRLF before the request", Malformed, noCRLF, line[:len(line)-2] + request, len(line) - 1},
+		{"no CRLF before a request that is cut off", Malformed, errors.New("cut off"), line[:len(line)-2] + request[:14], len(line) - 1},
+		{"no CRLF behind UNKNOWN", Malformed, noCRLF, "PROXY UNKNOWN \n" + request, BytesKept},
+		{"no CRLF, and no other wrong byte", Malformed, noCRLF, "PROXY TCP4 " + strings.Repeat("1", 200), wire.MaxSizeV1},
 		{"a v2 header that is cut off, and may have the wrong length", Malformed, errors.New("cut off"), v2[:30] + request, BytesKept},
 		{"another header", Forbidden, nil, line, BytesKept},
 		{"another error", Missing, wire.Error{Offset: 100}, request, BytesKept},
