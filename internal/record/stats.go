@@ -18,7 +18,7 @@ const (
 	RefusalsKept = 20
 	// HeadersKept is the number of the last accepted headers.
 	HeadersKept = 10
-	// PeersKept is the number of peers.
+	// PeersKept is the number of peers. Those with few connections are forgotten for others.
 	PeersKept = 256
 )
 
@@ -49,7 +49,7 @@ type Stats struct {
 	// last is the peer that was looked up last: many connections in a row come from one load
 	// balancer. It may be nil; guarded by mu.
 	last *knownPeer
-	// peersMore says that there were more than PeersKept peers; guarded by mu.
+	// peersMore says that there were more than PeersKept peers, so that some were forgotten; guarded by mu.
 	peersMore bool
 }
 
@@ -152,17 +152,36 @@ func (s *Stats) SawPeer(addr netip.Addr, mode policy.Mode) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	peer := s.peer(addr)
-	switch {
-	case peer != nil:
-	case len(s.peers) == PeersKept:
-		s.peersMore = true
-		return
-	default:
-		peer = &knownPeer{Peer: Peer{Addr: addr}}
+	if peer == nil {
+		peer = s.freePeer()
+		*peer = knownPeer{Peer: Peer{Addr: addr}}
 		s.peers[addr] = peer
 	}
 	peer.Mode = mode
 	peer.Connections++
+}
+
+// freePeer returns memory for a peer. If there are PeersKept, it forgets one: of a few, which differ
+// each time, the one with the fewest connections. So a load balancer is kept, and one that comes late
+// finds room, however many strangers there were. The caller holds mu.
+func (s *Stats) freePeer() *knownPeer {
+	if len(s.peers) < PeersKept {
+		return new(knownPeer)
+	}
+	s.peersMore = true
+	const few = 8
+	var fewest *knownPeer
+	looked := 0
+	for _, peer := range s.peers {
+		if fewest == nil || peer.Connections < fewest.Connections {
+			fewest = peer
+		}
+		if looked++; looked == few {
+			break
+		}
+	}
+	delete(s.peers, fewest.Addr)
+	return fewest
 }
 
 // TakeOver says that a new configuration takes over the listener.

@@ -49,6 +49,55 @@ func TestStats_RemembersTheLastRefusalsAndSomePeers(t *testing.T) {
 	assert.True(t, more)
 }
 
+// Strangers must not hide a load balancer: neither one that was there before, nor one that comes late.
+func TestStats_RemembersLoadBalancersAmongStrangers(t *testing.T) {
+	s := NewStats()
+	early, late := netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("10.0.0.6")
+	stranger := netip.MustParseAddr("2001:db8::")
+	strangers := func(n int) {
+		for range n {
+			s.SawPeer(stranger, policy.On)
+			stranger = stranger.Next()
+		}
+	}
+	known := func() map[netip.Addr]uint64 {
+		connections := make(map[netip.Addr]uint64)
+		peers, _ := s.SeenPeers()
+		require.LessOrEqual(t, len(peers), PeersKept)
+		for _, p := range peers {
+			connections[p.Addr] = p.Connections
+		}
+		return connections
+	}
+	for range 9 {
+		s.SawPeer(early, policy.On)
+	}
+	strangers(100 * PeersKept)
+	assert.EqualValues(t, 9, known()[early])
+	for range 9 {
+		s.SawPeer(late, policy.On)
+	}
+	strangers(100 * PeersKept)
+	assert.EqualValues(t, 9, known()[early])
+	assert.EqualValues(t, 9, known()[late])
+	assert.Zero(t, testing.AllocsPerRun(1000, func() { strangers(1) }), "a flood allocates nothing")
+}
+
+func BenchmarkStats_SawPeer(b *testing.B) {
+	for name, distinct := range map[string]bool{"known": false, "stranger": true} {
+		b.Run(name, func(b *testing.B) {
+			s := NewStats()
+			addr := netip.MustParseAddr("2001:db8::")
+			for range b.N {
+				if distinct {
+					addr = addr.Next()
+				}
+				s.SawPeer(addr, policy.On)
+			}
+		})
+	}
+}
+
 func TestStats_RemembersTheLastHeaders(t *testing.T) {
 	r := Recorder{NewLog(zap.NewNop(), false), NewStats()}
 	assert.Empty(t, r.Stats.LastHeaders())
