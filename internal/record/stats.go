@@ -43,9 +43,11 @@ type Stats struct {
 	loaded monotime.Time
 	// refused has the time of the last refusal for each reason, or 0; guarded by mu.
 	refused  [Outcomes]monotime.Time
-	refusals ring[Refusal]             // guarded by mu
-	headers  ring[Accepted]            // guarded by mu
-	peers    map[netip.Addr]*knownPeer // guarded by mu, the peers included
+	refusals ring[Refusal] // guarded by mu
+	// lastOf has the last refusal for each reason; guarded by mu.
+	lastOf  [Outcomes]*Refusal
+	headers ring[Accepted]            // guarded by mu
+	peers   map[netip.Addr]*knownPeer // guarded by mu, the peers included
 	// last is the peer that was looked up last: many connections in a row come from one load
 	// balancer. It may be nil; guarded by mu.
 	last *knownPeer
@@ -122,6 +124,7 @@ func (s *Stats) addRefusal(r *Refusal) {
 	}
 	s.refused[r.Reason] = now
 	s.refusals.add(*r)
+	s.lastOf[r.Reason] = r
 }
 
 // addHeader remembers an accepted header.
@@ -235,6 +238,19 @@ func (s *Stats) LastRefusals() []Refusal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.refusals.latest()
+}
+
+// LastRefusalsByReason returns the last refusal for each reason. Refusals for other reasons do not
+// displace them.
+func (s *Stats) LastRefusalsByReason() (refusals []Refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.lastOf {
+		if r != nil {
+			refusals = append(refusals, *r)
+		}
+	}
+	return refusals
 }
 
 // LastHeaders returns the accepted headers remembered, the latest first.

@@ -160,8 +160,14 @@ func ListenerOf(key record.Key, settings Settings, stats *record.Stats) Listener
 			Marked:      a.Marked,
 		})
 	}
-	for _, r := range stats.LastRefusals() {
-		l.Refusals = append(l.Refusals, Refusal{
+	l.Refusals = append(l.Refusals, refusalsOf(stats.LastRefusals())...)
+	l.Hints = l.recent(stats).FindHints()
+	return l
+}
+
+func refusalsOf(refusals []record.Refusal) (shown []Refusal) {
+	for _, r := range refusals {
+		shown = append(shown, Refusal{
 			Time:     r.Time.Format(time.RFC3339),
 			Peer:     conninfo.AddrString(r.Peer),
 			Reason:   r.Reason.String(),
@@ -173,13 +179,14 @@ func ListenerOf(key record.Key, settings Settings, stats *record.Stats) Listener
 			Text:     r.Text(),
 		})
 	}
-	l.Hints = l.recent(stats).FindHints()
-	return l
+	return shown
 }
 
 // recent returns the listener without refusals that are not recent, so that hints are about what may
-// happen again: not about what the operator has set right since.
+// happen again: not about what the operator has set right since. It has the last refusal for each
+// reason, so that strangers, who are refused for another one, displace none.
 func (l Listener) recent(stats *record.Stats) *Listener {
+	l.Refusals = refusalsOf(stats.LastRefusalsByReason())
 	l.Outcomes = maps.Clone(l.Outcomes)
 	l.Peers.Details = slices.Clone(l.Peers.Details)
 	for reason := record.Missing; reason < record.Outcomes; reason++ {
