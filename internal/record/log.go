@@ -252,6 +252,12 @@ func (l *Log) debugAccepted(peer net.Addr, mode policy.Mode, h *wire.Header) {
 	)
 }
 
+// localOf returns the local address of a socket, or nil if the socket panics.
+func localOf(socket localAddresser) (local net.Addr) {
+	defer func() { _ = recover() }()
+	return socket.LocalAddr()
+}
+
 // payload logs that a header is followed by something else than the listener expects.
 func (l *Log) payload(expected Payload, peer net.Addr, socket localAddresser, h *wire.Header) {
 	message := "received TLS behind a PROXY protocol header, but this port is for plain HTTP"
@@ -262,7 +268,7 @@ func (l *Log) payload(expected Payload, peer net.Addr, socket localAddresser, h 
 	}
 	l.Info(message,
 		zap.String("peer", conninfo.AddrString(peer)),
-		zap.String("local", conninfo.AddrString(socket.LocalAddr())),
+		zap.String("local", conninfo.AddrString(localOf(socket))),
 		zap.String("source", conninfo.AddrPortString(h.Source())),
 		zap.String("hint", hint),
 	)

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"net"
 	"testing"
 	"time"
 
@@ -59,6 +60,21 @@ func TestRecorder_CheckPayload(t *testing.T) {
 			assert.Equal(t, map[string]any{"peer": testPeer.String(), "local": testLocal.String(), "source": "203.0.113.7:56324"}, fields)
 		})
 	}
+}
+
+// badSocket is a socket of another module.
+type badSocket struct{}
+
+func (badSocket) LocalAddr() net.Addr { panic("another module's fault") }
+
+// The connection is served, so that nothing about it may fail here.
+func TestRecorder_CheckPayloadOfASocketThatPanics(t *testing.T) {
+	core, logs := observer.New(zapcore.InfoLevel)
+	r := Recorder{NewLog(zap.New(core), false), NewStats()}
+	assert.NotPanics(t, func() { r.CheckPayload(PlainPayload, []byte{0x16, 3}, testPeer, badSocket{}, testHeader()) })
+	r.Log.Flush()
+	require.Equal(t, 1, logs.Len())
+	assert.Empty(t, logs.All()[0].ContextMap()["local"])
 }
 
 func TestPayloads_OneAMinuteIsLogged(t *testing.T) {
