@@ -102,6 +102,8 @@ var situations = []situation{
 		{from: balancer, send: clientV2 + plainRequest, perMinute: 1, until: 10}, {from: balancer, send: checkV2 + plainRequest, perMinute: 6}, {from: stranger, send: plainRequest, perMinute: 0.5}}},
 	{name: "the same, and `trusted_proxies` is not set", wrapper: "on", traffic: []traffic{
 		{from: balancer, send: clientV2 + plainRequest, perMinute: 1, until: 10}, {from: balancer, send: checkV2 + plainRequest, perMinute: 6}, {from: stranger, send: plainRequest, perMinute: 0.5}}},
+	{name: "idle, with health checks over TCP, and a stranger twice a minute", wrapper: "on {\ntrusted_proxies static 10.0.0.5\n}", traffic: []traffic{
+		{from: balancer, send: clientV2 + plainRequest, perMinute: 1, until: 10}, {from: balancer, perMinute: 6}, {from: stranger, send: plainRequest, perMinute: 2}}},
 	{name: "idle, and a scanner connects 5000 times in two minutes", wrapper: "on", traffic: []traffic{
 		{from: balancer, send: clientV2 + plainRequest, perMinute: 1, until: 10}, {from: stranger, send: plainRequest, perMinute: 2500, since: 30, until: 32}}},
 	{name: "idle, with health checks, and many strangers all the time", wrapper: "on {\ntrusted_proxies static 10.0.0.5\n}", traffic: []traffic{
