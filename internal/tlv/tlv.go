@@ -3,6 +3,7 @@
 package tlv
 
 import (
+	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -188,8 +189,8 @@ func (n *Named) list(name string) []string {
 }
 
 // Has reports whether there is a value under a name. If values are given, the value has to be
-// one of them, or, of a list, at least one item. A secret value is compared like others: a
-// request sees the answer only behind a header that had the secret.
+// one of them, or, of a list, at least one item. The value under 0xNN may be a secret: the time that
+// its comparison takes does not depend on where values differ, nor on which one is equal.
 func (n *Named) Has(name string, values []string) bool {
 	if list := n.list(name); list != nil {
 		return len(values) == 0 || slices.ContainsFunc(list, func(item string) bool { return slices.Contains(values, item) })
@@ -198,7 +199,19 @@ func (n *Named) Has(name string, values []string) bool {
 	if isCertificateName(name) {
 		text, ok = n.cert().text(name)
 	}
+	if strings.HasPrefix(name, "0x") && len(values) > 0 {
+		return ok && containsSecret(values, text)
+	}
 	return ok && (len(values) == 0 || slices.Contains(values, text))
+}
+
+// containsSecret is slices.Contains in constant time.
+func containsSecret(values []string, text string) bool {
+	equal := 0
+	for _, value := range values {
+		equal |= subtle.ConstantTimeCompare([]byte(value), []byte(text))
+	}
+	return equal == 1
 }
 
 // Describe returns the named values of one TLV, without 0xNN. There are none if its type has no

@@ -254,3 +254,18 @@ func TestParse_ParseName(t *testing.T) {
 	slices.Reverse(taken)
 	assert.NotEqual(t, taken, Names(), "what a caller does to the names changes nothing")
 }
+
+func TestNamed_HasRawValueInConstantTime(t *testing.T) {
+	n := Parse(asTLVs(wire.TLV{Type: 0xe1, Value: []byte{0x0a, 0xff}}))
+	for _, test := range []struct {
+		values []string
+		want   bool
+	}{
+		{nil, true}, {[]string{"0aff"}, true}, {[]string{"00", "0aff"}, true}, {[]string{"0aff", "00"}, true}, {[]string{"0aff", "0aff"}, true},
+		{[]string{"0afe"}, false}, {[]string{"0aff00"}, false}, {[]string{"0a"}, false}, {[]string{""}, false},
+	} {
+		assert.Equal(t, test.want, n.Has("0xe1", test.values), test.values)
+		assert.Zero(t, testing.AllocsPerRun(100, func() { n.Has("0xe1", test.values) }))
+		assert.False(t, n.Has("0xe2", test.values))
+	}
+}
