@@ -44,7 +44,7 @@ func TestMatchCEL_UnusableValueDoesNotMatch(t *testing.T) {
 				"peer:x":             "peer: 'x' is not an IP address",
 				"tlv:":               "tlv: unknown TLV name ''",
 				"tlv:nonsense":       "tlv: unknown TLV name 'nonsense'",
-				"tlv:0xea=vp":        "tlv: value 'vp' of 0xea is not hexadecimal: use pairs of digits such as 0aff",
+				"tlv:0xea=vp":        "tlv: value 1 of 0xea is not hexadecimal: use pairs of digits such as 0aff",
 			},
 		},
 		{

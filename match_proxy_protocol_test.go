@@ -247,7 +247,7 @@ func TestMatchProxyProtocol_ErrorsInACaddyfile(t *testing.T) {
 		{"zone", "{\npeer fe80::1%eth0\n}", "peer: 'fe80::1%eth0' has a zone: use an IP address or CIDR range without one, at Caddyfile:3"},
 		{"unknown TLV", "{\ntlv sni a.test\n}", "tlv: unknown TLV name 'sni': use " + tlvNames + ", at Caddyfile:3"},
 		{"TLV number out of range", "{\ntlv 0x100\n}", "tlv: unknown TLV name '0x100': use " + tlvNames + ", at Caddyfile:3"},
-		{"value that is not hexadecimal", "{\ntlv 0xea vpce\n}", "tlv: value 'vpce' of 0xea is not hexadecimal: use pairs of digits such as 0aff, at Caddyfile:3"},
+		{"value that is not hexadecimal", "{\ntlv 0xea vpce\n}", "tlv: value 1 of 0xea is not hexadecimal: use pairs of digits such as 0aff, at Caddyfile:3"},
 		{"absent and present", "absent present", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:2"},
 		{"absent and a version", "absent {\nversion v1\n}", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:3"},
 		{"absent and port_zero", "port_zero absent", "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header, at Caddyfile:2"},
@@ -269,7 +269,7 @@ func TestMatchProxyProtocol_ErrorsInJSON(t *testing.T) {
 		{"unknown word", `{"is":["trusted"]}`, "unknown word 'trusted': use present, absent, port_zero, local"},
 		{"unknown version", `{"version":["v3"]}`, "version: unknown version 'v3': use v1 or v2"},
 		{"range", `{"peer":["private_ranges"]}`, "peer: 'private_ranges' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
-		{"TLV value", `{"tlv":{"0xea":["0"]}}`, "tlv: value '0' of 0xea is not hexadecimal: use pairs of digits such as 0aff"},
+		{"TLV value", `{"tlv":{"0xea":["0"]}}`, "tlv: value 1 of 0xea is not hexadecimal: use pairs of digits such as 0aff"},
 		{"contradiction", `{"is":["absent"],"tlv":{"alpn":null}}`, "'absent' cannot be combined with 'present', 'port_zero', 'local', 'version' or 'tlv': these need a header"},
 	}
 	for _, tt := range tests {

@@ -292,6 +292,22 @@ func TestLint_LinesAreSafe(t *testing.T) {
 	}
 }
 
+func TestLint_ShowsNoSecret(t *testing.T) {
+	const secret = "5ec2e75ec2e75ec2e75ec2e7" // a value of a TLV and a key
+	config := wrapped("unspecified {\nrequire tlv 0xe1 "+secret+" {env.LB_TOKEN}\nrequire tlv authority a.test\nrequire signature "+secret+"\n}",
+		"http:// {\n@a not proxy_protocol present {\ntlv 0xe1 "+secret+"\n}\n@b expression `!proxy_protocol('tlv:0xe1="+secret+"')`\nrespond @a a\nrespond @b b\n}")
+	t.Setenv("LB_TOKEN", "00")
+	for name, text := range map[string]string{"Caddyfile": config, "caddy.json": jsonConfig(t, config)} {
+		l := lint(t, name, text)
+		shown, err := json.Marshal(l)
+		require.NoError(t, err)
+		assert.NotContains(t, string(shown), secret)
+		for _, part := range []string{"{env.YOUR_SECRET}", "{env.LB_TOKEN}", "a.test", "tlv 0xe1 [redacted]", "tlv:0xe1=[redacted]"} {
+			assert.Contains(t, string(shown), part)
+		}
+	}
+}
+
 func TestLint_Listeners(t *testing.T) {
 	l := lint(t, "Caddyfile", `{
 	servers :443 {

@@ -236,7 +236,7 @@ func guardsIn(part any) (guards []string) {
 				_ = json.Unmarshal(raw, &m)
 				guards = append(guards, m.String())
 			case key == "expression" && (bytes.Contains(raw, []byte("pinned_ip(")) || bytes.Contains(raw, []byte("proxy_protocol("))):
-				guards = append(guards, "expression "+string(raw))
+				guards = append(guards, "expression "+match.WithoutSecrets(string(raw)))
 			default:
 				guards = append(guards, guardsIn(value)...)
 			}

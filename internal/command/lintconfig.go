@@ -244,6 +244,37 @@ func (r requirements) names() (names []string) {
 	return names
 }
 
+// withoutSecrets returns the field with placeholders in place of secrets, as paste.Wrapper has it.
+func (r requirements) withoutSecrets() map[string]any {
+	without := maps.Clone(map[string]any(r))
+	hide := func(fields any, secret func(name string) bool) any {
+		object, ok := fields.(map[string]any)
+		if !ok {
+			return fields
+		}
+		shown := make(map[string]any)
+		for name, value := range object {
+			if values, ok := value.([]any); ok && secret(name) {
+				hidden := make([]any, len(values))
+				for i := range values {
+					text, _ := values[i].(string)
+					hidden[i] = paste.WithoutSecret(text)
+				}
+				value = hidden
+			}
+			shown[name] = value
+		}
+		return shown
+	}
+	if tlvs, ok := r["tlvs"]; ok {
+		without["tlvs"] = hide(tlvs, func(name string) bool { return strings.HasPrefix(name, "0x") })
+	}
+	if signature, ok := r["signature"]; ok {
+		without["signature"] = hide(signature, func(name string) bool { return name == "keys" })
+	}
+	return without
+}
+
 // MarshalJSON returns the requirements without values, which may be secrets.
 func (r requirements) MarshalJSON() ([]byte, error) { return json.Marshal(r.names()) }
 
@@ -339,6 +370,9 @@ func (w *wrapperConfig) safe() json.RawMessage {
 		mode = policy.On.String()
 	}
 	set("mode", mode)
+	if w.Require != nil {
+		set("require", w.Require.withoutSecrets())
+	}
 	var ranges []lintRanges
 	for _, r := range w.Ranges {
 		switch rest, had := withoutPrivate(r.Ranges); {

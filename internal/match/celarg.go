@@ -2,11 +2,14 @@ package match
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
+
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
 // Caddy makes a placeholder in CEL a call of the function PlaceholderFunction with the variable
@@ -57,13 +60,22 @@ func (a Arg) Value(get func(placeholder string) string) (string, error) {
 // Args are the arguments of a CEL function.
 type Args []Arg
 
-// String returns the arguments with their placeholders in braces.
+// String returns the arguments with their placeholders in braces, for a log: see WithoutSecrets.
 func (args Args) String() string {
 	var texts []string
 	for _, arg := range args {
 		texts = append(texts, arg.String())
 	}
-	return strings.Join(texts, ", ")
+	return WithoutSecrets(strings.Join(texts, ", "))
+}
+
+// secretArg is an argument with the value of a TLV 0xNN, which may be a secret.
+var secretArg = regexp.MustCompile("(tlv:0x[0-9a-fA-F]{2}=)[^{,'\"`\\\\]+")
+
+// WithoutSecrets returns a text with arguments of CEL functions, in which the values of TLVs 0xNN are
+// redacted.
+func WithoutSecrets(text string) string {
+	return secretArg.ReplaceAllString(text, "${1}"+tlv.Redacted)
 }
 
 // ArgOf returns text and placeholders that are put together by "+" as one argument. It is not ok

@@ -34,6 +34,7 @@ func TestArg_PlaceholdersAreEvaluatedOnce(t *testing.T) {
 	}
 	assert.NoError(t, CheckPrefix(Arg{"peer:x=", "a", ""}), "no name of a TLV")
 	assert.Equal(t, "present, peer:{a}", Args{{"present"}, {"peer:", "a", ""}}.String())
+	assert.Equal(t, "tlv:0xe1=[redacted], tlv:0xE2={env.T}, tlv:alpn=h2", Args{{"tlv:0xe1=5ec2e7"}, {"tlv:0xE2=", "env.T", ""}, {"tlv:alpn=h2"}}.String())
 }
 
 func TestArgOf_TakesTextAndPlaceholdersOnly(t *testing.T) {

@@ -95,7 +95,8 @@ func CheckPrefix(arg Arg) error {
 	return nil
 }
 
-// String returns the matcher as it stands in a Caddyfile, in one line.
+// String returns the matcher as it stands in a Caddyfile, in one line. The values of 0xNN are not
+// shown: they may be secrets.
 func (c *Conditions) String() string {
 	var options []string
 	if len(c.Version) > 0 {
@@ -105,7 +106,11 @@ func (c *Conditions) String() string {
 		options = append(options, "peer "+strings.Join(c.Peer, " "))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.TLV)) {
-		options = append(options, strings.Join(append([]string{"tlv", name}, c.TLV[name]...), " "))
+		values := c.TLV[name]
+		if strings.HasPrefix(name, "0x") && len(values) > 0 {
+			values = []string{tlv.Redacted}
+		}
+		options = append(options, strings.Join(append([]string{"tlv", name}, values...), " "))
 	}
 	words := append([]string{"proxy_protocol"}, c.Is...)
 	if len(options) > 0 {
@@ -140,10 +145,10 @@ func (c *Conditions) Compile() (*Header, error) {
 		if err != nil {
 			return nil, fmt.Errorf("tlv: %w", err)
 		}
-		for _, value := range values {
+		for i, value := range values {
 			if strings.HasPrefix(name, "0x") {
-				if _, err := hex.DecodeString(value); err != nil {
-					return nil, fmt.Errorf("tlv: value '%s' of %s is not hexadecimal: use pairs of digits such as 0aff", value, name)
+				if _, err := hex.DecodeString(value); err != nil { // the value may be a secret
+					return nil, fmt.Errorf("tlv: value %d of %s is not hexadecimal: use pairs of digits such as 0aff", i+1, name)
 				}
 				value = strings.ToLower(value)
 			}

@@ -140,7 +140,7 @@ func TestConditions_ThatCannotBeMetAreErrors(t *testing.T) {
 		{Conditions{Is: []string{"presnt"}}, "unknown word 'presnt': use present, absent, port_zero, local"},
 		{Conditions{Version: []string{"v1", "v3"}}, "version: unknown version 'v3': use v1 or v2"},
 		{Conditions{Peer: []string{"10.0.0.0/33"}}, "peer: '10.0.0.0/33' is not an IP address or CIDR range: use a value such as 10.0.0.0/8 or 2001:db8::1"},
-		{Conditions{TLV: map[string][]string{"0xea": {"00", "vp"}}}, "tlv: value 'vp' of 0xea is not hexadecimal: use pairs of digits such as 0aff"},
+		{Conditions{TLV: map[string][]string{"0xea": {"00", "vp"}}}, "tlv: value 2 of 0xea is not hexadecimal: use pairs of digits such as 0aff"},
 		{Conditions{Is: []string{"absent", "present"}}, absentAlone},
 		{Conditions{Is: []string{"absent", "port_zero"}}, absentAlone},
 		{Conditions{Is: []string{"absent", "local"}}, absentAlone},
@@ -164,6 +164,7 @@ func TestConditions_String(t *testing.T) {
 		"proxy_protocol { version v1 v2; peer ::1 }":                  {Version: []string{"v1", "v2"}, Peer: []string{"::1"}},
 		"proxy_protocol present { peer 10.0.0.0/8 ::1; tlv alpn h2 }": {Is: []string{"present"}, Peer: []string{"10.0.0.0/8", "::1"}, TLV: map[string][]string{"alpn": {"h2"}}},
 		"proxy_protocol { tlv alpn; tlv authority a.test b.test }":    {TLV: map[string][]string{"authority": {"a.test", "b.test"}, "alpn": nil}},
+		"proxy_protocol { tlv 0xe1 [redacted]; tlv 0xea }":            {TLV: map[string][]string{"0xe1": {"5ec2e7", "00"}, "0xea": nil}},
 	} {
 		assert.Equal(t, want, c.String())
 	}

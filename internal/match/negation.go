@@ -255,7 +255,7 @@ func (s *Negations) parseCall(call ast.CallExpr) any {
 	if call.IsMemberFunction() {
 		return nil
 	}
-	text := "!" + call.FunctionName() + "('" + strings.Join(args, "', '") + "')"
+	text := WithoutSecrets("!" + call.FunctionName() + "('" + strings.Join(args, "', '") + "')")
 	variable := strings.Contains(text, "{")
 	if call.FunctionName() == "pinned_ip" {
 		return ownMatcher{text, true, false, variable}

@@ -79,7 +79,7 @@ func (r *required) lines(indent string) (lines []string) {
 		words := []string{"require tlv", name}
 		for _, value := range r.TLVs[name] {
 			if strings.HasPrefix(name, "0x") {
-				value = withoutSecret(value)
+				value = WithoutSecret(value)
 			}
 			words = append(words, value)
 		}
@@ -90,7 +90,7 @@ func (r *required) lines(indent string) (lines []string) {
 	}
 	line := "require signature"
 	for _, key := range r.Signature.Keys {
-		line += " " + withoutSecret(key)
+		line += " " + WithoutSecret(key)
 	}
 	var options []string
 	if r.Signature.TLV != "" {
@@ -105,9 +105,9 @@ func (r *required) lines(indent string) (lines []string) {
 	return append(lines, line)
 }
 
-// withoutSecret returns a value if it is one placeholder and nothing else, or a placeholder in place
+// WithoutSecret returns a value if it is one placeholder and nothing else, or a placeholder in place
 // of the value.
-func withoutSecret(value string) string {
+func WithoutSecret(value string) string {
 	if strings.HasPrefix(value, "{") && strings.IndexByte(value, '}') == len(value)-1 {
 		return value
 	}
