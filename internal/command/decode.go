@@ -169,6 +169,9 @@ func parseVerifier(flags caddycmd.Flags) (*auth.Signature, error) {
 	if err != nil {
 		return nil, err
 	}
+	if flags.Changed("key") && len(values) == 0 {
+		values = []string{""} // which GetStringArray leaves out
+	}
 	var keys []*auth.Key
 	for _, value := range values {
 		key, err := parseKey("key", value)

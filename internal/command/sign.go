@@ -110,14 +110,13 @@ type signer struct {
 
 // parseSigner returns the signer that the flags describe.
 func parseSigner(flags caddycmd.Flags) (*signer, error) {
-	value := flags.String("sign-key")
-	if value == "" {
+	if !flags.Changed("sign-key") {
 		if flags.Changed("sign-tlv") {
 			return nil, errors.New("--sign-tlv needs --sign-key")
 		}
 		return nil, nil
 	}
-	key, err := parseKey("sign-key", value)
+	key, err := parseKey("sign-key", flags.String("sign-key"))
 	if err != nil {
 		return nil, err
 	}

@@ -208,6 +208,7 @@ func TestSignBadInput(t *testing.T) {
 	require.NoError(t, os.WriteFile(short, []byte("c2VjcmV0c2VjcmV0\n"), 0o600))
 	t.Setenv("PROXY_PROTOCOL_TEST_KEY", "")
 	for _, test := range []struct{ value, err string }{
+		{"", "the key has 0 bytes, but needs at least 16"},
 		{"c2VjcmV0 key", "the key is not in base64: make one with: caddy proxy-protocol keygen"},
 		{"c2VjcmV0c2VjcmV0", "the key has 12 bytes, but needs at least 16: make one with: caddy proxy-protocol keygen"},
 		{"@" + short, "the key has 12 bytes, but needs at least 16"},
