@@ -130,7 +130,11 @@ func (r *Requirement) Names() (names []string) {
 		return nil
 	}
 	for _, condition := range r.tlvs {
-		names = append(names, "tlv "+condition.Name())
+		name := "tlv " + condition.Name()
+		if condition.AnyValue() {
+			name += " (any value)"
+		}
+		names = append(names, name)
 	}
 	if s := r.signature; s != nil {
 		names = append(names, fmt.Sprintf("signature in tlv %s, max_age %s", tlv.Code(s.typ), s.maxAge))

@@ -87,6 +87,9 @@ func (c *Condition) Type() wire.Type { return c.typ }
 // Secret reports whether the values are secrets: those of a name 0xNN are.
 func (c *Condition) Secret() bool { return c.raw }
 
+// AnyValue reports whether any value will do.
+func (c *Condition) AnyValue() bool { return len(c.texts) == 0 }
+
 // Holds reports whether the condition holds for TLVs. The time it takes does not depend on where
 // a value differs, nor on which value is equal. It allocates nothing if values are given, except
 // for the names that begin with ssl.
