@@ -81,7 +81,7 @@ func (r *required) lines(indent string) (lines []string) {
 			if strings.HasPrefix(name, "0x") {
 				value = WithoutSecret(value)
 			}
-			words = append(words, value)
+			words = append(words, quoted(value))
 		}
 		lines = append(lines, strings.Join(words, " "))
 	}
@@ -112,6 +112,14 @@ func WithoutSecret(value string) string {
 		return value
 	}
 	return "{env.YOUR_SECRET}"
+}
+
+// quoted returns a value as one word of a Caddyfile.
+func quoted(value string) string {
+	if value != "" && !strings.ContainsAny(value, " \t\r\n\"`#") {
+		return value
+	}
+	return `"` + strings.ReplaceAll(value, `"`, `\"`) + `"`
 }
 
 // durationText returns a duration as a Caddyfile has it, or nothing if there is none.

@@ -25,6 +25,8 @@ func TestWrapper_KeepsAllOptions(t *testing.T) {
 			"proxy_protocol_mode on {\n\trequire signature {file./run/lb.key} {env.LB_KEY}\n}"},
 		{"a required signature with options", `{"mode":"on","require":{"signature":{"keys":["{env.LB_KEY}"],"tlv":"0xe6","max_age":60000000000}},"version":"v2"}`,
 			"proxy_protocol_mode on {\n\trequire signature {env.LB_KEY} {\n\t\ttlv 0xe6\n\t\tmax_age 1m0s\n\t}\n\tversion v2\n}"},
+		{"values that are not one word", `{"mode":"on","require":{"tlvs":{"ssl.cn":["Big Corp","say \"a\"","#1","a#b","{env.CN}",""]}}}`,
+			"proxy_protocol_mode on {\n\trequire tlv ssl.cn \"Big Corp\" \"say \\\"a\\\"\" \"#1\" \"a#b\" {env.CN} \"\"\n}"},
 		{"secrets, which are not shown", `{"mode":"on","require":{"tlvs":{"0xe1":["5ec7e7","5e{env.PART}","{env.A}{env.B}","{","","{}}"]},"signature":{"keys":["5ecret"],"max_age":"30s"}}}`,
 			"proxy_protocol_mode on {\n\trequire tlv 0xe1 {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET} {env.YOUR_SECRET}\n\trequire signature {env.YOUR_SECRET} {\n\t\tmax_age 30s\n\t}\n}"},
 		{"a duration as text", `{"timeout":"4s"}`, "proxy_protocol_mode on {\n\ttimeout 4s\n}"},
