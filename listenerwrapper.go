@@ -185,7 +185,7 @@ func (lw *ListenerWrapper) compile(ctx caddy.Context, server *caddyhttp.Server, 
 
 // warn logs warnings about a valid configuration.
 func (lw *ListenerWrapper) warn(logger *zap.Logger) {
-	request.WarnOfPolicy(&lw.config.Policy, lw.config.Require.HasSignature(), logger)
+	request.WarnOfPolicy(&lw.config.Policy, lw.config.Require, logger)
 	if lw.config.Timeout < advisedTimeout {
 		logger.Warn("'timeout' is shorter than the PROXY protocol specification advises; the advised time is long enough for a TCP retransmit",
 			zap.Duration("timeout", lw.config.Timeout), zap.Duration("advised", advisedTimeout))

@@ -128,7 +128,7 @@ func (pw *PacketConnWrapper) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("server %s: %w", server.Name(), err)
 		}
 	}
-	request.WarnOfPolicy(&pw.config.Policy, false, pw.settings.KeepWarnings(logger))
+	request.WarnOfPolicy(&pw.config.Policy, pw.config.Require, pw.settings.KeepWarnings(logger))
 	return pw.onStart(ctx)
 }
 

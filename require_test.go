@@ -341,6 +341,20 @@ func TestRequire_Warnings(t *testing.T) {
 	}
 }
 
+// An environment variable in the form {$NAME} that is not set leaves no value, which is valid.
+func TestRequire_TLVWithoutValuesIsWarnedOf(t *testing.T) {
+	for lines, want := range map[string]bool{
+		"require tlv 0xe1": true,
+		"require tlv aws_vpce_id vpce-1\nrequire tlv 0xe1 {$UNSET_IN_THIS_TEST}": true,
+		"require tlv 0xe1 aa": false,
+	} {
+		c := caddytest.Start(t, caddytest.Wrappers("proxy_protocol_mode on {\n"+lines+"\n}"), caddytest.PlainSite(caddytest.FreePort(t)))
+		warned := strings.Contains(fmt.Sprint(c.Logs.Warnings()), "'require tlv' without values accepts any value")
+		assert.Equal(t, want, warned, lines)
+		c.Stop()
+	}
+}
+
 func TestRequire_TLVsOfDatagrams(t *testing.T) {
 	port := caddytest.FreePort(t)
 	t.Setenv("LB_TOKEN_HEX", lbTokenHex)

@@ -118,6 +118,19 @@ func (r *Requirement) unmet(c *tlv.Condition, tlvs wire.TLVs) error {
 	return fmt.Errorf("require tlv: %s is '%s', which is not one of those that are required", c.Name(), escape.Text(found))
 }
 
+// AnyValue returns the names of the required TLVs of which any value will do.
+func (r *Requirement) AnyValue() (names []string) {
+	if r == nil {
+		return nil
+	}
+	for _, condition := range r.tlvs {
+		if condition.AnyValue() {
+			names = append(names, condition.Name())
+		}
+	}
+	return names
+}
+
 // HasSignature reports whether a signature is required.
 func (r *Requirement) HasSignature() bool { return r != nil && r.signature != nil }
 
