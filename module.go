@@ -5,6 +5,7 @@
 //	stream: TCP connections          datagram: UDP sockets for HTTP/3
 //	           record: outcomes, counters, log
 //	           conninfo: what is known of a connection
+//	           auth: what a header must prove
 //	policy: who may send a header    tlv: what TLVs mean
 //	           wire: bytes of a header
 //
