@@ -13,6 +13,10 @@ type Time int64
 // Now returns the current moment.
 func Now() Time { return Time(time.Since(start)) }
 
+// At returns the moment that time.Now returned as t. Unlike Of it is exact, and goes by the wall
+// clock if t has no reading of the monotonic one.
+func At(t time.Time) Time { return Time(t.Sub(start)) }
+
 // furthest is 146 years. Adding it to the current moment does not overflow.
 const furthest = time.Duration(1 << 62)
 

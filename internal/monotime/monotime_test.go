@@ -33,3 +33,12 @@ func TestOf_DoesNotOverflow(t *testing.T) {
 		assert.Less(t, Of(time.Time{}), Now())
 	})
 }
+
+func TestAt_IsExact(t *testing.T) {
+	before := Now()
+	now := time.Now()
+	after := Now()
+	assert.GreaterOrEqual(t, At(now), before)
+	assert.LessOrEqual(t, At(now), after)
+	assert.Equal(t, time.Second, At(now.Add(time.Second)).Sub(At(now)))
+}

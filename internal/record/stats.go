@@ -40,9 +40,7 @@ type Stats struct {
 
 	mu sync.Mutex
 	// loaded is when the running configuration took over the listener; guarded by mu.
-	loaded monotime.Time
-	// refused has the time of the last refusal for each reason, or 0; guarded by mu.
-	refused  [Outcomes]monotime.Time
+	loaded   monotime.Time
 	refusals ring[Refusal] // guarded by mu
 	// lastOf has the last refusal for each reason; guarded by mu.
 	lastOf  [Outcomes]*Refusal
@@ -114,15 +112,14 @@ func (s *Stats) Checks() *Counters { return &s.checks.Counters }
 
 // addRefusal remembers a refusal. It sets what the refusal says of the peer.
 func (s *Stats) addRefusal(r *Refusal) {
-	ip, now := ipOf(r.Peer), monotime.Now()
+	ip := ipOf(r.Peer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if peer := s.peer(ip); peer != nil {
 		r.sendsHeaders = peer.sendsHeaders()
 		peer.Refusals[r.Reason]++
-		peer.refused[r.Reason] = now
+		peer.refused[r.Reason] = monotime.At(r.Time)
 	}
-	s.refused[r.Reason] = now
 	s.refusals.add(*r)
 	s.lastOf[r.Reason] = r
 }
@@ -199,7 +196,8 @@ func (s *Stats) TakeOver() {
 func (s *Stats) WasRefused(reason Outcome) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.isRecent(s.refused[reason])
+	last := s.lastOf[reason]
+	return last != nil && s.isRecent(monotime.At(last.Time))
 }
 
 // WasPeerRefused is WasRefused for a peer. A refusal is no longer recent if the peer has sent a
