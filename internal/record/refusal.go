@@ -168,19 +168,27 @@ func (r *Refusal) Hint() string {
 // failed: then the error says what to fix. It offers a range with the mode on, too, because a second
 // line trusted_proxies would be an error, and the source may not be static.
 func (r *Refusal) hintUntrusted(ip netip.Addr, own bool) string {
-	trust := "add its address to 'trusted_proxies', such as: trusted_proxies static " + cidr(ip) + "; or add to 'proxy_protocol_mode': on " + ip.String()
+	trust := "add its address to 'trusted_proxies', " + TrustLines(ip)
 	switch {
 	case !ip.IsValid() || r.Err != nil:
 		return ""
 	case own:
-		return "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off " + ip.String()
+		return OwnMachine(trust, ip)
 	default:
 		return "if this is your load balancer, " + trust
 	}
 }
 
-// cidr returns the CIDR range of one address.
-func cidr(ip netip.Addr) string { return netip.PrefixFrom(ip, ip.BitLen()).String() }
+// TrustLines returns the part of a hint that has the lines to write for a peer to be trusted.
+func TrustLines(ip netip.Addr) string {
+	return "such as: trusted_proxies static " + netip.PrefixFrom(ip, ip.BitLen()).String() + "; or add to 'proxy_protocol_mode': on " + ip.String()
+}
+
+// OwnMachine returns the hint for a peer that is this machine itself. balancer says what to do if it
+// is a load balancer.
+func OwnMachine(balancer string, ip netip.Addr) string {
+	return "if your load balancer runs on this machine, " + balancer + "; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off " + ip.String()
+}
 
 // hintDuplicate returns the hint for a second header. The peer wrote the first one. If that names
 // another load balancer, the peer has not read the header of that one.
@@ -208,7 +216,7 @@ func (r *Refusal) hintMissing(ip netip.Addr, own bool) string {
 	case r.sendsHeaders:
 		return "this peer sends headers at other times: if it is your load balancer, " + send + " every time, for its health checks, too"
 	case own:
-		return "if your load balancer runs on this machine, " + sendAlways + "; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off " + ip.String()
+		return OwnMachine(sendAlways, ip)
 	default:
 		return "if this is your load balancer, " + sendAlways + "; if it is a monitor that connects directly, add to 'proxy_protocol_mode': off " + ip.String()
 	}

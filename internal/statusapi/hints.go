@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/record"
 )
 
@@ -50,6 +51,17 @@ func sumOfHeaders(refusals map[string]uint64) (n uint64) {
 // hasList reports whether there is a list of trusted peers.
 func (l *Listener) hasList() bool { return l.TrustedProxies != "any" && l.TrustedProxies != "none" }
 
+// hintsAbout returns hints about the peers that were refused for a reason, the one with the most
+// refusals first. hint returns that about a peer with a number of refusals, or nothing.
+func (l *Listener) hintsAbout(reason string, hint func(p *Peer, refused uint64) string) (hints []string) {
+	for _, p := range l.Peers.mostRefused(reason) {
+		if text := hint(&p, p.Refusals[reason]); text != "" && len(hints) < hintedPeers {
+			hints = append(hints, text)
+		}
+	}
+	return hints
+}
+
 // hintsMissing is about peers that send no header under mode on. Where headers do arrive, a peer
 // that never sent one may be a stranger, and refusing it is right, unless it is in the list of
 // trusted peers or in a private network.
@@ -57,18 +69,16 @@ func (l *Listener) hintsMissing() (hints []string) {
 	if l.Outcomes["missing"] == 0 {
 		return nil
 	}
-	for _, p := range l.Peers.mostRefused("missing") {
-		if len(hints) == hintedPeers {
-			break
-		}
-		n := p.Refusals["missing"]
+	hints = l.hintsAbout("missing", func(p *Peer, refused uint64) string {
 		switch {
 		case p.sendsHeaders():
-			hints = append(hints, fmt.Sprintf("%s sends headers, but not every time (refused: %d): if it is your load balancer, make it send one every time, for its health checks, too", p.Address, n))
+			return fmt.Sprintf("%s sends headers, but not every time (refused: %d): if it is your load balancer, make it send one every time, for its health checks, too", p.Address, refused)
 		case l.headers() == 0 || l.hasList() || isPrivate(p.Address):
-			hints = append(hints, fmt.Sprintf("%s sends no header (refused: %d): if it is your load balancer, make it send PROXY protocol headers, for its health checks, too; if it is a monitor that connects directly, add to 'proxy_protocol_mode': off %s", p.Address, n, p.Address))
+			return fmt.Sprintf("%s sends no header (refused: %d): if it is your load balancer, make it send PROXY protocol headers, for its health checks, too; if it is a monitor that connects directly, add to 'proxy_protocol_mode': off %s", p.Address, refused, p.Address)
+		default:
+			return ""
 		}
-	}
+	})
 	// Of an untrusted peer nothing is read, so that it may have sent one.
 	if l.headers()+l.refusedHeaders()+l.Outcomes["untrusted"] == 0 {
 		hints = append(hints, "mode 'on' refuses every connection without a header, and none has had one: if no load balancer is in front of this server, set the mode 'off'")
@@ -82,12 +92,9 @@ func (l *Listener) hintsForbidden() (hints []string) {
 	if n == 0 {
 		return nil
 	}
-	for _, p := range l.Peers.mostRefused("forbidden") {
-		if len(hints) == hintedPeers {
-			break
-		}
-		hints = append(hints, fmt.Sprintf("%s sends headers, which mode 'off' refuses (refused: %d): if it is your load balancer, add to 'proxy_protocol_mode': on %s", p.Address, p.Refusals["forbidden"], p.Address))
-	}
+	hints = l.hintsAbout("forbidden", func(p *Peer, refused uint64) string {
+		return fmt.Sprintf("%s sends headers, which mode 'off' refuses (refused: %d): if it is your load balancer, add to 'proxy_protocol_mode': on %s", p.Address, refused, p.Address)
+	})
 	if len(hints) == 0 {
 		hints = append(hints, fmt.Sprintf("headers arrive, which mode 'off' refuses (refused: %d): if a load balancer sends them, set mode 'on' with its address in 'trusted_proxies'", n))
 	}
@@ -100,22 +107,19 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 	if l.Outcomes["untrusted"] == 0 {
 		return nil
 	}
-	for _, p := range l.Peers.mostRefused("untrusted") {
-		if len(hints) == hintedPeers {
-			break
-		}
+	hints = l.hintsAbout("untrusted", func(p *Peer, refused uint64) string {
 		if l.headers() > 0 && !isPrivate(p.Address) {
-			continue
+			return ""
 		}
-		trust := fmt.Sprintf("add its address there, such as: trusted_proxies static %s; or add to 'proxy_protocol_mode': on %s", cidr(p.Address), p.Address)
-		hint := fmt.Sprintf("%s is not in 'trusted_proxies' (refused: %d): ", p.Address, p.Refusals["untrusted"])
-		if addr, _ := netip.ParseAddr(p.Address); addr.IsLoopback() {
-			hint += "if your load balancer runs on this machine, " + trust + "; if only this machine's own health checks connect from there, add to 'proxy_protocol_mode': off " + p.Address
+		ip, _ := netip.ParseAddr(p.Address)
+		trust := "add its address there, " + record.TrustLines(ip)
+		if ip.IsLoopback() {
+			trust = record.OwnMachine(trust, ip)
 		} else {
-			hint += "if it is your load balancer, " + trust
+			trust = "if it is your load balancer, " + trust
 		}
-		hints = append(hints, hint)
-	}
+		return fmt.Sprintf("%s is not in 'trusted_proxies' (refused: %d): %s", p.Address, refused, trust)
+	})
 	if len(hints) == 0 && l.headers() == 0 {
 		hints = append(hints, fmt.Sprintf("peers that are not in 'trusted_proxies' are refused (refused: %d), and no header was accepted: check that the load balancer's address is there", l.Outcomes["untrusted"]))
 	}
@@ -125,23 +129,14 @@ func (l *Listener) hintsUntrusted() (hints []string) {
 // hintsUnauthenticated is about headers that do not prove what is required. Where others do, they may
 // be those of strangers, unless the peer is in the list of trusted peers or in a private network; or of
 // clients that a load balancer must not let in, if it sends accepted headers as well.
-func (l *Listener) hintsUnauthenticated() (hints []string) {
+func (l *Listener) hintsUnauthenticated() []string {
 	accepted := l.Outcomes["client"] + l.Outcomes["marked"]
-	for _, p := range l.Peers.mostRefused("unauthenticated") {
-		if len(hints) == hintedPeers {
-			break
+	return l.hintsAbout("unauthenticated", func(p *Peer, refused uint64) string {
+		if accepted > 0 && (p.Headers > 0 || !l.hasList() && !isPrivate(p.Address)) {
+			return ""
 		}
-		if accepted == 0 || p.Headers == 0 && (l.hasList() || isPrivate(p.Address)) {
-			hints = append(hints, fmt.Sprintf("%s sends headers that do not prove what 'require' demands (refused: %d): if it is your load balancer, compare its TLVs, its key and its clock with this server's; the last refusals say what is wrong", p.Address, p.Refusals["unauthenticated"]))
-		}
-	}
-	return hints
-}
-
-// cidr returns the CIDR range of one address.
-func cidr(address string) string {
-	addr, _ := netip.ParseAddr(address)
-	return netip.PrefixFrom(addr, addr.BitLen()).String()
+		return fmt.Sprintf("%s sends headers that do not prove what 'require' demands (refused: %d): if it is your load balancer, compare its TLVs, its key and its clock with this server's; the last refusals say what is wrong", p.Address, refused)
+	})
 }
 
 // hintsOfRefusals is about reasons whose last refusal has a hint that holds for the listener.
@@ -166,8 +161,9 @@ func (l *Listener) hintsOfRefusals() (hints []string) {
 // remembered.
 func (l *Listener) isRefused(peer, reason string) bool {
 	addrPort, _ := netip.ParseAddrPort(peer)
+	address := policy.NormalizeAddr(addrPort.Addr()).String()
 	for _, p := range l.Peers.Details {
-		if p.Address == addrPort.Addr().Unmap().WithZone("").String() {
+		if p.Address == address {
 			return p.Refusals[reason] > 0
 		}
 	}
