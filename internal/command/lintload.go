@@ -245,18 +245,14 @@ func (*appCollector) Provision(ctx caddy.Context) error {
 
 // look keeps what lint needs of the HTTP app. acme says that it needs ACME's HTTP challenge.
 func (l *loaded) look(app *caddyhttp.App, acme bool) {
-	port := uint(cmp.Or(app.HTTPPort, caddyhttp.DefaultHTTPPort))
+	port := request.HTTPPort(app)
 	for name, server := range app.Servers {
 		s := &loadedServer{listen: slices.Clone(server.Listen), tls: len(server.TLSConnPolicies) > 0}
 		for i, listen := range server.Listen {
-			protocols := server.Protocols
-			if i < len(server.ListenProtocols) && server.ListenProtocols[i] != nil {
-				protocols = server.ListenProtocols[i]
-			}
 			addr, err := caddy.ParseNetworkAddress(listen)
 			network := err == nil && !addr.IsUnixNetwork()
-			s.http3 = append(s.http3, s.tls && network && slices.Contains(protocols, "h3"))
-			s.atHTTPPort = append(s.atHTTPPort, network && addr.StartPort <= port && port <= addr.EndPort)
+			s.http3 = append(s.http3, s.tls && network && slices.Contains(request.ProtocolsOf(server, i), "h3"))
+			s.atHTTPPort = append(s.atHTTPPort, request.HasTCPPort(listen, port))
 		}
 		s.host = hostOf(server)
 		s.redirects = slices.ContainsFunc(server.Routes, isRedirect)
@@ -267,14 +263,8 @@ func (l *loaded) look(app *caddyhttp.App, acme bool) {
 
 // hostOf returns a name that a server serves, or an empty text if it serves any.
 func hostOf(server *caddyhttp.Server) string {
-	for _, route := range server.Routes {
-		for _, set := range route.MatcherSets {
-			for _, matcher := range set {
-				if hosts, ok := matcher.(*caddyhttp.MatchHost); ok && len(*hosts) > 0 {
-					return strings.ReplaceAll((*hosts)[0], "*", "any")
-				}
-			}
-		}
+	if hosts := request.HostsOf(server); len(hosts) > 0 {
+		return strings.ReplaceAll(hosts[0], "*", "any")
 	}
 	for _, p := range server.TLSConnPolicies {
 		if name := cmp.Or(p.DefaultSNI, p.FallbackSNI); name != "" {

@@ -23,6 +23,15 @@ func ServesHTTP3(server *caddyhttp.Server) bool {
 	return inherits && slices.Contains(server.Protocols, "h3")
 }
 
+// ProtocolsOf returns the protocols of the address of a server with this index: its own, or the
+// server's.
+func ProtocolsOf(server *caddyhttp.Server, i int) []string {
+	if i < len(server.ListenProtocols) && server.ListenProtocols[i] != nil {
+		return server.ListenProtocols[i]
+	}
+	return server.Protocols
+}
+
 // HTTP3Disabled is the beginning of the warning that HTTP/3 is disabled. It is no mistake, but what
 // mode On does by default.
 const HTTP3Disabled = "HTTP/3 is disabled: "

@@ -1,7 +1,6 @@
 package request
 
 import (
-	"cmp"
 	"net"
 
 	"github.com/caddyserver/caddy/v2"
@@ -33,7 +32,7 @@ func PayloadsOf(ctx caddy.Context, server *caddyhttp.Server) Payloads {
 	}
 	p := Payloads{server, caddyhttp.DefaultHTTPPort}
 	if app := HTTPApp(ctx); app != nil {
-		p.httpPort = cmp.Or(app.HTTPPort, p.httpPort)
+		p.httpPort = HTTPPort(app)
 	}
 	return p
 }

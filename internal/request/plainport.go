@@ -41,10 +41,10 @@ func WarnOfPlainPort(ctx caddy.Context, logger *zap.Logger) {
 }
 
 func plainPortOf(ctx caddy.Context, app *caddyhttp.App) (p plainPort) {
-	p.port = cmp.Or(app.HTTPPort, caddyhttp.DefaultHTTPPort)
+	p.port = HTTPPort(app)
 	wrapped := false
 	for _, server := range app.Servers {
-		on := listensOn(server, p.port)
+		on := slices.DeleteFunc(slices.Clone(server.Listen), func(listen string) bool { return !HasTCPPort(listen, p.port) })
 		if len(on) == 0 {
 			continue
 		}
@@ -65,15 +65,13 @@ func plainPortOf(ctx caddy.Context, app *caddyhttp.App) (p plainPort) {
 	return p
 }
 
-// listensOn returns the addresses of a server that have a TCP port.
-func listensOn(server *caddyhttp.Server, port int) (addresses []string) {
-	for _, listen := range server.Listen {
-		address, err := caddy.ParseNetworkAddress(listen)
-		if err == nil && !address.IsUnixNetwork() && address.StartPort <= uint(port) && uint(port) <= address.EndPort {
-			addresses = append(addresses, listen)
-		}
-	}
-	return addresses
+// HTTPPort returns the port that serves plain HTTP whatever a server's TLS policies.
+func HTTPPort(app *caddyhttp.App) int { return cmp.Or(app.HTTPPort, caddyhttp.DefaultHTTPPort) }
+
+// HasTCPPort reports whether an address that a server listens on has a port.
+func HasTCPPort(listen string, port int) bool {
+	address, err := caddy.ParseNetworkAddress(listen)
+	return err == nil && !address.IsUnixNetwork() && address.StartPort <= uint(port) && uint(port) <= address.EndPort
 }
 
 // redirects reports whether automatic HTTPS redirects the requests of a server.
@@ -117,21 +115,22 @@ func NeedsHTTPChallenge(ctx caddy.Context, app *caddyhttp.App) bool {
 
 // namesOf returns the names for which automatic HTTPS may get certificates on a server, without
 // those with wildcards, for which there is no HTTP challenge.
-func namesOf(server *caddyhttp.Server) (names []string) {
+func namesOf(server *caddyhttp.Server) []string {
 	if server.AutoHTTPS == nil || server.AutoHTTPS.Disabled || server.AutoHTTPS.DisableCerts {
 		return nil
 	}
+	return slices.DeleteFunc(HostsOf(server), func(name string) bool {
+		return !certmagic.SubjectQualifiesForCert(name) || strings.Contains(name, "*")
+	})
+}
+
+// HostsOf returns the names in the host matchers of a server's routes, in order.
+func HostsOf(server *caddyhttp.Server) (names []string) {
 	for _, route := range server.Routes {
 		for _, set := range route.MatcherSets {
 			for _, matcher := range set {
-				hosts, _ := matcher.(*caddyhttp.MatchHost)
-				if hosts == nil {
-					continue
-				}
-				for _, name := range *hosts {
-					if certmagic.SubjectQualifiesForCert(name) && !strings.Contains(name, "*") {
-						names = append(names, name)
-					}
+				if hosts, _ := matcher.(*caddyhttp.MatchHost); hosts != nil {
+					names = append(names, *hosts...)
 				}
 			}
 		}

@@ -25,10 +25,7 @@ func SocketKeysOf(server *caddyhttp.Server) (SocketKeys, error) {
 		if err != nil {
 			return nil, err
 		}
-		protocols := server.Protocols
-		if i < len(server.ListenProtocols) && server.ListenProtocols[i] != nil {
-			protocols = server.ListenProtocols[i]
-		}
+		protocols := ProtocolsOf(server, i)
 		if addr.IsUnixNetwork() || len(protocols) > 0 && !slices.Contains(protocols, "h3") {
 			continue
 		}
