@@ -157,7 +157,7 @@ func (pw *PacketConnWrapper) compile(ctx caddy.Context, server *caddyhttp.Server
 		return nil, err
 	}
 	pw.settings = settingsOf(&config.Policy, source, pw.Ranges, config.Require)
-	pw.settings.HTTP3 = "checked"
+	pw.settings.HTTP3 = statusapi.HTTP3Checked
 	if pw.Mode == On && config.TrustsAnyone() {
 		return nil, fieldError("trusted_proxies", paste.ErrNobodyTrusted)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/match"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
 const wrapperName = request.WrapperName
@@ -34,11 +35,11 @@ func prepareServer(ctx caddy.Context, server *caddyhttp.Server, p *policy.Policy
 	switch {
 	case !hadHTTP3:
 	case !request.ServesHTTP3(server):
-		http3 = "disabled"
+		http3 = statusapi.HTTP3Disabled
 	case pw != nil:
-		http3 = "checked"
+		http3 = statusapi.HTTP3Checked
 	default:
-		http3 = "unchecked"
+		http3 = statusapi.HTTP3Unchecked
 	}
 	if p.Uses(policy.On) || p.Uses(policy.Unspecified) {
 		request.WarnOfPlainPort(ctx, logger)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/escape"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
 func lintCommand() *cobra.Command {
@@ -124,7 +125,7 @@ type lintListener struct {
 	// TrustedRanges are the ranges of the source "static".
 	TrustedRanges []string `json:"trusted_ranges,omitempty"`
 	// Ranges are peers with a mode of their own.
-	Ranges []lintRanges `json:"ranges,omitempty"`
+	Ranges []statusapi.Ranges `json:"ranges,omitempty"`
 	// Require is what headers must have, as it is in the configuration.
 	Require requirements `json:"require,omitempty"`
 	// HTTP3 says what becomes of HTTP/3, as in the status: "disabled" by the wrapper, "checked" by
@@ -141,23 +142,11 @@ type lintListener struct {
 	wrapper *wrapperConfig
 }
 
-// The values of HTTP3, and http3Texts explains them.
-const (
-	http3Disabled  = "disabled"
-	http3Checked   = "checked"
-	http3Unchecked = "unchecked"
-)
-
+// http3Texts explain the values of HTTP3.
 var http3Texts = map[string]string{
-	http3Disabled:  "disabled, because it would bypass mode 'on'",
-	http3Checked:   "checked: each datagram's header, by the packet conn wrapper",
-	http3Unchecked: "unchecked: served without a header",
-}
-
-// lintRanges are peers with a mode of their own.
-type lintRanges struct {
-	Mode   string   `json:"mode"`
-	Ranges []string `json:"ranges"`
+	statusapi.HTTP3Disabled:  "disabled, because it would bypass mode 'on'",
+	statusapi.HTTP3Checked:   "checked: each datagram's header, by the packet conn wrapper",
+	statusapi.HTTP3Unchecked: "unchecked: served without a header",
 }
 
 // The kinds of findings.

@@ -25,6 +25,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/paste"
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
 // This file has what lint reads from the JSON of a configuration.
@@ -214,11 +215,11 @@ func (l *lintListener) describe(w *wrapperConfig) {
 
 // wrapperConfig is the JSON of a wrapper, as far as lint looks at it.
 type wrapperConfig struct {
-	Mode           string          `json:"mode"`
-	TrustedProxies *trustedProxies `json:"trusted_proxies"`
-	Ranges         []lintRanges    `json:"ranges"`
-	HTTP3          string          `json:"http3"`
-	Require        requirements    `json:"require"`
+	Mode           string             `json:"mode"`
+	TrustedProxies *trustedProxies    `json:"trusted_proxies"`
+	Ranges         []statusapi.Ranges `json:"ranges"`
+	HTTP3          string             `json:"http3"`
+	Require        requirements       `json:"require"`
 
 	raw json.RawMessage
 }
@@ -352,7 +353,7 @@ func (w *wrapperConfig) trustsPrivate() bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(w.Ranges, func(r lintRanges) bool {
+	return slices.ContainsFunc(w.Ranges, func(r statusapi.Ranges) bool {
 		_, had := withoutPrivate(r.Ranges)
 		return had && r.Mode == policy.On.String()
 	})
@@ -373,13 +374,13 @@ func (w *wrapperConfig) safe() json.RawMessage {
 	if w.Require != nil {
 		set("require", w.Require.withoutSecrets())
 	}
-	var ranges []lintRanges
+	var ranges []statusapi.Ranges
 	for _, r := range w.Ranges {
 		switch rest, had := withoutPrivate(r.Ranges); {
 		case r.Mode == policy.Unspecified.String():
 		case r.Mode == policy.On.String() && had && len(rest) == 0:
 		case r.Mode == policy.On.String():
-			ranges = append(ranges, lintRanges{r.Mode, rest})
+			ranges = append(ranges, statusapi.Ranges{Mode: r.Mode, Ranges: rest})
 		default:
 			ranges = append(ranges, r)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
 // This file compares the listeners that run with their configuration.
@@ -144,7 +145,7 @@ func (l *lintListener) fits(v *verdict, expected []string) bool {
 	if slices.Contains(expected, v.Verdict) {
 		return true
 	}
-	lenient := l.wrapper == nil || len(l.Require) > 0 || l.HTTP3 == http3Checked || l.HTTP3 == http3Unchecked || l.TLS && l.server.loaded.host == ""
+	lenient := l.wrapper == nil || len(l.Require) > 0 || l.HTTP3 == statusapi.HTTP3Checked || l.HTTP3 == statusapi.HTTP3Unchecked || l.TLS && l.server.loaded.host == ""
 	return lenient && v.Verdict == verdictOther && slices.Contains(expected, v.Closest)
 }
 

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
+	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
 )
 
 // This file provisions a configuration, as 'caddy validate' does, and collects what the modules say.
@@ -287,13 +288,13 @@ func isRedirect(route caddyhttp.Route) bool {
 func (s *loadedServer) http3Of(i int, server *lintServer) string {
 	switch {
 	case s.http3Refused:
-		return http3Disabled
+		return statusapi.HTTP3Disabled
 	case !s.http3[i]:
 		return ""
 	case server.packetWrapper() != nil:
-		return http3Checked
+		return statusapi.HTTP3Checked
 	default:
-		return http3Unchecked
+		return statusapi.HTTP3Unchecked
 	}
 }
 

@@ -21,8 +21,8 @@ type Settings struct {
 	Ranges []Ranges `json:"ranges,omitempty"`
 	// Require is what headers must prove, without the values.
 	Require []string `json:"require,omitempty"`
-	// HTTP3 says what becomes of HTTP/3 on the server: "disabled" by the wrapper, "checked" by the
-	// packet conn wrapper, or "unchecked". It is empty if the server does not serve HTTP/3.
+	// HTTP3 says what becomes of HTTP/3 on the server: HTTP3Disabled, HTTP3Checked or
+	// HTTP3Unchecked. It is empty if the server does not serve HTTP/3.
 	HTTP3 string `json:"http3,omitempty"`
 	// Warnings are what the log warned of when the configuration was loaded.
 	Warnings []string `json:"warnings,omitempty"`
@@ -30,6 +30,16 @@ type Settings struct {
 
 // MaxTrustedRanges is the number of TrustedRanges.
 const MaxTrustedRanges = 100
+
+// The values of HTTP3.
+const (
+	// HTTP3Disabled: the listener wrapper disabled it.
+	HTTP3Disabled = "disabled"
+	// HTTP3Checked: the packet conn wrapper checks each datagram.
+	HTTP3Checked = "checked"
+	// HTTP3Unchecked: it is served without a header.
+	HTTP3Unchecked = "unchecked"
+)
 
 // Ranges are peers with a mode of their own.
 type Ranges struct {
