@@ -198,13 +198,10 @@ type probeReport struct {
 	text string // the result in the table
 }
 
-// check sends all probes to a listener and returns the report. argument is the listener as the user
-// wrote it, and where p connects to if it has no target.
+// check sends all probes to the target of p and returns the report. argument is the target as the
+// user wrote it.
 func check(p *prober, argument string, tls bool) *report {
 	r := &report{target: argument, Target: escape.Text(argument)}
-	if p.network == "" {
-		p.target, _ = parseTarget(argument)
-	}
 	observed := observation{tls: tls, signed: p.signer != nil}
 	first, err := p.dial(context.Background(), p.timeout)
 	if err != nil {
