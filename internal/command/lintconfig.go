@@ -26,6 +26,7 @@ import (
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
 	"github.com/portzero/caddy-proxy-protocol/internal/request"
 	"github.com/portzero/caddy-proxy-protocol/internal/statusapi"
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
 // This file has what lint reads from the JSON of a configuration.
@@ -268,7 +269,7 @@ func (r requirements) withoutSecrets() map[string]any {
 		return shown
 	}
 	if tlvs, ok := r["tlvs"]; ok {
-		without["tlvs"] = hide(tlvs, func(name string) bool { return strings.HasPrefix(name, "0x") })
+		without["tlvs"] = hide(tlvs, tlv.IsCode)
 	}
 	if signature, ok := r["signature"]; ok {
 		without["signature"] = hide(signature, func(name string) bool { return name == "keys" })

@@ -107,7 +107,7 @@ func (c *Conditions) String() string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.TLV)) {
 		values := c.TLV[name]
-		if strings.HasPrefix(name, "0x") && len(values) > 0 {
+		if tlv.IsCode(name) && len(values) > 0 {
 			values = []string{tlv.Redacted}
 		}
 		options = append(options, strings.Join(append([]string{"tlv", name}, values...), " "))
@@ -146,7 +146,7 @@ func (c *Conditions) Compile() (*Header, error) {
 			return nil, fmt.Errorf("tlv: %w", err)
 		}
 		for i, value := range values {
-			if strings.HasPrefix(name, "0x") {
+			if tlv.IsCode(name) {
 				if _, err := hex.DecodeString(value); err != nil { // the value may be a secret
 					return nil, fmt.Errorf("tlv: value %d of %s is not hexadecimal: use pairs of digits such as 0aff", i+1, name)
 				}

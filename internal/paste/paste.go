@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/portzero/caddy-proxy-protocol/internal/policy"
+	"github.com/portzero/caddy-proxy-protocol/internal/tlv"
 )
 
 // Wrapper returns the Caddyfile lines of a proxy_protocol_mode wrapper with all its options, given
@@ -78,7 +79,7 @@ func (r *required) lines(indent string) (lines []string) {
 	for _, name := range slices.Sorted(maps.Keys(r.TLVs)) {
 		words := []string{"require tlv", name}
 		for _, value := range r.TLVs[name] {
-			if strings.HasPrefix(name, "0x") {
+			if tlv.IsCode(name) {
 				value = WithoutSecret(value)
 			}
 			words = append(words, quoted(value))

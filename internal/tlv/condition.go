@@ -40,7 +40,7 @@ func NewCondition(name string, values []string) (*Condition, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Condition{name: name, typ: wire.TypeSSL, raw: strings.HasPrefix(name, "0x")}
+	c := &Condition{name: name, typ: wire.TypeSSL, raw: IsCode(name)}
 	if !c.partOfSSL() {
 		sample, _ := Encode([]Value{{name, "00"}}) // a number, an ID, and hexadecimal
 		c.typ, c.subtype = sample[0].Type, subtypeOf(sample[0])

@@ -31,7 +31,7 @@ func Encode(values []Value) ([]wire.TLV, error) {
 		if isCertificateName(name) {
 			return nil, fmt.Errorf("TLV '%s' is part of ssl.client_cert: use ssl.client_cert instead", name)
 		}
-		hexadecimal := strings.HasPrefix(name, "0x")
+		hexadecimal := IsCode(name)
 		if seen[name] && !hexadecimal {
 			return nil, fmt.Errorf("duplicate TLV '%s': remove one", name)
 		}

@@ -46,6 +46,10 @@ func ParseName(name string) (string, error) {
 	return "", fmt.Errorf("unknown TLV name '%s': use %s, or 0xNN for any type", name, known)
 }
 
+// IsCode reports whether a name is that of a type, 0xNN. The values of such TLVs count as secrets where
+// they are required.
+func IsCode(name string) bool { return strings.HasPrefix(name, "0x") }
+
 // Code returns the name 0xNN of a type.
 func Code(typ wire.Type) string { return fmt.Sprintf("0x%02x", byte(typ)) }
 
@@ -199,7 +203,7 @@ func (n *Named) Has(name string, values []string) bool {
 	if isCertificateName(name) {
 		text, ok = n.cert().text(name)
 	}
-	if strings.HasPrefix(name, "0x") && len(values) > 0 {
+	if IsCode(name) && len(values) > 0 {
 		return ok && containsSecret(values, text)
 	}
 	return ok && (len(values) == 0 || slices.Contains(values, text))
